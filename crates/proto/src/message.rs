@@ -1,0 +1,336 @@
+//! What is said: the first message of a stream is a [`Request`], and what follows depends on it.
+//!
+//! ```text
+//!   Identify, Ping, Detach, Shutdown:  one Reply, then the stream ends
+//!   Exec:  host -> guest  Stdin chunks and ExecInput messages
+//!          guest -> host  Stdout and Stderr chunks and ExecEvent messages; Exited or Failed is the last
+//! ```
+//!
+//! The host abandons a call by dropping its stream: the guest then kills everything the call started.
+//! Enum variants are encoded by position: add at the end, and raise [`crate::GENERATION`].
+
+use serde::{Deserialize, Serialize};
+
+/// Most bytes of standard input that may be on their way and not consumed by the command yet: above it the host
+/// waits for [`ExecEvent::StdinConsumed`], so that signals never queue behind input nobody reads.
+pub const STDIN_WINDOW: usize = 256 * 1024;
+
+/// How a stream begins.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Request {
+    /// Who the guest is from now on; always the first call of a session.
+    Identify(Identity),
+    /// Run a command.
+    Exec(Exec),
+    /// Are you there?
+    Ping,
+    /// End this session and listen for a new one: sent before the guest's state is saved.
+    Detach,
+    /// Stop all processes, unmount, power off.
+    Shutdown,
+}
+
+/// The identity that makes a guest itself and nobody's twin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Identity {
+    /// The wall clock: nanoseconds since 1970 UTC, taken by the host just before sending.
+    pub unix_time_ns: u64,
+    /// Fresh randomness from the host, credited to the guest kernel.
+    pub entropy: [u8; 32],
+    /// The host name to take; at most 63 bytes of letters, digits and hyphens.
+    pub hostname: String,
+    /// `/etc/machine-id`, as 16 bytes.
+    pub machine_id: [u8; 16],
+}
+
+/// A command to run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exec {
+    /// Program and arguments, no shell in between; the program is looked up in the command's `PATH`.
+    pub argv: Vec<Bytes>,
+    /// Added to the guest's default environment, replacing what has the same name.
+    pub env: Vec<(Bytes, Bytes)>,
+    /// Working directory; the guest's default (`/workspace`, else `/`) when absent.
+    pub cwd: Option<Bytes>,
+    /// User name or number, optionally `:group`; root when absent.
+    pub user: Option<String>,
+    /// Where standard streams go.
+    pub stdio: Stdio,
+    /// Kill everything the command started after so many milliseconds.
+    pub timeout_ms: Option<u64>,
+    /// Once the main process has ended, how many milliseconds to go on reading what others still write.
+    pub drain_ms: u64,
+}
+
+/// Bytes that need not be text: Linux arguments and paths are not.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, Default)]
+pub struct Bytes(pub Vec<u8>);
+
+impl<T: AsRef<[u8]> + ?Sized> From<&T> for Bytes {
+    fn from(bytes: &T) -> Self {
+        Self(bytes.as_ref().to_vec())
+    }
+}
+
+impl Serialize for Bytes {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_bytes(&self.0)
+    }
+}
+
+impl<'de> Deserialize<'de> for Bytes {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Visitor;
+        impl serde::de::Visitor<'_> for Visitor {
+            type Value = Bytes;
+            fn expecting(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str("bytes")
+            }
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Bytes, E> {
+                Ok(Bytes(bytes.to_vec()))
+            }
+        }
+        deserializer.deserialize_bytes(Visitor)
+    }
+}
+
+/// How a command's standard streams are connected.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Stdio {
+    /// Separate stdout and stderr; stdin is empty.
+    Output,
+    /// Separate stdout and stderr; stdin is fed by the host.
+    Piped,
+    /// A terminal of this size; its output comes on the stdout channel.
+    Terminal(TerminalSize),
+}
+
+/// A terminal's size in characters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TerminalSize {
+    /// Lines.
+    pub rows: u16,
+    /// Characters per line.
+    pub cols: u16,
+}
+
+/// What the host may say while a command runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecInput {
+    /// No more standard input.
+    Eof,
+    /// Send this signal (a Linux signal number) to the command's process group.
+    Signal(i32),
+    /// The person's terminal has a new size.
+    Resize(TerminalSize),
+}
+
+/// What the guest says while a command runs.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExecEvent {
+    /// The command runs, under this process id in the guest.
+    Started {
+        /// The guest's process id.
+        pid: u32,
+    },
+    /// The command took so many more bytes of standard input (or closed it, and they were dropped).
+    StdinConsumed {
+        /// How many, since the last such event.
+        bytes: u32,
+    },
+    /// The command ended, and its output was read to the end or for `drain_ms` more.
+    Exited(Exit),
+    /// The command could not be started, or the guest lost hold of it.
+    Failed(Failure),
+}
+
+/// How a command ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Exit {
+    /// Its exit code, or the signal that ended it.
+    pub status: ExitStatus,
+    /// Whether it was killed because its time was up.
+    pub timed_out: bool,
+    /// From its start to its end, microseconds.
+    pub duration_us: u64,
+    /// Whether processes that it started still run.
+    pub left_running: bool,
+}
+
+/// An exit code or a signal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum ExitStatus {
+    /// It exited with this code.
+    Code(u8),
+    /// It was killed by this Linux signal number.
+    Signal(u8),
+}
+
+/// The answer to a request that is not `Exec`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Reply {
+    /// It is done.
+    Done,
+    /// To `Identify`: what answers here.
+    Identified(AgentInfo),
+    /// It could not be done.
+    Failed(Failure),
+}
+
+/// What a guest says of itself. Informative only: nothing on the host may depend on its truth.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentInfo {
+    /// The agent's version.
+    pub version: String,
+    /// The guest kernel's release.
+    pub kernel: String,
+    /// Whether the agent is PID 1 of a guest whose root filesystem and disk are mounted.
+    pub root_ready: bool,
+    /// What happened when the root was set up, where it is not ready.
+    pub root_problem: Option<Failure>,
+}
+
+/// A failure as data: it crosses the wall and is worded at the edge.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[error("{message}")]
+pub struct Failure {
+    /// Its kind.
+    pub kind: FailureKind,
+    /// The step that failed, such as `exec` or `mount`; a single word.
+    pub stage: String,
+    /// The Linux error number, where there is one.
+    pub errno: Option<i32>,
+    /// What failed, on what, in one line.
+    pub message: String,
+}
+
+/// The closed set of ways in which the guest fails a call.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum FailureKind {
+    /// The program does not exist (a shell would say 127).
+    NotFound,
+    /// The program exists but cannot be executed (126).
+    NotExecutable,
+    /// The working directory cannot be entered.
+    BadDirectory,
+    /// No such user or group in the guest.
+    NoSuchUser,
+    /// The request makes no sense: no argument vector, a NUL inside an argument, a bad host name.
+    BadRequest,
+    /// The argument list is longer than Linux allows.
+    TooLong,
+    /// The guest is out of processes, memory, files or disk.
+    Exhausted,
+    /// The guest cannot do this.
+    Unsupported,
+    /// Anything else; `errno` and `message` say more.
+    Internal,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::frame::{decode, encode};
+    use std::fmt::Write;
+
+    fn samples() -> Vec<(&'static str, Vec<u8>)> {
+        let failure = |kind| Failure { kind, stage: "exec".into(), errno: Some(2), message: "no".into() };
+        let exec = |stdio| {
+            Request::Exec(Exec {
+                argv: vec!["a b".into(), b"\xff\n".into()],
+                env: vec![("K".into(), "V".into())],
+                cwd: Some("/w".into()),
+                user: Some("root".into()),
+                stdio,
+                timeout_ms: Some(30_000),
+                drain_ms: 100,
+            })
+        };
+        let size = TerminalSize { rows: 30, cols: 120 };
+        let exit = |status| {
+            ExecEvent::Exited(Exit { status, timed_out: true, duration_us: 70_000, left_running: true })
+        };
+        let identity = Identity {
+            unix_time_ns: 1_700_000_000_000_000_000,
+            entropy: [7; 32],
+            hostname: "pyro".into(),
+            machine_id: [8; 16],
+        };
+        let info = AgentInfo {
+            version: "1".into(),
+            kernel: "6.1".into(),
+            root_ready: false,
+            root_problem: Some(failure(FailureKind::Internal)),
+        };
+        macro_rules! sample {
+            ($($value:expr),* $(,)?) => { vec![$((stringify!($value), encode(&$value).unwrap())),*] };
+        }
+        let mut all = sample![
+            Request::Identify(identity),
+            exec(Stdio::Output),
+            exec(Stdio::Piped),
+            exec(Stdio::Terminal(size)),
+            Request::Ping,
+            Request::Detach,
+            Request::Shutdown,
+            ExecInput::Eof,
+            ExecInput::Signal(15),
+            ExecInput::Resize(size),
+            ExecEvent::Started { pid: 300 },
+            ExecEvent::StdinConsumed { bytes: 65_536 },
+            exit(ExitStatus::Code(3)),
+            exit(ExitStatus::Signal(9)),
+            Reply::Done,
+            Reply::Identified(info),
+        ];
+        use FailureKind::*;
+        for (name, kind) in [
+            ("NotFound", NotFound),
+            ("NotExecutable", NotExecutable),
+            ("BadDirectory", BadDirectory),
+            ("NoSuchUser", NoSuchUser),
+            ("BadRequest", BadRequest),
+            ("TooLong", TooLong),
+            ("Exhausted", Exhausted),
+            ("Unsupported", Unsupported),
+            ("Internal", Internal),
+        ] {
+            all.push((name, encode(&Reply::Failed(failure(kind))).unwrap()));
+            all.push((name, encode(&ExecEvent::Failed(failure(kind))).unwrap()));
+        }
+        all
+    }
+
+    /// The frozen schema: a change of any byte on the wire needs a new generation and a new file.
+    #[test]
+    fn encodings_are_frozen() {
+        let mut text = format!("# Generation {}: one sample of every message, as framed bytes.\n", crate::GENERATION);
+        for (name, bytes) in samples() {
+            let hex: String = bytes.iter().fold(String::new(), |mut out, byte| {
+                let _ = write!(out, "{byte:02x}");
+                out
+            });
+            let _ = writeln!(text, "{name}\n  {hex}");
+        }
+        let path = format!("{}/schema/generation-{}.txt", env!("CARGO_MANIFEST_DIR"), crate::GENERATION);
+        if std::env::var_os("PYRO_FREEZE_SCHEMA").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let frozen = std::fs::read_to_string(&path).unwrap();
+        assert!(text == frozen, "the wire changed: raise GENERATION, then PYRO_FREEZE_SCHEMA=1 writes {path}");
+    }
+
+    #[test]
+    fn samples_decode() {
+        for (name, bytes) in samples() {
+            let body = &bytes[crate::frame::HEADER..];
+            assert!(
+                decode::<Request>(body).is_ok()
+                    || decode::<ExecInput>(body).is_ok()
+                    || decode::<ExecEvent>(body).is_ok()
+                    || decode::<Reply>(body).is_ok(),
+                "{name}"
+            );
+        }
+    }
+}
