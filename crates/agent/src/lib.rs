@@ -1,1 +1,25 @@
+//! The guest side of pyro: what answers on the one byte stream of a microVM.
+//!
+//! ```text
+//!   server     who may speak: transports, one session at a time
+//!   session    what is asked: one future per call, all dropped with the session
+//!   exec       running a command: plan, spawn, tree, stdio, conversation
+//!   boot       only as PID 1: mounts, root, port, power
+//!   reaper     the one place that waits for children
+//! ```
+//!
+//! Everything runs on one thread: as PID 1 of a small guest there is nothing to gain from more, and a single-threaded
+//! process may create children with `CLONE_VFORK` without surprises.
+//!
+//! Invariant: nothing from the host or from a command makes the agent panic or exit; as PID 1 that would be the end
+//! of the guest. What cannot be done is a [`pyro_proto::message::Failure`].
 
+pub mod boot;
+pub mod exec;
+pub mod failure;
+pub mod identity;
+pub mod reaper;
+pub mod server;
+pub mod session;
+pub mod users;
+pub mod wire;

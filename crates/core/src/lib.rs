@@ -1,1 +1,13 @@
+//! What an environment, a VM and a run ARE, and how they live on this host.
+//!
+//! Front ends (the command line, later MCP and Python) turn words into calls of this crate and results into words.
+//!
+//! Invariant: nothing here prints, exits, or reads environment variables or the home directory; where things are is
+//! told by the caller in [`config::Config`].
+#![forbid(unsafe_code)]
 
+pub mod config;
+pub mod environment;
+pub mod guest;
+pub mod runtime;
+mod stamp;

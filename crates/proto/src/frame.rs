@@ -135,6 +135,18 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
     }
 }
 
+impl<R> FrameReader<R> {
+    /// The stream, to write the answer to.
+    pub fn into_inner(self) -> R {
+        self.io
+    }
+
+    /// The body of the frame that was read last.
+    pub fn body(&self) -> &[u8] {
+        &self.body
+    }
+}
+
 /// Writes one message and flushes it.
 pub async fn send(io: &mut (impl AsyncWrite + Unpin), message: &impl Serialize) -> Result<(), FrameError> {
     io.write_all(&encode(message)?).await?;

@@ -1,0 +1,61 @@
+//! Running commands.
+//!
+//! ```text
+//!   plan       the request, checked and turned into what the kernel takes
+//!   spawn      a child process from a plan
+//!   tree       everything a command started, so that all of it can be killed
+//!   stdio      pipes and terminals: stdin with its credit, sources of output
+//!   talk       the conversation while it runs
+//! ```
+//!
+//! Invariant: a command belongs to its stream. Dropping [`run`]'s future, for whatever reason, kills its whole tree.
+
+pub mod plan;
+pub mod spawn;
+pub mod stdio;
+pub mod talk;
+pub mod tree;
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use pyro_proto::frame::{HEADER, MAX_CHUNK};
+use rustix::fs::{Mode, OFlags};
+
+use crate::reaper::Reaper;
+
+pub use talk::run;
+
+/// Buffers kept for the next command.
+const KEPT_BUFFERS: usize = 4;
+
+/// What all commands share.
+pub struct Commands {
+    reaper: Rc<Reaper>,
+    trees: tree::Trees,
+    spawner: RefCell<spawn::Spawner>,
+    null: OwnedFd,
+    buffers: RefCell<Vec<Box<[u8]>>>,
+}
+
+impl Commands {
+    /// Commands whose ends come through `reaper` and whose processes are kept together by `trees`.
+    pub fn new(reaper: Rc<Reaper>, trees: tree::Trees, setup: spawn::Setup) -> std::io::Result<Self> {
+        let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
+        let spawner = RefCell::new(spawn::Spawner::new(setup));
+        Ok(Self { reaper, trees, spawner, null, buffers: RefCell::default() })
+    }
+
+    /// A buffer for one chunk of output with its header.
+    fn buffer(&self) -> Box<[u8]> {
+        self.buffers.borrow_mut().pop().unwrap_or_else(|| vec![0; HEADER + MAX_CHUNK].into_boxed_slice())
+    }
+
+    fn give_back(&self, buffer: Box<[u8]>) {
+        let mut buffers = self.buffers.borrow_mut();
+        if buffers.len() < KEPT_BUFFERS {
+            buffers.push(buffer);
+        }
+    }
+}

@@ -1,0 +1,306 @@
+//! A command's standard streams, seen from the agent.
+//!
+//! Output is read straight into the buffer it is sent from, behind room for the frame's header. Input is written
+//! straight from the frame it came in; only what the command does not take at once is kept, and the host may have no
+//! more than [`STDIN_WINDOW`] bytes on their way.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::rc::Rc;
+use std::task::{Context, Poll, ready};
+
+use pyro_proto::frame::Channel;
+use pyro_proto::message::{STDIN_WINDOW, Stdio, TerminalSize};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
+use rustix::pty::OpenptFlags;
+use rustix::termios::Winsize;
+use tokio::io::unix::AsyncFd;
+
+use crate::users::Account;
+
+type Watched = Rc<AsyncFd<OwnedFd>>;
+
+/// Room in a pipe that carries much: fewer and larger reads.
+const WIDE_PIPE: usize = 256 * 1024;
+/// Credit is returned in steps of this many bytes: a message per chunk would cost more than the bytes.
+const CREDIT_STEP: u32 = (STDIN_WINDOW / 4) as u32;
+/// Ends the input of a program that reads a terminal line by line: control-D.
+const END_OF_TRANSMISSION: u8 = 4;
+
+/// Both ends of a command's streams.
+pub struct Ends {
+    /// The agent's.
+    pub ours: Streams,
+    /// The command's: stdin, stdout, stderr; to be dropped once it has them.
+    pub theirs: Theirs,
+}
+
+/// The command's ends.
+pub enum Theirs {
+    /// Three of them; `None` for an empty stdin.
+    Pipes(Option<OwnedFd>, OwnedFd, OwnedFd),
+    /// One terminal.
+    Terminal(OwnedFd),
+}
+
+impl Theirs {
+    /// Standard input, output and error; `null` is an empty one.
+    pub fn fds<'a>(&'a self, null: &'a OwnedFd) -> [BorrowedFd<'a>; 3] {
+        match self {
+            Self::Pipes(stdin, stdout, stderr) => {
+                [stdin.as_ref().unwrap_or(null).as_fd(), stdout.as_fd(), stderr.as_fd()]
+            }
+            Self::Terminal(terminal) => [terminal.as_fd(); 3],
+        }
+    }
+}
+
+/// The agent's ends.
+pub struct Streams {
+    /// Where input goes.
+    pub stdin: Stdin,
+    /// Where output comes from.
+    pub sources: Vec<Source>,
+    /// The terminal, if it is one.
+    pub terminal: Option<Watched>,
+}
+
+/// Makes the streams that `kind` asks for; a terminal belongs to `account`.
+pub fn open(kind: Stdio, account: Option<&Account>) -> io::Result<Ends> {
+    let Stdio::Terminal(size) = kind else {
+        let pipe = || pipe_with(PipeFlags::CLOEXEC);
+        let (stdin, input) = match kind {
+            Stdio::Piped => {
+                let (theirs, ours) = pipe()?;
+                rustix::io::ioctl_fionbio(&ours, true)?;
+                (Some(theirs), Some(watch(ours)?))
+            }
+            _ => (None, None),
+        };
+        let (stdout, their_stdout) = pipe()?;
+        let (stderr, their_stderr) = pipe()?;
+        let sources = vec![Source::new(watch(stdout)?, Channel::Stdout), Source::new(watch(stderr)?, Channel::Stderr)];
+        let ours = Streams { stdin: Stdin::new(input, false), sources, terminal: None };
+        return Ok(Ends { ours, theirs: Theirs::Pipes(stdin, their_stdout, their_stderr) });
+    };
+    let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
+    let master = rustix::fs::open("/dev/ptmx", flags | OFlags::NONBLOCK, Mode::empty())?;
+    rustix::pty::unlockpt(&master)?;
+    let slave = rustix::pty::ioctl_tiocgptpeer(
+        &master,
+        OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC,
+    )?;
+    if let Some(account) = account {
+        rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(account.uid)), None)?;
+    }
+    resize(master.as_fd(), size)?;
+    let master = Rc::new(AsyncFd::new(master)?);
+    let ours = Streams {
+        stdin: Stdin::new(Some(Rc::clone(&master)), true),
+        sources: vec![Source::new(Rc::clone(&master), Channel::Stdout)],
+        terminal: Some(master),
+    };
+    Ok(Ends { ours, theirs: Theirs::Terminal(slave) })
+}
+
+fn watch(fd: OwnedFd) -> io::Result<Watched> {
+    rustix::io::ioctl_fionbio(&fd, true)?;
+    Ok(Rc::new(AsyncFd::new(fd)?))
+}
+
+/// Sets a terminal's size; its foreground processes get `SIGWINCH` if it changed.
+pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result<()> {
+    let size = Winsize { ws_row: size.rows, ws_col: size.cols, ws_xpixel: 0, ws_ypixel: 0 };
+    Ok(rustix::termios::tcsetwinsize(terminal, size)?)
+}
+
+/// One stream of output.
+pub struct Source {
+    fd: Option<Watched>,
+    channel: Channel,
+    wide: bool,
+    /// Bytes that must still be read although the command has ended: they were there when it did.
+    owed: usize,
+}
+
+impl Source {
+    fn new(fd: Watched, channel: Channel) -> Self {
+        Self { fd: Some(fd), channel, wide: channel != Channel::Stdout, owed: 0 }
+    }
+
+    /// Which it is.
+    pub fn channel(&self) -> Channel {
+        self.channel
+    }
+
+    /// Whether everything was read.
+    pub fn is_closed(&self) -> bool {
+        self.fd.is_none()
+    }
+
+    /// Whether something the command wrote before its end is still to be read.
+    pub fn owes(&self) -> bool {
+        self.fd.is_some() && self.owed > 0
+    }
+
+    /// Says that the command has ended: what is in the stream now may be the last it wrote.
+    pub fn command_ended(&mut self) {
+        if let Some(fd) = &self.fd {
+            self.owed = rustix::io::ioctl_fionread(fd.get_ref()).map_or(0, |n| n as usize);
+        }
+    }
+
+    /// Reads what there is; `Ready(0)` once, when the stream closes. Pending for ever after that.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<usize> {
+        let Some(fd) = &self.fd else { return Poll::Pending };
+        loop {
+            let Ok(mut ready) = ready!(fd.poll_read_ready(cx)) else { break };
+            match rustix::io::read(fd.get_ref(), &mut *out) {
+                Ok(0) => break,
+                Ok(n) => {
+                    self.owed = self.owed.saturating_sub(n);
+                    if n == out.len() && !self.wide {
+                        self.wide = true;
+                        let _ = fcntl_setpipe_size(fd.get_ref(), WIDE_PIPE);
+                    }
+                    // A pipe gives all it has: less than asked means that it is empty. A terminal may have more.
+                    if n < out.len() && self.channel == Channel::Stderr {
+                        ready.clear_ready();
+                    }
+                    return Poll::Ready(n);
+                }
+                Err(Errno::AGAIN) => {
+                    self.owed = 0;
+                    ready.clear_ready();
+                }
+                Err(Errno::INTR) => {}
+                // A terminal whose last process is gone gives EIO.
+                Err(_) => break,
+            }
+        }
+        self.fd = None;
+        Poll::Ready(0)
+    }
+}
+
+/// A command's standard input.
+pub struct Stdin {
+    fd: RefCell<Option<Watched>>,
+    terminal: bool,
+    /// Came from the host and not taken by the command yet; at most [`STDIN_WINDOW`].
+    queue: RefCell<VecDeque<u8>>,
+    eof: Cell<bool>,
+    wide: Cell<bool>,
+    /// Came from the host and not credited yet.
+    held: Cell<usize>,
+    /// Taken by the command and not credited yet.
+    taken: Cell<u32>,
+}
+
+/// The host sent more than it had credit for.
+#[derive(Debug)]
+pub struct WindowExceeded;
+
+impl Stdin {
+    fn new(fd: Option<Watched>, terminal: bool) -> Self {
+        Self {
+            fd: RefCell::new(fd),
+            terminal,
+            queue: RefCell::default(),
+            eof: Cell::new(false),
+            wide: Cell::new(terminal),
+            held: Cell::new(0),
+            taken: Cell::new(0),
+        }
+    }
+
+    /// Takes bytes from the host. What the command cannot take now is kept; see [`Stdin::poll_feed`].
+    pub fn push(&self, mut bytes: &[u8]) -> Result<(), WindowExceeded> {
+        if self.held.get() + bytes.len() > STDIN_WINDOW {
+            return Err(WindowExceeded);
+        }
+        self.held.set(self.held.get() + bytes.len());
+        let mut queue = self.queue.borrow_mut();
+        if queue.is_empty() && !self.eof.get() {
+            while !bytes.is_empty() {
+                let n = match &*self.fd.borrow() {
+                    Some(fd) => match rustix::io::write(fd.get_ref(), bytes) {
+                        Ok(n) => n,
+                        Err(Errno::INTR) => continue,
+                        // Also when the reader is gone: the feeder finds out and drops what is kept.
+                        Err(_) => break,
+                    },
+                    None => bytes.len(),
+                };
+                self.take(n);
+                bytes = &bytes[n..];
+            }
+        } else if self.eof.get() {
+            self.take(bytes.len());
+            return Ok(());
+        }
+        queue.extend(bytes);
+        Ok(())
+    }
+
+    /// No more will come.
+    pub fn end(&self) {
+        if !self.eof.replace(true) && self.terminal {
+            self.queue.borrow_mut().push_back(END_OF_TRANSMISSION);
+        }
+    }
+
+    /// Moves what is kept into the command; closes its input when all is in and no more comes.
+    pub fn poll_feed(&self, cx: &mut Context<'_>) {
+        let mut slot = self.fd.borrow_mut();
+        let Some(fd) = &*slot else { return };
+        let mut queue = self.queue.borrow_mut();
+        while !queue.is_empty() {
+            let Poll::Ready(ready) = fd.poll_write_ready(cx) else { return };
+            let Ok(mut ready) = ready else { break };
+            match rustix::io::write(fd.get_ref(), queue.as_slices().0) {
+                Ok(n) => {
+                    queue.drain(..n);
+                    self.take(n);
+                }
+                Err(Errno::INTR) => {}
+                Err(Errno::AGAIN) => {
+                    ready.clear_ready();
+                    if !self.wide.replace(true) {
+                        let _ = fcntl_setpipe_size(fd.get_ref(), WIDE_PIPE);
+                    }
+                }
+                // The command closed its input, or is gone.
+                Err(_) => {
+                    self.take(queue.len());
+                    queue.clear();
+                    *slot = None;
+                    return;
+                }
+            }
+        }
+        // A terminal stays open: it is also where output comes from.
+        if queue.is_empty() && self.eof.get() && !self.terminal {
+            *slot = None;
+        }
+    }
+
+    fn take(&self, n: usize) {
+        self.taken.set(self.taken.get().saturating_add(n as u32));
+    }
+
+    /// The credit to return to the host now, if it is worth a message.
+    pub fn credit(&self) -> Option<u32> {
+        let taken = self.taken.get();
+        if taken < CREDIT_STEP {
+            return None;
+        }
+        self.taken.set(0);
+        self.held.set(self.held.get().saturating_sub(taken as usize));
+        Some(taken)
+    }
+}

@@ -1,0 +1,281 @@
+//! The conversation while a command runs.
+//!
+//! One task a command, in which four things go on side by side: frames from the host, input into the command, the
+//! command's end and its deadline, output to the host. They share plain cells and need no wake-ups among each other:
+//! whatever wakes the task, all four are looked at, in this order. So a host that does not read cannot keep a
+//! timeout, a signal or its own disappearance from taking effect.
+
+use std::cell::Cell;
+use std::future::poll_fn;
+use std::pin::pin;
+use std::task::Poll;
+use std::time::{Duration, Instant};
+
+use futures::channel::oneshot;
+use futures::future::{Either, select};
+use futures::io::{AsyncWriteExt, ReadHalf, WriteHalf};
+use pyro_proto::frame::{self, Channel, FrameError, FrameReader, HEADER, MAX_MESSAGE};
+use pyro_proto::message::{Exec, ExecEvent, ExecInput, Exit, Failure, FailureKind};
+use pyro_proto::mux::Stream;
+use rustix::process::{Pid, Signal};
+
+use super::plan::Plan;
+use super::spawn::{SpawnError, Streams as ChildStreams};
+use super::stdio::{self, Source, Stdin, Streams};
+use super::tree::Tree;
+use super::Commands;
+use crate::failure::{failure, refusal, resource_kind};
+use crate::reaper::Ended;
+use crate::session::last_word;
+
+/// How long a killed command may take to be gone, before the host is told that it is not.
+const KILL_GRACE: Duration = Duration::from_secs(10);
+/// Longest timeout or drain that is taken literally: a year.
+const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// A command that runs.
+struct Running<'a> {
+    tree: Tree<'a>,
+    pid: Pid,
+    since: Instant,
+    ended: oneshot::Receiver<Ended>,
+    streams: Streams,
+}
+
+/// What the four sides tell each other.
+#[derive(Default)]
+struct State {
+    ended: Cell<Option<Ended>>,
+    timed_out: Cell<bool>,
+    /// `drain_ms` are over.
+    drained: Cell<bool>,
+    /// It was killed and is still there.
+    stuck: Cell<bool>,
+}
+
+/// How a conversation ends.
+enum End {
+    /// The command did.
+    Over(Ended),
+    /// The host is gone, or has dropped the stream.
+    Gone,
+    /// The call cannot go on.
+    Failed(Failure),
+}
+
+/// Runs `request` and tells the host about it on `write`.
+pub async fn run(
+    commands: &Commands,
+    frames: FrameReader<ReadHalf<Stream>>,
+    mut write: WriteHalf<Stream>,
+    request: Exec,
+) {
+    let limit = |ms: u64| Duration::from_millis(ms).min(LONGEST);
+    let (timeout, drain) = (request.timeout_ms.map(limit), limit(request.drain_ms));
+    let started = start(commands, &request);
+    // A request may be megabytes; what is left of it is not needed.
+    drop(request);
+    let Running { tree, pid, since, ended, streams } = match started {
+        Ok(running) => running,
+        Err(failure) => return last_word(&mut write, &ExecEvent::Failed(failure)).await,
+    };
+    let Streams { stdin, sources, terminal } = streams;
+    let state = State::default();
+    let mut buffer = commands.buffer();
+    let end = {
+        let resize = |size| terminal.as_ref().map(|terminal| stdio::resize(std::os::fd::AsFd::as_fd(terminal.get_ref()), size));
+        let signal = |signal| {
+            if state.ended.get().is_none() {
+                let _ = rustix::process::kill_process_group(pid, signal);
+            }
+        };
+        let mut input = pin!(listen(frames, &stdin, signal, |size| {
+            let _ = resize(size);
+        }));
+        let mut watch = pin!(watch(&state, &tree, ended, timeout, drain));
+        let mut output = pin!(speak(&state, &stdin, sources, &mut buffer, &mut write, pid));
+        poll_fn(|cx| {
+            if let Poll::Ready(end) = input.as_mut().poll(cx) {
+                return Poll::Ready(end);
+            }
+            stdin.poll_feed(cx);
+            let _ = watch.as_mut().poll(cx).is_ready();
+            output.as_mut().poll(cx)
+        })
+        .await
+    };
+    commands.give_back(buffer);
+    let event = match end {
+        Over(ended) => ExecEvent::Exited(Exit {
+            status: ended.status,
+            timed_out: state.timed_out.get(),
+            duration_us: ended.at.duration_since(since).as_micros() as u64,
+            left_running: tree.release(),
+        }),
+        // Dropping the tree kills it.
+        Gone => return,
+        Failed(failure) => {
+            drop(tree);
+            ExecEvent::Failed(failure)
+        }
+    };
+    last_word(&mut write, &event).await;
+}
+use End::{Failed, Gone, Over};
+
+/// Starts the command.
+fn start<'a>(commands: &'a Commands, request: &Exec) -> Result<Running<'a>, Failure> {
+    let plan = Plan::new(request)?;
+    let terminal = matches!(request.stdio, pyro_proto::message::Stdio::Terminal(_));
+    let ends = stdio::open(request.stdio, plan.account.as_ref()).map_err(|error| {
+        let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
+        failure(resource_kind(errno), "stdio", errno, "the command's standard streams")
+    })?;
+    let child = ChildStreams { fds: ends.theirs.fds(&commands.null), terminal };
+    let mut tree = commands.trees.begin()?;
+    let since = Instant::now();
+    let mut spawner = commands.spawner.borrow_mut();
+    let mut spawned = spawner.spawn(&plan, child, tree.cgroup());
+    // A kept cgroup may have been changed by the guest's own root: a fresh one gets a second try.
+    if let (Err(SpawnError::Clone(_)), true) = (&spawned, tree.is_reused()) {
+        tree = commands.trees.begin_fresh()?;
+        spawned = spawner.spawn(&plan, child, tree.cgroup());
+    }
+    let pid = match spawned {
+        Ok(pid) => pid,
+        Err(error) => {
+            tree.release();
+            return Err(error.describe(&plan));
+        }
+    };
+    tree.started(pid, &commands.reaper);
+    let ended = commands.reaper.watch(pid);
+    Ok(Running { tree, pid, since, ended, streams: ends.ours })
+}
+
+/// Follows what the host says, until it says something that ends the call.
+async fn listen(
+    mut frames: FrameReader<ReadHalf<Stream>>,
+    stdin: &Stdin,
+    signal: impl Fn(Signal),
+    resize: impl Fn(pyro_proto::message::TerminalSize),
+) -> End {
+    let bad = |why: String| Failed(refusal(FailureKind::BadRequest, "input", why));
+    loop {
+        match frames.next(MAX_MESSAGE).await {
+            Ok(Some((Channel::Stdin, bytes))) => {
+                if stdin.push(bytes).is_err() {
+                    return bad("more input than the window allows".to_owned());
+                }
+            }
+            Ok(Some((Channel::Message, body))) => match frame::decode(body) {
+                Ok(ExecInput::Eof) => stdin.end(),
+                Ok(ExecInput::Resize(size)) => resize(size),
+                Ok(ExecInput::Signal(number)) => match Signal::from_named_raw(number) {
+                    Some(number) => signal(number),
+                    None => return bad(format!("{number} is no signal")),
+                },
+                Err(error) => return bad(error.to_string()),
+            },
+            Ok(Some((channel, _))) => return bad(format!("{channel:?} from the host")),
+            Ok(None) | Err(FrameError::Io(_) | FrameError::Truncated) => return Gone,
+            Err(error) => return bad(error.to_string()),
+        }
+    }
+}
+
+/// Waits for the command's end, kills it when its time is up, and then lets `drain` pass.
+async fn watch(
+    state: &State,
+    tree: &Tree<'_>,
+    mut ended: oneshot::Receiver<Ended>,
+    timeout: Option<Duration>,
+    drain: Duration,
+) {
+    if let Some(timeout) = timeout {
+        match select(&mut ended, pin!(tokio::time::sleep(timeout))).await {
+            Either::Left((end, _)) => state.ended.set(end.ok()),
+            Either::Right(_) => {
+                state.timed_out.set(true);
+                tree.kill();
+                match select(&mut ended, pin!(tokio::time::sleep(KILL_GRACE))).await {
+                    Either::Left((end, _)) => state.ended.set(end.ok()),
+                    Either::Right(_) => return state.stuck.set(true),
+                }
+            }
+        }
+    } else {
+        state.ended.set(ended.await.ok());
+    }
+    tokio::time::sleep(drain).await;
+    state.drained.set(true);
+}
+
+/// What there is to tell the host.
+enum Step {
+    Credit(u32),
+    Chunk(Channel, usize),
+    End(End),
+}
+
+/// Tells the host what the command writes, until it has ended and its output is read.
+async fn speak(
+    state: &State,
+    stdin: &Stdin,
+    mut sources: Vec<Source>,
+    buffer: &mut [u8],
+    write: &mut WriteHalf<Stream>,
+    pid: Pid,
+) -> End {
+    if frame::send(write, &ExecEvent::Started { pid: pid.as_raw_nonzero().get() as u32 }).await.is_err() {
+        return Gone;
+    }
+    let mut settled = false;
+    loop {
+        let step = poll_fn(|cx| {
+            if let Some(credit) = stdin.credit() {
+                return Poll::Ready(Step::Credit(credit));
+            }
+            let ended = state.ended.get();
+            if ended.is_some() && !settled {
+                settled = true;
+                sources.iter_mut().for_each(Source::command_ended);
+            }
+            for at in 0..sources.len() {
+                if let Poll::Ready(n) = sources[at].poll_read(cx, &mut buffer[HEADER..])
+                    && n > 0
+                {
+                    let channel = sources[at].channel();
+                    // The other one is next, so that neither can drown it.
+                    sources.rotate_left(1);
+                    return Poll::Ready(Step::Chunk(channel, n));
+                }
+            }
+            if state.stuck.get() {
+                let why = "the command was killed and does not end";
+                return Poll::Ready(Step::End(Failed(refusal(FailureKind::Internal, "kill", why))));
+            }
+            match ended {
+                Some(ended)
+                    if sources.iter().all(Source::is_closed)
+                        || (state.drained.get() && !sources.iter().any(Source::owes)) =>
+                {
+                    Poll::Ready(Step::End(Over(ended)))
+                }
+                _ => Poll::Pending,
+            }
+        })
+        .await;
+        let sent = match step {
+            Step::Credit(bytes) => frame::send(write, &ExecEvent::StdinConsumed { bytes }).await.is_ok(),
+            Step::Chunk(channel, n) => {
+                buffer[..HEADER].copy_from_slice(&frame::header(channel, n));
+                write.write_all(&buffer[..HEADER + n]).await.is_ok()
+            }
+            Step::End(end) => return end,
+        };
+        if !sent {
+            return Gone;
+        }
+    }
+}

@@ -1,0 +1,143 @@
+//! One session: the streams that the host opens, one future each.
+//!
+//! The futures live inside [`serve`]'s own: when it is dropped, because the host is gone or another took its place,
+//! they are dropped with it, and a dropped command kills its whole tree.
+
+use std::cell::{Cell, RefCell};
+use std::future::poll_fn;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+
+use futures::channel::oneshot;
+use futures::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
+use futures::stream::{FuturesUnordered, StreamExt};
+use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_REQUEST};
+use pyro_proto::link::Link;
+use pyro_proto::message::{AgentInfo, ExecEvent, FailureKind, Reply, Request};
+use pyro_proto::mux::{self, ConnectionError, Stream};
+
+use crate::boot::Root;
+use crate::exec::{self, Commands};
+use crate::failure::refusal;
+use crate::identity;
+use crate::wire::Wire;
+
+/// What an agent is, for as long as it runs.
+pub struct Agent {
+    /// The commands and what they need.
+    pub commands: Commands,
+    /// What became of the root filesystem.
+    pub root: Root,
+}
+
+/// Why a session ended, where the host asked for it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Order {
+    /// Listen for a new session.
+    Detach,
+    /// Power off.
+    Shutdown,
+}
+
+/// How a session ended.
+#[derive(Debug)]
+pub enum End {
+    /// The host asked for it.
+    Ordered(Order),
+    /// The stream ended, or what came was not this session's.
+    Lost(Option<ConnectionError>),
+}
+
+/// Serves the session on `link` until it ends.
+pub async fn serve(agent: &Agent, link: Link<Wire>) -> End {
+    let opened: RefCell<Vec<Stream>> = RefCell::default();
+    let ordered: Rc<Cell<Option<Order>>> = Rc::default();
+    let (stop, stopped) = oneshot::channel::<()>();
+    let stop = RefCell::new(Some(stop));
+    // An order is only followed when it was given: a dropped sender means nothing.
+    let stopped = async move {
+        if stopped.await.is_err() {
+            std::future::pending::<()>().await;
+        }
+    };
+    let mut mux = pin!(mux::guest(link, |stream| opened.borrow_mut().push(stream), stopped));
+    let mut calls = FuturesUnordered::new();
+    let end = poll_fn(|cx| {
+        loop {
+            while let Poll::Ready(Some(order)) = calls.poll_next_unpin(cx) {
+                if let Some(order) = order
+                    && let Some(stop) = stop.borrow_mut().take()
+                {
+                    ordered.set(Some(order));
+                    let _ = stop.send(());
+                }
+            }
+            // Last, so that what the calls just wrote goes out before anything waits.
+            if let Poll::Ready(end) = mux.as_mut().poll(cx) {
+                return Poll::Ready(end);
+            }
+            let streams = std::mem::take(&mut *opened.borrow_mut());
+            if streams.is_empty() {
+                return Poll::Pending;
+            }
+            calls.extend(streams.into_iter().map(|stream| call(agent, stream)));
+        }
+    })
+    .await;
+    match ordered.get() {
+        Some(order) => End::Ordered(order),
+        None => End::Lost(end.err()),
+    }
+}
+
+/// Answers the request on one stream.
+async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
+    let (read, mut write) = stream.split();
+    let mut frames = FrameReader::new(read);
+    let request = match frames.next(MAX_REQUEST).await {
+        Ok(Some((Channel::Message, body))) => frame::decode::<Request>(body),
+        Ok(Some((channel, _))) => Err(FrameError::Channel(channel as u8)),
+        Ok(None) => return None,
+        Err(error) => Err(error),
+    };
+    let mut order = None;
+    let reply = match request {
+        Ok(Request::Exec(request)) => {
+            match agent.root.problem() {
+                None => exec::run(&agent.commands, frames, write, request).await,
+                Some(problem) => last_word(&mut write, &ExecEvent::Failed(problem.clone())).await,
+            }
+            return None;
+        }
+        Ok(Request::Identify(identity)) => match identity::assume(&identity, agent.root.is_pid1()) {
+            Ok(()) => Reply::Identified(AgentInfo {
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+                kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+                root_ready: agent.root.is_ready(),
+                root_problem: agent.root.problem().cloned(),
+            }),
+            Err(failure) => Reply::Failed(failure),
+        },
+        Ok(Request::Ping) => Reply::Done,
+        Ok(Request::Detach) => {
+            order = Some(Order::Detach);
+            Reply::Done
+        }
+        Ok(Request::Shutdown) => {
+            order = Some(Order::Shutdown);
+            Reply::Done
+        }
+        Err(FrameError::Io(_) | FrameError::Truncated) => return None,
+        Err(error) => Reply::Failed(refusal(FailureKind::BadRequest, "request", error.to_string())),
+    };
+    last_word(&mut write, &reply).await;
+    order
+}
+
+/// Says the last word of a call. A host that is gone does not hear it, which its session will see by itself.
+pub async fn last_word(write: &mut WriteHalf<Stream>, message: &impl serde::Serialize) {
+    if frame::send(write, message).await.is_ok() {
+        let _ = write.close().await;
+    }
+}

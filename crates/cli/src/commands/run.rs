@@ -1,0 +1,165 @@
+//! `pyro run`: one command in a throw-away microVM.
+
+use std::ffi::OsString;
+
+use pyro_core::command::{CommandLine, Options, Streams};
+use pyro_core::run::{RunEvent, RunReport, run_in_vm};
+use pyro_core::vm::{ExecutionMode, VmRequest, timeout};
+
+use crate::error::{CliError, print_json};
+use crate::progress::Pull;
+use crate::{places, terminal};
+
+const DEFAULT_TIMEOUT_SECONDS: u64 = 30;
+
+/// Run one command in a throw-away microVM and exit with its exit code
+#[derive(clap::Args)]
+#[command(
+    override_usage = "pyro run [OPTIONS] <ENVIRONMENT> -- <COMMAND>...",
+    after_help = "Several words after -- are the program and its arguments, untouched by any shell; a single word is a \
+                  shell command line.\n\nExamples:\n  pyro run debian:12 -- git --version\n  pyro run debian:12 -- 'echo \
+                  $HOME | wc -c'\n  pyro run -it debian:12 -- bash\n  tar c . | pyro run debian:12 -- tar tv"
+)]
+pub struct Args {
+    /// The environment, such as debian:12
+    environment: String,
+    /// The command
+    #[arg(value_name = "COMMAND")]
+    command_args: Vec<OsString>,
+    /// Virtual CPUs, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpu_count: u32,
+    /// Memory in MiB, 256 to 32768
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    mem_mib: u32,
+    /// Kill the command after so many seconds and exit 124 [default: 30; none with -t]
+    #[arg(long, value_name = "SECONDS")]
+    timeout_seconds: Option<u64>,
+    /// Idle time after which the VM may be reaped: 60 to 86400, 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    ttl_seconds: u64,
+    /// Give the guest outbound network access
+    #[arg(long)]
+    network: bool,
+    /// Run on this host, with NO isolation, when no guest can run
+    #[arg(long)]
+    allow_host_compat: bool,
+    /// Print one JSON object with the result instead of the command's output
+    #[arg(long)]
+    pub json: bool,
+    /// Pass standard input on although it is a terminal
+    #[arg(short = 'i', long)]
+    interactive: bool,
+    /// Run the command on this terminal
+    #[arg(short = 't', long, conflicts_with = "json")]
+    tty: bool,
+    /// What runs the guest: auto, firecracker or qemu [env: PYRO_BACKEND]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+}
+
+impl Args {
+    /// Runs it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let command = CommandLine::from_words(self.command_args).ok_or_else(|| {
+            CliError::Usage("there is no command to run: pyro run ENVIRONMENT -- COMMAND...".into())
+        })?;
+        let factory = places::factory(self.backend.as_deref())?;
+        let request = VmRequest {
+            environment: self.environment,
+            vcpu_count: self.vcpu_count,
+            mem_mib: self.mem_mib,
+            ttl_seconds: self.ttl_seconds,
+            network: self.network,
+            allow_host_compat: self.allow_host_compat,
+        };
+        let seconds = match self.timeout_seconds {
+            None if self.tty => None,
+            None => Some(DEFAULT_TIMEOUT_SECONDS),
+            given => given,
+        };
+        let limit = seconds.map(timeout).transpose().map_err(|error| CliError::new(error.to_string(), None))?;
+        let options = Options { timeout: limit, env: terminal_environment(self.tty), ..Options::default() };
+        let forward_stdin = self.interactive || self.tty || !terminal::stdin_is_terminal();
+        let mut streams = Streams::kept_only();
+        if forward_stdin {
+            streams.stdin = Some(terminal::input());
+        }
+        if !self.json {
+            streams.stdout = Box::new(tokio::io::stdout());
+            streams.stderr = Box::new(tokio::io::stderr());
+        }
+        // The terminal turns raw only once the command is about to have it: until then Ctrl-C must end pyro.
+        let mut raw = None;
+        if self.tty {
+            raw = Some(terminal::Raw::enter()?);
+            streams.terminal = terminal::sizes();
+        }
+        let pull = Pull::new(&request.environment);
+        let quiet_newline = if raw.is_some() { "\r" } else { "" };
+        let announce = |event| {
+            for line in lines(&event) {
+                eprintln!("{line}{quiet_newline}");
+            }
+        };
+        let environment = request.environment.clone();
+        let report = run_in_vm(
+            factory,
+            request,
+            &command,
+            &options,
+            &mut streams,
+            announce,
+            move |event| pull.show(&event),
+        )
+        .await;
+        drop(raw);
+        let report = report?;
+        if report.timed_out {
+            let seconds = seconds.unwrap_or_default();
+            eprintln!("[run] timed out after {seconds} s: the command and all it started were killed");
+        }
+        eprintln!(
+            "[run] environment={environment} execution_mode={} exit_code={} duration_ms={}",
+            report.execution_mode, report.exit_code, report.duration_ms
+        );
+        if self.json {
+            print_json(&serde_json::to_value(&report).unwrap_or_default());
+        }
+        Ok(exit_code(&report))
+    }
+}
+
+fn exit_code(report: &RunReport) -> u8 {
+    u8::try_from(report.exit_code).unwrap_or(1)
+}
+
+/// What kind of terminal the person has is for the program to know.
+fn terminal_environment(tty: bool) -> Vec<(OsString, OsString)> {
+    let names = ["TERM", "COLORTERM"];
+    let values = names.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));
+    if tty { values.collect() } else { Vec::new() }
+}
+
+fn lines(event: &RunEvent) -> Vec<String> {
+    match event {
+        RunEvent::Create { environment } => vec![format!("[run] phase=create environment={environment}")],
+        RunEvent::Start(info) => vec![format!("[run] phase=start vm_id={}", info.vm_id)],
+        RunEvent::Execute { info, host_reason } => {
+            let mut lines = Vec::new();
+            if info.execution_mode == ExecutionMode::HostCompat {
+                lines.push(
+                    "[run] WARNING: no guest can run; the command runs ON THIS HOST with NO isolation \
+                     (--allow-host-compat)"
+                        .into(),
+                );
+                lines.push(format!(
+                    "[run] execution_mode=host_compat reason={}",
+                    host_reason.as_deref().unwrap_or("unknown")
+                ));
+            }
+            lines.push(format!("[run] phase=execute vm_id={}", info.vm_id));
+            lines
+        }
+    }
+}

@@ -1,0 +1,86 @@
+//! Where things are on this host, from environment variables and the home directory. The only reader of either.
+
+use std::env;
+use std::path::PathBuf;
+
+use pyro_core::backend::Preference;
+use pyro_core::config::Config;
+use pyro_core::doctor;
+use pyro_core::vm::Factory;
+
+use crate::error::CliError;
+
+/// The configuration of this process and user.
+///
+/// - `PYRO_RUNTIME_BUNDLE_DIR`: the runtime bundle, else `../lib/pyro/runtime` beside the directory of this program;
+/// - `PYRO_ENVIRONMENT_CACHE_DIR`: installed environments, else `environments` in the cache;
+/// - `PYRO_CACHE_DIR`: the cache, else `pyro-mcp` in `XDG_CACHE_HOME` or `~/.cache`;
+/// - `PYRO_QEMU`: the QEMU binary, else `qemu-system-x86_64` on the `PATH`.
+pub fn config() -> Result<Config, CliError> {
+    let cache_dir = match directory("PYRO_CACHE_DIR") {
+        Some(dir) => dir,
+        None => directory("XDG_CACHE_HOME")
+            .or_else(|| directory("HOME").map(|home| home.join(".cache")))
+            .ok_or_else(|| {
+                CliError::new("there is no place for a cache: HOME is not set", Some("set HOME or PYRO_CACHE_DIR".into()))
+            })?
+            .join("pyro-mcp"),
+    };
+    let bundle_dir = match directory("PYRO_RUNTIME_BUNDLE_DIR") {
+        Some(dir) => dir,
+        None => {
+            let program = env::current_exe()
+                .map_err(|error| CliError::new(format!("cannot tell where this program is: {error}"), None))?;
+            let bin = program.parent().map(PathBuf::from).unwrap_or_default();
+            bin.parent().map(PathBuf::from).unwrap_or_default().join("lib/pyro/runtime")
+        }
+    };
+    let scratch_dir = if std::fs::create_dir_all(&cache_dir).is_ok() && writable(&cache_dir) {
+        cache_dir.clone()
+    } else {
+        env::temp_dir()
+    };
+    let qemu = env::var_os("PYRO_QEMU").map(PathBuf::from);
+    let qemu_binary = qemu
+        .or_else(|| doctor::find(&search_path(), "qemu-system-x86_64"))
+        .unwrap_or_else(|| PathBuf::from("qemu-system-x86_64"));
+    Ok(Config {
+        bundle_dir,
+        environment_dir: directory("PYRO_ENVIRONMENT_CACHE_DIR").unwrap_or_else(|| cache_dir.join("environments")),
+        cache_dir: cache_dir.join("host"),
+        scratch_dir,
+        qemu_binary,
+    })
+}
+
+/// What makes VMs, with the backend that the flag, else `PYRO_BACKEND`, asks for.
+pub fn factory(backend: Option<&str>) -> Result<Factory, CliError> {
+    Ok(Factory { config: config()?.into(), preference: preference(backend)? })
+}
+
+/// The backend that the flag, else `PYRO_BACKEND`, else nobody asks for.
+pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
+    let from_environment = env::var("PYRO_BACKEND").ok().filter(|text| !text.is_empty());
+    match (flag, from_environment) {
+        (Some(text), _) => text.parse().map_err(|error: String| CliError::new(error, None)),
+        (None, Some(text)) => {
+            text.parse().map_err(|error: String| CliError::new(format!("PYRO_BACKEND: {error}"), None))
+        }
+        (None, None) => Ok(Preference::Auto),
+    }
+}
+
+/// Where programs are looked up; system directories too, which are not on an ordinary user's `PATH` everywhere.
+pub fn search_path() -> Vec<PathBuf> {
+    let mut dirs: Vec<PathBuf> = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    dirs.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
+    dirs
+}
+
+fn directory(name: &str) -> Option<PathBuf> {
+    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+}
+
+fn writable(dir: &std::path::Path) -> bool {
+    rustix::fs::access(dir, rustix::fs::Access::WRITE_OK).is_ok()
+}

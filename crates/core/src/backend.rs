@@ -1,0 +1,371 @@
+//! Which VMM and accelerator a guest runs under, and why.
+//!
+//! `/dev/kvm` existing proves nothing: there are hosts where it opens, creates VMs, and never runs a guest's user
+//! space. So `auto` boots the real kernel once under every candidate, side by side, with a short deadline, and
+//! remembers the answer for as long as host kernel, CPU, VMM and runtime stay the same.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pyro_vmm::{Accelerator, Backend, Memory, Parts, Qemu, Shape, Spec, Start, VmmError};
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::host;
+use crate::launch::{self, BootError, Root};
+use crate::runtime::{Bundle, RuntimeError};
+
+/// What the person asked for.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Preference {
+    /// The best that really boots.
+    #[default]
+    Auto,
+    /// Firecracker or nothing.
+    Firecracker,
+    /// QEMU, with KVM where that boots.
+    Qemu,
+}
+
+impl std::str::FromStr for Preference {
+    type Err = String;
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "firecracker" => Ok(Self::Firecracker),
+            "qemu" => Ok(Self::Qemu),
+            other => Err(format!("{other:?} is no backend: auto, firecracker or qemu")),
+        }
+    }
+}
+
+/// What came of one candidate.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// The real kernel booted and its agent answered.
+    Works {
+        /// From starting the VMM to the agent's answer, milliseconds.
+        boot_ms: u64,
+    },
+    /// It did not.
+    Fails {
+        /// Why, in one line.
+        why: String,
+    },
+    /// It was not tried.
+    Untried {
+        /// Why not, in one line.
+        why: String,
+    },
+}
+
+/// One way in which a guest could run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Candidate {
+    /// `firecracker` or `qemu`.
+    pub backend: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// What came of it.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+}
+
+/// The backend to use, and how that was decided.
+#[derive(Clone, Debug)]
+pub struct Choice {
+    /// How guests are started.
+    pub qemu: Qemu,
+    /// Why this one, in one line.
+    pub why: String,
+    /// All that were considered, best first; empty when nothing had to be tried.
+    pub candidates: Vec<Candidate>,
+    /// Whether the answer is an earlier one.
+    pub remembered: bool,
+}
+
+/// Why there is no backend.
+#[derive(Debug, thiserror::Error)]
+pub enum BackendError {
+    /// Firecracker was demanded.
+    #[error("the firecracker backend is not part of this version of pyro")]
+    NoFirecracker,
+    /// No QEMU on this host.
+    #[error("no QEMU on this host: {} was not found", .0.display())]
+    NoQemu(PathBuf),
+    /// Nothing boots the kernel.
+    #[error("no backend on this host boots the guest: {}", .0.iter().map(describe).collect::<Vec<_>>().join("; "))]
+    NoneWorks(Vec<Candidate>),
+    /// The runtime bundle cannot be used.
+    #[error("the runtime bundle cannot be used")]
+    Runtime(#[from] RuntimeError),
+}
+
+impl BackendError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::NoFirecracker => Some("use --backend auto or --backend qemu".into()),
+            Self::NoQemu(_) => Some("install it: apt-get install --no-install-recommends qemu-system-x86".into()),
+            Self::NoneWorks(_) => Some("`pyro doctor` boots each candidate again and shows why it failed".into()),
+            Self::Runtime(error) => error.hint(),
+        }
+    }
+}
+
+fn describe(candidate: &Candidate) -> String {
+    let how = format!("{} with {}", candidate.backend, candidate.accelerator);
+    match &candidate.verdict {
+        Verdict::Works { boot_ms } => format!("{how} works ({boot_ms} ms)"),
+        Verdict::Fails { why } => format!("{how}: {why}"),
+        Verdict::Untried { why } => format!("{how} was not tried: {why}"),
+    }
+}
+
+/// When `/dev/kvm` works a guest is up within a second; a host that only pretends never gets there.
+const KVM_DEADLINE: Duration = Duration::from_secs(6);
+const TCG_DEADLINE: Duration = Duration::from_secs(60);
+const REMEMBERED: &str = "backend.json";
+const REMEMBERED_LIMIT: u64 = 64 * 1024;
+
+/// Whether an earlier answer will do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Probe {
+    /// Use what is remembered; boot only what cannot be decided otherwise.
+    IfNeeded,
+    /// Boot every candidate again.
+    Always,
+}
+
+/// Decides which backend runs guests here.
+///
+/// Software emulation needs no proof to be worth trying, so with `Probe::IfNeeded` a host whose `/dev/kvm` cannot
+/// even be opened boots nothing here.
+pub async fn choose(
+    config: &Config,
+    bundle: &Bundle,
+    preference: Preference,
+    probe: Probe,
+) -> Result<Choice, BackendError> {
+    if preference == Preference::Firecracker {
+        return Err(BackendError::NoFirecracker);
+    }
+    let binary = &config.qemu_binary;
+    let Ok(binary_stat) = fs::metadata(binary) else {
+        return Err(BackendError::NoQemu(binary.clone()));
+    };
+    let kvm = host::access("/dev/kvm");
+    let key = Key {
+        host_kernel: host::kernel_release(),
+        cpu: host::cpu_model(),
+        qemu: format!("{} {} {}", binary.display(), binary_stat.size(), binary_stat.mtime()),
+        runtime: bundle.digest(),
+        kvm: format!("{kvm:?}"),
+    };
+    let path = config.cache_dir.join(REMEMBERED);
+    let remembered = if probe == Probe::IfNeeded { recall(&path, &key) } else { None };
+    let was_remembered = remembered.is_some();
+    let candidates = match remembered {
+        Some(candidates) => candidates,
+        None => {
+            let no_kvm = if !kvm.exists {
+                Some("this host has no /dev/kvm")
+            } else if !(kvm.readable && kvm.writable) {
+                Some("/dev/kvm may not be opened by this user")
+            } else {
+                None
+            };
+            if probe == Probe::IfNeeded
+                && let Some(why) = no_kvm
+            {
+                let qemu = Qemu { binary: binary.clone(), accelerator: Accelerator::Tcg };
+                let why = format!("software emulation, because {why}");
+                return Ok(Choice { qemu, why, candidates: Vec::new(), remembered: false });
+            }
+            let with_kvm = async {
+                match no_kvm {
+                    Some(why) => Ok(Verdict::Untried { why: why.into() }),
+                    None => try_boot(binary, bundle, Accelerator::Kvm, KVM_DEADLINE).await,
+                }
+            };
+            let (kvm, tcg) =
+                tokio::join!(with_kvm, try_boot(binary, bundle, Accelerator::Tcg, TCG_DEADLINE));
+            let candidates = vec![
+                Candidate {
+                    backend: Backend::Firecracker.to_string(),
+                    accelerator: Accelerator::Kvm.to_string(),
+                    verdict: Verdict::Untried { why: "not part of this version of pyro".into() },
+                },
+                Candidate {
+                    backend: Backend::Qemu.to_string(),
+                    accelerator: Accelerator::Kvm.to_string(),
+                    verdict: kvm?,
+                },
+                Candidate {
+                    backend: Backend::Qemu.to_string(),
+                    accelerator: Accelerator::Tcg.to_string(),
+                    verdict: tcg?,
+                },
+            ];
+            // Forgetting costs only another probe: a cache that cannot be written is no failure.
+            let _ = remember(&path, &Remembered { key, candidates: candidates.clone() });
+            candidates
+        }
+    };
+    let works = |accelerator: Accelerator| {
+        candidates.iter().any(|candidate| {
+            candidate.backend == Backend::Qemu.to_string()
+                && candidate.accelerator == accelerator.to_string()
+                && matches!(candidate.verdict, Verdict::Works { .. })
+        })
+    };
+    let accelerator = [Accelerator::Kvm, Accelerator::Tcg].into_iter().find(|accelerator| works(*accelerator));
+    let Some(accelerator) = accelerator else { return Err(BackendError::NoneWorks(candidates)) };
+    let why = match accelerator {
+        Accelerator::Kvm => "the guest kernel boots under KVM here".to_owned(),
+        Accelerator::Tcg => format!(
+            "software emulation, because {}",
+            candidates
+                .iter()
+                .find(|candidate| candidate.backend == "qemu" && candidate.accelerator == "kvm")
+                .map_or_else(|| "KVM was not tried".to_owned(), describe)
+        ),
+    };
+    let qemu = Qemu { binary: binary.clone(), accelerator };
+    Ok(Choice { qemu, why, candidates, remembered: was_remembered })
+}
+
+/// Boots kernel and agent without disks.
+async fn try_boot(
+    binary: &Path,
+    bundle: &Bundle,
+    accelerator: Accelerator,
+    deadline: Duration,
+) -> Result<Verdict, BackendError> {
+    match probe_boot(binary, bundle, accelerator, deadline).await {
+        Ok(booted) => {
+            let boot_ms = u64::try_from(booted.took.as_millis()).unwrap_or(u64::MAX);
+            let _ = booted.machine.stop().await;
+            Ok(Verdict::Works { boot_ms })
+        }
+        Err(ProbeError::Runtime(error)) => Err(error.into()),
+        Err(ProbeError::Boot(error)) => Ok(Verdict::Fails { why: one_line(&error) }),
+    }
+}
+
+/// Why a probe boot failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProbeError {
+    /// The bundle's artifacts cannot be used.
+    #[error("the runtime bundle cannot be used")]
+    Runtime(#[from] RuntimeError),
+    /// The guest did not come up.
+    #[error("the guest kernel and agent do not boot")]
+    Boot(#[from] BootError),
+}
+
+/// Boots the bundle's kernel and agent with no disks at all, which is the least that a working backend must do.
+pub async fn probe_boot(
+    binary: &Path,
+    bundle: &Bundle,
+    accelerator: Accelerator,
+    deadline: Duration,
+) -> Result<launch::Booted, ProbeError> {
+    let parts = Parts {
+        kernel: bundle.open_artifact("kernel")?,
+        initramfs: bundle.open_artifact("initramfs")?,
+        base: None,
+        disk: None,
+        kernel_args: Vec::new(),
+    };
+    let spec =
+        Spec { shape: Shape { vcpus: 1, mem_mib: 256 }, parts, memory: Memory::Private, start: Start::Cold };
+    let qemu = Qemu { binary: binary.to_owned(), accelerator };
+    Ok(launch::boot(&qemu, spec, "pyro-probe".into(), Root::Absent, deadline).await?)
+}
+
+/// The first line of the innermost cause that says something of its own.
+fn one_line(error: &BootError) -> String {
+    let mut text = error.to_string().lines().next().unwrap_or_default().trim_end_matches(':').to_owned();
+    let mut next = std::error::Error::source(error);
+    while let Some(source) = next {
+        text = format!("{text}: {}", source.to_string().lines().next().unwrap_or_default());
+        next = source.source();
+    }
+    text
+}
+
+/// What the answer depends on.
+#[derive(PartialEq, Eq, Serialize, Deserialize)]
+struct Key {
+    host_kernel: String,
+    cpu: String,
+    qemu: String,
+    runtime: String,
+    kvm: String,
+}
+
+#[derive(Serialize, Deserialize)]
+struct Remembered {
+    key: Key,
+    candidates: Vec<Candidate>,
+}
+
+fn recall(path: &Path, key: &Key) -> Option<Vec<Candidate>> {
+    let mut text = String::new();
+    fs::File::open(path).ok()?.take(REMEMBERED_LIMIT).read_to_string(&mut text).ok()?;
+    let remembered: Remembered = serde_json::from_str(&text).ok()?;
+    let decides = remembered.candidates.iter().any(|c| matches!(c.verdict, Verdict::Works { .. }));
+    (remembered.key == *key && decides).then_some(remembered.candidates)
+}
+
+fn remember(path: &Path, remembered: &Remembered) -> std::io::Result<()> {
+    let dir = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(dir)?;
+    let mut file = tempfile::NamedTempFile::new_in(dir)?;
+    file.write_all(serde_json::to_string_pretty(remembered)?.as_bytes())?;
+    file.persist(path)?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn key(runtime: &str) -> Key {
+        Key { host_kernel: "6.1".into(), cpu: "c".into(), qemu: "q".into(), runtime: runtime.into(), kvm: "k".into() }
+    }
+
+    #[test]
+    fn an_answer_is_remembered_for_the_same_host_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("deep/backend.json");
+        let candidates = vec![Candidate {
+            backend: "qemu".into(),
+            accelerator: "tcg".into(),
+            verdict: Verdict::Works { boot_ms: 900 },
+        }];
+        remember(&path, &Remembered { key: key("a"), candidates: candidates.clone() }).unwrap();
+        assert_eq!(recall(&path, &key("a")), Some(candidates));
+        assert_eq!(recall(&path, &key("b")), None);
+        fs::write(&path, "{").unwrap();
+        assert_eq!(recall(&path, &key("a")), None);
+    }
+
+    #[test]
+    fn an_answer_that_decides_nothing_is_not_remembered() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("backend.json");
+        let candidates = vec![Candidate {
+            backend: "qemu".into(),
+            accelerator: "tcg".into(),
+            verdict: Verdict::Fails { why: "busy".into() },
+        }];
+        remember(&path, &Remembered { key: key("a"), candidates }).unwrap();
+        assert_eq!(recall(&path, &key("a")), None);
+    }
+}

@@ -1,0 +1,18 @@
+//! Where things are on this host, as the front end decided it. Plain data: this module looks nothing up.
+
+use std::path::PathBuf;
+
+/// Everything that core must be told about its surroundings.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The runtime bundle: kernel, initramfs, manifest.
+    pub bundle_dir: PathBuf,
+    /// Installed environments.
+    pub environment_dir: PathBuf,
+    /// Small things that only cost time to lose: digest stamps, the remembered choice of a backend.
+    pub cache_dir: PathBuf,
+    /// The file system on which throw-away disks live, as files that never have a name.
+    pub scratch_dir: PathBuf,
+    /// The QEMU binary; a bare name was looked up by the front end already where it could be.
+    pub qemu_binary: PathBuf,
+}

@@ -1,0 +1,343 @@
+//! What this host can run, why, and what would make it better: every line with its remedy.
+//!
+//! Nothing here is remembered from an earlier look: each candidate backend is booted again.
+
+use std::fs;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use pyro_vmm::{Qemu, kvm};
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use crate::cause::chain;
+use crate::backend::{self, Candidate, Choice, Preference, Probe, Verdict};
+use crate::config::Config;
+use crate::environment::{Store, catalog_version};
+use crate::host::{self, CgroupVersion};
+use crate::runtime::Bundle;
+
+/// The only platform of this version.
+pub const PLATFORM: &str = "linux-x86_64";
+
+/// How a check went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// As it should be.
+    Ok,
+    /// It works, and could be better.
+    Warn,
+    /// Something will not work.
+    Fail,
+}
+
+/// One line of the report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Check {
+    /// What was looked at, in a word or two.
+    pub name: &'static str,
+    /// How it is.
+    pub status: Status,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it, where it is not well.
+    pub remedy: Option<String>,
+}
+
+/// The whole report.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Every check, in the order in which a person would fix them.
+    pub checks: Vec<Check>,
+    /// The object that `--json` prints.
+    pub payload: Value,
+}
+
+impl Report {
+    /// Whether a guest can run.
+    pub fn runtime_ok(&self) -> bool {
+        self.checks.iter().all(|check| check.status != Status::Fail)
+    }
+}
+
+/// Less free space than this is worth a word: one environment and a few disks need it, MiB.
+const LITTLE_SPACE_MIB: u64 = 2048;
+/// `KVM_CREATE_VM` costs less than a millisecond where nothing is wrong; tens where a worker thread is moved
+/// between cgroups first.
+const SLOW_CREATE_VM: Duration = Duration::from_millis(15);
+
+/// Looks at everything. `search_path` is where the front end looks for programs.
+pub async fn examine(config: &Config, preference: Preference, search_path: &[PathBuf]) -> Report {
+    let mut checks = Vec::new();
+    let store = Store::new(config.environment_dir.clone());
+    let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir).and_then(|bundle| {
+        bundle.verify_all()?;
+        Ok(bundle)
+    });
+    checks.push(match &bundle {
+        Ok(bundle) => {
+            let versions = &bundle.manifest().component_versions;
+            let versions: Vec<_> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+            check(
+                "runtime",
+                Status::Ok,
+                format!("{} ({}), sha256 {}", bundle.manifest().bundle_version, versions.join(", "), short(&bundle.digest())),
+                None,
+            )
+        }
+        Err(error) => check("runtime", Status::Fail, chain(error), error.hint()),
+    });
+    let qemu_version = Qemu { binary: config.qemu_binary.clone(), accelerator: pyro_vmm::Accelerator::Tcg }.version().await;
+    checks.push(match &qemu_version {
+        Ok(version) => check("qemu", Status::Ok, format!("{version} at {}", config.qemu_binary.display()), None),
+        Err(error) => check(
+            "qemu",
+            Status::Fail,
+            chain(error),
+            Some("apt-get install --no-install-recommends qemu-system-x86".into()),
+        ),
+    });
+    let choice = match &bundle {
+        Ok(bundle) => Some(backend::choose(config, bundle, preference, Probe::Always).await),
+        Err(_) => None,
+    };
+    checks.extend(backend_checks(choice.as_ref()));
+    checks.extend(kvm_checks());
+    checks.push(cgroup_check());
+    checks.push(cache_check(&config.environment_dir));
+    checks.push(builder_check(search_path));
+    checks.push(check(
+        "network",
+        Status::Warn,
+        "guests have no network in this version; --network is refused".into(),
+        None,
+    ));
+    let payload = payload(config, &store, bundle.as_ref().ok(), choice.as_ref(), &checks, search_path, qemu_version.ok());
+    Report { checks, payload }
+}
+
+fn check(name: &'static str, status: Status, detail: String, remedy: Option<String>) -> Check {
+    Check { name, status, detail, remedy }
+}
+
+fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec<Check> {
+    let candidates: &[Candidate] = match choice {
+        None => return vec![check("backend", Status::Fail, "not tried: there is no runtime to boot".into(), None)],
+        Some(Ok(choice)) => &choice.candidates,
+        Some(Err(backend::BackendError::NoneWorks(candidates))) => candidates,
+        Some(Err(error)) => return vec![check("backend", Status::Fail, chain(error), error.hint())],
+    };
+    let mut checks: Vec<Check> = candidates
+        .iter()
+        .map(|candidate| {
+            let how = format!("{} with {}", candidate.backend, candidate.accelerator);
+            match &candidate.verdict {
+                Verdict::Works { boot_ms } => {
+                    check("candidate", Status::Ok, format!("{how}: boots in {boot_ms} ms"), None)
+                }
+                Verdict::Fails { why } => check("candidate", Status::Warn, format!("{how}: {why}"), kvm_remedy(candidate)),
+                Verdict::Untried { why } => {
+                    check("candidate", Status::Warn, format!("{how}: not tried, {why}"), kvm_remedy(candidate))
+                }
+            }
+        })
+        .collect();
+    checks.push(match choice {
+        Some(Ok(choice)) => check(
+            "backend",
+            Status::Ok,
+            format!("qemu with {} is used: {}", choice.qemu.accelerator, choice.why),
+            None,
+        ),
+        _ => check("backend", Status::Fail, "none of the candidates boots the guest".into(), None),
+    });
+    checks
+}
+
+fn kvm_remedy(candidate: &Candidate) -> Option<String> {
+    if candidate.backend != "qemu" || candidate.accelerator != "kvm" {
+        return None;
+    }
+    let kvm = host::access("/dev/kvm");
+    Some(if !kvm.exists {
+        "on a physical machine enable virtualisation in its firmware and load kvm_intel or kvm_amd; on a cloud VM choose a type with nested virtualisation".into()
+    } else if !(kvm.readable && kvm.writable) {
+        "join the group that owns /dev/kvm (usermod -aG kvm USER) and log in again".into()
+    } else {
+        "this host offers /dev/kvm without being able to run a guest on it, as some nested or page-table-virtualised hosts do; a host with hardware virtualisation boots several times faster".into()
+    })
+}
+
+fn kvm_checks() -> Vec<Check> {
+    let access = host::access("/dev/kvm");
+    if !(access.readable && access.writable) {
+        return Vec::new();
+    }
+    vec![match kvm::create_vm_cost() {
+        Ok(cost) if cost < SLOW_CREATE_VM => {
+            check("kvm", Status::Ok, format!("KVM_CREATE_VM takes {:.1} ms", cost.as_secs_f64() * 1e3), None)
+        }
+        Ok(cost) => check(
+            "kvm",
+            Status::Warn,
+            format!("KVM_CREATE_VM takes {:.1} ms, which every start under KVM pays", cost.as_secs_f64() * 1e3),
+            Some("remount the cgroup v2 hierarchy with favordynmods, or set kvm.nx_huge_pages=never (on CPUs without the ITLB multihit defect)".into()),
+        ),
+        Err(error) => check("kvm", Status::Warn, format!("KVM_CREATE_VM fails: {error}"), None),
+    }]
+}
+
+fn cgroup_check() -> Check {
+    match host::cgroup_version() {
+        CgroupVersion::V2 => check("cgroup", Status::Ok, "version 2".into(), None),
+        CgroupVersion::V1 => check("cgroup", Status::Ok, "version 1 controllers are mounted".into(), None),
+        CgroupVersion::None => check(
+            "cgroup",
+            Status::Warn,
+            "no cgroup hierarchy is mounted".into(),
+            Some("mount -t cgroup2 none /sys/fs/cgroup".into()),
+        ),
+    }
+}
+
+fn cache_check(dir: &Path) -> Check {
+    let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
+    let free_mib = rustix::fs::statvfs(existing).map(|fs| fs.f_bavail * fs.f_frsize / (1024 * 1024)).unwrap_or_default();
+    let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
+    let detail = format!("{}: {free_mib} MiB free", dir.display());
+    if !writable {
+        check(
+            "environment cache",
+            Status::Warn,
+            format!("{detail}, not writable: only environments that are installed there already can be used"),
+            Some("make it writable or set PYRO_ENVIRONMENT_CACHE_DIR to a directory that is".into()),
+        )
+    } else if free_mib < LITTLE_SPACE_MIB {
+        check("environment cache", Status::Warn, detail, Some("free some space, or `pyro env prune`".into()))
+    } else {
+        check("environment cache", Status::Ok, detail, None)
+    }
+}
+
+fn builder_check(search_path: &[PathBuf]) -> Check {
+    let missing: Vec<_> = [("mmdebstrap", "mmdebstrap"), ("mke2fs", "e2fsprogs")]
+        .into_iter()
+        .filter(|(program, _)| find(search_path, program).is_none())
+        .map(|(_, package)| package)
+        .collect();
+    if missing.is_empty() {
+        check("environment builder", Status::Ok, "mmdebstrap and mke2fs are installed".into(), None)
+    } else {
+        check(
+            "environment builder",
+            Status::Warn,
+            format!("missing: {}; `pyro env pull` cannot build an environment", missing.join(", ")),
+            Some(format!("apt-get install {}", missing.join(" "))),
+        )
+    }
+}
+
+/// An executable file of this name on the search path.
+pub fn find(search_path: &[PathBuf], program: &str) -> Option<PathBuf> {
+    search_path.iter().map(|dir| dir.join(program)).find(|path| {
+        fs::metadata(path).is_ok_and(|meta| meta.is_file() && meta.permissions().mode() & 0o111 != 0)
+    })
+}
+
+fn payload(
+    config: &Config,
+    store: &Store,
+    bundle: Option<&Bundle>,
+    choice: Option<&Result<Choice, backend::BackendError>>,
+    checks: &[Check],
+    search_path: &[PathBuf],
+    qemu_version: Option<String>,
+) -> Value {
+    let kvm = host::access("/dev/kvm");
+    let issues: Vec<_> = checks
+        .iter()
+        .filter(|check| check.status == Status::Fail)
+        .map(|check| match &check.remedy {
+            Some(remedy) => format!("{}: {} ({remedy})", check.name, check.detail),
+            None => format!("{}: {}", check.name, check.detail),
+        })
+        .collect();
+    let path_of = |name: &str| {
+        bundle.and_then(|bundle| {
+            let artifact = bundle.manifest().artifacts.get(name)?;
+            Some(bundle.root().join(&artifact.path).display().to_string())
+        })
+    };
+    let capabilities = bundle.map(|bundle| bundle.manifest().capabilities.clone());
+    let mut versions: serde_json::Map<String, Value> = bundle
+        .map(|bundle| bundle.manifest().component_versions.iter().map(|(k, v)| (k.clone(), json!(v))).collect())
+        .unwrap_or_default();
+    if let Some(version) = qemu_version {
+        versions.insert("qemu".into(), json!(version));
+    }
+    let environments = store.list().ok();
+    let ip_forward = fs::read_to_string("/proc/sys/net/ipv4/ip_forward").is_ok_and(|text| text.trim() == "1");
+    let program = |name: &str| find(search_path, name).map(|path| path.display().to_string());
+    let (selected, why, candidates) = match choice {
+        Some(Ok(choice)) => (
+            Some(json!({"backend": "qemu", "accelerator": choice.qemu.accelerator.to_string()})),
+            choice.why.clone(),
+            choice.candidates.clone(),
+        ),
+        Some(Err(backend::BackendError::NoneWorks(candidates))) => {
+            (None, "none of the candidates boots the guest".to_owned(), candidates.clone())
+        }
+        Some(Err(error)) => (None, chain(error), Vec::new()),
+        None => (None, "there is no runtime to boot".to_owned(), Vec::new()),
+    };
+    json!({
+        "platform": PLATFORM,
+        "runtime_ok": issues.is_empty(),
+        "issues": issues,
+        "kvm": {"exists": kvm.exists, "readable": kvm.readable, "writable": kvm.writable},
+        "backend": {"selected": selected, "why": why, "candidates": candidates},
+        "checks": checks,
+        "host": {
+            "kernel": host::kernel_release(),
+            "cpu": host::cpu_model(),
+            "memory_available_mib": host::available_memory_mib(),
+        },
+        "networking": {
+            "enabled_by_default": false,
+            "tun_available": host::access("/dev/net/tun").exists,
+            "ip_binary": program("ip"),
+            "nft_binary": program("nft"),
+            "iptables_binary": program("iptables"),
+            "ip_forward_enabled": ip_forward,
+        },
+        "runtime": {
+            "bundle_root": config.bundle_dir.display().to_string(),
+            "manifest_path": config.bundle_dir.join("manifest.json").display().to_string(),
+            "firecracker_bin": Value::Null,
+            "jailer_bin": Value::Null,
+            "guest_agent_path": path_of("agent"),
+            "guest_init_path": path_of("initramfs"),
+            "kernel_path": path_of("kernel"),
+            "artifacts_dir": config.bundle_dir.display().to_string(),
+            "artifacts_present": bundle.is_some(),
+            "bundle_version": bundle.map(|bundle| bundle.manifest().bundle_version.clone()),
+            "bundle_digest": bundle.map(Bundle::digest),
+            "component_versions": versions,
+            "capabilities": {
+                "supports_vm_boot": capabilities.as_ref().is_some_and(|c| c.vm_boot),
+                "supports_guest_exec": capabilities.as_ref().is_some_and(|c| c.guest_exec),
+                "supports_guest_network": capabilities.as_ref().is_some_and(|c| c.guest_network),
+                "reason": capabilities.and_then(|c| c.reason),
+            },
+            "catalog_version": catalog_version(),
+            "cache_dir": config.environment_dir.display().to_string(),
+            "environments": environments,
+        },
+    })
+}
+
+fn short(digest: &str) -> &str {
+    digest.get(..12).unwrap_or(digest)
+}

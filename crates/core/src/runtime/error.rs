@@ -1,0 +1,92 @@
+//! What can be wrong with a runtime bundle.
+
+use std::io;
+use std::path::PathBuf;
+
+/// A bundle that cannot be used, written, or believed.
+#[derive(Debug, thiserror::Error)]
+pub enum RuntimeError {
+    /// There is no bundle.
+    #[error("there is no runtime in {}", .0.display())]
+    Missing(PathBuf),
+    /// A file could not be read or written.
+    #[error("{} of the runtime could not be {doing}", .path.display())]
+    Io {
+        /// Which file.
+        path: PathBuf,
+        /// What was being done, as a participle.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The manifest is not one.
+    #[error("{} is not a runtime manifest: {why}", .path.display())]
+    Manifest {
+        /// Which file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The manifest is of another version of pyro.
+    #[error("{} has schema {found}, and this pyro reads schema {}", .path.display(), super::SCHEMA)]
+    Schema {
+        /// Which file.
+        path: PathBuf,
+        /// Its schema.
+        found: u64,
+    },
+    /// An artifact is not the file that the manifest describes.
+    #[error("{} is not the {name} that its manifest describes: {why}", .path.display())]
+    Changed {
+        /// Which artifact.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+        /// How it differs.
+        why: String,
+    },
+    /// An artifact's content is not what an artifact of this name must be.
+    #[error("{} is no real {name}: {why}", .path.display())]
+    NotReal {
+        /// Which artifact.
+        name: String,
+        /// Where it is.
+        path: PathBuf,
+        /// What gave it away.
+        why: String,
+    },
+    /// An artifact that must be there is not in the manifest.
+    #[error("the runtime in {} has no {name}", .root.display())]
+    NoArtifact {
+        /// The bundle.
+        root: PathBuf,
+        /// Which artifact.
+        name: String,
+    },
+    /// The safety rule.
+    #[error("{} claims {claim}, which {why}", .path.display())]
+    Unearned {
+        /// The manifest.
+        path: PathBuf,
+        /// Which capability.
+        claim: &'static str,
+        /// Why that cannot be.
+        why: String,
+    },
+    /// What was measured does not prove anything about this bundle.
+    #[error("the probe proves nothing about this runtime: {0}")]
+    Evidence(String),
+}
+
+impl RuntimeError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        Some(match self {
+            Self::Io { doing: "written", .. } => "check the directory's permissions and the free space".into(),
+            Self::Evidence(_) => "probe the bundle that was written, with the artifacts it was written with".into(),
+            _ => "in a clone, `cargo xtask runtime` makes the runtime anew; PYRO_RUNTIME_BUNDLE_DIR names another one"
+                .into(),
+        })
+    }
+}

@@ -1,0 +1,84 @@
+//! Why a VM could not do what was asked of it.
+
+use crate::backend::BackendError;
+use crate::command::CommandError;
+use crate::environment::EnvironmentError;
+use crate::host_compat::HostCompatError;
+use crate::identity::NoRandomness;
+use crate::launch::BootError;
+use crate::runtime::RuntimeError;
+use crate::vm::LimitError;
+
+/// A failure in the life of a VM.
+#[derive(Debug, thiserror::Error)]
+pub enum VmError {
+    /// The request is out of bounds.
+    #[error("the VM cannot be created: {0}")]
+    Limit(#[from] LimitError),
+    /// The environment cannot be had.
+    #[error(transparent)]
+    Environment(#[from] EnvironmentError),
+    /// The runtime bundle cannot be used.
+    #[error(transparent)]
+    Runtime(#[from] RuntimeError),
+    /// No VMM to run it.
+    #[error(transparent)]
+    Backend(#[from] BackendError),
+    /// The guest did not come up.
+    #[error("the guest did not start")]
+    Boot(#[from] BootError),
+    /// The command has no outcome.
+    #[error(transparent)]
+    Command(#[from] CommandError),
+    /// The command could not be run on the host.
+    #[error(transparent)]
+    HostCompat(#[from] HostCompatError),
+    /// The VMM did not end.
+    #[error("the VM could not be stopped")]
+    Stop(#[source] pyro_vmm::VmmError),
+    /// The kernel gave no random bytes.
+    #[error(transparent)]
+    Randomness(#[from] NoRandomness),
+    /// The VM is in another state.
+    #[error("VM {vm_id} is {state}: it cannot be {wanted}")]
+    State {
+        /// Which VM.
+        vm_id: String,
+        /// Its state.
+        state: &'static str,
+        /// What was asked.
+        wanted: &'static str,
+    },
+    /// No such VM in this process.
+    #[error("there is no VM {0:?} in this process")]
+    Unknown(String),
+    /// The installer's thread ended without an answer.
+    #[error("installing the environment ended without a result; this is a bug in pyro")]
+    PullPanicked,
+}
+
+impl VmError {
+    /// What to do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        match self {
+            Self::Limit(error) => error.hint(),
+            Self::Environment(error) => error.hint(),
+            Self::Runtime(error) => error.hint(),
+            Self::Backend(error) => error.hint(),
+            Self::Boot(_) => Some("`pyro doctor` shows what this host can run".into()),
+            Self::State { .. } | Self::Unknown(_) => {
+                Some("a VM runs one command and belongs to the process that created it".into())
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether this means that no guest can run here, as opposed to a request that makes no sense anywhere.
+    pub(crate) fn no_guest_can_run(&self) -> bool {
+        match self {
+            Self::Runtime(_) | Self::Backend(_) | Self::Boot(_) => true,
+            Self::Environment(error) => !error.is_callers_mistake(),
+            _ => false,
+        }
+    }
+}

@@ -1,0 +1,350 @@
+//! One VM: created, started, given a command, deleted.
+//!
+//! ```text
+//!   created --start--> started --stop--> stopped
+//!      |                  |                 |
+//!      +------------------+-----------------+--> deleted (dropped)
+//! ```
+//!
+//! Dropping a [`Vm`] at any point takes its VMM, its session and its disk with it: the disk is a file that never
+//! had a name. Several VMs in one process are kept by [`registry`].
+
+mod error;
+mod limits;
+pub mod registry;
+
+use std::sync::Arc;
+
+use pyro_vmm::{Memory, Parts, Shape, Spec, Start};
+use serde::Serialize;
+
+use crate::backend::{self, Choice, Preference, Probe};
+use crate::cause;
+use crate::command::{self, CommandLine, Options, Outcome, Streams};
+use crate::config::Config;
+use crate::environment::{CancelToken, Installed, PullEvent, Store};
+use crate::host_compat;
+use crate::identity;
+use crate::launch::{self, Booted, Root};
+use crate::runtime::Bundle;
+
+pub use error::VmError;
+pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout};
+
+/// Whether a guest, or in its stead the host, ran something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExecutionMode {
+    /// Nothing ran yet.
+    Pending,
+    /// A guest.
+    GuestVsock,
+    /// The host, without any isolation.
+    HostCompat,
+}
+
+impl std::fmt::Display for ExecutionMode {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Pending => "pending",
+            Self::GuestVsock => "guest_vsock",
+            Self::HostCompat => "host_compat",
+        })
+    }
+}
+
+/// A VM as payloads describe it.
+#[derive(Clone, Debug, Serialize)]
+pub struct VmInfo {
+    /// 12 hexadecimal digits.
+    pub vm_id: String,
+    /// The environment's name.
+    pub environment: String,
+    /// The environment's version, once it is known.
+    pub environment_version: Option<String>,
+    /// Virtual CPUs.
+    pub vcpu_count: u32,
+    /// Memory, MiB.
+    pub mem_mib: u32,
+    /// Time to live, seconds; 0 for none.
+    pub ttl_seconds: u64,
+    /// Unix seconds.
+    pub created_at: f64,
+    /// Unix seconds; when it may be reaped if nothing more happens. Absent without a time to live.
+    pub expires_at: Option<f64>,
+    /// `created`, `started` or `stopped`.
+    pub state: &'static str,
+    /// Whether it has outbound access.
+    pub network_enabled: bool,
+    /// Whether the host may stand in.
+    pub allow_host_compat: bool,
+    /// Always absent: a VM has no address of its own.
+    pub guest_ip: Option<String>,
+    /// Always absent: a VM has no network interface on the host.
+    pub tap_name: Option<String>,
+    /// What runs its commands.
+    pub execution_mode: ExecutionMode,
+    /// `qemu` or `firecracker`, `host`, or `none` while nothing runs.
+    pub backend: String,
+    /// `kvm`, `tcg`, or `none`.
+    pub accelerator: String,
+    /// Free-form; what the VM's start had to say.
+    pub metadata: std::collections::BTreeMap<String, String>,
+}
+
+/// Where VMs come from on this host: the places, the wish for a backend, the installed environments.
+#[derive(Clone, Debug)]
+pub struct Factory {
+    /// Where things are.
+    pub config: Arc<Config>,
+    /// What the person asked for.
+    pub preference: Preference,
+}
+
+impl Factory {
+    /// The store of installed environments.
+    pub fn store(&self) -> Store {
+        Store::new(self.config.environment_dir.clone())
+    }
+
+    /// The runtime bundle.
+    pub fn bundle(&self) -> Result<Bundle, VmError> {
+        Ok(Bundle::open(&self.config.bundle_dir, &self.config.cache_dir)?)
+    }
+
+    /// The environment, installed now if it was not.
+    ///
+    /// # Errors
+    /// When it is unknown, or cannot be installed.
+    pub async fn environment(
+        &self,
+        name: &str,
+        events: impl FnMut(PullEvent) + Send + 'static,
+    ) -> Result<Installed, VmError> {
+        let store = self.store();
+        if let Some(installed) = store.installed(name)? {
+            return Ok(installed);
+        }
+        self.pull(name, events).await
+    }
+
+    /// Installs the environment. Dropping the future cancels the work, and blocks until nothing is left of it.
+    pub async fn pull(
+        &self,
+        name: &str,
+        mut events: impl FnMut(PullEvent) + Send + 'static,
+    ) -> Result<Installed, VmError> {
+        let (store, name) = (self.store(), name.to_owned());
+        let cancel = CancelToken::new();
+        let (done, finished) = std::sync::mpsc::channel::<()>();
+        let guard = CancelOnDrop(cancel.clone(), finished);
+        let pulled = tokio::task::spawn_blocking(move || {
+            // Dropped with the closure's last action, also when that is a panic.
+            let _done = done;
+            store.pull(&name, &mut events, &cancel)
+        })
+        .await;
+        drop(guard);
+        match pulled {
+            Ok(result) => Ok(result?),
+            Err(_) => Err(VmError::PullPanicked),
+        }
+    }
+}
+
+/// A cancelled installation removes a chroot of some hundred MiB: that is worth waiting for, and not for ever.
+const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(30);
+
+struct CancelOnDrop(CancelToken, std::sync::mpsc::Receiver<()>);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+        // The sender is dropped, never used: any answer is the end.
+        let _ = self.1.recv_timeout(CLEAN_UP);
+    }
+}
+
+/// What runs a VM's commands.
+enum Engine {
+    None,
+    Guest(Box<Booted>, String),
+    Host,
+}
+
+/// One VM of this process.
+pub struct Vm {
+    id: String,
+    request: VmRequest,
+    factory: Factory,
+    environment: Option<Installed>,
+    created_at: f64,
+    last_activity: f64,
+    state: &'static str,
+    engine: Engine,
+    /// Why the host stands in for a guest.
+    host_reason: Option<String>,
+}
+
+impl Vm {
+    /// Checks the request and installs the environment where that is missing.
+    ///
+    /// With `allow_host_compat` an environment that cannot be installed is no error: the host will stand in.
+    pub async fn create(
+        factory: Factory,
+        request: VmRequest,
+        events: impl FnMut(PullEvent) + Send + 'static,
+    ) -> Result<Self, VmError> {
+        limits::check(&request)?;
+        let (environment, host_reason) = match factory.environment(&request.environment, events).await {
+            Ok(installed) => (Some(installed), None),
+            Err(error) if request.allow_host_compat && error.no_guest_can_run() => (None, Some(cause::chain(&error))),
+            Err(error) => return Err(error),
+        };
+        let now = identity::unix_now();
+        Ok(Self {
+            id: identity::new_id()?,
+            request,
+            factory,
+            environment,
+            created_at: now,
+            last_activity: now,
+            state: "created",
+            engine: Engine::None,
+            host_reason,
+        })
+    }
+
+    /// 12 hexadecimal digits.
+    pub fn id(&self) -> &str {
+        &self.id
+    }
+
+    /// Why the host stands in for a guest, where it does.
+    pub fn host_reason(&self) -> Option<&str> {
+        self.host_reason.as_deref()
+    }
+
+    /// What it is now.
+    pub fn info(&self) -> VmInfo {
+        let (execution_mode, backend, accelerator) = match &self.engine {
+            Engine::None => (ExecutionMode::Pending, "none".to_owned(), "none".to_owned()),
+            Engine::Guest(booted, _) => (
+                ExecutionMode::GuestVsock,
+                booted.machine.backend().to_string(),
+                booted.machine.accelerator().to_string(),
+            ),
+            Engine::Host => (ExecutionMode::HostCompat, "host".to_owned(), "none".to_owned()),
+        };
+        let mut metadata = std::collections::BTreeMap::new();
+        if let Engine::Guest(_, why) = &self.engine {
+            metadata.insert("backend_reason".into(), why.clone());
+        }
+        if let Some(why) = &self.host_reason {
+            metadata.insert("host_compat_reason".into(), why.clone());
+        }
+        VmInfo {
+            vm_id: self.id.clone(),
+            environment: self.request.environment.clone(),
+            environment_version: self.environment.as_ref().map(|e| e.manifest().version.clone()),
+            vcpu_count: self.request.vcpu_count,
+            mem_mib: self.request.mem_mib,
+            ttl_seconds: self.request.ttl_seconds,
+            created_at: self.created_at,
+            expires_at: self.expires_at(),
+            state: self.state,
+            network_enabled: self.request.network,
+            allow_host_compat: self.request.allow_host_compat,
+            guest_ip: None,
+            tap_name: None,
+            execution_mode,
+            backend,
+            accelerator,
+            metadata,
+        }
+    }
+
+    fn expires_at(&self) -> Option<f64> {
+        (self.request.ttl_seconds > 0).then(|| self.last_activity + self.request.ttl_seconds as f64)
+    }
+
+    /// Whether its time to live has run out.
+    pub fn expired(&self) -> bool {
+        self.expires_at().is_some_and(|at| identity::unix_now() > at)
+    }
+
+    /// Boots the guest.
+    ///
+    /// With `allow_host_compat`, a guest that cannot run is no error: the host stands in, and
+    /// [`Vm::host_reason`] says why.
+    pub async fn start(&mut self) -> Result<(), VmError> {
+        if self.state != "created" {
+            return Err(VmError::State { vm_id: self.id.clone(), state: self.state, wanted: "started" });
+        }
+        self.last_activity = identity::unix_now();
+        let started = match &self.environment {
+            Some(environment) => self.boot(environment).await.map(Some),
+            None => Ok(None),
+        };
+        self.engine = match started {
+            Ok(Some((booted, why))) => Engine::Guest(Box::new(booted), why),
+            Ok(None) => Engine::Host,
+            Err(error) if self.request.allow_host_compat && error.no_guest_can_run() => {
+                self.host_reason = Some(cause::chain(&error));
+                Engine::Host
+            }
+            Err(error) => return Err(error),
+        };
+        self.state = "started";
+        Ok(())
+    }
+
+    async fn boot(&self, environment: &Installed) -> Result<(Booted, String), VmError> {
+        let config = &self.factory.config;
+        let bundle = self.factory.bundle()?;
+        let Choice { qemu, why, .. } =
+            backend::choose(config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
+        let parts = Parts {
+            kernel: bundle.open_artifact("kernel")?,
+            initramfs: bundle.open_artifact("initramfs")?,
+            base: Some(environment.open_base()?),
+            disk: Some(self.factory.store().new_disk(&config.scratch_dir)?),
+            kernel_args: vec!["pyro.oneshot".into()],
+        };
+        let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
+        let spec = Spec { shape, parts, memory: Memory::Private, start: Start::Cold };
+        let deadline = launch::boot_deadline(qemu.accelerator);
+        let booted = launch::boot(&qemu, spec, format!("pyro-{}", self.id), Root::Needed, deadline).await?;
+        Ok((booted, why))
+    }
+
+    /// Runs one command. Dropping the future kills it.
+    pub async fn exec(
+        &mut self,
+        command: &CommandLine,
+        options: &Options,
+        streams: &mut Streams,
+    ) -> Result<Outcome, VmError> {
+        let outcome = match &self.engine {
+            Engine::Guest(booted, _) => {
+                let watch = booted.machine.watch();
+                command::execute(&booted.guest, &watch, command, options, streams).await?
+            }
+            Engine::Host => host_compat::execute(command, options, streams).await?,
+            Engine::None => {
+                return Err(VmError::State { vm_id: self.id.clone(), state: self.state, wanted: "used" });
+            }
+        };
+        self.last_activity = identity::unix_now();
+        Ok(outcome)
+    }
+
+    /// Ends the guest. The VM can then only be looked at and deleted.
+    pub async fn stop(&mut self) -> Result<(), VmError> {
+        if let Engine::Guest(booted, _) = std::mem::replace(&mut self.engine, Engine::None) {
+            booted.machine.stop().await.map_err(VmError::Stop)?;
+        }
+        self.state = "stopped";
+        Ok(())
+    }
+}

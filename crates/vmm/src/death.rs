@@ -1,0 +1,146 @@
+//! How and why a VMM ended, and how to wait for it.
+//!
+//! The task that owns the process publishes one [`Death`], once, after it has reaped the process and read its last
+//! words. Everything else only watches; nothing here touches a process.
+
+use std::fmt;
+
+use tokio::sync::watch;
+
+/// How the VMM process ended, as the kernel reported it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exit {
+    /// It exited with this status.
+    Code(i32),
+    /// This signal ended it.
+    Signal(i32),
+    /// It was gone, and nobody could say how: somebody else in this process reaped it.
+    Unknown,
+}
+
+impl fmt::Display for Exit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Exit::Code(code) => write!(f, "exit status {code}"),
+            Exit::Signal(signal) => write!(f, "signal {signal}"),
+            Exit::Unknown => f.write_str("unknown exit status"),
+        }
+    }
+}
+
+/// Why a machine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Reason {
+    /// The guest powered itself off.
+    GuestShutdown,
+    /// The guest reset itself and its last words were no panic: `reboot`, or a triple fault.
+    GuestReset,
+    /// The guest kernel panicked; the console tail says over what.
+    GuestPanic,
+    /// The accelerator gave up on the guest (`KVM internal error`): this host cannot run this kernel this way.
+    InternalError,
+    /// This process ended it, by [`crate::Machine::stop`] or by dropping the machine.
+    Stopped,
+    /// Somebody else killed the VMM: SIGKILL (the kernel's OOM killer too), SIGTERM, SIGINT, SIGHUP or a QMP `quit`.
+    Killed,
+    /// A signal nobody sends on purpose ended the VMM: it crashed.
+    Crash,
+    /// The VMM exited by itself without the guest's doing; its stderr says why.
+    VmmExit,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Reason::GuestShutdown => "the guest powered off",
+            Reason::GuestReset => "the guest reset itself",
+            Reason::GuestPanic => "the guest kernel panicked",
+            Reason::InternalError => "the accelerator cannot run this guest",
+            Reason::Stopped => "the VMM was stopped",
+            Reason::Killed => "the VMM was killed",
+            Reason::Crash => "the VMM crashed",
+            Reason::VmmExit => "the VMM gave up",
+        })
+    }
+}
+
+/// The end of a machine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    /// How the process ended.
+    pub how: Exit,
+    /// Why.
+    pub reason: Reason,
+    /// The last of the guest's console: bounded, lossy UTF-8, no control characters but newline and tab.
+    pub console_tail: String,
+    /// The last of what the VMM itself said on stderr: likewise.
+    pub stderr_tail: String,
+}
+
+impl fmt::Display for Death {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} ({})", self.reason, self.how)?;
+        match self.last_words() {
+            Some(line) => write!(f, ": {line}"),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Death {
+    /// The one line that says most about this end: a panic's first line, or the VMM's last complaint.
+    pub fn last_words(&self) -> Option<&str> {
+        let last = |text: &'_ str| text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::len);
+        match self.reason {
+            Reason::GuestPanic => self.console_tail.lines().map(str::trim).find(|line| is_panic(line)),
+            Reason::InternalError => {
+                self.stderr_tail.lines().map(str::trim).find(|line| line.contains("internal error"))
+            }
+            Reason::Crash | Reason::VmmExit => {
+                last(&self.stderr_tail)?;
+                self.stderr_tail.lines().map(str::trim).rfind(|line| !line.is_empty())
+            }
+            _ => None,
+        }
+    }
+}
+
+/// Whether a console line is the one with which a Linux kernel announces its panic.
+pub(crate) fn is_panic(line: &str) -> bool {
+    line.contains("Kernel panic - not syncing")
+}
+
+/// Waits for a machine's end. Cheap to clone; outlives the machine.
+#[derive(Debug, Clone)]
+pub struct Watch {
+    receiver: watch::Receiver<Option<Death>>,
+}
+
+impl Watch {
+    pub(crate) fn new(receiver: watch::Receiver<Option<Death>>) -> Watch {
+        Watch { receiver }
+    }
+
+    /// The machine's end, when it has come. Safe to cancel and to await again; it answers the same every time.
+    pub async fn ended(&self) -> Death {
+        let mut receiver = self.receiver.clone();
+        let death = match receiver.wait_for(Option::is_some).await {
+            Ok(death) => death.clone(),
+            // The owning task went without a word, which is only possible when its runtime was shut down; it kills
+            // the process on its way out.
+            Err(_) => None,
+        };
+        death.unwrap_or_else(|| Death {
+            how: Exit::Signal(libc::SIGKILL),
+            reason: Reason::Stopped,
+            console_tail: String::new(),
+            stderr_tail: String::new(),
+        })
+    }
+
+    /// The machine's end, if it has come.
+    pub fn try_ended(&self) -> Option<Death> {
+        self.receiver.borrow().clone()
+    }
+}

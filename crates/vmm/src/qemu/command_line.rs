@@ -1,0 +1,206 @@
+//! What QEMU and the guest kernel are told.
+//!
+//! The device model is as close to Firecracker's as QEMU comes: `microvm`, virtio over MMIO, no PCI, no NIC, no
+//! display. Pure but for taking descriptors apart: it starts nothing.
+//!
+//! Nothing is passed by name. Disks go in as descriptor sets (`-add-fd`), sockets by number, and what QEMU only opens
+//! by path (kernel, initramfs, RAM file) as `/proc/self/fd/N`, which opens the inherited descriptor's file anew.
+
+use std::ffi::OsString;
+use std::fs::File;
+use std::os::fd::{AsRawFd, OwnedFd};
+
+use crate::VmmError;
+use crate::machine::{Accelerator, Memory, Parts, Shape};
+
+/// What the kernel keeps of its command line (x86 COMMAND_LINE_SIZE, with the final NUL); it drops the rest silently.
+const KERNEL_LINE_LIMIT: usize = 2047;
+
+/// Everything that goes into one QEMU process.
+#[derive(Debug)]
+pub(super) struct Line {
+    pub(super) accelerator: Accelerator,
+    pub(super) shape: Shape,
+    pub(super) tsc_khz: u64,
+    pub(super) parts: Parts,
+    pub(super) memory: Memory,
+    pub(super) restores: bool,
+    pub(super) qmp: OwnedFd,
+    pub(super) port: OwnedFd,
+    pub(super) console: OwnedFd,
+}
+
+/// Refuses what no host can run, and sizes or checks the memory file.
+pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
+    if !(1..=64).contains(&shape.vcpus) {
+        return Err(VmmError::Spec(format!("{} vCPUs (1 to 64 are possible)", shape.vcpus)));
+    }
+    if !(64..=1_048_576).contains(&shape.mem_mib) {
+        return Err(VmmError::Spec(format!("{} MiB of memory (64 to 1048576 are possible)", shape.mem_mib)));
+    }
+    let wanted = u64::from(shape.mem_mib) << 20;
+    match memory {
+        Memory::Private => {}
+        Memory::Owned(file) => file
+            .set_len(wanted)
+            .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source })?,
+        Memory::From(file) => {
+            let metadata = file.metadata();
+            let length = metadata
+                .map_err(|source| VmmError::Host { doing: "look at the guest's memory file", source })?
+                .len();
+            if length != wanted {
+                return Err(VmmError::Spec(format!(
+                    "the memory file holds {length} bytes and the machine has {wanted}"
+                )));
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Line {
+    /// The arguments, and the descriptors that the numbers in them mean.
+    pub(super) fn build(self) -> Result<(Vec<OsString>, Vec<OwnedFd>), VmmError> {
+        let mut out = Out::default();
+        let kernel_line = self.kernel_line()?;
+        let mem_mib = self.shape.mem_mib;
+
+        out.plain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        // Left allowed is only what QEMU itself needs: `spawn` denies fork and exec, `elevateprivileges` setuid and
+        // its kind, `resourcecontrol` scheduling and priorities, `obsolete` dead system calls. Four switches are all
+        // that QEMU 7.2 has.
+        out.two(
+            "-sandbox",
+            "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
+        );
+        let (accelerator, cpu) = match self.accelerator {
+            // thread=multi is no choice of speed: with one thread the guest cannot calibrate its clock and hangs.
+            // tb-size bounds the translation cache, which otherwise passes 1 GiB after a few hundred commands.
+            // Without -erms the guest copies by `rep movsb`, a byte at a time under TCG.
+            Accelerator::Tcg => ("tcg,thread=multi,tb-size=64", "max,-erms"),
+            Accelerator::Kvm => ("kvm", "host"),
+        };
+        out.two("-accel", accelerator.to_owned());
+        out.two("-cpu", cpu.to_owned());
+        out.two("-smp", self.shape.vcpus.to_string());
+        out.two("-m", format!("{mem_mib}M"));
+        match self.memory {
+            Memory::Private => out.two("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M")),
+            Memory::Owned(file) => {
+                let path = out.path(file);
+                out.two("-object", ram_file(mem_mib, &path, "on"));
+            }
+            Memory::From(file) => {
+                let path = out.path(file);
+                out.two("-object", ram_file(mem_mib, &path, "off"));
+            }
+        }
+        out.two("-machine", "microvm,rtc=on,pit=on,pic=on,acpi=on,pcie=off,usb=off,graphics=off,isa-serial=on,memory-backend=ram".to_owned());
+
+        let kernel = out.path(self.parts.kernel);
+        out.two("-kernel", kernel);
+        let initramfs = out.path(self.parts.initramfs);
+        out.two("-initrd", initramfs);
+        out.two("-append", kernel_line);
+
+        let console = out.number(self.console);
+        out.two("-chardev", format!("socket,id=console,fd={console}"));
+        out.two("-serial", "chardev:console".to_owned());
+        let qmp = out.number(self.qmp);
+        out.two("-chardev", format!("socket,id=qmp,fd={qmp}"));
+        out.two("-mon", "chardev=qmp,mode=control".to_owned());
+
+        // Two ports: number 0 is reserved for a console.
+        out.two("-device", "virtio-serial-device,max_ports=2".to_owned());
+        let port = out.number(self.port);
+        out.two("-chardev", format!("socket,id=port,fd={port}"));
+        out.two("-device", "virtserialport,chardev=port,nr=1,name=pyro".to_owned());
+        if let Some(base) = self.parts.base {
+            out.drive("base", base, true);
+        }
+        if let Some(disk) = self.parts.disk {
+            out.drive("disk", disk, false);
+        }
+        if self.restores {
+            // -S: a loaded machine waits to be told to run.
+            out.plain(["-incoming", "defer", "-S"]);
+        }
+        Ok((out.args, out.inherit))
+    }
+
+    fn kernel_line(&self) -> Result<String, VmmError> {
+        // panic=-1: a panic resets at once, and -no-reboot makes a reset the end of QEMU.
+        let mut words = vec!["console=ttyS0".to_owned(), "quiet".to_owned(), "panic=-1".to_owned()];
+        if self.accelerator == Accelerator::Tcg {
+            words.push(format!("tsc_early_khz={}", self.tsc_khz));
+        }
+        words.extend(self.parts.kernel_args.iter().cloned());
+        let line = words.join(" ");
+        if line.len() > KERNEL_LINE_LIMIT {
+            return Err(VmmError::Spec(format!(
+                "a kernel command line of {} bytes ({KERNEL_LINE_LIMIT} are possible)",
+                line.len()
+            )));
+        }
+        Ok(line)
+    }
+}
+
+fn ram_file(mem_mib: u32, path: &str, share: &str) -> String {
+    format!("memory-backend-file,id=ram,size={mem_mib}M,mem-path={path},share={share}")
+}
+
+/// Arguments under construction, with the descriptors they mention.
+#[derive(Debug, Default)]
+struct Out {
+    args: Vec<OsString>,
+    inherit: Vec<OwnedFd>,
+    sets: u32,
+}
+
+impl Out {
+    fn plain<const N: usize>(&mut self, words: [&str; N]) {
+        self.args.extend(words.map(OsString::from));
+    }
+
+    fn two(&mut self, option: &str, value: String) {
+        self.args.push(option.into());
+        self.args.push(value.into());
+    }
+
+    /// Passes a descriptor on; its number.
+    fn number(&mut self, descriptor: OwnedFd) -> i32 {
+        let number = descriptor.as_raw_fd();
+        self.inherit.push(descriptor);
+        number
+    }
+
+    /// Passes a file on; a path that opens it anew in QEMU.
+    fn path(&mut self, file: File) -> String {
+        format!("/proc/self/fd/{}", self.number(file.into()))
+    }
+
+    /// A virtio block device over `file`.
+    fn drive(&mut self, name: &str, file: File, read_only: bool) {
+        self.sets += 1;
+        let set = self.sets;
+        let number = self.number(file.into());
+        self.two("-add-fd", format!("fd={number},set={set}"));
+        // no-flush: nobody needs a throw-away disk to survive the host's power failure. discard=unmap: what the guest
+        // trims becomes a hole again. Locks are the caller's: a base is shared on purpose, a disk belongs to one VM.
+        let mode = if read_only {
+            "read-only=on,auto-read-only=off"
+        } else {
+            "read-only=off,auto-read-only=off,discard=unmap,cache.no-flush=on"
+        };
+        self.two(
+            "-blockdev",
+            format!("driver=raw,node-name={name},{mode},file.driver=file,file.filename=/dev/fdset/{set},file.aio=threads,file.locking=off"),
+        );
+        // werror=report: the guest sees its disk fail when the host's is full. QEMU's default would stop the machine,
+        // and nobody would ever continue it.
+        let report = if read_only { "" } else { ",werror=report" };
+        self.two("-device", format!("virtio-blk-device,drive={name}{report}"));
+    }
+}

@@ -1,0 +1,346 @@
+//! The one task that owns a QEMU process.
+//!
+//! ```text
+//!             commands                       +--> answers, to whoever asked
+//!   Handle ------------> control task -------+--> migration status, to whoever waits for it
+//!   (dropped: kill)       ^  ^  ^  ^         +--> console tail, shared
+//!                         |  |  |  |         +--> Death, once, to every Watch
+//!                    QMP -+  |  |  +- pidfd readable: reap, read the last words, publish
+//!                    console +  +- stderr
+//! ```
+//!
+//! It alone reads, writes, signals and reaps. When its runtime goes down under it, dropping the process kills it.
+
+use std::collections::HashMap;
+use std::io;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{ChildStderr, ExitStatus};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
+use serde_json::{Map, Value};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{AsyncRead, AsyncReadExt};
+use tokio::net::UnixStream;
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::qmp::{self, Message};
+use crate::console::Tail;
+use crate::death::{Death, Exit, Reason, is_panic};
+use crate::spawn::{Killer, Process};
+
+/// How much of the guest's console is kept: several screens, and every kernel panic with its trace.
+const CONSOLE_LIMIT: usize = 16 * 1024;
+
+/// How much of QEMU's stderr is kept. A KVM internal error dumps some 2 KiB of registers.
+const STDERR_LIMIT: usize = 8 * 1024;
+
+/// Something for QEMU to do.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) command: &'static str,
+    pub(super) arguments: Value,
+    /// A descriptor that travels with the command.
+    pub(super) descriptor: Option<OwnedFd>,
+    pub(super) answer: oneshot::Sender<Result<Value, String>>,
+}
+
+/// Where a migration, out or in, stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Migration {
+    /// Not over.
+    Going,
+    Completed,
+    Failed,
+}
+
+/// The ends that a handle keeps.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// Closed before the process is killed: that is how the task tells a stop from a murder.
+    pub(super) asks: Option<mpsc::Sender<Ask>>,
+    pub(super) death: watch::Receiver<Option<Death>>,
+    pub(super) migration: watch::Receiver<Migration>,
+    pub(super) console: Arc<Mutex<Tail>>,
+}
+
+/// Starts the task. `process` is its own from here on.
+pub(super) fn start(
+    mut process: Process,
+    qmp: UnixStream,
+    console: UnixStream,
+    stderr: Option<tokio::net::unix::pipe::Receiver>,
+) -> io::Result<Ends> {
+    let ended = process.killer().ended()?;
+    let (asks, asked) = mpsc::channel(4);
+    let (death, death_seen) = watch::channel(None);
+    let (migration, migration_seen) = watch::channel(Migration::Going);
+    let tail = Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT)));
+    let control = Control {
+        qmp,
+        decoder: qmp::Decoder::default(),
+        waiting: HashMap::new(),
+        next_id: 1,
+        migration,
+        tail: tail.clone(),
+        stderr_tail: Tail::new(STDERR_LIMIT),
+        seen: Seen::default(),
+        pausing: false,
+    };
+    tokio::spawn(async move {
+        let end = control.run(&mut process, &ended, asked, console, stderr).await;
+        drop(process);
+        death.send_replace(Some(end));
+    });
+    Ok(Ends { asks: Some(asks), death: death_seen, migration: migration_seen, console: tail })
+}
+
+/// What QEMU said about its end before it came.
+#[derive(Debug, Default)]
+struct Seen {
+    guest_shutdown: bool,
+    guest_reset: bool,
+    guest_panic: bool,
+    host_asked: bool,
+    internal_error: bool,
+    stopped_by_us: bool,
+}
+
+struct Control {
+    qmp: UnixStream,
+    decoder: qmp::Decoder,
+    waiting: HashMap<u64, Waiting>,
+    next_id: u64,
+    migration: watch::Sender<Migration>,
+    tail: Arc<Mutex<Tail>>,
+    stderr_tail: Tail,
+    seen: Seen,
+    /// A `stop` or a migration of ours is under way or done: a STOP event is then no news.
+    pausing: bool,
+}
+
+enum Waiting {
+    Caller(oneshot::Sender<Result<Value, String>>),
+    /// Our own question after a STOP nobody asked for.
+    WhyStopped,
+}
+
+impl Control {
+    async fn run(
+        mut self,
+        process: &mut Process,
+        ended: &AsyncFd<Killer>,
+        mut asked: mpsc::Receiver<Ask>,
+        mut console: UnixStream,
+        mut stderr: Option<tokio::net::unix::pipe::Receiver>,
+    ) -> Death {
+        let killer = process.killer();
+        let (mut from_qmp, mut from_console, mut from_stderr) = (vec![0; 4096], vec![0; 4096], vec![0; 1024]);
+        let (mut qmp_open, mut console_open, mut owned) = (true, true, true);
+        let status = loop {
+            tokio::select! {
+                readable = ended.readable() => match process.try_wait() {
+                    Ok(Some(status)) => break Some(status),
+                    Ok(None) => {
+                        if let Ok(mut readable) = readable {
+                            readable.clear_ready();
+                        }
+                    }
+                    Err(_) => break None,
+                },
+                ask = asked.recv(), if owned => match ask {
+                    Some(ask) => self.send(ask),
+                    None => {
+                        owned = false;
+                        self.seen.stopped_by_us = true;
+                        killer.kill();
+                    }
+                },
+                read = self.qmp.read(&mut from_qmp), if qmp_open => match read {
+                    Ok(n @ 1..) => {
+                        self.decoder.push(&from_qmp[..n]);
+                        if self.messages().is_err() {
+                            // Nothing can be asked of it any more.
+                            killer.kill();
+                            qmp_open = false;
+                        }
+                        if self.seen.internal_error {
+                            killer.kill();
+                        }
+                    }
+                    _ => qmp_open = false,
+                },
+                read = console.read(&mut from_console), if console_open => match read {
+                    Ok(n @ 1..) => self.console(&from_console[..n]),
+                    _ => console_open = false,
+                },
+                read = read_some(&mut stderr, &mut from_stderr), if stderr.is_some() => match read {
+                    Ok(n @ 1..) => self.stderr_tail.push(&from_stderr[..n]),
+                    _ => stderr = None,
+                },
+            }
+        };
+        // The process is gone: what it wrote is in the sockets, and no more comes.
+        while let Ok(n @ 1..) = self.qmp.try_read(&mut from_qmp) {
+            self.decoder.push(&from_qmp[..n]);
+        }
+        let _nonsense = self.messages();
+        while let Ok(n @ 1..) = console.try_read(&mut from_console) {
+            self.console(&from_console[..n]);
+        }
+        while let Some(Ok(n @ 1..)) = stderr.as_ref().map(|pipe| pipe.try_read(&mut from_stderr)) {
+            self.stderr_tail.push(&from_stderr[..n]);
+        }
+        self.seen.stopped_by_us |= asked.is_closed();
+        self.death(status)
+    }
+
+    fn console(&self, bytes: &[u8]) {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
+
+    fn send(&mut self, ask: Ask) {
+        match ask.command {
+            "stop" | "migrate" => self.pausing = true,
+            "cont" => self.pausing = false,
+            _ => {}
+        }
+        let waiting = Waiting::Caller(ask.answer);
+        self.write(ask.command, &ask.arguments, ask.descriptor, waiting);
+    }
+
+    fn write(&mut self, command: &str, arguments: &Value, descriptor: Option<OwnedFd>, waiting: Waiting) {
+        let id = self.next_id;
+        self.next_id += 1;
+        let line = qmp::encode(id, command, arguments);
+        // Commands are a few hundred bytes and a handful at a time: they fit the socket's buffer, or QEMU has not
+        // read for a long time.
+        let sent = send_all(&self.qmp, &line, descriptor.as_ref());
+        match (sent, waiting) {
+            (Ok(()), waiting) => {
+                self.waiting.insert(id, waiting);
+            }
+            // A QEMU that is gone is noticed by its death; dropping the answer tells the caller to look there.
+            (Err(error), Waiting::Caller(answer)) if error.kind() == io::ErrorKind::WouldBlock => {
+                let _gone = answer.send(Err("it does not read its commands".to_owned()));
+            }
+            (Err(_), _) => {}
+        }
+    }
+
+    fn messages(&mut self) -> Result<(), qmp::QmpError> {
+        while let Some(message) = self.decoder.next()? {
+            match message {
+                Message::Return { id, value } => self.answer(id, Ok(value)),
+                Message::Error { id: Some(id), detail } => self.answer(id, Err(detail)),
+                Message::Event { name, data } => self.event(&name, &data),
+                Message::Error { id: None, .. } | Message::Other => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, id: u64, result: Result<Value, String>) {
+        match self.waiting.remove(&id) {
+            Some(Waiting::Caller(answer)) => {
+                let _gone = answer.send(result);
+            }
+            Some(Waiting::WhyStopped) => {
+                let status = result.ok();
+                let status = status.as_ref().and_then(|value| value.get("status")).and_then(Value::as_str);
+                self.seen.internal_error |= status == Some("internal-error");
+            }
+            None => {}
+        }
+    }
+
+    fn event(&mut self, name: &str, data: &Map<String, Value>) {
+        let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
+        match name {
+            "SHUTDOWN" => match text("reason") {
+                "guest-shutdown" => self.seen.guest_shutdown = true,
+                "guest-reset" => self.seen.guest_reset = true,
+                "guest-panic" => self.seen.guest_panic = true,
+                _ => self.seen.host_asked = true,
+            },
+            "GUEST_PANICKED" => self.seen.guest_panic = true,
+            "MIGRATION" => {
+                self.migration.send_replace(match text("status") {
+                    "completed" => Migration::Completed,
+                    "failed" | "cancelled" => Migration::Failed,
+                    _ => Migration::Going,
+                });
+            }
+            "STOP" if !self.pausing => {
+                self.write("query-status", &Value::Null, None, Waiting::WhyStopped);
+            }
+            _ => {}
+        }
+    }
+
+    fn death(self, status: Option<ExitStatus>) -> Death {
+        let console_tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
+        let how = match status {
+            Some(status) => match (status.code(), status.signal()) {
+                (Some(code), _) => Exit::Code(code),
+                (None, Some(signal)) => Exit::Signal(signal),
+                (None, None) => Exit::Unknown,
+            },
+            None => Exit::Unknown,
+        };
+        let seen = &self.seen;
+        let reason = if seen.internal_error {
+            Reason::InternalError
+        } else if seen.guest_panic || (seen.guest_reset && console_tail.lines().any(is_panic)) {
+            Reason::GuestPanic
+        } else if seen.guest_reset {
+            Reason::GuestReset
+        } else if seen.guest_shutdown {
+            Reason::GuestShutdown
+        } else if seen.stopped_by_us {
+            Reason::Stopped
+        } else {
+            match how {
+                Exit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) | Exit::Unknown => {
+                    Reason::Killed
+                }
+                Exit::Signal(_) => Reason::Crash,
+                Exit::Code(_) if seen.host_asked => Reason::Killed,
+                Exit::Code(_) => Reason::VmmExit,
+            }
+        };
+        Death { how, reason, console_tail, stderr_tail: self.stderr_tail.text() }
+    }
+}
+
+async fn read_some(from: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8]) -> io::Result<usize> {
+    match from {
+        Some(from) => from.read(buffer).await,
+        None => Ok(0),
+    }
+}
+
+/// Sends one line whole, with a descriptor if there is one.
+fn send_all(socket: &UnixStream, line: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    let descriptors = descriptor.map(|descriptor| [descriptor.as_fd()]);
+    if let Some(descriptors) = &descriptors {
+        ancillary.push(SendAncillaryMessage::ScmRights(descriptors));
+    }
+    let sent = sendmsg(
+        socket.as_fd(),
+        &[io::IoSlice::new(line)],
+        &mut ancillary,
+        SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+    )?;
+    // A stream socket with room takes a small message whole; half a command would confuse every later one.
+    if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
+}
+
+/// The async end of a child's stderr.
+pub(super) fn stderr(pipe: ChildStderr) -> io::Result<tokio::net::unix::pipe::Receiver> {
+    tokio::net::unix::pipe::Receiver::from_owned_fd(pipe.into())
+}

@@ -1,0 +1,159 @@
+//! What a [`Machine`](crate::Machine) of this adapter holds: the ways to reach the task that owns the process.
+//!
+//! Every command has a deadline, and a process that dies under a command ends the wait at once.
+
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use serde_json::Value;
+use tokio::sync::oneshot;
+
+use super::control::{self, Ask, Ends};
+use crate::VmmError;
+use crate::death::{Death, Watch};
+use crate::machine::{Accelerator, Shape};
+use crate::spawn::{Killer, Process};
+
+/// How long one command may take. They take milliseconds.
+const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
+
+/// A running QEMU. Dropping it kills the process; its task reaps it.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    ends: Ends,
+    killer: Killer,
+    pid: u32,
+    accelerator: Accelerator,
+    pub(super) shape: Shape,
+    /// Guest memory is a file that is mapped shared: saves leave it out.
+    pub(super) shares_memory: bool,
+    pub(super) paused: bool,
+    stream: Option<UnixStream>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.ends.asks = None;
+        self.killer.kill();
+    }
+}
+
+impl Handle {
+    pub(super) fn new(
+        mut process: Process,
+        accelerator: Accelerator,
+        shape: Shape,
+        shares_memory: bool,
+        qmp: OwnedFd,
+        console: OwnedFd,
+        port: OwnedFd,
+    ) -> Result<Handle, VmmError> {
+        let host = |source| VmmError::Host { doing: "watch the VMM", source };
+        let (pid, killer) = (process.pid(), process.killer());
+        let stream = |end: OwnedFd| {
+            let end = UnixStream::from(end);
+            end.set_nonblocking(true).map(|()| end)
+        };
+        let tokio_stream = |end| stream(end).and_then(tokio::net::UnixStream::from_std).map_err(host);
+        let stderr = process.take_stderr().map(control::stderr).transpose().map_err(host)?;
+        let ends = control::start(process, tokio_stream(qmp)?, tokio_stream(console)?, stderr).map_err(host)?;
+        let stream = Some(stream(port).map_err(host)?);
+        Ok(Handle { ends, killer, pid, accelerator, shape, shares_memory, paused: false, stream })
+    }
+
+    pub(crate) fn accelerator(&self) -> Accelerator {
+        self.accelerator
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn take_stream(&mut self) -> Option<UnixStream> {
+        self.stream.take()
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(self.ends.death.clone())
+    }
+
+    pub(crate) fn console_tail(&self) -> String {
+        self.ends.console.lock().unwrap_or_else(PoisonError::into_inner).text()
+    }
+
+    pub(crate) async fn pause(&mut self) -> Result<(), VmmError> {
+        self.command("stop", Value::Null).await?;
+        self.paused = true;
+        Ok(())
+    }
+
+    pub(crate) async fn resume(&mut self) -> Result<(), VmmError> {
+        self.command("cont", Value::Null).await?;
+        self.paused = false;
+        Ok(())
+    }
+
+    pub(crate) async fn stop(self) -> Result<(), VmmError> {
+        let watch = self.watch();
+        // Dropping tells the task that this end was wished for, and kills.
+        drop(self);
+        match tokio::time::timeout(COMMAND_DEADLINE, watch.ended()).await {
+            Ok(_death) => Ok(()),
+            Err(_) => Err(VmmError::Deadline { command: "its stop", after: COMMAND_DEADLINE }),
+        }
+    }
+
+    pub(super) async fn command(&self, command: &'static str, arguments: Value) -> Result<Value, VmmError> {
+        self.command_with(command, arguments, None).await
+    }
+
+    /// Asks QEMU and waits for the answer, the process's end, or the deadline.
+    pub(super) async fn command_with(
+        &self,
+        command: &'static str,
+        arguments: Value,
+        descriptor: Option<OwnedFd>,
+    ) -> Result<Value, VmmError> {
+        let (answer, answered) = oneshot::channel();
+        let ask = Ask { command, arguments, descriptor, answer };
+        let exchange = async {
+            // Either failing means that the process is ending: its death tells why.
+            if let Some(asks) = &self.ends.asks
+                && asks.send(ask).await.is_ok()
+                && let Ok(result) = answered.await
+            {
+                return result.map_err(|detail| VmmError::Refused { command, detail });
+            }
+            Err(VmmError::Died { during: command, death: Box::new(self.watch().ended().await) })
+        };
+        self.bounded(command, COMMAND_DEADLINE, exchange).await
+    }
+
+    /// Ends `work` at the process's death or after `limit`.
+    pub(super) async fn bounded<T>(
+        &self,
+        during: &'static str,
+        limit: Duration,
+        work: impl Future<Output = Result<T, VmmError>>,
+    ) -> Result<T, VmmError> {
+        let watch = self.watch();
+        let both = async {
+            tokio::select! {
+                biased;
+                done = work => done,
+                death = watch.ended() => Err(died(during, death)),
+            }
+        };
+        tokio::time::timeout(limit, both).await.unwrap_or(Err(VmmError::Deadline { command: during, after: limit }))
+    }
+
+    pub(super) fn migration(&self) -> tokio::sync::watch::Receiver<control::Migration> {
+        self.ends.migration.clone()
+    }
+}
+
+fn died(during: &'static str, death: Death) -> VmmError {
+    VmmError::Died { during, death: Box::new(death) }
+}

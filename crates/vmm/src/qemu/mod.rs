@@ -1,0 +1,170 @@
+//! The QEMU adapter: from a [`Spec`] to a running process and back.
+//!
+//! `command_line` says what QEMU is told, `control` is the task that owns the process, `qmp` is the wire format of its
+//! control socket, `migrate` saves and restores, `complaint` reads its stderr. This file ties them together.
+
+mod command_line;
+mod complaint;
+mod control;
+mod handle;
+mod migrate;
+mod qmp;
+
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
+
+pub(crate) use handle::Handle;
+
+use crate::machine::{Accelerator, Machine, Memory, Spec, Start};
+use crate::spawn::{self, Order};
+use crate::{VmmError, tsc};
+
+/// How long QEMU may take from its start to its first answer. It takes 30 ms on an idle host; the rest is for a host
+/// that is swapping.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
+
+/// How long `--version` may take.
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The Debian package that holds the binary.
+const PACKAGE: &str = "qemu-system-x86";
+
+/// A QEMU installation and how it is to be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Qemu {
+    /// The path of `qemu-system-x86_64`.
+    pub binary: PathBuf,
+    /// What executes guest instructions.
+    pub accelerator: Accelerator,
+}
+
+/// What `--version` says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QemuVersion {
+    /// Major version.
+    pub major: u32,
+    /// Minor version.
+    pub minor: u32,
+    /// Patch level.
+    pub micro: u32,
+    /// The whole version text, a distribution's suffix included.
+    pub text: String,
+}
+
+impl Qemu {
+    /// Starts a machine. Returns when QEMU answers; a cold guest is then booting, a restored one is loaded and
+    /// paused.
+    ///
+    /// # Errors
+    /// When the specification is impossible, the host lacks something, or QEMU ended or refused. Nothing is left
+    /// running then.
+    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
+        let Spec { shape, parts, memory, start } = spec;
+        command_line::check(shape, &memory)?;
+        // A few milliseconds of computing the first time: not on a runtime's worker.
+        let khz = tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz());
+
+        let (qmp, qmp_theirs) = pair()?;
+        let (port, port_theirs) = pair()?;
+        let (console, console_theirs) = pair()?;
+        let shares = matches!(memory, Memory::Owned(_));
+        let maps_file = shares || matches!(memory, Memory::From(_));
+        let restores = matches!(start, Start::Restore { .. });
+        let line = command_line::Line {
+            accelerator: self.accelerator,
+            shape,
+            tsc_khz: khz,
+            parts,
+            memory,
+            restores,
+            qmp: qmp_theirs,
+            port: port_theirs,
+            console: console_theirs,
+        };
+        let (args, inherit) = line.build()?;
+        let order = Order { binary: self.binary.clone(), args, inherit };
+        let process = spawn::spawn(order).await.map_err(|source| self.spawn_error(source))?;
+
+        let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
+        let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
+            handle.negotiate(maps_file).await?;
+            match start {
+                Start::Cold => Ok(()),
+                Start::Restore { state } => handle.load(state).await,
+            }
+        })
+        .await
+        .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: LAUNCH_DEADLINE }));
+        match started {
+            Ok(()) => Ok(Machine::from_qemu(handle)),
+            Err(error) => {
+                // Reaped before the caller hears of it, so that a failed launch leaves nothing.
+                let _ended = handle.stop().await;
+                Err(complaint::recognise(error, shape.mem_mib))
+            }
+        }
+    }
+
+    /// Runs `--version`.
+    ///
+    /// # Errors
+    /// When the binary is missing, cannot run, does not answer within 10 s, or is no QEMU.
+    pub async fn version(&self) -> Result<QemuVersion, VmmError> {
+        let mut command = tokio::process::Command::new(&self.binary);
+        command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
+            .await
+            .map_err(|_| VmmError::Deadline { command: "--version", after: VERSION_DEADLINE })?
+            .map_err(|source| self.spawn_error(source))?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        QemuVersion::parse(&printed).ok_or_else(|| VmmError::Version {
+            binary: self.binary.clone(),
+            output: printed.chars().take(200).collect(),
+        })
+    }
+
+    fn spawn_error(&self, source: std::io::Error) -> VmmError {
+        let binary = self.binary.clone();
+        if source.kind() == std::io::ErrorKind::NotFound {
+            VmmError::BinaryMissing { binary, package: PACKAGE }
+        } else {
+            VmmError::Spawn { binary, source }
+        }
+    }
+}
+
+impl QemuVersion {
+    /// Reads `QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`.
+    fn parse(printed: &str) -> Option<QemuVersion> {
+        let text = printed.lines().next()?.strip_prefix("QEMU emulator version ")?.trim();
+        let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
+        let mut next = || numbers.next()?.ok();
+        Some(QemuVersion { major: next()?, minor: next()?, micro: next().unwrap_or(0), text: text.to_owned() })
+    }
+}
+
+/// Two ends of a stream, both close-on-exec.
+fn pair() -> Result<(OwnedFd, OwnedFd), VmmError> {
+    socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+        .map_err(|errno| VmmError::Host { doing: "make a socket pair", source: errno.into() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn versions_are_read() {
+        let read = |text| QemuVersion::parse(text).map(|v| (v.major, v.minor, v.micro));
+        assert_eq!(read("QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7)\nCopyright"), Some((7, 2, 22)));
+        assert_eq!(read("QEMU emulator version 10.0.0"), Some((10, 0, 0)));
+        assert_eq!(read("QEMU emulator version 9.1"), Some((9, 1, 0)));
+        assert_eq!(read("qemu-img version 7.2.22"), None);
+        assert_eq!(read("QEMU emulator version unknown"), None);
+        assert_eq!(read(""), None);
+    }
+}

@@ -1,0 +1,125 @@
+//! The guest of this crate's tests: a real kernel, and a PID 1 of one static C file that answers lines.
+//!
+//! Needs neither the agent nor core, so that a failure here is a failure of the adapter.
+
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+use std::ffi::OsStr;
+use std::fs::File;
+use std::io::Write;
+use std::os::fd::{AsRawFd, FromRawFd};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use pyro_vmm::{Accelerator, Machine, Memory, Parts, Qemu, Shape, Spec, Start};
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
+use tokio::net::UnixStream;
+
+pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 256 };
+
+/// How long a guest may take to boot on a host that other tests keep busy.
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+
+pub fn qemu() -> Qemu {
+    Qemu { binary: PathBuf::from("/usr/bin/qemu-system-x86_64"), accelerator: Accelerator::Tcg }
+}
+
+/// The kernel to boot.
+pub fn kernel() -> File {
+    let path = std::env::var_os("PYRO_TEST_KERNEL");
+    let path = path.as_deref().unwrap_or_else(|| {
+        panic!("PYRO_TEST_KERNEL is not set: run these tests by `make test`, which builds the kernel and sets it")
+    });
+    open(path)
+}
+
+fn open(path: &OsStr) -> File {
+    File::open(path).unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
+}
+
+/// A newc archive whose `/init` is `init.c`, compiled once for each test process.
+pub fn initramfs() -> File {
+    static PROGRAM: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
+    let program = PROGRAM.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let output = folder.path().join("init");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/init.c");
+        let compiled = Command::new("cc")
+            .args(["-static", "-Os", "-w", source, "-o"])
+            .arg(&output)
+            .stdin(Stdio::null())
+            .status()
+            .expect("cc runs: install gcc and libc6-dev");
+        assert!(compiled.success(), "cc failed on {source}");
+        std::fs::read(&output).unwrap()
+    });
+    let mut file = tempfile::tempfile().unwrap();
+    file.write_all(&archive(&[("dev", 0o040_755, b""), ("init", 0o100_755, program)])).unwrap();
+    file
+}
+
+/// A newc ("070701") cpio archive.
+pub fn archive(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for (inode, (name, mode, data)) in (1..).zip(entries.iter().chain([&("TRAILER!!!", 0, &b""[..])])) {
+        // magic, inode, mode, uid, gid, nlink, mtime, size, device (2), rdevice (2), name length, checksum
+        let size = data.len();
+        write!(out, "070701{inode:08X}{mode:08X}{0:08X}{0:08X}{1:08X}{0:08X}{size:08X}", 0, 1).unwrap();
+        write!(out, "{0:08X}{0:08X}{0:08X}{0:08X}{1:08X}{0:08X}{name}\0", 0, name.len() + 1).unwrap();
+        out.resize(out.len().next_multiple_of(4), 0);
+        out.extend_from_slice(data);
+        out.resize(out.len().next_multiple_of(4), 0);
+    }
+    out
+}
+
+pub fn parts() -> Parts {
+    Parts { kernel: kernel(), initramfs: initramfs(), base: None, disk: None, kernel_args: Vec::new() }
+}
+
+pub fn cold() -> Spec {
+    Spec { shape: SHAPE, parts: parts(), memory: Memory::Private, start: Start::Cold }
+}
+
+/// A memory file without a name.
+pub fn memfd() -> File {
+    let number = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
+    assert!(number >= 0, "memfd_create: {}", std::io::Error::last_os_error());
+    // SAFETY: just made, and owned by nobody else.
+    unsafe { File::from_raw_fd(number) }
+}
+
+/// The same open file under another descriptor.
+pub fn again(file: &File) -> File {
+    File::options().read(true).write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
+}
+
+/// The guest's line protocol over the byte stream.
+pub struct Talk {
+    stream: BufReader<UnixStream>,
+}
+
+impl Talk {
+    pub fn with(machine: &mut Machine) -> Talk {
+        let stream = machine.take_stream().expect("the stream was taken");
+        Talk { stream: BufReader::new(UnixStream::from_std(stream).unwrap()) }
+    }
+
+    /// Sends a line without waiting for its answer.
+    pub async fn say(&mut self, line: &str) {
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).await.unwrap();
+    }
+
+    /// Sends a line; its answer.
+    pub async fn ask(&mut self, line: &str) -> String {
+        let exchange = async {
+            self.say(line).await;
+            let mut answer = String::new();
+            self.stream.read_line(&mut answer).await.unwrap();
+            answer
+        };
+        let answer = tokio::time::timeout(BOOT_DEADLINE, exchange).await;
+        answer.unwrap_or_else(|_| panic!("no answer to {line:?} within {BOOT_DEADLINE:?}")).trim_end().to_owned()
+    }
+}
