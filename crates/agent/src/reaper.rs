@@ -56,7 +56,7 @@ impl Reaper {
         }
         // SAFETY: signalfd just returned this descriptor and nothing else owns it.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
-        Ok(Self { signals: AsyncFd::new(fd)?, waiting: RefCell::default() })
+        Ok(Self { signals: crate::wire::watch(fd)?, waiting: RefCell::default() })
     }
 
     /// The end of the child `pid`, which must not have been reaped yet.

@@ -93,7 +93,7 @@ pub async fn serve(agent: &Agent, link: Link<Wire>) -> End {
 
 /// Answers the request on one stream.
 async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
-    let (read, mut write) = stream.split();
+    let (read, mut write) = AsyncReadExt::split(stream);
     let mut frames = FrameReader::new(read);
     let request = match frames.next(MAX_REQUEST).await {
         Ok(Some((Channel::Message, body))) => frame::decode::<Request>(body),

@@ -14,6 +14,13 @@ use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::unix::AsyncFd;
 
+/// Watches `fd`, which should be nonblocking, in the current runtime.
+pub fn watch(fd: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd owns its open descriptor, and an AsyncFd gives out only shared references to it, so it is
+    // neither closed nor replaced while it is registered.
+    Ok(unsafe { AsyncFd::register(fd)? })
+}
+
 /// A shared handle to the byte stream.
 #[derive(Clone)]
 pub struct Wire(Rc<AsyncFd<OwnedFd>>);
@@ -22,7 +29,7 @@ impl Wire {
     /// Makes `fd` nonblocking and watches it.
     pub fn new(fd: OwnedFd) -> io::Result<Self> {
         fcntl_setfl(&fd, fcntl_getfl(&fd)? | OFlags::NONBLOCK)?;
-        Ok(Self(Rc::new(AsyncFd::new(fd)?)))
+        Ok(Self(Rc::new(watch(fd)?)))
     }
 
     /// Whether the host's end is closed now.

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use pyro_core::backend::Preference;
 use pyro_core::config::Config;
@@ -15,6 +16,7 @@ use crate::error::CliError;
 /// - `PYRO_RUNTIME_BUNDLE_DIR`: the runtime bundle, else `../lib/pyro/runtime` beside the directory of this program;
 /// - `PYRO_ENVIRONMENT_CACHE_DIR`: installed environments, else `environments` in the cache;
 /// - `PYRO_CACHE_DIR`: the cache, else `pyro-mcp` in `XDG_CACHE_HOME` or `~/.cache`;
+/// - `PYRO_BOOT_TIMEOUT_SECONDS`: how long a guest may take to answer, 1 to 3600;
 /// - `PYRO_QEMU`: the QEMU binary, else `qemu-system-x86_64` on the `PATH`.
 pub fn config() -> Result<Config, CliError> {
     let cache_dir = match directory("PYRO_CACHE_DIR") {
@@ -50,6 +52,7 @@ pub fn config() -> Result<Config, CliError> {
         cache_dir: cache_dir.join("host"),
         scratch_dir,
         qemu_binary,
+        boot_deadline: boot_deadline()?,
     })
 }
 
@@ -75,6 +78,14 @@ pub fn search_path() -> Vec<PathBuf> {
     let mut dirs: Vec<PathBuf> = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
     dirs.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
     dirs
+}
+
+fn boot_deadline() -> Result<Option<Duration>, CliError> {
+    let Some(text) = env::var_os("PYRO_BOOT_TIMEOUT_SECONDS").filter(|text| !text.is_empty()) else { return Ok(None) };
+    match text.to_str().and_then(|text| text.parse().ok()) {
+        Some(seconds @ 1..=3600) => Ok(Some(Duration::from_secs(seconds))),
+        _ => Err(CliError::new("PYRO_BOOT_TIMEOUT_SECONDS must be 1 to 3600", None)),
+    }
 }
 
 fn directory(name: &str) -> Option<PathBuf> {

@@ -15,4 +15,6 @@ pub struct Config {
     pub scratch_dir: PathBuf,
     /// The QEMU binary; a bare name was looked up by the front end already where it could be.
     pub qemu_binary: PathBuf,
+    /// How long a guest may take to answer, instead of [`crate::launch::boot_deadline`].
+    pub boot_deadline: Option<std::time::Duration>,
 }

@@ -49,3 +49,45 @@ impl Tail {
         out
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn text(limit: usize, pieces: &[&[u8]]) -> String {
+        let mut tail = Tail::new(limit);
+        pieces.iter().for_each(|piece| tail.push(piece));
+        tail.text()
+    }
+
+    #[test]
+    fn only_the_end_is_kept() {
+        assert_eq!(text(5, &[b"abc", b"def"]), "bcdef");
+        assert_eq!(text(5, &[b"abc", b"defghijk"]), "ghijk");
+        assert_eq!(text(0, &[b"abc"]), "");
+    }
+
+    #[test]
+    fn a_terminal_is_not_driven() {
+        assert_eq!(text(99, &[b"\x1b[2J\x1b[1;31mred\x1b[0m\r\n\x07\tplain\x1b]0;title\x07"]), "red\n\tplain]0;title");
+        assert_eq!(text(99, &[b"cut \x1b["]), "cut ");
+        assert_eq!(text(99, &[b"latin \xe9 and c1 \xc2\x9b1m"]), "latin \u{fffd} and c1 1m");
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_give_bounded_plain_text(pieces: Vec<Vec<u8>>, limit in 0_usize..300) {
+            let mut tail = Tail::new(limit);
+            let mut all = Vec::new();
+            for piece in &pieces {
+                tail.push(piece);
+                all.extend_from_slice(piece);
+            }
+            let kept: Vec<u8> = tail.bytes.iter().copied().collect();
+            prop_assert_eq!(&kept[..], &all[all.len().saturating_sub(limit)..]);
+            prop_assert!(tail.text().chars().all(|c| !c.is_control() || c == '\n' || c == '\t'));
+        }
+    }
+}

@@ -91,17 +91,13 @@ impl fmt::Display for Death {
 impl Death {
     /// The one line that says most about this end: a panic's first line, or the VMM's last complaint.
     pub fn last_words(&self) -> Option<&str> {
-        let last = |text: &'_ str| text.lines().map(str::trim).rfind(|line| !line.is_empty()).map(str::len);
+        let mut console = self.console_tail.lines().map(str::trim);
+        let mut stderr = self.stderr_tail.lines().map(str::trim);
         match self.reason {
-            Reason::GuestPanic => self.console_tail.lines().map(str::trim).find(|line| is_panic(line)),
-            Reason::InternalError => {
-                self.stderr_tail.lines().map(str::trim).find(|line| line.contains("internal error"))
-            }
-            Reason::Crash | Reason::VmmExit => {
-                last(&self.stderr_tail)?;
-                self.stderr_tail.lines().map(str::trim).rfind(|line| !line.is_empty())
-            }
-            _ => None,
+            Reason::GuestPanic => console.find(|line| is_panic(line)),
+            Reason::InternalError => stderr.find(|line| line.contains("internal error")),
+            Reason::Crash | Reason::VmmExit => stderr.rfind(|line| !line.is_empty()),
+            Reason::GuestShutdown | Reason::GuestReset | Reason::Stopped | Reason::Killed => None,
         }
     }
 }
@@ -122,25 +118,63 @@ impl Watch {
         Watch { receiver }
     }
 
-    /// The machine's end, when it has come. Safe to cancel and to await again; it answers the same every time.
-    pub async fn ended(&self) -> Death {
+    /// The machine's end, when it has come. Safe to cancel and to await again; it answers the same every time. The
+    /// future borrows nothing.
+    pub fn ended(&self) -> impl Future<Output = Death> + Send + 'static {
         let mut receiver = self.receiver.clone();
-        let death = match receiver.wait_for(Option::is_some).await {
-            Ok(death) => death.clone(),
-            // The owning task went without a word, which is only possible when its runtime was shut down; it kills
-            // the process on its way out.
-            Err(_) => None,
-        };
-        death.unwrap_or_else(|| Death {
-            how: Exit::Signal(libc::SIGKILL),
-            reason: Reason::Stopped,
-            console_tail: String::new(),
-            stderr_tail: String::new(),
-        })
+        async move {
+            let death = match receiver.wait_for(Option::is_some).await {
+                Ok(death) => death.clone(),
+                // The owning task went without a word, which is only possible when its runtime was shut down; it
+                // kills the process on its way out.
+                Err(_) => None,
+            };
+            death.unwrap_or_else(|| Death {
+                how: Exit::Signal(libc::SIGKILL),
+                reason: Reason::Stopped,
+                console_tail: String::new(),
+                stderr_tail: String::new(),
+            })
+        }
     }
 
     /// The machine's end, if it has come.
     pub fn try_ended(&self) -> Option<Death> {
         self.receiver.borrow().clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn death(reason: Reason, console: &str, stderr: &str) -> Death {
+        Death { how: Exit::Code(1), reason, console_tail: console.into(), stderr_tail: stderr.into() }
+    }
+
+    #[test]
+    fn the_telling_line_is_shown() {
+        let panic = "[    0.3] VFS: Cannot open root\n[    0.4] Kernel panic - not syncing: VFS: oh no\n[ 0.5] CPU: 0\n";
+        assert_eq!(
+            death(Reason::GuestPanic, panic, "").to_string(),
+            "the guest kernel panicked (exit status 1): [    0.4] Kernel panic - not syncing: VFS: oh no"
+        );
+        assert_eq!(
+            death(Reason::VmmExit, "", "qemu: warning\nqemu: it broke\n\n").to_string(),
+            "the VMM gave up (exit status 1): qemu: it broke"
+        );
+        assert_eq!(death(Reason::GuestShutdown, panic, "x").to_string(), "the guest powered off (exit status 1)");
+    }
+
+    #[tokio::test]
+    async fn a_watch_answers_every_time() {
+        let (sender, receiver) = watch::channel(None);
+        let watch = Watch::new(receiver);
+        assert_eq!(watch.try_ended(), None);
+        let waiting = watch.ended();
+        let end = death(Reason::Killed, "", "");
+        sender.send_replace(Some(end.clone()));
+        drop(sender);
+        assert_eq!((waiting.await, watch.clone().ended().await, watch.try_ended()), (end.clone(), end.clone(), Some(end)));
     }
 }

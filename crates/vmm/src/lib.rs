@@ -27,5 +27,5 @@ pub use console::Tail;
 pub use death::{Death, Exit, Reason, Watch};
 pub use error::VmmError;
 pub use machine::{Accelerator, Backend, Machine, Memory, Parts, Shape, Spec, Start};
-pub use qemu::{Qemu, QemuVersion};
+pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
 pub use tsc::tsc_khz;

@@ -216,3 +216,28 @@ impl Machine {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn assert_send<T: Send + 'static>(_: impl Fn() -> T) {}
+
+    /// Callers drive machines from tasks that a runtime moves between threads. Never runs anything.
+    #[test]
+    fn machines_and_their_futures_can_be_sent() {
+        fn machine() -> Machine {
+            unreachable!()
+        }
+        assert_send(machine);
+        assert_send(|| async {
+            let mut machine = machine();
+            machine.pause().await?;
+            machine.save(File::open("/")?).await?;
+            machine.resume().await?;
+            machine.watch().ended().await;
+            machine.stop().await?;
+            Ok::<(), Box<dyn std::error::Error + Send + Sync>>(())
+        });
+    }
+}

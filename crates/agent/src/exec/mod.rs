@@ -59,3 +59,10 @@ impl Commands {
         }
     }
 }
+
+impl Commands {
+    /// Kills everything that any command started.
+    pub fn kill_all(&self) {
+        self.trees.kill_all();
+    }
+}

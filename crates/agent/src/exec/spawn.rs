@@ -41,6 +41,8 @@ pub struct Spawner {
     stack: Vec<u128>,
 }
 
+/// Of `clone3`'s flags word, beyond 32 bits.
+const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
 /// 64 KiB.
 const STACK: usize = 4096;
 
@@ -110,7 +112,7 @@ impl Spawner {
         args.stack = self.stack.as_mut_ptr() as u64;
         args.stack_size = (self.stack.len() * size_of::<u128>()) as u64;
         if let Some(cgroup) = cgroup {
-            args.flags |= libc::CLONE_INTO_CGROUP as u64;
+            args.flags |= CLONE_INTO_CGROUP;
             args.cgroup = cgroup.as_raw_fd() as u64;
         }
         // SAFETY: the process is single-threaded and stands still until the child has executed or exited, so `job`,

@@ -83,7 +83,7 @@ pub fn open(kind: Stdio, account: Option<&Account>) -> io::Result<Ends> {
         };
         let (stdout, their_stdout) = pipe()?;
         let (stderr, their_stderr) = pipe()?;
-        let sources = vec![Source::new(watch(stdout)?, Channel::Stdout), Source::new(watch(stderr)?, Channel::Stderr)];
+        let sources = vec![Source::new(watch(stdout)?, Channel::Stdout, false), Source::new(watch(stderr)?, Channel::Stderr, false)];
         let ours = Streams { stdin: Stdin::new(input, false), sources, terminal: None };
         return Ok(Ends { ours, theirs: Theirs::Pipes(stdin, their_stdout, their_stderr) });
     };
@@ -98,10 +98,10 @@ pub fn open(kind: Stdio, account: Option<&Account>) -> io::Result<Ends> {
         rustix::fs::fchown(&slave, Some(rustix::fs::Uid::from_raw(account.uid)), None)?;
     }
     resize(master.as_fd(), size)?;
-    let master = Rc::new(AsyncFd::new(master)?);
+    let master = Rc::new(crate::wire::watch(master)?);
     let ours = Streams {
         stdin: Stdin::new(Some(Rc::clone(&master)), true),
-        sources: vec![Source::new(Rc::clone(&master), Channel::Stdout)],
+        sources: vec![Source::new(Rc::clone(&master), Channel::Stdout, true)],
         terminal: Some(master),
     };
     Ok(Ends { ours, theirs: Theirs::Terminal(slave) })
@@ -109,7 +109,7 @@ pub fn open(kind: Stdio, account: Option<&Account>) -> io::Result<Ends> {
 
 fn watch(fd: OwnedFd) -> io::Result<Watched> {
     rustix::io::ioctl_fionbio(&fd, true)?;
-    Ok(Rc::new(AsyncFd::new(fd)?))
+    Ok(Rc::new(crate::wire::watch(fd)?))
 }
 
 /// Sets a terminal's size; its foreground processes get `SIGWINCH` if it changed.
@@ -122,14 +122,15 @@ pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result<()> {
 pub struct Source {
     fd: Option<Watched>,
     channel: Channel,
+    terminal: bool,
     wide: bool,
     /// Bytes that must still be read although the command has ended: they were there when it did.
     owed: usize,
 }
 
 impl Source {
-    fn new(fd: Watched, channel: Channel) -> Self {
-        Self { fd: Some(fd), channel, wide: channel != Channel::Stdout, owed: 0 }
+    fn new(fd: Watched, channel: Channel, terminal: bool) -> Self {
+        Self { fd: Some(fd), channel, terminal, wide: terminal, owed: 0 }
     }
 
     /// Which it is.
@@ -168,7 +169,7 @@ impl Source {
                         let _ = fcntl_setpipe_size(fd.get_ref(), WIDE_PIPE);
                     }
                     // A pipe gives all it has: less than asked means that it is empty. A terminal may have more.
-                    if n < out.len() && self.channel == Channel::Stderr {
+                    if n < out.len() && !self.terminal {
                         ready.clear_ready();
                     }
                     return Poll::Ready(n);

@@ -11,6 +11,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
+use futures::FutureExt;
 use futures::channel::oneshot;
 use futures::future::{Either, select};
 use futures::io::{AsyncWriteExt, ReadHalf, WriteHalf};
@@ -92,7 +93,8 @@ pub async fn run(
         let mut input = pin!(listen(frames, &stdin, signal, |size| {
             let _ = resize(size);
         }));
-        let mut watch = pin!(watch(&state, &tree, ended, timeout, drain));
+        // It is polled again after its end.
+        let mut watch = pin!(watch(&state, &tree, ended, timeout, drain).fuse());
         let mut output = pin!(speak(&state, &stdin, sources, &mut buffer, &mut write, pid));
         poll_fn(|cx| {
             if let Poll::Ready(end) = input.as_mut().poll(cx) {

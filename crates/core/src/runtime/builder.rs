@@ -121,18 +121,19 @@ impl Bundle {
     ///
     /// # Errors
     /// When the evidence is of other artifacts, or this bundle has changed or holds anything that is not real.
-    pub fn raise(self, evidence: Evidence, stamps: &Path) -> Result<Self, RuntimeError> {
+    pub fn raise(self, evidence: Evidence) -> Result<Self, RuntimeError> {
         let Evidence { record } = evidence;
-        let mut manifest = self.manifest().clone();
-        let same = manifest.artifacts.iter().map(|(name, a)| (name, &a.sha256)).eq(record.artifacts.iter());
+        let same = self.manifest().artifacts.iter().map(|(name, a)| (name, &a.sha256)).eq(record.artifacts.iter());
         if !same {
             return Err(RuntimeError::Evidence("it was taken from other artifacts".into()));
         }
-        for name in manifest.artifacts.keys() {
+        for (name, artifact) in &self.manifest().artifacts {
             let file = self.open_hashed(name)?;
-            let path = self.root().join(&manifest.artifacts[name].path);
-            recognise::check(name, &file).map_err(|why| RuntimeError::NotReal { name: name.clone(), path, why })?;
+            let path = self.root().join(&artifact.path);
+            recognise::check(name, &file)
+                .map_err(|why| RuntimeError::NotReal { name: name.clone(), path, why })?;
         }
+        let (root, mut manifest, stamps) = self.into_parts();
         manifest.capabilities = Capabilities {
             vm_boot: true,
             guest_exec: record.exec_stdout.is_some(),
@@ -140,8 +141,8 @@ impl Bundle {
             reason: Some("guest networking is not part of this version".into()),
         };
         manifest.evidence = Some(record);
-        put_manifest(&manifest, self.root())?;
-        Self::open(self.root(), stamps)
+        put_manifest(&manifest, &root)?;
+        Self::open(&root, &stamps)
     }
 }
 

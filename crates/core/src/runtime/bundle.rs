@@ -21,6 +21,7 @@ pub struct Bundle {
     manifest: Manifest,
     digest: String,
     stamps: Stamps,
+    stamps_parent: PathBuf,
 }
 
 impl Bundle {
@@ -54,8 +55,9 @@ impl Bundle {
         }
         let manifest = Manifest::parse(&bytes, &path)?;
         let digest = stamp::digest_bytes(&bytes);
+        let stamps_parent = stamps.to_owned();
         let stamps = Stamps::new(stamps.join("stamps"));
-        let bundle = Self { root: root.to_owned(), dir, manifest, digest, stamps };
+        let bundle = Self { root: root.to_owned(), dir, manifest, digest, stamps, stamps_parent };
         for (name, artifact) in &bundle.manifest.artifacts {
             let file = bundle.open_unverified(name, artifact)?;
             if artifact.kind == ArtifactKind::Real {
@@ -104,6 +106,11 @@ impl Bundle {
             self.check_digest(name, artifact, stamp::digest(&file, Content::Whole, &mut |_| true))?;
         }
         Ok(())
+    }
+
+    /// Root, manifest, and the directory for stamps.
+    pub(super) fn into_parts(self) -> (PathBuf, Manifest, PathBuf) {
+        (self.root, self.manifest, self.stamps_parent)
     }
 
     /// As [`Bundle::open_artifact`], hashing anew.

@@ -52,9 +52,9 @@ impl Bundle {
     /// # Errors
     /// When an artifact is a shim or placeholder, missing, or changed: there is nothing to measure then.
     pub fn measurement(&self) -> Result<Measurement, RuntimeError> {
-        let artifacts = self.manifest().artifacts();
-        if let Some((name, artifact)) = artifacts.iter().find(|(_, a)| a.kind() != ArtifactKind::Real) {
-            let why = format!("its {name} is a declared {}", artifact.kind().word());
+        let artifacts = &self.manifest().artifacts;
+        if let Some((name, artifact)) = artifacts.iter().find(|(_, a)| a.kind != ArtifactKind::Real) {
+            let why = format!("its {name} is a declared {}", artifact.kind.word());
             return Err(RuntimeError::Evidence(why));
         }
         for name in artifacts.keys() {
@@ -63,7 +63,7 @@ impl Bundle {
         let agent = artifacts
             .get(AGENT)
             .ok_or_else(|| RuntimeError::NoArtifact { root: self.root().to_owned(), name: AGENT.into() })?;
-        let digests = artifacts.iter().map(|(name, a)| (name.clone(), a.sha256().to_owned())).collect();
+        let digests = artifacts.iter().map(|(name, a)| (name.clone(), a.sha256.clone())).collect();
         Ok(Measurement {
             kernel: self.open_hashed(KERNEL)?,
             initramfs: self.open_hashed(INITRAMFS)?,
@@ -71,7 +71,7 @@ impl Bundle {
                 artifacts: digests,
                 backend: String::new(),
                 accelerator: String::new(),
-                agent_version: agent.version().to_owned(),
+                agent_version: agent.version.clone(),
                 exec_stdout: None,
             },
         })

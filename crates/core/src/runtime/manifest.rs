@@ -1,7 +1,7 @@
 //! The manifest as read, and what makes one believable before any artifact is looked at.
 //!
-//! None of these types can be made or changed outside this module's parents: a manifest in hand was read from a
-//! bundle and checked.
+//! A [`Manifest`] cannot be made, copied or changed outside `runtime`: its last field is private and only references
+//! to it are handed out. One in hand was read from a bundle and checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -17,15 +17,21 @@ pub(super) const MAX_MANIFEST: u64 = 256 * 1024;
 const MAX_ARTIFACTS: usize = 64;
 
 /// `manifest.json`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
-    pub(super) schema: u32,
-    pub(super) bundle_version: String,
-    pub(super) platform: String,
-    pub(super) component_versions: BTreeMap<String, String>,
-    pub(super) artifacts: BTreeMap<String, Artifact>,
-    pub(super) capabilities: Capabilities,
+    /// The layout of the manifest.
+    pub schema: u32,
+    /// The version of the bundle as a whole.
+    pub bundle_version: String,
+    /// Such as `linux-x86_64`.
+    pub platform: String,
+    /// Versions of what the bundle was made from, by name.
+    pub component_versions: BTreeMap<String, String>,
+    /// The files, by what they are: `kernel`, `initramfs`, `agent`.
+    pub artifacts: BTreeMap<String, Artifact>,
+    /// What was measured.
+    pub capabilities: Capabilities,
     /// What was measured, where a capability is claimed.
     pub(super) evidence: Option<Record>,
 }
@@ -34,11 +40,16 @@ pub struct Manifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Artifact {
-    pub(super) path: String,
-    pub(super) sha256: String,
-    pub(super) size: u64,
-    pub(super) version: String,
-    pub(super) kind: ArtifactKind,
+    /// Its file name in the bundle.
+    pub path: String,
+    /// Its SHA-256, lower-case hexadecimal.
+    pub sha256: String,
+    /// Its size in bytes.
+    pub size: u64,
+    /// Its version.
+    pub version: String,
+    /// Whether it is the thing itself.
+    pub kind: ArtifactKind,
 }
 
 /// Whether an artifact is the thing itself.
@@ -57,10 +68,14 @@ pub enum ArtifactKind {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Capabilities {
-    pub(super) vm_boot: bool,
-    pub(super) guest_exec: bool,
-    pub(super) guest_network: bool,
-    pub(super) reason: Option<String>,
+    /// Whether a guest was seen to boot.
+    pub vm_boot: bool,
+    /// Whether a command was seen to run in it.
+    pub guest_exec: bool,
+    /// Whether it was seen to reach the network.
+    pub guest_network: bool,
+    /// Why something is false.
+    pub reason: Option<String>,
 }
 
 /// Evidence at rest: what was probed, and what was seen.
@@ -78,31 +93,6 @@ pub(super) struct Record {
 }
 
 impl Manifest {
-    /// The version of the bundle as a whole.
-    pub fn bundle_version(&self) -> &str {
-        &self.bundle_version
-    }
-
-    /// Such as `linux-x86_64`.
-    pub fn platform(&self) -> &str {
-        &self.platform
-    }
-
-    /// Versions of what the bundle was made from, by name.
-    pub fn component_versions(&self) -> &BTreeMap<String, String> {
-        &self.component_versions
-    }
-
-    /// The files, by what they are: `kernel`, `initramfs`, `agent`.
-    pub fn artifacts(&self) -> &BTreeMap<String, Artifact> {
-        &self.artifacts
-    }
-
-    /// What was measured.
-    pub fn capabilities(&self) -> &Capabilities {
-        &self.capabilities
-    }
-
     /// Reads a manifest and checks everything that needs no artifact. `path` is for errors.
     pub(super) fn parse(bytes: &[u8], path: &Path) -> Result<Self, RuntimeError> {
         let bad = |why: String| RuntimeError::Manifest { path: path.to_owned(), why };
@@ -169,33 +159,6 @@ impl Manifest {
     }
 }
 
-impl Artifact {
-    /// Its file name in the bundle.
-    pub fn path(&self) -> &str {
-        &self.path
-    }
-
-    /// Its SHA-256, lower-case hexadecimal.
-    pub fn sha256(&self) -> &str {
-        &self.sha256
-    }
-
-    /// Its size in bytes.
-    pub fn size(&self) -> u64 {
-        self.size
-    }
-
-    /// Its version.
-    pub fn version(&self) -> &str {
-        &self.version
-    }
-
-    /// Whether it is the thing itself.
-    pub fn kind(&self) -> ArtifactKind {
-        self.kind
-    }
-}
-
 impl ArtifactKind {
     pub(super) fn word(self) -> &'static str {
         match self {
@@ -207,26 +170,6 @@ impl ArtifactKind {
 }
 
 impl Capabilities {
-    /// Whether a guest was seen to boot.
-    pub fn vm_boot(&self) -> bool {
-        self.vm_boot
-    }
-
-    /// Whether a command was seen to run in it.
-    pub fn guest_exec(&self) -> bool {
-        self.guest_exec
-    }
-
-    /// Whether it was seen to reach the network.
-    pub fn guest_network(&self) -> bool {
-        self.guest_network
-    }
-
-    /// Why something is false.
-    pub fn reason(&self) -> Option<&str> {
-        self.reason.as_deref()
-    }
-
     /// The first capability that is claimed.
     pub(super) fn any(&self) -> Option<&'static str> {
         [("vm_boot", self.vm_boot), ("guest_exec", self.guest_exec), ("guest_network", self.guest_network)]

@@ -220,6 +220,14 @@ impl Vm {
         &self.id
     }
 
+    /// The VMM's process id while a guest runs: for `/proc`, not for signals.
+    pub fn vmm_pid(&self) -> Option<u32> {
+        match &self.engine {
+            Engine::Guest(booted, _) => Some(booted.machine.pid()),
+            Engine::None | Engine::Host => None,
+        }
+    }
+
     /// Why the host stands in for a guest, where it does.
     pub fn host_reason(&self) -> Option<&str> {
         self.host_reason.as_deref()
@@ -313,7 +321,7 @@ impl Vm {
         };
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
         let spec = Spec { shape, parts, memory: Memory::Private, start: Start::Cold };
-        let deadline = launch::boot_deadline(qemu.accelerator);
+        let deadline = config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(qemu.accelerator));
         let booted = launch::boot(&qemu, spec, format!("pyro-{}", self.id), Root::Needed, deadline).await?;
         Ok((booted, why))
     }

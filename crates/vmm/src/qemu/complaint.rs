@@ -3,10 +3,18 @@
 use crate::VmmError;
 use crate::death::Reason;
 
+/// Of a `/dev/kvm` that is missing, forbidden, or unable. A KVM that refuses what every processor has (`failed to set
+/// MSR`) makes QEMU abort over an assertion.
+const KVM: &[&str] =
+    &["/dev/kvm", "Could not access KVM", "failed to initialize kvm", "failed to set MSR", "kvm.c:", "ioctl(KVM_"];
+
+/// Of guest memory that the host does not give.
+const MEMORY: &[&str] = &["Cannot allocate memory", "cannot set up guest memory", "unable to map backing store"];
+
 /// Turns the death of a QEMU that never came up into what it died of.
 pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
     let VmmError::Died { death, .. } = &error else { return error };
-    if death.reason != Reason::VmmExit {
+    if !matches!(death.reason, Reason::VmmExit | Reason::Crash) {
         return error;
     }
     let find = |needles: &[&str]| {
@@ -16,10 +24,10 @@ pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
             .find(|line| needles.iter().any(|needle| line.contains(needle)))
             .map(|line| strip(line).to_owned())
     };
-    if let Some(detail) = find(&["/dev/kvm", "Could not access KVM", "failed to initialize kvm", "KVM not supported"]) {
+    if let Some(detail) = find(KVM) {
         return VmmError::Kvm { detail };
     }
-    if let Some(detail) = find(&["Cannot allocate memory", "cannot set up guest memory", "unable to map backing store"]) {
+    if let Some(detail) = find(MEMORY) {
         return VmmError::OutOfMemory { mem_mib, detail };
     }
     error

@@ -68,7 +68,8 @@ impl Handle {
         self.command(command, json!({ "uri": "fd:state" })).await?;
         let over = async {
             while status.changed().await.is_ok() {
-                match *status.borrow_and_update() {
+                let now = *status.borrow_and_update();
+                match now {
                     Migration::Going => {}
                     Migration::Completed => return Ok(()),
                     Migration::Failed => return Err(self.why_failed(command).await),

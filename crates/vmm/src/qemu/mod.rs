@@ -17,6 +17,7 @@ use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+pub use command_line::VERBOSE_KERNEL_ARGS;
 pub(crate) use handle::Handle;
 
 use crate::machine::{Accelerator, Machine, Memory, Spec, Start};

@@ -93,3 +93,76 @@ pub(super) fn encode(id: u64, command: &str, arguments: &Value) -> Vec<u8> {
     line.push(b'\n');
     line
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TALK: &str = concat!(
+        r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#,
+        "\r\n",
+        r#"{"return": {}, "id": 1}"#,
+        "\r\n\r\n",
+        r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "MIGRATION", "data": {"status": "completed"}}"#,
+        "\r\n",
+        r#"{"timestamp": {"seconds": 1, "microseconds": 2}, "event": "STOP"}"#,
+        "\r\n",
+        r#"{"id": 2, "error": {"class": "GenericError", "desc": "no"}}"#,
+        "\r\n",
+    );
+
+    fn all(decoder: &mut Decoder) -> Vec<Message> {
+        std::iter::from_fn(|| decoder.next().unwrap()).collect()
+    }
+
+    fn expected() -> Vec<Message> {
+        let Value::Object(data) = json!({ "status": "completed" }) else { unreachable!() };
+        vec![
+            Message::Other,
+            Message::Return { id: 1, value: json!({}) },
+            Message::Event { name: "MIGRATION".into(), data },
+            Message::Event { name: "STOP".into(), data: Map::new() },
+            Message::Error { id: Some(2), detail: "no".into() },
+        ]
+    }
+
+    #[test]
+    fn a_talk_is_read_however_it_is_cut() {
+        for cut in 0..TALK.len() {
+            let mut decoder = Decoder::default();
+            let (one, two) = TALK.as_bytes().split_at(cut);
+            decoder.push(one);
+            let mut messages = all(&mut decoder);
+            decoder.push(two);
+            messages.extend(all(&mut decoder));
+            assert_eq!(messages, expected(), "cut at {cut}");
+        }
+    }
+
+    #[test]
+    fn a_line_without_end_is_refused() {
+        let mut decoder = Decoder::default();
+        decoder.push(&vec![b'x'; LINE_LIMIT]);
+        assert_eq!(decoder.next(), Ok(None));
+        decoder.push(b"x");
+        assert_eq!(decoder.next(), Err(QmpError::TooLong));
+    }
+
+    #[test]
+    fn commands_are_one_line() {
+        let line = encode(7, "getfd", &json!({ "fdname": "a\nb" }));
+        assert_eq!(line, b"{\"arguments\":{\"fdname\":\"a\\nb\"},\"execute\":\"getfd\",\"id\":7}\n");
+        assert_eq!(encode(8, "stop", &Value::Null), b"{\"execute\":\"stop\",\"id\":8}\n");
+    }
+
+    proptest! {
+        #[test]
+        fn garbage_never_panics(lines in proptest::collection::vec("\\PC{0,60}|\\{\"(id|return|error|event|data)\": ?[0-9\"{}a-z]{0,9}\\}", 0..9)) {
+            let mut decoder = Decoder::default();
+            decoder.push(lines.join("\n").as_bytes());
+            while let Ok(Some(_)) = decoder.next() {}
+        }
+    }
+}

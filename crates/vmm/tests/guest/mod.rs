@@ -19,7 +19,7 @@ use tokio::net::UnixStream;
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 256 };
 
 /// How long a guest may take to boot on a host that other tests keep busy.
-pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(15);
 
 pub fn qemu() -> Qemu {
     Qemu { binary: PathBuf::from("/usr/bin/qemu-system-x86_64"), accelerator: Accelerator::Tcg }
@@ -74,6 +74,27 @@ pub fn archive(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
     out
 }
 
+/// A kernel that says so on the serial port and then loops, as one that hangs before it has a console.
+pub fn looping_kernel() -> File {
+    let folder = tempfile::tempdir().unwrap();
+    let output = folder.path().join("loop");
+    let compiled = Command::new("cc")
+        .args(["-m32", "-c", "-o"])
+        .arg(folder.path().join("loop.o"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/loop.S"))
+        .status()
+        .unwrap();
+    assert!(compiled.success());
+    let linked = Command::new("ld")
+        .args(["-m", "elf_i386", "-Ttext=0x100000", "-e", "start", "-o"])
+        .arg(&output)
+        .arg(folder.path().join("loop.o"))
+        .status()
+        .unwrap();
+    assert!(linked.success());
+    File::open(&output).unwrap()
+}
+
 pub fn parts() -> Parts {
     Parts { kernel: kernel(), initramfs: initramfs(), base: None, disk: None, kernel_args: Vec::new() }
 }
@@ -84,6 +105,7 @@ pub fn cold() -> Spec {
 
 /// A memory file without a name.
 pub fn memfd() -> File {
+    // SAFETY: takes a C string that lives forever and gives a number.
     let number = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(number >= 0, "memfd_create: {}", std::io::Error::last_os_error());
     // SAFETY: just made, and owned by nobody else.
@@ -113,13 +135,17 @@ impl Talk {
 
     /// Sends a line; its answer.
     pub async fn ask(&mut self, line: &str) -> String {
-        let exchange = async {
-            self.say(line).await;
-            let mut answer = String::new();
-            self.stream.read_line(&mut answer).await.unwrap();
-            answer
-        };
-        let answer = tokio::time::timeout(BOOT_DEADLINE, exchange).await;
-        answer.unwrap_or_else(|_| panic!("no answer to {line:?} within {BOOT_DEADLINE:?}")).trim_end().to_owned()
+        let answer = tokio::time::timeout(BOOT_DEADLINE, self.try_ask(line)).await;
+        answer.unwrap_or_else(|_| panic!("no answer to {line:?} within {BOOT_DEADLINE:?}")).unwrap()
+    }
+
+    /// Sends a line; its answer, if the machine lives.
+    pub async fn try_ask(&mut self, line: &str) -> std::io::Result<String> {
+        self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).await?;
+        let mut answer = String::new();
+        match self.stream.read_line(&mut answer).await? {
+            0 => Err(std::io::ErrorKind::UnexpectedEof.into()),
+            _ => Ok(answer.trim_end().to_owned()),
+        }
     }
 }

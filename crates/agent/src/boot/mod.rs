@@ -1,0 +1,175 @@
+//! How the agent starts: as a plain process, or as PID 1 of a guest.
+
+pub mod mounts;
+pub mod port;
+pub mod power;
+pub mod root;
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::pin::pin;
+use std::rc::Rc;
+
+use futures::future::{Either, select};
+use pyro_proto::message::Failure;
+use rustix::process::Resource;
+
+use crate::exec::spawn::Setup;
+use crate::exec::tree::{Trees, cgroup};
+use crate::exec::Commands;
+use crate::reaper::Reaper;
+use crate::server::{self, Outcome};
+use crate::session::Agent;
+
+/// Where a plain agent listens.
+#[derive(Debug)]
+pub enum Listen {
+    /// On a Unix socket at this path.
+    Socket(PathBuf),
+    /// On this stream.
+    Stream(OwnedFd),
+}
+
+/// What became of the root filesystem.
+#[derive(Debug)]
+pub enum Root {
+    /// This is a plain process: the root is the machine's own.
+    Plain,
+    /// PID 1 without a base image: only the initramfs is there.
+    Bare,
+    /// PID 1 with its root assembled.
+    Ready,
+    /// PID 1 whose root could not be assembled.
+    Failed(Failure),
+}
+
+impl Root {
+    /// Whether the agent is PID 1.
+    pub fn is_pid1(&self) -> bool {
+        !matches!(self, Self::Plain)
+    }
+
+    /// Whether the guest's own root is there.
+    pub fn is_ready(&self) -> bool {
+        matches!(self, Self::Ready)
+    }
+
+    /// Why commands cannot run.
+    pub fn problem(&self) -> Option<&Failure> {
+        match self {
+            Self::Failed(problem) => Some(problem),
+            _ => None,
+        }
+    }
+}
+
+/// Open files: what the agent needs for itself with all calls in use, and what commands get (soft, hard).
+const OWN_OPEN_FILES: u64 = 65_536;
+const COMMANDS_OPEN_FILES: (u64, u64) = (1024, 1_048_576);
+
+fn runtime() -> io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_current_thread().enable_all().build()
+}
+
+/// Writing to what nobody reads is an error, not a death; see [`crate::exec::spawn`] for the children.
+fn ignore_broken_pipes() {
+    // SAFETY: only changes the disposition of one signal, before anything else runs.
+    unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
+}
+
+/// Keeps what this process inherited from reaching commands.
+fn keep_inherited_files() {
+    // SAFETY: only sets the close-on-exec flag of whatever is open above the standard streams.
+    unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+}
+
+/// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills what is left.
+pub fn plain(listen: Listen) -> io::Result<()> {
+    mounts::fill_standard_streams()?;
+    keep_inherited_files();
+    ignore_broken_pipes();
+    runtime()?.block_on(async {
+        let reaper = Rc::new(Reaper::new(true)?);
+        let setup = Setup { subreaper: true, ..Setup::default() };
+        let commands = Commands::new(Rc::clone(&reaper), Trees::walking()?, setup)?;
+        let agent = Agent { commands, root: Root::Plain };
+        let serve = async {
+            match listen {
+                Listen::Socket(path) => server::on_socket(&agent, &path).await,
+                Listen::Stream(fd) => {
+                    let wire = crate::wire::Wire::new(fd)?;
+                    server::on_wire(&agent, &wire).await;
+                    Ok(())
+                }
+            }
+        };
+        // First the children, so that a session that ends sees them gone.
+        let end = match select(pin!(reaper.run()), pin!(serve)).await {
+            Either::Left((end, _)) => end.map(drop),
+            Either::Right((end, _)) => end,
+        };
+        agent.commands.kill_all();
+        end
+    })
+}
+
+/// Runs as PID 1. What fails is remembered and told to the host; only a guest without an agent is of no use at all.
+pub fn run() -> ! {
+    ignore_broken_pipes();
+    let begun = mounts::early();
+    let _ = mounts::fill_standard_streams();
+    let words = power::CommandLine::read();
+    let root = match begun {
+        Ok(()) => root::assemble(),
+        Err(failure) => Root::Failed(failure),
+    };
+    if let Some(problem) = root.problem() {
+        power::note(&format!("{}: {}", problem.stage, problem.message));
+    }
+    let cgroups = mounts::late().and_then(|memory_mib| Ok(cgroup::Cgroups::new(memory_mib)?));
+    let limit = rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
+    let _ = rustix::process::setrlimit(Resource::Nofile, limit);
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
+    let trees = match cgroups {
+        Ok(cgroups) => Ok(Trees::Cgroups(cgroups)),
+        Err(error) => {
+            power::note(&format!("no cgroups: {error}"));
+            Trees::walking()
+        }
+    };
+    let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, &words)));
+    if let Err(error) = served {
+        power::note(&format!("cannot go on: {error}"));
+    }
+    power::off()
+}
+
+async fn serve(trees: Trees, root: Root, words: &power::CommandLine) -> io::Result<()> {
+    let reaper = Rc::new(Reaper::new(false)?);
+    let setup = Setup {
+        reset_oom_score: true,
+        subreaper: matches!(trees, Trees::Walk(_)),
+        open_files: Some(COMMANDS_OPEN_FILES),
+    };
+    let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
+    let agent = Agent { commands, root };
+    let sessions = async {
+        let mut port = port::open().await?;
+        loop {
+            port = port::host_present(port).await?;
+            let wire = crate::wire::Wire::new(port)?;
+            let (outcome, established) = server::on_wire(&agent, &wire).await;
+            if outcome == Outcome::Shutdown || (established && words.oneshot) {
+                return Ok(());
+            }
+            port = wire.into_fd().ok_or_else(|| io::Error::other("the port is still in use"))?;
+        }
+    };
+    let end = match select(pin!(reaper.run()), pin!(sessions)).await {
+        Either::Left((end, _)) => end.map(drop),
+        Either::Right((end, _)) => end,
+    };
+    agent.commands.kill_all();
+    end
+}

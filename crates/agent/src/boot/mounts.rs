@@ -1,0 +1,110 @@
+//! The kernel's own filesystems and what else every guest has: `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, cgroups,
+//! loopback, host name.
+
+use std::ffi::CStr;
+use std::fs;
+use std::io;
+use std::os::unix::fs::{PermissionsExt, symlink};
+
+use pyro_proto::message::{Failure, FailureKind};
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use rustix::mount::{MountFlags, mount};
+use rustix::net::{AddressFamily, SocketFlags, SocketType};
+
+use crate::failure::failure;
+
+const HOST_NAME: &str = "pyro";
+const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tpyro\n";
+/// No name server is reachable in this generation; with the file in place a lookup fails at once.
+const RESOLV_CONF: &str = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
+
+/// Mounts what the agent itself needs first.
+pub fn early() -> Result<(), Failure> {
+    for (path, kind) in [("/dev", "devtmpfs"), ("/proc", "proc"), ("/sys", "sysfs")] {
+        let _ = fs::create_dir(path);
+        let flags = if kind == "devtmpfs" { MountFlags::NOSUID } else { KERNEL };
+        match mount(kind, path, kind, flags, None::<&CStr>) {
+            Ok(()) | Err(Errno::BUSY) => {}
+            Err(errno) => return Err(failure(FailureKind::Internal, "mount", errno, path)),
+        }
+    }
+    Ok(())
+}
+
+const KERNEL: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV).union(MountFlags::NOEXEC);
+
+/// Opens `/dev/null` as each of descriptors 0 to 2 that is not open, so that nothing else gets these numbers.
+pub fn fill_standard_streams() -> io::Result<()> {
+    for fd in 0..3 {
+        // SAFETY: only asked whether it is open.
+        let open = rustix::io::fcntl_getfd(unsafe { std::os::fd::BorrowedFd::borrow_raw(fd) });
+        if open == Err(Errno::BADF) {
+            // The lowest free number is the one.
+            std::mem::forget(rustix::fs::open("/dev/null", OFlags::RDWR, Mode::empty())?);
+        }
+    }
+    Ok(())
+}
+
+/// Mounts and makes the rest, inside whatever root there is now. Each is useful without the others, so none that fails
+/// stops the next. Gives the guest's memory in MiB.
+pub fn late() -> io::Result<u64> {
+    let tmpfs = MountFlags::NOSUID | MountFlags::NODEV;
+    let table: [(&str, &str, MountFlags, &CStr); 5] = [
+        ("/dev/pts", "devpts", MountFlags::NOSUID | MountFlags::NOEXEC, c"mode=620,gid=5,ptmxmode=666"),
+        ("/dev/shm", "tmpfs", tmpfs, c"mode=1777"),
+        ("/dev/mqueue", "mqueue", KERNEL, c""),
+        ("/run", "tmpfs", tmpfs, c"mode=755"),
+        ("/sys/fs/cgroup", "cgroup2", KERNEL, c"nsdelegate,memory_recursiveprot"),
+    ];
+    for (path, kind, flags, options) in table {
+        let _ = fs::create_dir(path);
+        if let Err(errno) = mount(kind, path, kind, flags, options) {
+            super::power::note(&format!("mounting {path}: {}", io::Error::from(errno)));
+        }
+    }
+    for (target, link) in [
+        ("/proc/self/fd", "/dev/fd"),
+        ("/proc/self/fd/0", "/dev/stdin"),
+        ("/proc/self/fd/1", "/dev/stdout"),
+        ("/proc/self/fd/2", "/dev/stderr"),
+    ] {
+        let _ = symlink(target, link);
+    }
+    let _ = fs::create_dir("/run/lock");
+    let _ = fs::set_permissions("/run/lock", fs::Permissions::from_mode(0o1777));
+    // On the disk, not in memory: builds fill it, and the disk is the larger of the two.
+    if fs::symlink_metadata("/tmp").map_or(true, |tmp| tmp.is_dir() && tmp.permissions().mode() & 0o7777 != 0o1777) {
+        let _ = fs::create_dir("/tmp");
+        let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
+    }
+    let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
+    for (path, text) in [("/etc/hosts", HOSTS), ("/etc/resolv.conf", RESOLV_CONF)] {
+        // A link that leads nowhere is the image's own arrangement.
+        if fs::symlink_metadata(path).is_err() {
+            let _ = fs::write(path, text);
+        }
+    }
+    if let Err(error) = loopback_up() {
+        super::power::note(&format!("loopback: {error}"));
+    }
+    let info = rustix::system::sysinfo();
+    Ok(u64::from(info.mem_unit) * info.totalram as u64 / (1024 * 1024))
+}
+
+/// Brings `lo` up; the kernel gives it 127.0.0.1 and ::1 by itself.
+fn loopback_up() -> io::Result<()> {
+    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    // SAFETY: ifreq is plain data, for which zero is valid.
+    let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+    request.ifr_name[0] = b'l' as libc::c_char;
+    request.ifr_name[1] = b'o' as libc::c_char;
+    request.ifr_ifru.ifru_flags = (libc::IFF_UP | libc::IFF_RUNNING) as libc::c_short;
+    let fd = std::os::fd::AsRawFd::as_raw_fd(&socket);
+    // SAFETY: SIOCSIFFLAGS reads an ifreq with a name and flags.
+    if unsafe { libc::ioctl(fd, libc::SIOCSIFFLAGS as libc::Ioctl, &raw const request) } < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}

@@ -1,0 +1,67 @@
+//! The end of a guest, what the kernel command line says about it, and the last resort of telling anyone.
+
+use std::io::Write;
+
+use rustix::mount::{MountFlags, mount_remount};
+use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::system::RebootCommand;
+
+/// The words of the kernel command line that are meant for the agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CommandLine {
+    /// `pyro.oneshot`: power off when the host closes the stream after a session.
+    pub oneshot: bool,
+}
+
+impl CommandLine {
+    /// Reads `/proc/cmdline`.
+    pub fn read() -> Self {
+        Self::parse(&std::fs::read("/proc/cmdline").unwrap_or_default())
+    }
+
+    fn parse(line: &[u8]) -> Self {
+        let oneshot = line.split(u8::is_ascii_whitespace).any(|word| word == b"pyro.oneshot");
+        Self { oneshot }
+    }
+}
+
+/// Says something on the console, where the host keeps the last lines: for when no session can.
+pub fn note(text: &str) {
+    if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/kmsg") {
+        // Level 3, an error: shown even on a quiet console.
+        let _ = console.write_all(format!("<3>pyro-agent: {text}\n").as_bytes());
+    }
+}
+
+/// Ends all processes, writes everything out, and ends the guest.
+pub fn off() -> ! {
+    // Commands are dead already; what may be left are programs that left their cgroups.
+    let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
+    // SAFETY: sends a signal to all processes but this one, which is PID 1.
+    unsafe { libc::kill(-1, libc::SIGKILL) };
+    while let Ok(Some(_)) = rustix::process::wait(WaitOptions::empty()) {}
+    rustix::fs::sync();
+    // Clean filesystems need no recovery; if something still holds them, they were synced just now.
+    for path in ["/", "/workspace"] {
+        let _ = mount_remount(path, MountFlags::RDONLY, c"");
+    }
+    rustix::fs::sync();
+    let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    // A machine without power control: a restart ends it as well.
+    loop {
+        let _ = rustix::system::reboot(RebootCommand::Restart);
+        std::thread::sleep(std::time::Duration::from_secs(1));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_are_whole() {
+        assert!(CommandLine::parse(b"quiet pyro.oneshot\n").oneshot);
+        assert!(!CommandLine::parse(b"pyro.oneshotx xpyro.oneshot\n").oneshot);
+        assert!(!CommandLine::parse(b"").oneshot);
+    }
+}

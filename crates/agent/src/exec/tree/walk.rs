@@ -1,0 +1,96 @@
+//! Trees without cgroups: by parent and child, as `/proc` shows them.
+//!
+//! Every command is the subreaper of its own descendants, so nothing escapes from below it while it lives. When it
+//! ends, its orphans come to the agent, whose other children are all commands: a new child that is none was left
+//! behind by the one that just ended.
+
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::reaper::Reaper;
+
+/// How often a tree that does not get empty is walked before it is given up.
+const ROUNDS: usize = 10_000;
+
+/// Processes whose command ended and left them running.
+#[derive(Default)]
+pub struct Orphans(RefCell<HashSet<i32>>);
+
+impl Orphans {
+    /// Takes in what the command that was just reaped left behind; says whether there is any.
+    pub fn release(&self, reaper: &Reaper) -> bool {
+        let fresh = self.fresh(reaper);
+        let any = !fresh.is_empty();
+        self.0.borrow_mut().extend(fresh);
+        any
+    }
+
+    /// Kills the tree of the command `main`, whether it still runs or not.
+    pub fn kill(&self, main: i32, reaper: &Reaper) {
+        if reaper.is_watched(main) {
+            // Stopped it starts nothing new, and alive it keeps its descendants together.
+            send(main, Signal::STOP);
+            kill_descendants(main);
+            send(main, Signal::KILL);
+        }
+        for orphan in self.fresh(reaper) {
+            kill_descendants(orphan);
+            send(orphan, Signal::KILL);
+        }
+    }
+
+    /// The agent's living children that are neither commands nor known orphans.
+    fn fresh(&self, reaper: &Reaper) -> Vec<i32> {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let children = living().remove(&own).unwrap_or_default();
+        let mut known = self.0.borrow_mut();
+        known.retain(|pid| children.contains(pid));
+        children.into_iter().filter(|pid| !reaper.is_watched(*pid) && !known.contains(pid)).collect()
+    }
+}
+
+/// Kills everything below `root`, again and again until nothing is left.
+pub fn kill_descendants(root: i32) {
+    for _ in 0..ROUNDS {
+        let tree = living();
+        let mut found = vec![root];
+        let mut at = 0;
+        while at < found.len() {
+            found.extend(tree.get(&found[at]).into_iter().flatten());
+            at += 1;
+        }
+        if found.len() == 1 {
+            return;
+        }
+        for pid in &found[1..] {
+            send(*pid, Signal::KILL);
+        }
+        rustix::thread::sched_yield();
+    }
+}
+
+fn send(pid: i32, signal: Signal) {
+    if let Some(pid) = Pid::from_raw(pid) {
+        let _ = kill_process(pid, signal);
+    }
+}
+
+/// Living processes by their parent.
+fn living() -> HashMap<i32, Vec<i32>> {
+    let mut tree: HashMap<i32, Vec<i32>> = HashMap::new();
+    let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+    for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
+        let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
+        // The name, in parentheses, may contain anything; state and parent follow its last one.
+        let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { continue };
+        let rest = String::from_utf8_lossy(&stat[end + 1..]);
+        let mut fields = rest.split_ascii_whitespace();
+        let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse)) else { continue };
+        if !matches!(state, "Z" | "X") {
+            tree.entry(parent).or_default().push(pid);
+        }
+    }
+    tree
+}

@@ -1,0 +1,99 @@
+//! Who may speak: one session at a time, on one of three transports.
+//!
+//! ```text
+//!   socket   connections come and go; a new one replaces the old
+//!   fd       one inherited stream without boundaries; ends when the other side closes it
+//!   port     a virtio-serial port: like fd, but a host that closed it may come back
+//! ```
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::Path;
+use std::pin::pin;
+
+use futures::future::{Either, select};
+use pyro_proto::handshake::Nonce;
+use pyro_proto::link::{Link, LinkError};
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::net::UnixListener;
+
+use crate::session::{Agent, End, Order, serve};
+use crate::wire::Wire;
+
+/// A number that no session had before. Never waits for the kernel's pool: it tells sessions apart, it is no key.
+fn nonce() -> Nonce {
+    let mut nonce = Nonce::default();
+    let _ = getrandom(&mut nonce, GetRandomFlags::INSECURE);
+    nonce
+}
+
+/// Serves whoever connects to a Unix socket at `path`, which is replaced if nobody listens there. Ends on an order to
+/// shut down.
+pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
+    let listener = match UnixListener::bind(path) {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse && std::os::unix::net::UnixStream::connect(path).is_err() => {
+            std::fs::remove_file(path)?;
+            UnixListener::bind(path)?
+        }
+        bound => bound?,
+    };
+    let mut next = None;
+    loop {
+        let stream = match next.take() {
+            Some(stream) => stream,
+            None => listener.accept().await?.0,
+        };
+        let stream: tokio::net::UnixStream = stream;
+        let wire = Wire::new(OwnedFd::from(stream.into_std()?))?;
+        let session = pin!(one(agent, wire));
+        match select(session, pin!(listener.accept())).await {
+            Either::Left((Outcome::Shutdown, _)) => break,
+            Either::Left((Outcome::Next | Outcome::Closed, _)) => {}
+            Either::Right((accepted, _)) => next = Some(accepted?.0),
+        }
+    }
+    std::fs::remove_file(path)
+}
+
+/// What comes after a session.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Another session, on the same stream if it has no boundaries.
+    Next,
+    /// The other side closed the stream.
+    Closed,
+    /// The host wants the agent, or the guest, to end.
+    Shutdown,
+}
+
+/// Serves one session on `wire`.
+async fn one(agent: &Agent, wire: Wire) -> Outcome {
+    match Link::accept(wire.clone(), nonce).await {
+        Ok((link, _)) => match serve(agent, link).await {
+            End::Ordered(Order::Shutdown) => Outcome::Shutdown,
+            _ if wire.hung_up() => Outcome::Closed,
+            _ => Outcome::Next,
+        },
+        // A host of another age: it may come back as another.
+        Err(LinkError::Handshake(_)) => Outcome::Next,
+        Err(LinkError::Closed | LinkError::Io(_)) => Outcome::Closed,
+    }
+}
+
+/// Serves session after session on `wire`, which has no boundaries, until it is closed or an order to shut down comes.
+/// Says which, and whether there was a session at all.
+pub async fn on_wire(agent: &Agent, wire: &Wire) -> (Outcome, bool) {
+    let mut established = false;
+    loop {
+        match Link::accept(wire.clone(), nonce).await {
+            Ok((link, _)) => {
+                established = true;
+                if let End::Ordered(Order::Shutdown) = serve(agent, link).await {
+                    return (Outcome::Shutdown, established);
+                }
+            }
+            Err(LinkError::Handshake(_)) => {}
+            Err(LinkError::Closed | LinkError::Io(_)) => return (Outcome::Closed, established),
+        }
+    }
+}

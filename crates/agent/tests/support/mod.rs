@@ -1,0 +1,323 @@
+//! The agent as a process, and a small host for it, built on the protocol crate alone.
+
+#![expect(clippy::allow_attributes, reason = "each test binary uses its own part of this module")]
+#![allow(dead_code, reason = "each test binary uses its own part of this module")]
+
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream as StdUnixStream;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::time::Duration;
+
+use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use pyro_proto::frame::{self, Channel, FrameReader, MAX_CHUNK, MAX_MESSAGE};
+use pyro_proto::link::Link;
+use pyro_proto::message::*;
+use pyro_proto::mux::{self, Opener, Stream};
+use tokio::net::UnixStream;
+use tokio_util::compat::TokioAsyncReadCompatExt;
+
+/// Nothing here takes so long, however busy the machine is: only against hangs.
+pub const HANG: Duration = Duration::from_secs(120);
+
+/// Runs a test's future to its end, on one thread, with a guard against hangs.
+pub fn run<T>(test: impl Future<Output = T>) -> T {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async { tokio::time::timeout(HANG, test).await.expect("the test hangs") })
+}
+
+pub fn nonce() -> [u8; 16] {
+    let mut nonce = [0; 16];
+    std::io::Read::read_exact(&mut std::fs::File::open("/dev/urandom").unwrap(), &mut nonce).unwrap();
+    nonce
+}
+
+/// An agent process; ended, with all that it started, when dropped.
+pub struct Agent {
+    pub process: Child,
+    pub socket: PathBuf,
+    _folder: tempfile::TempDir,
+}
+
+impl Agent {
+    /// One that listens on a socket.
+    pub fn on_socket() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        let process = Command::new(env!("CARGO_BIN_EXE_pyro-agent")).arg("--socket").arg(&socket).spawn().unwrap();
+        Self { process, socket, _folder: folder }
+    }
+
+    /// One on a stream without boundaries, whose other end is returned.
+    pub fn on_stream() -> (Self, StdUnixStream) {
+        let (ours, theirs) = StdUnixStream::pair().unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        // A shell hands the descriptor on under a number of its own choice, which needs no unsafe code here.
+        let process = Command::new("/bin/sh")
+            .args(["-c", "exec 3<&0 0</dev/null; exec \"$0\" --fd 3", env!("CARGO_BIN_EXE_pyro-agent")])
+            .stdin(OwnedFd::from(theirs))
+            .spawn()
+            .unwrap();
+        (Self { process, socket: PathBuf::new(), _folder: folder }, ours)
+    }
+
+    /// Opens a connection, as soon as the agent listens.
+    pub async fn dial(&self) -> UnixStream {
+        loop {
+            match UnixStream::connect(&self.socket).await {
+                Ok(stream) => return stream,
+                Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+            }
+        }
+    }
+
+    /// Opens a session.
+    pub async fn client(&self) -> Client {
+        Client::on(self.dial().await).await
+    }
+
+    pub fn resident_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process.id())).unwrap();
+        let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+
+    /// Waits until the agent has no descendant that is alive.
+    pub async fn is_childless(&self) {
+        while !descendants(self.process.id()).is_empty() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    }
+
+    pub fn is_alive(&mut self) -> bool {
+        self.process.try_wait().unwrap().is_none()
+    }
+}
+
+impl Drop for Agent {
+    fn drop(&mut self) {
+        // It kills what it started when it is asked to end.
+        let _ = Command::new("kill").arg(self.process.id().to_string()).status();
+        let _ = self.process.wait();
+    }
+}
+
+/// Living processes below `root`.
+pub fn descendants(root: u32) -> Vec<u32> {
+    let mut parents = Vec::new();
+    for entry in std::fs::read_dir("/proc").unwrap().flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
+        let stat = String::from_utf8_lossy(&stat).into_owned();
+        let mut fields = stat.rsplit(')').next().unwrap().split_whitespace();
+        if let (Some(state), Some(parent)) = (fields.next(), fields.next())
+            && !matches!(state, "Z" | "X")
+        {
+            parents.push((pid, parent.parse::<u32>().unwrap()));
+        }
+    }
+    let mut found = vec![root];
+    let mut at = 0;
+    while at < found.len() {
+        let root = found[at];
+        found.extend(parents.iter().filter(|(_, parent)| *parent == root).map(|(pid, _)| *pid));
+        at += 1;
+    }
+    found.split_off(1)
+}
+
+/// A session with an agent.
+pub struct Client {
+    opener: Opener,
+    driver: tokio::task::JoinHandle<()>,
+}
+
+impl Client {
+    pub async fn on(stream: UnixStream) -> Self {
+        let retry = || tokio::time::sleep(Duration::from_millis(300));
+        let (link, _) = Link::connect(stream.compat(), nonce(), retry).await.unwrap();
+        let (opener, driver) = mux::host(link);
+        Self { opener, driver: tokio::spawn(async move { drop(driver.await) }) }
+    }
+
+    /// Waits until the connection has ended.
+    pub async fn ended(mut self) {
+        let _ = (&mut self.driver).await;
+    }
+
+    pub async fn open(&self) -> Stream {
+        self.opener.clone().open().await.expect("the session is alive")
+    }
+
+    pub async fn call(&self, request: &Request) -> Reply {
+        let mut stream = self.open().await;
+        frame::send(&mut stream, request).await.unwrap();
+        reply(stream).await
+    }
+
+    pub async fn exec(&self, exec: Exec) -> Call {
+        let mut stream = self.open().await;
+        frame::send(&mut stream, &Request::Exec(exec)).await.unwrap();
+        let (read, write) = stream.split();
+        Call { frames: FrameReader::new(read), write }
+    }
+
+    /// Runs a command with an empty stdin to its end.
+    pub async fn run(&self, argv: &[&str]) -> Outcome {
+        self.exec(exec(argv)).await.finish().await
+    }
+
+    /// Runs a shell line to its end.
+    pub async fn sh(&self, line: &str) -> Outcome {
+        self.run(&["/bin/sh", "-c", line]).await
+    }
+}
+
+impl Drop for Client {
+    fn drop(&mut self) {
+        self.driver.abort();
+    }
+}
+
+/// The one message that answers a call.
+pub async fn reply(stream: Stream) -> Reply {
+    let mut frames = FrameReader::new(stream);
+    let (channel, body) = frames.next(MAX_MESSAGE).await.unwrap().expect("a reply");
+    assert_eq!(channel, Channel::Message);
+    frame::decode(body).unwrap()
+}
+
+/// A request for `argv` with nothing special.
+pub fn exec(argv: &[&str]) -> Exec {
+    Exec {
+        argv: argv.iter().map(|word| (*word).into()).collect(),
+        env: Vec::new(),
+        cwd: None,
+        user: None,
+        stdio: Stdio::Output,
+        timeout_ms: None,
+        drain_ms: 100,
+    }
+}
+
+pub fn sh(line: &str) -> Exec {
+    exec(&["/bin/sh", "-c", line])
+}
+
+/// A command that runs.
+pub struct Call {
+    pub frames: FrameReader<ReadHalf<Stream>>,
+    pub write: WriteHalf<Stream>,
+}
+
+/// What a command says.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Said {
+    Stdout(Vec<u8>),
+    Stderr(Vec<u8>),
+    Event(ExecEvent),
+    /// The stream is over.
+    Nothing,
+}
+
+/// All that a command said.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    pub stdout: Vec<u8>,
+    pub stderr: Vec<u8>,
+    pub consumed: usize,
+    pub last: Option<ExecEvent>,
+}
+
+impl Outcome {
+    pub fn exit(&self) -> Exit {
+        match &self.last {
+            Some(ExecEvent::Exited(exit)) => *exit,
+            other => panic!("not an exit: {other:?}, stderr {:?}", String::from_utf8_lossy(&self.stderr)),
+        }
+    }
+
+    pub fn code(&self) -> u8 {
+        match self.exit().status {
+            ExitStatus::Code(code) => code,
+            other => panic!("not a code: {other:?}"),
+        }
+    }
+
+    pub fn failure(&self) -> &Failure {
+        match &self.last {
+            Some(ExecEvent::Failed(failure)) => failure,
+            other => panic!("not a failure: {other:?}"),
+        }
+    }
+
+    pub fn text(&self) -> &str {
+        std::str::from_utf8(&self.stdout).unwrap()
+    }
+}
+
+impl Call {
+    pub async fn next(&mut self) -> Said {
+        match self.frames.next(MAX_MESSAGE).await {
+            Ok(Some((Channel::Stdout, bytes))) => Said::Stdout(bytes.to_vec()),
+            Ok(Some((Channel::Stderr, bytes))) => Said::Stderr(bytes.to_vec()),
+            Ok(Some((Channel::Message, body))) => Said::Event(frame::decode(body).unwrap()),
+            Ok(Some((Channel::Stdin, _))) => panic!("stdin from the agent"),
+            Ok(None) | Err(_) => Said::Nothing,
+        }
+    }
+
+    pub async fn started(&mut self) -> u32 {
+        match self.next().await {
+            Said::Event(ExecEvent::Started { pid }) => pid,
+            other => panic!("not a start: {other:?}"),
+        }
+    }
+
+    /// Reads stdout until it holds `text`.
+    pub async fn until(&mut self, text: &str) -> Vec<u8> {
+        let mut seen = Vec::new();
+        while !seen.windows(text.len()).any(|window| window == text.as_bytes()) {
+            match self.next().await {
+                Said::Stdout(bytes) => seen.extend(bytes),
+                Said::Event(ExecEvent::Started { .. }) => {}
+                other => panic!("no {text:?} in {:?}, but {other:?}", String::from_utf8_lossy(&seen)),
+            }
+        }
+        seen
+    }
+
+    pub async fn finish(mut self) -> Outcome {
+        let mut outcome = Outcome::default();
+        loop {
+            match self.next().await {
+                Said::Stdout(bytes) => outcome.stdout.extend(bytes),
+                Said::Stderr(bytes) => outcome.stderr.extend(bytes),
+                Said::Event(ExecEvent::Started { .. }) => {}
+                Said::Event(ExecEvent::StdinConsumed { bytes }) => outcome.consumed += bytes as usize,
+                Said::Event(last) => {
+                    assert_eq!(outcome.last.replace(last), None, "two last words");
+                }
+                Said::Nothing => return outcome,
+            }
+        }
+    }
+
+    pub async fn say(&mut self, input: &ExecInput) {
+        frame::send(&mut self.write, input).await.unwrap();
+    }
+
+    /// Sends stdin without asking for credit.
+    pub async fn feed(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(MAX_CHUNK) {
+            self.write.write_all(&frame::header(Channel::Stdin, chunk.len())).await.unwrap();
+            self.write.write_all(chunk).await.unwrap();
+        }
+        self.write.flush().await.unwrap();
+    }
+}
+
+/// A descriptor's number, for messages.
+pub fn number(fd: &impl AsRawFd) -> i32 {
+    fd.as_raw_fd()
+}

@@ -1,0 +1,7 @@
+//! The `pyro` binary as people use it. Modules named `microvm_*` boot real microVMs, from what `make test` prepared.
+
+mod contract;
+mod microvm_bad_days;
+mod microvm_endings;
+mod microvm_run;
+mod support;

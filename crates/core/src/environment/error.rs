@@ -1,0 +1,214 @@
+//! What can go wrong with environments, said so that a person can act on it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An environment that cannot be had, built, kept or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum EnvironmentError {
+    /// The catalog has no such environment.
+    #[error("there is no environment {name:?}")]
+    Unknown {
+        /// What was asked for.
+        name: String,
+        /// Names of the catalog, the most similar first.
+        nearest: Vec<String>,
+    },
+    /// The cache cannot be used.
+    #[error("the environment cache {} cannot be {doing}", .path.display())]
+    Cache {
+        /// The file or directory.
+        path: PathBuf,
+        /// What was being done, as a participle.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The disk is full.
+    #[error(
+        "the disk that holds {} is full: {} MiB are needed, {} MiB are free",
+        .dir.display(), mib(*.needed), mib(*.free)
+    )]
+    NoSpace {
+        /// The directory that was to be filled.
+        dir: PathBuf,
+        /// Bytes that the work takes, roughly.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+    },
+    /// The machine has no package sources to build from.
+    #[error("this machine has no package source for Debian 12 (bookworm), and environments are built from those")]
+    NoSources,
+    /// A program is missing.
+    #[error("{tool} is not installed")]
+    MissingTool {
+        /// The program.
+        tool: &'static str,
+        /// The Debian package that has it.
+        package: &'static str,
+    },
+    /// Only root can build here.
+    #[error("environments cannot be built by this user")]
+    Privileges {
+        /// What a user namespace said.
+        #[source]
+        source: io::Error,
+    },
+    /// A program of the build failed.
+    #[error("{tool} failed while building {name}{}: {}", cause_text(.cause), last_lines(.tail))]
+    Build {
+        /// The environment.
+        name: String,
+        /// Which program.
+        tool: &'static str,
+        /// What it was, where it is known.
+        cause: Option<BuildCause>,
+        /// The end of what it said; at most a few KiB.
+        tail: String,
+    },
+    /// What the build made is not as it must be.
+    #[error("the build of {name} went wrong: {why}")]
+    Unsound {
+        /// The environment.
+        name: String,
+        /// What is wrong.
+        why: String,
+    },
+    /// What is installed is not what was installed.
+    #[error("the installed {name} is damaged: {why}")]
+    Corrupt {
+        /// The environment.
+        name: String,
+        /// How.
+        why: String,
+    },
+    /// The work was cancelled.
+    #[error("cancelled")]
+    Cancelled,
+}
+
+/// Why a build failed, where its output tells.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum BuildCause {
+    /// Package sources could not be reached.
+    Network,
+    /// A package source is not signed as it should be.
+    Signature,
+    /// The file system refuses what a root file system needs.
+    Filesystem,
+    /// A package is not in the sources.
+    MissingPackage,
+}
+
+impl EnvironmentError {
+    /// What to do about it.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unknown { nearest, .. } => return Some(format!("did you mean {}?", nearest.join(", "))),
+            Self::Cache { .. } => "make it a directory that you may write to, or name another one with \
+                                   PYRO_ENVIRONMENT_CACHE_DIR"
+                .into(),
+            Self::NoSpace { dir, .. } => format!(
+                "free some space in {}, try `pyro env prune`, or name a directory on another disk with \
+                 PYRO_ENVIRONMENT_CACHE_DIR",
+                dir.display()
+            ),
+            Self::NoSources => "add a source with `Suites: bookworm` and `Components: main`, signed by the Debian \
+                                archive keyring, to /etc/apt/sources.list.d"
+                .into(),
+            Self::MissingTool { package, .. } => format!("install it with `apt-get install {package}`"),
+            Self::Privileges { .. } => "run it as root, or install the package uidmap and give this user ranges in \
+                                        /etc/subuid and /etc/subgid"
+                .into(),
+            Self::Build { cause: Some(cause), .. } => match cause {
+                BuildCause::Network => "check that `apt-get update` works on this machine".into(),
+                BuildCause::Signature => "check that `apt-get update` works on this machine, its clock, and that the \
+                                          package debian-archive-keyring is up to date"
+                    .into(),
+                BuildCause::Filesystem => "the cache must be on a file system that takes device nodes and file \
+                                           owners: name another directory with PYRO_ENVIRONMENT_CACHE_DIR"
+                    .into(),
+                BuildCause::MissingPackage => {
+                    "check that the sources of this machine hold all of Debian 12 main".into()
+                }
+            },
+            Self::Corrupt { name, .. } => format!("`pyro env pull {name}` installs it anew"),
+            Self::Build { .. } | Self::Unsound { .. } | Self::Cancelled => return None,
+        };
+        Some(hint)
+    }
+
+    /// Whether the request itself makes no sense, on any machine.
+    pub fn is_callers_mistake(&self) -> bool {
+        matches!(self, Self::Unknown { .. })
+    }
+
+    pub(super) fn cache(path: &Path, doing: &'static str, source: io::Error) -> Self {
+        Self::Cache { path: path.to_owned(), doing, source }
+    }
+
+    /// Whether this is the disk being full, from whichever step it came.
+    pub(super) fn is_full_disk(&self) -> bool {
+        match self {
+            Self::Cache { source, .. } => is_full(source),
+            Self::Build { tail, .. } => {
+                tail.contains("No space left on device") || tail.contains("Disk quota exceeded")
+            }
+            Self::NoSpace { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+pub(super) fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+impl BuildCause {
+    /// Reads it out of what apt, dpkg and mmdebstrap say.
+    pub(super) fn recognise(output: &str) -> Option<Self> {
+        let says = |words: &[&str]| words.iter().any(|word| output.contains(word));
+        if says(&["Could not resolve", "Temporary failure resolving", "Could not connect", "Connection refused",
+            "Connection timed out", "Network is unreachable", "Unable to connect", "Connection failed",
+            "Failed to fetch"])
+            && !says(&["NO_PUBKEY", "not signed", "BADSIG"])
+        {
+            Some(Self::Network)
+        } else if says(&["NO_PUBKEY", "is not signed", "BADSIG", "EXPKEYSIG", "couldn't be verified",
+            "is not valid yet", "Release file for"])
+        {
+            Some(Self::Signature)
+        } else if says(&["Unable to locate package", "has no installation candidate"]) {
+            Some(Self::MissingPackage)
+        } else if says(&["Operation not permitted", "Invalid cross-device link"]) {
+            Some(Self::Filesystem)
+        } else {
+            None
+        }
+    }
+}
+
+fn cause_text(cause: &Option<BuildCause>) -> &'static str {
+    match cause {
+        Some(BuildCause::Network) => ", because the package sources cannot be reached",
+        Some(BuildCause::Signature) => ", because a package source is not signed as it should be",
+        Some(BuildCause::Filesystem) => ", because the file system of the cache cannot hold a root file system",
+        Some(BuildCause::MissingPackage) => ", because the package sources lack a package",
+        None => "",
+    }
+}
+
+fn mib(bytes: u64) -> u64 {
+    bytes.div_ceil(1 << 20)
+}
+
+/// The lines that say something went wrong, or the last ones; in one line.
+fn last_lines(tail: &str) -> String {
+    let lines: Vec<_> = tail.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
+    let telling: Vec<_> = lines.iter().filter(|l| l.starts_with("E: ") || l.contains("rror")).copied().collect();
+    let chosen = if telling.is_empty() { &lines } else { &telling };
+    let text = chosen[chosen.len().saturating_sub(3)..].join("; ");
+    if text.is_empty() { "it said nothing".into() } else { text.chars().take(600).collect() }
+}

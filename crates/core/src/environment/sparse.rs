@@ -1,0 +1,107 @@
+//! Copying a sparse file without filling its holes.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use rustix::io::Errno;
+
+use crate::stamp::next_data;
+
+/// Bytes copied at once where the kernel cannot copy by itself.
+const CHUNK: u64 = 1 << 20;
+
+/// Makes the empty file `to` a copy of `from` with the same holes: a reflink where the file system has them, else its
+/// data extents. Returns the bytes that were copied, 0 for a reflink. Both offsets end at 0.
+///
+/// # Errors
+/// Whatever reading, writing or a full disk gives; `to` is then unusable.
+pub fn copy_sparse(from: &File, to: &File) -> io::Result<u64> {
+    if rustix::fs::ioctl_ficlone(to, from).is_ok() {
+        return Ok(0);
+    }
+    let size = from.metadata()?.len();
+    to.set_len(size)?;
+    let (mut copied, mut at, mut in_kernel) = (0, 0, true);
+    while let Some((start, end)) = next_data(from, at, size)? {
+        copy_range(from, to, start, end, &mut in_kernel)?;
+        copied += end - start;
+        at = end;
+    }
+    rustix::fs::seek(from, rustix::fs::SeekFrom::Start(0))?;
+    Ok(copied)
+}
+
+fn copy_range(from: &File, to: &File, start: u64, end: u64, in_kernel: &mut bool) -> io::Result<()> {
+    let mut at = start;
+    while *in_kernel && at < end {
+        let (mut source, mut target) = (at, at);
+        let want = usize::try_from(end - at).unwrap_or(usize::MAX);
+        match rustix::fs::copy_file_range(from, Some(&mut source), to, Some(&mut target), want) {
+            Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
+            Ok(n) => at += n as u64,
+            Err(Errno::INTR) => {}
+            // Across file systems, or on one that cannot: by hand then.
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => *in_kernel = false,
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let mut buffer = vec![0; (end - at).min(CHUNK) as usize];
+    while at < end {
+        let want = (end - at).min(CHUNK) as usize;
+        from.read_exact_at(&mut buffer[..want], at)?;
+        to.write_all_at(&buffer[..want], at)?;
+        at += want as u64;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::os::unix::fs::MetadataExt as _;
+
+    #[test]
+    fn a_large_hole_costs_nothing() {
+        let (from, to) = (tempfile::tempfile().unwrap(), tempfile::tempfile().unwrap());
+        from.set_len(16 << 30).unwrap();
+        from.write_all_at(b"here", 8 << 30).unwrap();
+        assert!(copy_sparse(&from, &to).unwrap() <= 1 << 20);
+        assert_eq!(to.metadata().unwrap().len(), 16 << 30);
+        assert!(to.metadata().unwrap().blocks() <= 2048);
+        let mut back = [0; 4];
+        to.read_exact_at(&mut back, 8 << 30).unwrap();
+        assert_eq!(&back, b"here");
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(24))]
+        #[test]
+        fn a_copy_is_equal(
+            pieces in proptest::collection::vec((0_u64..1_000_000, 1_usize..70_000), 0..6),
+            tail in 0_u64..50_000,
+            across in proptest::bool::ANY,
+        ) {
+            // /dev/shm is another file system than that of temporary files, so that copying by hand is tried too.
+            let (from, to) = (tempfile::tempfile().unwrap(), if across {
+                tempfile::tempfile_in("/dev/shm").unwrap()
+            } else {
+                tempfile::tempfile().unwrap()
+            });
+            for (at, len) in &pieces {
+                from.write_all_at(&vec![b'x'; *len], *at).unwrap();
+            }
+            let size = from.metadata().unwrap().len() + tail;
+            from.set_len(size).unwrap();
+            copy_sparse(&from, &to).unwrap();
+            let read = |file: &File| {
+                let mut bytes = vec![0; size as usize];
+                file.read_exact_at(&mut bytes, 0).unwrap();
+                bytes
+            };
+            prop_assert_eq!(to.metadata().unwrap().len(), size);
+            prop_assert!(read(&from) == read(&to));
+        }
+    }
+}

@@ -1,0 +1,138 @@
+//! Pause, save and restore under QEMU and TCG: one saved guest continued many times, with its memory in a file of its
+//! own or in the state.
+
+mod guest;
+
+use std::fs::File;
+use std::time::{Duration, Instant};
+
+use guest::Talk;
+use pyro_vmm::{Machine, Memory, Spec, Start, VmmError};
+
+/// A booted guest that has counted to two, paused and saved; gives memory (if it is a file) and state.
+async fn saved(memory: Option<&File>) -> (Machine, File) {
+    let memory = memory.map_or(Memory::Private, |file| Memory::Owned(guest::again(file)));
+    let mut machine = guest::qemu().launch(Spec { memory, ..guest::cold() }).await.unwrap();
+    let mut talk = Talk::with(&mut machine);
+    assert_eq!(talk.ask("count").await, "1");
+    assert_eq!(talk.ask("count").await, "2");
+    drop(talk);
+    let state = tempfile::tempfile().unwrap();
+    assert!(matches!(machine.save(state.try_clone().unwrap()).await, Err(VmmError::NotPaused)));
+    machine.pause().await.unwrap();
+    machine.pause().await.unwrap();
+    machine.save(state.try_clone().unwrap()).await.unwrap();
+    (machine, state)
+}
+
+async fn restored(memory: Memory, state: &File) -> (Machine, Talk) {
+    let start = Start::Restore { state: state.try_clone().unwrap() };
+    let mut machine = guest::qemu().launch(Spec { memory, start, ..guest::cold() }).await.unwrap();
+    let talk = Talk::with(&mut machine);
+    (machine, talk)
+}
+
+#[tokio::test]
+async fn a_paused_guest_answers_only_after_resume() {
+    let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
+    let mut talk = Talk::with(&mut machine);
+    assert_eq!(talk.ask("count").await, "1");
+    machine.pause().await.unwrap();
+    let early = tokio::time::timeout(Duration::from_millis(300), talk.ask("count")).await;
+    assert!(early.is_err(), "a paused guest answered {early:?}");
+    machine.resume().await.unwrap();
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "2", "the question asked while paused was answered first");
+    machine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn one_saved_guest_continues_in_four_machines_at_once() {
+    let memory = guest::memfd();
+    let (machine, state) = saved(Some(&memory)).await;
+    machine.stop().await.unwrap();
+    let length = state.metadata().unwrap().len();
+    assert!(length < 4 << 20, "the state leaves memory out and has {length} bytes");
+
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..4 {
+        let (memory, state) = (guest::again(&memory), state.try_clone().unwrap());
+        all.spawn(async move {
+            let begin = Instant::now();
+            let (mut machine, mut talk) = restored(Memory::From(memory), &state).await;
+            assert!(machine.watch().try_ended().is_none());
+            machine.resume().await.unwrap();
+            // Each continues the same count in pages of its own.
+            assert_eq!(talk.ask("count").await, "3");
+            println!("restored and answered after {:?}", begin.elapsed());
+            assert_eq!(talk.ask("count").await, "4");
+            machine.stop().await.unwrap();
+        });
+    }
+    all.join_all().await;
+}
+
+#[tokio::test]
+async fn a_guest_with_private_memory_is_saved_whole() {
+    let (mut machine, state) = saved(None).await;
+    // The saved machine itself goes on, and can be saved again.
+    machine.resume().await.unwrap();
+    machine.pause().await.unwrap();
+    machine.save(tempfile::tempfile().unwrap()).await.unwrap();
+    machine.stop().await.unwrap();
+    let (mut machine, mut talk) = restored(Memory::Private, &state).await;
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "3");
+    machine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_restored_guest_is_saved_whole_too() {
+    let memory = guest::memfd();
+    let (machine, state) = saved(Some(&memory)).await;
+    machine.stop().await.unwrap();
+    let (mut machine, mut talk) = restored(Memory::From(guest::again(&memory)), &state).await;
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "3");
+    machine.pause().await.unwrap();
+    let second = tempfile::tempfile().unwrap();
+    machine.save(second.try_clone().unwrap()).await.unwrap();
+    machine.stop().await.unwrap();
+    let (mut machine, mut talk) = restored(Memory::Private, &second).await;
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "4");
+    machine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_state_that_is_none_is_refused() {
+    for bytes in [&b""[..], b"not a state", &[0; 100_000]] {
+        let mut state = tempfile::tempfile().unwrap();
+        std::io::Write::write_all(&mut state, bytes).unwrap();
+        let start = Start::Restore { state };
+        let error = guest::qemu().launch(Spec { start, ..guest::cold() }).await.unwrap_err();
+        assert!(matches!(error, VmmError::Died { .. } | VmmError::Refused { .. }), "{error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_memory_file_of_another_size_is_refused() {
+    let memory = guest::memfd();
+    memory.set_len(1 << 20).unwrap();
+    let error = guest::qemu().launch(Spec { memory: Memory::From(memory), ..guest::cold() }).await.unwrap_err();
+    assert!(error.to_string().contains("1048576 bytes and the machine has 268435456"), "{error}");
+}
+
+#[tokio::test]
+async fn a_save_that_cannot_be_written_is_an_error_and_the_guest_lives() {
+    let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
+    let mut talk = Talk::with(&mut machine);
+    assert_eq!(talk.ask("count").await, "1");
+    machine.pause().await.unwrap();
+    let full = File::options().write(true).open("/dev/full").unwrap();
+    let error = machine.save(full).await.unwrap_err();
+    assert!(matches!(&error, VmmError::Refused { .. }), "{error:?}");
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "2");
+    machine.stop().await.unwrap();
+}
