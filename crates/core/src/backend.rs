@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pyro_vmm::{Accelerator, Backend, Memory, Parts, Qemu, Shape, Spec, Start, VmmError};
+use pyro_vmm::{Accelerator, Backend, Memory, Parts, Qemu, Shape, Spec, Start};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;

@@ -91,7 +91,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
     });
     let qemu_version = Qemu { binary: config.qemu_binary.clone(), accelerator: pyro_vmm::Accelerator::Tcg }.version().await;
     checks.push(match &qemu_version {
-        Ok(version) => check("qemu", Status::Ok, format!("{version} at {}", config.qemu_binary.display()), None),
+        Ok(version) => check("qemu", Status::Ok, format!("{} at {}", version.text, config.qemu_binary.display()), None),
         Err(error) => check(
             "qemu",
             Status::Fail,
@@ -114,7 +114,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         "guests have no network in this version; --network is refused".into(),
         None,
     ));
-    let payload = payload(config, &store, bundle.as_ref().ok(), choice.as_ref(), &checks, search_path, qemu_version.ok());
+    let payload = payload(config, &store, bundle.as_ref().ok(), choice.as_ref(), &checks, search_path, qemu_version.ok().map(|version| version.text));
     Report { checks, payload }
 }
 

@@ -6,8 +6,19 @@
 //! told by the caller in [`config::Config`].
 #![forbid(unsafe_code)]
 
+pub mod backend;
+pub mod capture;
+pub mod cause;
+pub mod command;
 pub mod config;
+pub mod doctor;
 pub mod environment;
 pub mod guest;
+pub mod host;
+pub mod host_compat;
+pub mod identity;
+pub mod launch;
+pub mod run;
 pub mod runtime;
 mod stamp;
+pub mod vm;

@@ -30,7 +30,8 @@ impl Tail {
     pub fn text(&self) -> String {
         let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         let mut out = String::with_capacity(bytes.len());
-        let mut characters = String::from_utf8_lossy(&bytes).chars().collect::<Vec<_>>().into_iter().peekable();
+        let mut characters =
+            String::from_utf8_lossy(&bytes).chars().collect::<Vec<_>>().into_iter().peekable();
         while let Some(character) = characters.next() {
             match character {
                 // A control sequence: ESC [ parameters final. Other escapes lose only their ESC.
@@ -71,7 +72,10 @@ mod tests {
 
     #[test]
     fn a_terminal_is_not_driven() {
-        assert_eq!(text(99, &[b"\x1b[2J\x1b[1;31mred\x1b[0m\r\n\x07\tplain\x1b]0;title\x07"]), "red\n\tplain]0;title");
+        assert_eq!(
+            text(99, &[b"\x1b[2J\x1b[1;31mred\x1b[0m\r\n\x07\tplain\x1b]0;title\x07"]),
+            "red\n\tplain]0;title"
+        );
         assert_eq!(text(99, &[b"cut \x1b["]), "cut ");
         assert_eq!(text(99, &[b"latin \xe9 and c1 \xc2\x9b1m"]), "latin \u{fffd} and c1 1m");
     }

@@ -163,7 +163,10 @@ mod tests {
             death(Reason::VmmExit, "", "qemu: warning\nqemu: it broke\n\n").to_string(),
             "the VMM gave up (exit status 1): qemu: it broke"
         );
-        assert_eq!(death(Reason::GuestShutdown, panic, "x").to_string(), "the guest powered off (exit status 1)");
+        assert_eq!(
+            death(Reason::GuestShutdown, panic, "x").to_string(),
+            "the guest powered off (exit status 1)"
+        );
     }
 
     #[tokio::test]
@@ -175,6 +178,9 @@ mod tests {
         let end = death(Reason::Killed, "", "");
         sender.send_replace(Some(end.clone()));
         drop(sender);
-        assert_eq!((waiting.await, watch.clone().ended().await, watch.try_ended()), (end.clone(), end.clone(), Some(end)));
+        assert_eq!(
+            (waiting.await, watch.clone().ended().await, watch.try_ended()),
+            (end.clone(), end.clone(), Some(end))
+        );
     }
 }

@@ -166,7 +166,9 @@ fn start(order: Order) -> Answer {
         Some(Ok(pidfd)) => pidfd,
         other => {
             let _ended = child.kill().and_then(|()| child.wait());
-            return Err(other.and_then(Result::err).map_or_else(|| io::Error::other("no process id"), Into::into));
+            return Err(other
+                .and_then(Result::err)
+                .map_or_else(|| io::Error::other("no process id"), Into::into));
         }
     };
     Ok(Process { child, killer: Killer { pidfd: Arc::new(pidfd) }, reaped: false })
@@ -201,7 +203,12 @@ fn before_exec(parent: Pid, keep: &[RawFd]) -> io::Result<()> {
 fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
     // SAFETY: close_range with CLOSE_RANGE_CLOEXEC only sets flags; it closes nothing and touches no memory.
     let done = unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_uint)
+        libc::syscall(
+            libc::SYS_close_range,
+            first,
+            libc::c_uint::MAX,
+            libc::CLOSE_RANGE_CLOEXEC as libc::c_uint,
+        )
     };
     if done == 0 {
         return Ok(());

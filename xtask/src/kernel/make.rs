@@ -3,6 +3,7 @@
 //! The lock's descriptor is inherited by make and what it starts: even when this process is killed, nobody else builds
 //! in the tree until the last of them has ended.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{BufRead as _, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -34,20 +35,22 @@ impl Tree {
 
     /// Builds `vmlinux`; how many objects it has.
     pub(super) fn compile(&self, expected: usize) -> Result<usize, TaskError> {
-        let mut objects = compiled(&self.dir);
+        // By name, because an interrupted build may compile again what it had.
+        let mut objects = BTreeSet::new();
+        collect_compiled(&self.dir, &self.dir, &mut objects);
         let mut counter = Counter::new("[kernel] objects", expected);
         let mut make = self.make();
         let jobs = std::thread::available_parallelism().map_or(1, usize::from);
         make.arg(format!("-j{jobs}")).arg("vmlinux");
         let result = self.run(make, &mut |line| {
-            if line.starts_with("  CC ") || line.starts_with("  AS ") {
-                objects += 1;
-                counter.show(objects);
+            if let Some(object) = line.strip_prefix("  CC ").or_else(|| line.strip_prefix("  AS ")) {
+                objects.insert(PathBuf::from(object.trim()));
+                counter.show(objects.len());
             }
         });
         counter.finish();
         result?;
-        Ok(compiled(&self.dir))
+        Ok(objects.len())
     }
 
     /// Writes `vmlinux` without its symbol tables: a VMM reads and sorts them at every start, for nothing, and the
@@ -107,15 +110,24 @@ impl Tree {
     }
 }
 
-/// Objects in the tree that are finished: kbuild writes the command beside an object after it.
-fn compiled(dir: &Path) -> usize {
-    let Ok(entries) = fs::read_dir(dir) else { return 0 };
-    let count = |entry: fs::DirEntry| match entry.file_type() {
-        Ok(kind) if kind.is_dir() => compiled(&entry.path()),
-        Ok(_) => usize::from(entry.file_name().to_string_lossy().ends_with(".o.cmd")),
-        Err(_) => 0,
-    };
-    entries.flatten().map(count).sum()
+/// Objects in the tree that are finished: kbuild writes the command beside an object (`.x.o.cmd`) after it.
+fn collect_compiled(root: &Path, dir: &Path, objects: &mut BTreeSet<PathBuf>) {
+    let Ok(entries) = fs::read_dir(dir) else { return };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            // What runs on this machine is not announced by the same words.
+            if dir != root || !matches!(&*name, "tools" | "scripts") {
+                collect_compiled(root, &entry.path(), objects);
+            }
+        } else if let Some(object) = name.strip_prefix('.').and_then(|name| name.strip_suffix(".cmd"))
+            && object.ends_with(".o")
+            && let Ok(dir) = dir.strip_prefix(root)
+        {
+            objects.insert(dir.join(object));
+        }
+    }
 }
 
 fn tail(log: &Path) -> String {
@@ -130,4 +142,22 @@ fn tail(log: &Path) -> String {
     let text = read().unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn finished_objects_are_found() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir_all(dir.path().join("net/ipv4")).unwrap();
+        fs::create_dir_all(dir.path().join("tools/objtool")).unwrap();
+        for file in ["net/ipv4/.tcp.o.cmd", "net/ipv4/udp.o", "net/.built-in.a.cmd", "tools/objtool/.x.o.cmd"] {
+            fs::write(dir.path().join(file), "").unwrap();
+        }
+        let mut objects = BTreeSet::new();
+        collect_compiled(dir.path(), dir.path(), &mut objects);
+        assert_eq!(objects, BTreeSet::from([PathBuf::from("net/ipv4/tcp.o")]));
+    }
 }

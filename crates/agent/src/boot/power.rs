@@ -46,8 +46,10 @@ pub fn off() -> ! {
         let _ = mount_remount(path, MountFlags::RDONLY, c"");
     }
     rustix::fs::sync();
-    let _ = rustix::system::reboot(RebootCommand::PowerOff);
-    // A machine without power control: a restart ends it as well.
+    // Where nothing can cut the power the kernel halts for ever instead of saying so; a restart ends such a machine.
+    if std::path::Path::new("/sys/firmware/acpi").exists() {
+        let _ = rustix::system::reboot(RebootCommand::PowerOff);
+    }
     loop {
         let _ = rustix::system::reboot(RebootCommand::Restart);
         std::thread::sleep(std::time::Duration::from_secs(1));

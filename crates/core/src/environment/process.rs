@@ -195,7 +195,7 @@ mod tests {
     #[test]
     fn output_is_bounded_and_the_status_is_the_programs() {
         let mut lines = 0_u32;
-        let script = "yes x | head -n 5000; head -c 100000 /dev/zero | tr '\\0' y; echo end; exit 7";
+        let script = "yes x | head -n 5000; head -c 100000 /dev/zero | tr '\\0' y; echo; echo end; exit 7";
         let outcome = run(&mut shell(Jail::Root, script), &CancelToken::new(), &mut |_| lines += 1).unwrap();
         assert_eq!(outcome.status.code(), Some(7));
         assert!(lines > 5000);

@@ -317,7 +317,8 @@ mod tests {
                 let line = source.line();
                 prop_assert!(!line.contains('\n'));
                 prop_assert!(line.starts_with("deb [arch=amd64"));
-                prop_assert!(line.ends_with(&format!(" {} main", source.suite)));
+                let end = [" ", source.suite(), " main"].concat();
+                prop_assert!(line.ends_with(&end));
                 prop_assert!(SUITES.contains(&source.suite()));
                 prop_assert_eq!(line.matches('[').count(), 1);
                 prop_assert!(!line.contains("trusted="));

@@ -140,13 +140,9 @@ impl Line {
         if self.accelerator == Accelerator::Tcg {
             words.push(format!("tsc_early_khz={}", self.tsc_khz));
             // Rewriting code costs the translator dear: a kernel with one processor would patch every lock prefix out
-            // of itself, 80 ms of a boot.
+            // of itself, some 80 ms of a boot. (`nolapic_timer` would save the 100 ms in which the kernel measures the
+            // local APIC's timer, but a guest on the PIT hangs after most restores.)
             words.push("noreplace-smp".to_owned());
-            // TCG has no TSC deadline timer, so the kernel measures the local APIC's against ten ticks, 100 ms. One
-            // processor can do with the PIT; with more, the kernel hangs without its APIC timers.
-            if self.shape.vcpus == 0 {
-                words.push("nolapic_timer".to_owned());
-            }
         }
         words.extend(self.parts.kernel_args.iter().cloned());
         let line = words.join(" ");

@@ -5,11 +5,18 @@ use crate::death::Reason;
 
 /// Of a `/dev/kvm` that is missing, forbidden, or unable. A KVM that refuses what every processor has (`failed to set
 /// MSR`) makes QEMU abort over an assertion.
-const KVM: &[&str] =
-    &["/dev/kvm", "Could not access KVM", "failed to initialize kvm", "failed to set MSR", "kvm.c:", "ioctl(KVM_"];
+const KVM: &[&str] = &[
+    "/dev/kvm",
+    "Could not access KVM",
+    "failed to initialize kvm",
+    "failed to set MSR",
+    "kvm.c:",
+    "ioctl(KVM_",
+];
 
 /// Of guest memory that the host does not give.
-const MEMORY: &[&str] = &["Cannot allocate memory", "cannot set up guest memory", "unable to map backing store"];
+const MEMORY: &[&str] =
+    &["Cannot allocate memory", "cannot set up guest memory", "unable to map backing store"];
 
 /// Turns the death of a QEMU that never came up into what it died of.
 pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {

@@ -58,7 +58,8 @@ impl Handle {
         };
         let tokio_stream = |end| stream(end).and_then(tokio::net::UnixStream::from_std).map_err(host);
         let stderr = process.take_stderr().map(control::stderr).transpose().map_err(host)?;
-        let ends = control::start(process, tokio_stream(qmp)?, tokio_stream(console)?, stderr).map_err(host)?;
+        let ends =
+            control::start(process, tokio_stream(qmp)?, tokio_stream(console)?, stderr).map_err(host)?;
         let stream = Some(stream(port).map_err(host)?);
         Ok(Handle { ends, killer, pid, accelerator, shape, shares_memory, paused: false, stream })
     }
@@ -146,7 +147,9 @@ impl Handle {
                 death = watch.ended() => Err(died(during, death)),
             }
         };
-        tokio::time::timeout(limit, both).await.unwrap_or(Err(VmmError::Deadline { command: during, after: limit }))
+        tokio::time::timeout(limit, both)
+            .await
+            .unwrap_or(Err(VmmError::Deadline { command: during, after: limit }))
     }
 
     pub(super) fn migration(&self) -> tokio::sync::watch::Receiver<control::Migration> {

@@ -84,7 +84,8 @@ impl Handle {
     async fn why_failed(&self, command: &'static str) -> VmmError {
         match self.command("query-migrate", Value::Null).await {
             Ok(status) => {
-                let detail = status.get("error-desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
+                let detail =
+                    status.get("error-desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
                 VmmError::Refused { command, detail }
             }
             Err(error) => error,

@@ -144,7 +144,12 @@ impl QemuVersion {
         let text = printed.lines().next()?.strip_prefix("QEMU emulator version ")?.trim();
         let mut numbers = text.split(|c: char| !c.is_ascii_digit()).map(str::parse);
         let mut next = || numbers.next()?.ok();
-        Some(QemuVersion { major: next()?, minor: next()?, micro: next().unwrap_or(0), text: text.to_owned() })
+        Some(QemuVersion {
+            major: next()?,
+            minor: next()?,
+            micro: next().unwrap_or(0),
+            text: text.to_owned(),
+        })
     }
 }
 

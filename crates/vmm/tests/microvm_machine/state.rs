@@ -1,12 +1,10 @@
 //! Pause, save and restore under QEMU and TCG: one saved guest continued many times, with its memory in a file of its
 //! own or in the state.
 
-mod guest;
-
 use std::fs::File;
 use std::time::{Duration, Instant};
 
-use guest::Talk;
+use crate::guest::{self, Talk};
 use pyro_vmm::{Machine, Memory, Spec, Start, VmmError};
 
 /// A booted guest that has counted to two, paused and saved; gives memory (if it is a file) and state.
@@ -119,7 +117,8 @@ async fn a_state_that_is_none_is_refused() {
 async fn a_memory_file_of_another_size_is_refused() {
     let memory = guest::memfd();
     memory.set_len(1 << 20).unwrap();
-    let error = guest::qemu().launch(Spec { memory: Memory::From(memory), ..guest::cold() }).await.unwrap_err();
+    let error =
+        guest::qemu().launch(Spec { memory: Memory::From(memory), ..guest::cold() }).await.unwrap_err();
     assert!(error.to_string().contains("1048576 bytes and the machine has 268435456"), "{error}");
 }
 

@@ -1,10 +1,8 @@
 //! One machine's life under QEMU and TCG: boot, byte stream, disks, pause, and every way to end.
 
-mod guest;
-
 use std::time::Duration;
 
-use guest::Talk;
+use crate::guest::{self, Talk};
 use pyro_vmm::{Exit, Reason};
 
 #[tokio::test]

@@ -1,7 +1,5 @@
 //! Bad days: what is missing, what is garbage, who is killed, and that nothing is left behind by any of it.
 
-mod guest;
-
 use std::collections::BTreeSet;
 use std::fs::File;
 use std::io::Write;
@@ -10,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use guest::Talk;
+use crate::guest::{self, Talk};
 use pyro_vmm::{Accelerator, Death, Exit, Machine, Qemu, Reason, Shape, Spec, VmmError};
 
 async fn end_of(machine: &Machine) -> Death {
@@ -26,7 +24,10 @@ fn signal(pid: u32, signal: i32) {
 async fn a_missing_binary_names_its_package() {
     let qemu = Qemu { binary: PathBuf::from("/nonexistent/qemu"), accelerator: Accelerator::Tcg };
     let error = qemu.launch(guest::cold()).await.unwrap_err();
-    assert_eq!(error.to_string(), "/nonexistent/qemu does not exist (on Debian: the package qemu-system-x86)");
+    assert_eq!(
+        error.to_string(),
+        "/nonexistent/qemu does not exist (on Debian: the package qemu-system-x86)"
+    );
     let error = qemu.version().await.unwrap_err();
     assert!(matches!(error, VmmError::BinaryMissing { .. }), "{error:?}");
 }
@@ -175,7 +176,7 @@ async fn kvm_either_runs_the_guest_or_says_why_or_stays_silent_within_bounds() {
 }
 
 #[tokio::test]
-async fn a_disk_that_is_full_is_the_guests_error_and_a_base_stays_as_it_is() {
+async fn disks_processors_and_kernel_words_reach_the_guest() {
     let mut base = tempfile::NamedTempFile::new().unwrap();
     base.write_all(b"sixteen bytes ok").unwrap();
     base.as_file().set_len(1 << 20).unwrap();
@@ -216,7 +217,10 @@ async fn qemu_gets_its_own_descriptors_and_nothing_else() {
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/environ")).unwrap(), "");
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "500");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
-    assert!(limits.lines().any(|line| line.starts_with("Max core file size        0                    0")), "{limits}");
+    assert!(
+        limits.lines().any(|line| line.starts_with("Max core file size        0                    0")),
+        "{limits}"
+    );
     machine.stop().await.unwrap();
 }
 
@@ -232,7 +236,7 @@ fn a_vmm_does_not_outlive_its_process() {
         return;
     }
     let mut child = Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "a_vmm_does_not_outlive_its_process", "--nocapture"])
+        .args(["--exact", "trouble::a_vmm_does_not_outlive_its_process", "--nocapture"])
         .env(ROLE, "1")
         .stdout(std::process::Stdio::piped())
         .spawn()

@@ -2,8 +2,6 @@
 //!
 //! Needs neither the agent nor core, so that a failure here is a failure of the adapter.
 
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
-
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
@@ -19,7 +17,7 @@ use tokio::net::UnixStream;
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 256 };
 
 /// How long a guest may take to boot on a host that other tests keep busy.
-pub const BOOT_DEADLINE: Duration = Duration::from_secs(15);
+pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 
 pub fn qemu() -> Qemu {
     Qemu { binary: PathBuf::from("/usr/bin/qemu-system-x86_64"), accelerator: Accelerator::Tcg }
@@ -29,7 +27,9 @@ pub fn qemu() -> Qemu {
 pub fn kernel() -> File {
     let path = std::env::var_os("PYRO_TEST_KERNEL");
     let path = path.as_deref().unwrap_or_else(|| {
-        panic!("PYRO_TEST_KERNEL is not set: run these tests by `make test`, which builds the kernel and sets it")
+        panic!(
+            "PYRO_TEST_KERNEL is not set: run these tests by `make test`, which builds the kernel and sets it"
+        )
     });
     open(path)
 }
@@ -44,7 +44,7 @@ pub fn initramfs() -> File {
     let program = PROGRAM.get_or_init(|| {
         let folder = tempfile::tempdir().unwrap();
         let output = folder.path().join("init");
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/init.c");
+        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/microvm_machine/guest/init.c");
         let compiled = Command::new("cc")
             .args(["-static", "-Os", "-w", source, "-o"])
             .arg(&output)
@@ -81,7 +81,7 @@ pub fn looping_kernel() -> File {
     let compiled = Command::new("cc")
         .args(["-m32", "-c", "-o"])
         .arg(folder.path().join("loop.o"))
-        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/guest/loop.S"))
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/microvm_machine/guest/loop.S"))
         .status()
         .unwrap();
     assert!(compiled.success());

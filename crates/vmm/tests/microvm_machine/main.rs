@@ -1,0 +1,7 @@
+//! Machines under a real QEMU with a real kernel. One binary, so that one nextest group limits how many run at once.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod guest;
+mod life;
+mod state;
+mod trouble;
