@@ -37,7 +37,15 @@ pub struct Agent {
 pub fn build(places: &Places) -> Result<Agent, TaskError> {
     let target = places.target.join(PROFILE);
     let mut cargo = Command::new(&places.cargo);
-    cargo.current_dir(&places.root).args(["build", "--quiet", "--locked", "--package", PROGRAM, "--bin", PROGRAM]);
+    cargo.current_dir(&places.root).args([
+        "build",
+        "--quiet",
+        "--locked",
+        "--package",
+        PROGRAM,
+        "--bin",
+        PROGRAM,
+    ]);
     cargo.args(["--profile", PROFILE, "--target", TARGET, "--target-dir"]).arg(&target);
     // Encoded flags go before every other source of flags, so nobody's environment changes the agent.
     cargo.env("CARGO_ENCODED_RUSTFLAGS", flags(places));
@@ -48,8 +56,10 @@ pub fn build(places: &Places) -> Result<Agent, TaskError> {
     let program = target.join(TARGET).join(PROFILE).join(PROGRAM);
     let content = fs::read(&program).map_err(at(&program, "read"))?;
     is_static(&content).map_err(|why| TaskError::Unfit { path: program.clone(), why: why.into() })?;
-    let archive = cpio::initramfs(&content)
-        .map_err(|error| TaskError::Unfit { path: program.clone(), why: format!("cannot be packed: {error}") })?;
+    let archive = cpio::initramfs(&content).map_err(|error| TaskError::Unfit {
+        path: program.clone(),
+        why: format!("cannot be packed: {error}"),
+    })?;
     let initramfs = target.join("initramfs.cpio");
     if fs::read(&initramfs).ok().as_ref() != Some(&archive) {
         digest::replace(&initramfs, &archive).map_err(at(&initramfs, "written"))?;
@@ -107,7 +117,8 @@ fn is_static(elf: &[u8]) -> Result<(), &'static str> {
     let headers = || Some((number(32, 8)?, number(54, 2)?, number(56, 2)?));
     let Some((offset, size, count)) = headers() else { return Err("is cut off") };
     for index in 0..count {
-        let at = usize::try_from(offset.saturating_add(index * size)).map_err(|_| "has no program headers where it says")?;
+        let at = usize::try_from(offset.saturating_add(index * size))
+            .map_err(|_| "has no program headers where it says")?;
         match number(at, 4) {
             Some(kind) if kind == u64::from(PT_INTERP) => {
                 return Err("asks for a dynamic linker, and there is none in the guest");

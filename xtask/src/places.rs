@@ -51,14 +51,17 @@ impl Places {
 /// A program on the `PATH`.
 pub fn find_program(name: &str) -> Option<PathBuf> {
     let path = env::var_os("PATH")?;
-    env::split_paths(&path).map(|dir| dir.join(name)).find(|file| {
-        file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok()
-    })
+    env::split_paths(&path)
+        .map(|dir| dir.join(name))
+        .find(|file| file.is_file() && rustix::fs::access(file, rustix::fs::Access::EXEC_OK).is_ok())
 }
 
 /// The QEMU binary: `PYRO_QEMU`, else the one on the `PATH`.
 pub fn qemu() -> Option<PathBuf> {
-    env::var_os("PYRO_QEMU").filter(|value| !value.is_empty()).map(PathBuf::from).or_else(|| find_program("qemu-system-x86_64"))
+    env::var_os("PYRO_QEMU")
+        .filter(|value| !value.is_empty())
+        .map(PathBuf::from)
+        .or_else(|| find_program("qemu-system-x86_64"))
 }
 
 /// The environment that a foreign build runs in: enough to find programs, nothing that could change its result.

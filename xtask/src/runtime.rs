@@ -99,7 +99,9 @@ fn is_current(
         }
     }
     let measured = manifest.capabilities.vm_boot && manifest.capabilities.guest_exec;
-    Ok(measured && manifest.component_versions == *components && manifest.bundle_version == env!("CARGO_PKG_VERSION"))
+    Ok(measured
+        && manifest.component_versions == *components
+        && manifest.bundle_version == env!("CARGO_PKG_VERSION"))
 }
 
 fn write(
@@ -113,7 +115,8 @@ fn write(
         .artifact(KERNEL, &kernel.vmlinux, "vmlinux", &kernel.record.source_version, ArtifactKind::Real)
         .artifact(INITRAMFS, &agent.initramfs, "initramfs.cpio", &agent.version, ArtifactKind::Real)
         .artifact(AGENT, &agent.program, "pyro-agent", &agent.version, ArtifactKind::Real);
-    let builder = components.into_iter().fold(builder, |builder, (name, version)| builder.component(name, version));
+    let builder =
+        components.into_iter().fold(builder, |builder, (name, version)| builder.component(name, version));
     builder.write(dir, stamps)
 }
 

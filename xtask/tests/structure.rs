@@ -45,7 +45,10 @@ fn every_room_is_looked_at() {
         let path = root().join("crates").join(room).join("Cargo.toml");
         let text = fs::read_to_string(&path).unwrap();
         one(
-            &[("crates/x/Cargo.toml", &text.replace("[lints]", "[dependencies.xtask]\npath = \"x\"\n[lints]"))],
+            &[(
+                "crates/x/Cargo.toml",
+                &text.replace("[lints]", "[dependencies.xtask]\npath = \"x\"\n[lints]"),
+            )],
             "must not depend on xtask",
         );
     }
@@ -55,12 +58,28 @@ fn every_room_is_looked_at() {
 fn an_edge_that_nobody_decided_is_found() {
     for (name, rest, expected) in [
         ("pyro-proto", "[dependencies]\npyro-vmm.workspace = true", "pyro-proto must not depend on pyro-vmm"),
-        ("pyro-vmm", "[dependencies]\npyro-proto = { path = \"../proto\" }", "pyro-vmm must not depend on pyro-proto"),
-        ("pyro-agent", "[dev-dependencies]\npyro-core.workspace = true", "pyro-agent must not depend on pyro-core"),
+        (
+            "pyro-vmm",
+            "[dependencies]\npyro-proto = { path = \"../proto\" }",
+            "pyro-vmm must not depend on pyro-proto",
+        ),
+        (
+            "pyro-agent",
+            "[dev-dependencies]\npyro-core.workspace = true",
+            "pyro-agent must not depend on pyro-core",
+        ),
         ("pyro-cli", "[dependencies.pyro-vmm]\nworkspace = true", "pyro-cli must not depend on pyro-vmm"),
         ("pyro-core", "[build-dependencies]\nxtask = \"0\"", "pyro-core must not depend on xtask"),
-        ("pyro-core", "[target.'cfg(unix)'.dependencies]\npyro-cli = \"0\"", "pyro-core must not depend on pyro-cli"),
-        ("xtask", "[dependencies]\nx = { package = \"pyro-vmm\", version = \"0\" }", "xtask must not depend on pyro-vmm"),
+        (
+            "pyro-core",
+            "[target.'cfg(unix)'.dependencies]\npyro-cli = \"0\"",
+            "pyro-core must not depend on pyro-cli",
+        ),
+        (
+            "xtask",
+            "[dependencies]\nx = { package = \"pyro-vmm\", version = \"0\" }",
+            "xtask must not depend on pyro-vmm",
+        ),
         ("pyro-new", "", "pyro-new is not one of the rooms"),
     ] {
         one(&[("crates/x/Cargo.toml", &manifest(name, rest))], expected);
@@ -71,7 +90,13 @@ fn an_edge_that_nobody_decided_is_found() {
 #[test]
 fn decided_edges_are_no_violation() {
     let files = [
-        ("a/Cargo.toml", manifest("pyro-core", "[dependencies]\npyro-vmm.workspace = true\nserde = \"1\"\n[dev-dependencies]\npyro-agent.workspace = true")),
+        (
+            "a/Cargo.toml",
+            manifest(
+                "pyro-core",
+                "[dependencies]\npyro-vmm.workspace = true\nserde = \"1\"\n[dev-dependencies]\npyro-agent.workspace = true",
+            ),
+        ),
         ("b/Cargo.toml", "[workspace]\nmembers = []\n".to_owned()),
     ];
     let files: Vec<_> = files.iter().map(|(path, text)| (*path, text.as_str())).collect();
@@ -110,7 +135,10 @@ fn an_allow_is_found() {
 #[test]
 fn a_test_that_is_not_run_is_found() {
     for attribute in ["#[ignore]", "#[ignore = \"slow\"]"] {
-        one(&[("xtask/tests/x.rs", &format!("//! x\n#[test]\n{attribute}\nfn f() {{}}\n"))], "a test that is not run");
+        one(
+            &[("xtask/tests/x.rs", &format!("//! x\n#[test]\n{attribute}\nfn f() {{}}\n"))],
+            "a test that is not run",
+        );
     }
 }
 
@@ -131,7 +159,12 @@ fn a_library_that_does_its_callers_business_is_found() {
         for room in ["proto", "vmm", "core", "agent"] {
             one(&[(&format!("crates/{room}/src/deep/x.rs"), &text)], expected);
         }
-        let elsewhere = ["crates/cli/src/x.rs", "crates/agent/src/main.rs", "crates/core/tests/x.rs", "crates/core/src/x/tests.rs"];
+        let elsewhere = [
+            "crates/cli/src/x.rs",
+            "crates/agent/src/main.rs",
+            "crates/core/tests/x.rs",
+            "crates/core/src/x/tests.rs",
+        ];
         for path in elsewhere {
             assert_eq!(found(&[(path, &text)]), Vec::<String>::new());
         }

@@ -10,13 +10,15 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pyro_vmm::{Accelerator, Backend, Memory, Parts, Qemu, Shape, Spec, Start};
+use pyro_vmm::{Memory, Parts, Qemu, Shape, Spec, Start};
+
+pub use pyro_vmm::{Accelerator, Backend};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::host;
 use crate::launch::{self, BootError, Root};
-use crate::runtime::{Bundle, RuntimeError};
+use crate::runtime::{Bundle, INITRAMFS, KERNEL, RuntimeError};
 
 /// What the person asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -276,8 +278,8 @@ pub async fn probe_boot(
     deadline: Duration,
 ) -> Result<launch::Booted, ProbeError> {
     let parts = Parts {
-        kernel: bundle.open_artifact("kernel")?,
-        initramfs: bundle.open_artifact("initramfs")?,
+        kernel: bundle.open_artifact(KERNEL)?,
+        initramfs: bundle.open_artifact(INITRAMFS)?,
         base: None,
         disk: None,
         kernel_args: Vec::new(),

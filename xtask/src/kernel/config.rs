@@ -33,7 +33,8 @@ impl Fragment {
             if line.is_empty() || line.starts_with('#') {
                 continue;
             }
-            let option = line.split_once('=').filter(|(name, value)| name.starts_with("CONFIG_") && !value.is_empty());
+            let option =
+                line.split_once('=').filter(|(name, value)| name.starts_with("CONFIG_") && !value.is_empty());
             let Some((name, value)) = option else {
                 return Err(format!("has a line {number} that is neither CONFIG_NAME=value nor a comment"));
             };
@@ -56,7 +57,11 @@ impl Fragment {
             "n" => !got.contains_key(name),
             value => got.get(name).is_some_and(|got| *got == value),
         };
-        self.wanted.iter().filter(|(name, value)| !met(name, value)).map(|(n, v)| (n.as_str(), v.as_str())).collect()
+        self.wanted
+            .iter()
+            .filter(|(name, value)| !met(name, value))
+            .map(|(n, v)| (n.as_str(), v.as_str()))
+            .collect()
     }
 }
 
@@ -82,7 +87,11 @@ impl fmt::Display for Unmet {
         if self.line.ends_with("=n") {
             return f.write_str(": something else selects it");
         }
-        if self.missing.is_empty() { Ok(()) } else { write!(f, ": not set, and it depends on: {}", self.missing.join(", ")) }
+        if self.missing.is_empty() {
+            Ok(())
+        } else {
+            write!(f, ": not set, and it depends on: {}", self.missing.join(", "))
+        }
     }
 }
 
@@ -100,8 +109,15 @@ pub(super) fn check(fragment: &Fragment, tree: &Path) -> Result<(), TaskError> {
     let set = options(&config);
     let unmet = unmet.into_iter().map(|(name, value)| {
         let parents = parents.get(name.trim_start_matches("CONFIG_"));
-        let missing = parents.into_iter().flatten().filter(|parent| !set.contains_key(format!("CONFIG_{parent}").as_str()));
-        Unmet { line: format!("{name}={value}"), missing: missing.cloned().collect(), exists: parents.is_some() }
+        let missing = parents
+            .into_iter()
+            .flatten()
+            .filter(|parent| !set.contains_key(format!("CONFIG_{parent}").as_str()));
+        Unmet {
+            line: format!("{name}={value}"),
+            missing: missing.cloned().collect(),
+            exists: parents.is_some(),
+        }
     });
     Err(KernelError::Config(unmet.collect()).into())
 }
@@ -137,7 +153,9 @@ fn parents_in(kconfig: &str, names: &BTreeSet<&str>, parents: &mut BTreeMap<Stri
             }
         } else if let (Some(name), Some(condition)) = (current, line.strip_prefix("depends on ")) {
             let symbols = condition.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
-            let symbols = symbols.filter(|word| word.len() > 1 && word.starts_with(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit()));
+            let symbols = symbols.filter(|word| {
+                word.len() > 1 && word.starts_with(|c: char| c.is_ascii_uppercase() || c.is_ascii_digit())
+            });
             parents.entry(name.to_owned()).or_default().extend(symbols.map(str::to_owned));
         }
     }
@@ -154,10 +172,18 @@ mod tests {
         fs::create_dir_all(dir.path().join("arch/arm")).unwrap();
         fs::write(dir.path().join("kernel/bpf/Kconfig"), "config BPF_JIT\n\tbool \"x\"\n\tdepends on BPF\n\tdepends on MODULES && (NET || HAVE_JIT)\n\nconfig OTHER\n\tdepends on NOTHING\n").unwrap();
         fs::write(dir.path().join("arch/arm/Kconfig"), "config BPF_JIT\n\tdepends on ARM\n").unwrap();
-        fs::write(dir.path().join(".config"), "# CONFIG_BPF_JIT is not set\nCONFIG_BPF=y\nCONFIG_NET=y\nCONFIG_KEPT=y\nCONFIG_HZ=250\n").unwrap();
-        let fragment = "# why\nCONFIG_BPF=y\nCONFIG_BPF_JIT=y\nCONFIG_KEPT=n\nCONFIG_HZ=100\nCONFIG_ABSENT=n\n";
+        fs::write(
+            dir.path().join(".config"),
+            "# CONFIG_BPF_JIT is not set\nCONFIG_BPF=y\nCONFIG_NET=y\nCONFIG_KEPT=y\nCONFIG_HZ=250\n",
+        )
+        .unwrap();
+        let fragment =
+            "# why\nCONFIG_BPF=y\nCONFIG_BPF_JIT=y\nCONFIG_KEPT=n\nCONFIG_HZ=100\nCONFIG_ABSENT=n\n";
         let error = check(&Fragment::from_text(fragment).unwrap(), dir.path()).unwrap_err().to_string();
-        assert!(error.contains("CONFIG_BPF_JIT=y: not set, and it depends on: HAVE_JIT, MODULES\n"), "{error}");
+        assert!(
+            error.contains("CONFIG_BPF_JIT=y: not set, and it depends on: HAVE_JIT, MODULES\n"),
+            "{error}"
+        );
         assert!(error.contains("CONFIG_KEPT=n"), "{error}");
         assert!(error.contains("CONFIG_HZ=100: this kernel has no such option"), "{error}");
         assert!(!error.contains("CONFIG_BPF=y") && !error.contains("ABSENT"), "{error}");
@@ -166,8 +192,10 @@ mod tests {
     #[test]
     fn a_configuration_that_holds_is_accepted() {
         let dir = tempfile::tempdir().unwrap();
-        fs::write(dir.path().join(".config"), "CONFIG_LSM=\"landlock\"\nCONFIG_A=y\n# CONFIG_B is not set\n").unwrap();
-        let fragment = Fragment::from_text("CONFIG_LSM=\"landlock\"\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_C=n\n").unwrap();
+        fs::write(dir.path().join(".config"), "CONFIG_LSM=\"landlock\"\nCONFIG_A=y\n# CONFIG_B is not set\n")
+            .unwrap();
+        let fragment =
+            Fragment::from_text("CONFIG_LSM=\"landlock\"\nCONFIG_A=y\nCONFIG_B=n\nCONFIG_C=n\n").unwrap();
         check(&fragment, dir.path()).unwrap();
     }
 

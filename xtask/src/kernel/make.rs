@@ -83,7 +83,8 @@ impl Tree {
     fn run(&self, mut command: Command, each: &mut dyn FnMut(&str)) -> Result<(), TaskError> {
         let program = command.get_program().to_string_lossy().into_owned();
         let spawn = |source| TaskError::Spawn { program: program.clone(), source };
-        let mut log = File::options().create(true).append(true).open(&self.log).map_err(at(&self.log, "opened"))?;
+        let mut log =
+            File::options().create(true).append(true).open(&self.log).map_err(at(&self.log, "opened"))?;
         let (output, input) = std::io::pipe().map_err(spawn)?;
         let spawn = |source| TaskError::Spawn { program: program.clone(), source };
         let kept = rustix::io::dup(&self.lock).map_err(|errno| spawn(errno.into()))?;
@@ -153,7 +154,8 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         fs::create_dir_all(dir.path().join("net/ipv4")).unwrap();
         fs::create_dir_all(dir.path().join("tools/objtool")).unwrap();
-        for file in ["net/ipv4/.tcp.o.cmd", "net/ipv4/udp.o", "net/.built-in.a.cmd", "tools/objtool/.x.o.cmd"] {
+        for file in ["net/ipv4/.tcp.o.cmd", "net/ipv4/udp.o", "net/.built-in.a.cmd", "tools/objtool/.x.o.cmd"]
+        {
             fs::write(dir.path().join(file), "").unwrap();
         }
         let mut objects = BTreeSet::new();

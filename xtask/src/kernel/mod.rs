@@ -31,7 +31,7 @@ pub use source::Inputs;
 /// Raise it whenever the way of building changes what comes out.
 const RECIPE: u32 = 1;
 /// Objects that a whole build compiles, for the first build's progress; later ones know it from their predecessor.
-const OBJECTS: usize = 1500;
+const OBJECTS: usize = 1520;
 
 /// A kernel in the cache.
 #[derive(Debug)]
@@ -118,7 +118,11 @@ pub fn build(places: &Places) -> Result<Kernel, TaskError> {
     tree.configure(&fragment_path)?;
     config::check(&fragment, &tree.dir)?;
     let expected = objects_of_a_predecessor(&dir).unwrap_or(OBJECTS);
-    say(&format!("[kernel] building linux {} (about {expected} objects); log: {}", inputs.version(), tree.log.display()));
+    say(&format!(
+        "[kernel] building linux {} (about {expected} objects); log: {}",
+        inputs.version(),
+        tree.log.display()
+    ));
     let objects = tree.compile(expected)?;
     let record = Record { objects, seconds: begin.elapsed().as_secs(), ..inputs.record(tree.release()?) };
     let kernel = publish(&tree, &scratch, &home, record, places)?;
@@ -132,7 +136,8 @@ pub fn build(places: &Places) -> Result<Kernel, TaskError> {
 /// The complete kernel in `home`, when there is one whose content is what it was.
 fn published(home: &Path, places: &Places) -> Result<Option<Kernel>, TaskError> {
     let vmlinux = home.join("vmlinux");
-    let record = fs::read(home.join("build.json")).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
+    let record =
+        fs::read(home.join("build.json")).ok().and_then(|text| serde_json::from_slice::<Record>(&text).ok());
     let Some(record) = record.filter(|_| vmlinux.is_file()) else { return Ok(None) };
     if digest::of_file(&vmlinux, &places.cache.join("stamps"))? == record.vmlinux_sha256 {
         return Ok(Some(Kernel { vmlinux, record }));
@@ -156,7 +161,8 @@ fn publish(
     let vmlinux_sha256 = digest::of_file(&vmlinux, &places.cache.join("stamps"))?;
     let record = Record { vmlinux_sha256, ..record };
     let json = ready.join("build.json");
-    let text = serde_json::to_vec_pretty(&record).map_err(|source| TaskError::Json { path: json.clone(), source })?;
+    let text = serde_json::to_vec_pretty(&record)
+        .map_err(|source| TaskError::Json { path: json.clone(), source })?;
     fs::write(&json, text).map_err(at(&json, "written"))?;
     for file in [&vmlinux, &json] {
         File::open(file).and_then(|file| file.sync_all()).map_err(at(file, "written"))?;
@@ -171,7 +177,8 @@ fn publish(
 
 /// Takes the lock, saying so when somebody else has it.
 fn take_lock(path: &Path) -> Result<File, TaskError> {
-    let file = File::options().create(true).truncate(false).write(true).open(path).map_err(at(path, "opened"))?;
+    let file =
+        File::options().create(true).truncate(false).write(true).open(path).map_err(at(path, "opened"))?;
     match file.try_lock() {
         Ok(()) => {}
         Err(fs::TryLockError::WouldBlock) => {

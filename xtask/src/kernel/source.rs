@@ -24,7 +24,8 @@ const PROGRAMS: [(&str, &str); 8] = [
     ("tar", "tar"),
     ("xz", "xz-utils"),
 ];
-const HEADERS: [(&str, &str); 2] = [("/usr/include/stdio.h", "libc6-dev"), ("/usr/include/gelf.h", "libelf-dev")];
+const HEADERS: [(&str, &str); 2] =
+    [("/usr/include/stdio.h", "libc6-dev"), ("/usr/include/gelf.h", "libelf-dev")];
 
 /// Everything that decides what a build gives.
 #[derive(Debug)]
@@ -41,16 +42,22 @@ impl Inputs {
     /// # Errors
     /// When a package is missing, or a tool cannot be asked for its version.
     pub fn gather(fragment: &Fragment, stamps: &Path) -> Result<Self, TaskError> {
-        let mut missing: Vec<_> =
-            PROGRAMS.iter().filter(|(program, _)| find_program(program).is_none()).map(|(_, package)| *package).collect();
-        missing.extend(HEADERS.iter().filter(|(header, _)| !Path::new(header).exists()).map(|(_, package)| *package));
+        let mut missing: Vec<_> = PROGRAMS
+            .iter()
+            .filter(|(program, _)| find_program(program).is_none())
+            .map(|(_, package)| *package)
+            .collect();
+        missing.extend(
+            HEADERS.iter().filter(|(header, _)| !Path::new(header).exists()).map(|(_, package)| *package),
+        );
         if !Path::new(TARBALL).exists() {
             missing.push(PACKAGE);
         }
         if !missing.is_empty() {
             return Err(KernelError::Missing(missing).into());
         }
-        let toolchain = format!("{}; {}", first_line("gcc", &["--version"])?, first_line("ld", &["--version"])?);
+        let toolchain =
+            format!("{}; {}", first_line("gcc", &["--version"])?, first_line("ld", &["--version"])?);
         Ok(Self {
             version: first_line("dpkg-query", &["--show", "--showformat=${Version}", PACKAGE])?,
             tarball_sha256: digest::of_file(Path::new(TARBALL), stamps)?,
@@ -98,7 +105,10 @@ fn first_line(program: &str, args: &[&str]) -> Result<String, TaskError> {
     let text = String::from_utf8_lossy(&output.stdout);
     match text.lines().next() {
         Some(line) if output.status.success() => Ok(line.trim().to_owned()),
-        _ => Err(TaskError::Command { what: format!("{program} {}", args.join(" ")), status: output.status.to_string() }),
+        _ => Err(TaskError::Command {
+            what: format!("{program} {}", args.join(" ")),
+            status: output.status.to_string(),
+        }),
     }
 }
 
@@ -118,7 +128,10 @@ pub(super) fn unpack(scratch: &Path, tarball: &Path) -> Result<PathBuf, TaskErro
     tar.args(["--strip-components=1", "--no-same-owner"]).env_clear().envs(plain_environment());
     let status = tar.status().map_err(|source| TaskError::Spawn { program: "tar".into(), source })?;
     if !status.success() {
-        return Err(TaskError::Command { what: "unpacking the kernel's source".into(), status: status.to_string() });
+        return Err(TaskError::Command {
+            what: "unpacking the kernel's source".into(),
+            status: status.to_string(),
+        });
     }
     fs::rename(&partial, &tree).map_err(at(&tree, "put in place"))?;
     Ok(tree)

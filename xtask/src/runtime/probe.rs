@@ -20,7 +20,9 @@ const EXEC_DEADLINE: Duration = Duration::from_secs(30);
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
     /// No QEMU.
-    #[error("there is no qemu-system-x86_64 on this machine: apt-get install --no-install-recommends qemu-system-x86")]
+    #[error(
+        "there is no qemu-system-x86_64 on this machine: apt-get install --no-install-recommends qemu-system-x86"
+    )]
     NoQemu,
     /// Waiting is not possible here.
     #[error("the machine that waits for the guest cannot be set up")]
@@ -36,7 +38,8 @@ pub enum ProbeError {
 /// Boots `bundle` and runs `/init --version` in it; what was seen, and how long the boot took.
 pub(super) fn boot(bundle: &Bundle) -> Result<(Probe, Duration), ProbeError> {
     let qemu = places::qemu().ok_or(ProbeError::NoQemu)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProbeError::Setup)?;
+    let runtime =
+        tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProbeError::Setup)?;
     runtime.block_on(boot_under(qemu, bundle))
 }
 

@@ -32,7 +32,8 @@ const CALLERS_BUSINESS: [(&str, &str); 14] = [
 /// Checks one file.
 pub(super) fn check(path: &Path, text: &str) -> Vec<Violation> {
     let mut found = Vec::new();
-    let mut violation = |line: usize, what: String| found.push(Violation { path: path.to_owned(), line, what });
+    let mut violation =
+        |line: usize, what: String| found.push(Violation { path: path.to_owned(), line, what });
     if !text.starts_with("//!") {
         violation(1, "does not open with //! saying what the file owns".into());
     }
@@ -48,14 +49,18 @@ pub(super) fn check(path: &Path, text: &str) -> Vec<Violation> {
         }
         let plain: String = line.chars().filter(|c| !c.is_whitespace()).collect();
         if ["#[allow(", "#![allow("].iter().any(|attribute| plain.contains(attribute)) {
-            violation(number, "allow, where expect with a reason would notice when it is no longer needed".into());
+            violation(
+                number,
+                "allow, where expect with a reason would notice when it is no longer needed".into(),
+            );
         }
         if ["#[ignore]", "#[ignore="].iter().any(|attribute| plain.contains(attribute)) {
             violation(number, "a test that is not run".into());
         }
     }
     let is_test = path.components().any(|part| part.as_os_str() == "tests" || part.as_os_str() == "tests.rs");
-    let is_library = LIBRARIES.iter().any(|dir| path.starts_with(dir)) && !PROGRAMS.iter().any(|file| path == Path::new(file));
+    let is_library = LIBRARIES.iter().any(|dir| path.starts_with(dir))
+        && !PROGRAMS.iter().any(|file| path == Path::new(file));
     if is_library && !is_test {
         for (number, line) in (1..).zip(without_tests(&code).lines()) {
             for (name, what) in CALLERS_BUSINESS {

@@ -32,7 +32,11 @@ pub(super) fn check(path: &Path, text: &str) -> Vec<Violation> {
         for (one, two) in HOSTS {
             let host = format!("{one}{two}");
             if line.to_ascii_lowercase().contains(&host) {
-                found.push(Violation { path: path.to_owned(), line: number, what: format!("names the package host {host}") });
+                found.push(Violation {
+                    path: path.to_owned(),
+                    line: number,
+                    what: format!("names the package host {host}"),
+                });
             }
         }
     }

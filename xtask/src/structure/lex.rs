@@ -84,9 +84,8 @@ fn raw_string(rest: &[u8]) -> usize {
 
 /// Length of a character literal; `None` when this quote begins a lifetime.
 fn character(rest: &[u8]) -> Option<usize> {
-    let text = std::str::from_utf8(&rest[1..rest.len().min(16)]).unwrap_or_else(|error| {
-        std::str::from_utf8(&rest[1..1 + error.valid_up_to()]).unwrap_or_default()
-    });
+    let text = std::str::from_utf8(&rest[1..rest.len().min(16)])
+        .unwrap_or_else(|error| std::str::from_utf8(&rest[1..1 + error.valid_up_to()]).unwrap_or_default());
     let first = text.chars().next()?;
     if first == '\\' {
         // The character after the backslash is escaped, even when it is a quote.

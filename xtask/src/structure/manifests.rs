@@ -23,14 +23,21 @@ const ROOMS: [Room; 7] = [
     Room { package: "pyro-cli", may: &["pyro-core"], tests_may: &["pyro-proto", "pyro-vmm", "pyro-agent"] },
     Room { package: "xtask", may: &["pyro-core"], tests_may: &[] },
     // Fuzz targets are tests that live outside the workspace.
-    Room { package: "pyro-fuzz", may: &["pyro-proto", "pyro-vmm", "pyro-core", "pyro-agent"], tests_may: &[] },
+    Room {
+        package: "pyro-fuzz",
+        may: &["pyro-proto", "pyro-vmm", "pyro-core", "pyro-agent"],
+        tests_may: &[],
+    },
 ];
 
 /// Checks one manifest.
 pub(super) fn check(path: &Path, text: &str) -> Result<Vec<Violation>, TaskError> {
-    let manifest: Table =
-        text.parse().map_err(|error| TaskError::Unfit { path: path.to_owned(), why: format!("is no manifest: {error}") })?;
-    let Some(name) = manifest.get("package").and_then(|package| package.get("name")).and_then(Value::as_str) else {
+    let manifest: Table = text.parse().map_err(|error| TaskError::Unfit {
+        path: path.to_owned(),
+        why: format!("is no manifest: {error}"),
+    })?;
+    let Some(name) = manifest.get("package").and_then(|package| package.get("name")).and_then(Value::as_str)
+    else {
         return Ok(Vec::new());
     };
     let violation = |what: String| Violation { path: path.to_owned(), line: 0, what };
@@ -60,7 +67,9 @@ pub(super) fn check(path: &Path, text: &str) -> Result<Vec<Violation>, TaskError
 fn dependency_tables(manifest: &Table) -> Vec<(&'static str, &Table)> {
     let platforms = manifest.get("target").and_then(Value::as_table).into_iter().flat_map(|all| all.values());
     let tables = std::iter::once(manifest).chain(platforms.filter_map(Value::as_table));
-    tables.flat_map(|table| KINDS.iter().filter_map(|kind| Some((*kind, table.get(*kind)?.as_table()?)))).collect()
+    tables
+        .flat_map(|table| KINDS.iter().filter_map(|kind| Some((*kind, table.get(*kind)?.as_table()?))))
+        .collect()
 }
 
 const KINDS: [&str; 5] =

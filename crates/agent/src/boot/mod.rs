@@ -95,10 +95,29 @@ fn keep_inherited_files() {
     unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
 }
 
+/// Undoes what the parent ignored, for the commands' sake; all of it, the C library's own two signals included.
+fn reset_signals() {
+    let default = [0_u64; 4];
+    for signal in 1..=64 {
+        // SAFETY: the kernel's sigaction is four words: handler (zero is the default), flags, restorer, mask. Numbers
+        // that it refuses stay as they are.
+        unsafe {
+            libc::syscall(
+                libc::SYS_rt_sigaction,
+                signal,
+                default.as_ptr(),
+                std::ptr::null_mut::<libc::c_void>(),
+                size_of::<u64>(),
+            )
+        };
+    }
+}
+
 /// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills what is left.
 pub fn plain(listen: Listen) -> io::Result<()> {
     mounts::fill_standard_streams()?;
     keep_inherited_files();
+    reset_signals();
     ignore_broken_pipes();
     runtime()?.block_on(async {
         let reaper = Rc::new(Reaper::new(true)?);
@@ -121,6 +140,7 @@ pub fn plain(listen: Listen) -> io::Result<()> {
             Either::Right((end, _)) => end,
         };
         agent.commands.kill_all();
+        reaper.reap();
         end
     })
 }

@@ -76,11 +76,14 @@ pub async fn run(
     let started = start(commands, &request);
     // A request may be megabytes; what is left of it is not needed.
     drop(request);
-    let Running { tree, pid, since, ended, streams } = match started {
+    let running = match started {
         Ok(running) => running,
         Err(failure) => return last_word(&mut write, &ExecEvent::Failed(failure)).await,
     };
-    let Streams { stdin, sources, terminal } = streams;
+    let Streams { stdin, mut sources, terminal } = running.streams;
+    // Declared after the streams and so dropped before them: a command that is given up is killed before it could
+    // take its closed input for the end of what it was sent, and act on half of it.
+    let Running { tree, pid, since, ended, .. } = running;
     let state = State::default();
     let mut buffer = commands.buffer();
     let end = {
@@ -95,7 +98,7 @@ pub async fn run(
         }));
         // It is polled again after its end.
         let mut watch = pin!(watch(&state, &tree, ended, timeout, drain).fuse());
-        let mut output = pin!(speak(&state, &stdin, sources, &mut buffer, &mut write, pid));
+        let mut output = pin!(speak(&state, &stdin, &mut sources, &mut buffer, &mut write, pid));
         poll_fn(|cx| {
             if let Poll::Ready(end) = input.as_mut().poll(cx) {
                 return Poll::Ready(end);
@@ -224,7 +227,7 @@ enum Step {
 async fn speak(
     state: &State,
     stdin: &Stdin,
-    mut sources: Vec<Source>,
+    sources: &mut [Source],
     buffer: &mut [u8],
     write: &mut WriteHalf<Stream>,
     pid: Pid,

@@ -134,7 +134,7 @@ pub struct Client {
 
 impl Client {
     pub async fn on(stream: UnixStream) -> Self {
-        let retry = || tokio::time::sleep(Duration::from_millis(300));
+        let retry = || tokio::time::sleep(Duration::from_millis(40));
         let (link, _) = Link::connect(stream.compat(), nonce(), retry).await.unwrap();
         let (opener, driver) = mux::host(link);
         Self { opener, driver: tokio::spawn(async move { drop(driver.await) }) }

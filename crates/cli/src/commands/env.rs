@@ -96,7 +96,6 @@ async fn pull(name: &str, json: bool) -> Result<u8, CliError> {
     };
     let (pulled, ()) = tokio::join!(factory.pull(name, move |event| progress.show(&event)), probing);
     pulled?;
-    eprintln!("[pull] phase=ready environment={name}");
     show(&factory.store().inspect(name)?, json)
 }
 

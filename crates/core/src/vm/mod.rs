@@ -15,7 +15,7 @@ pub mod registry;
 
 use std::sync::Arc;
 
-use pyro_vmm::{Memory, Parts, Shape, Spec, Start};
+use pyro_vmm::{Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS};
 use serde::Serialize;
 
 use crate::backend::{self, Choice, Preference, Probe};
@@ -25,8 +25,8 @@ use crate::config::Config;
 use crate::environment::{CancelToken, Installed, PullEvent, Store};
 use crate::host_compat;
 use crate::identity;
-use crate::launch::{self, Booted, Root};
-use crate::runtime::Bundle;
+use crate::launch::{self, BootError, Booted, Root};
+use crate::runtime::{Bundle, INITRAMFS, KERNEL};
 
 pub use error::VmError;
 pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout};
@@ -164,6 +164,9 @@ impl Drop for CancelOnDrop {
         let _ = self.1.recv_timeout(CLEAN_UP);
     }
 }
+
+/// How long a kernel that hung may hang again, for its console's sake.
+const DIAGNOSIS: std::time::Duration = std::time::Duration::from_secs(10);
 
 /// What runs a VM's commands.
 enum Engine {
@@ -312,18 +315,37 @@ impl Vm {
         let bundle = self.factory.bundle()?;
         let Choice { qemu, why, .. } =
             backend::choose(config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
+        let hostname = || format!("pyro-{}", self.id);
+        let deadline = config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(qemu.accelerator));
+        let spec = self.spec(&bundle, environment, &[])?;
+        let error = match launch::boot(&qemu, spec, hostname(), Root::Needed, deadline).await {
+            Ok(booted) => return Ok((booted, why)),
+            Err(error) => error,
+        };
+        // A kernel that hangs says nothing on a quiet console: let it hang once more, talking.
+        if let BootError::Deadline { after, console } = &error
+            && console.trim().is_empty()
+        {
+            let spec = self.spec(&bundle, environment, VERBOSE_KERNEL_ARGS)?;
+            let again = launch::boot(&qemu, spec, hostname(), Root::Needed, deadline.min(DIAGNOSIS)).await;
+            if let Err(BootError::Deadline { console, .. }) = again {
+                return Err(BootError::Deadline { after: *after, console }.into());
+            }
+        }
+        Err(error.into())
+    }
+
+    /// What this VM's machine is made of; opened anew for each boot, its disk blank.
+    fn spec(&self, bundle: &Bundle, environment: &Installed, kernel_args: &[&str]) -> Result<Spec, VmError> {
         let parts = Parts {
-            kernel: bundle.open_artifact("kernel")?,
-            initramfs: bundle.open_artifact("initramfs")?,
+            kernel: bundle.open_artifact(KERNEL)?,
+            initramfs: bundle.open_artifact(INITRAMFS)?,
             base: Some(environment.open_base()?),
-            disk: Some(self.factory.store().new_disk(&config.scratch_dir)?),
-            kernel_args: vec!["pyro.oneshot".into()],
+            disk: Some(self.factory.store().new_disk(&self.factory.config.scratch_dir)?),
+            kernel_args: ["pyro.oneshot"].iter().chain(kernel_args).map(|arg| (*arg).to_owned()).collect(),
         };
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
-        let spec = Spec { shape, parts, memory: Memory::Private, start: Start::Cold };
-        let deadline = config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(qemu.accelerator));
-        let booted = launch::boot(&qemu, spec, format!("pyro-{}", self.id), Root::Needed, deadline).await?;
-        Ok((booted, why))
+        Ok(Spec { shape, parts, memory: Memory::Private, start: Start::Cold })
     }
 
     /// Runs one command. Dropping the future kills it.

@@ -1,0 +1,31 @@
+# What can be done in a clone. The work is in scripts/ and `cargo xtask`; everything can be repeated cheaply.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test bench lint fuzz clean
+
+help:
+	@echo 'make demo    installs what is missing, builds, runs `git --version` in a microVM'
+	@echo 'make test    everything: unit tests, property tests, and real microVMs'
+	@echo 'make lint    formatting, clippy, structure'
+	@echo 'make bench   measures what SPECIFICATION.md promises'
+	@echo 'make fuzz    fuzzes every decoder for a minute (nightly, cargo-fuzz)'
+	@echo 'make clean   removes what was built here; caches of kernels and environments stay'
+
+demo:
+	@scripts/demo.sh
+
+test:
+	@scripts/test.sh
+
+lint:
+	@scripts/bootstrap.sh test
+	@scripts/lint.sh
+
+bench:
+	@scripts/bench.sh
+
+fuzz:
+	@scripts/fuzz.sh
+
+clean:
+	rm -rf target fuzz/target
