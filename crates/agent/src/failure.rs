@@ -7,7 +7,12 @@ use rustix::io::Errno;
 pub fn failure(kind: FailureKind, stage: &str, errno: Errno, what: impl std::fmt::Display) -> Failure {
     let errno_text = std::io::Error::from(errno).to_string();
     let reason = errno_text.split(" (os error").next().unwrap_or_default();
-    Failure { kind, stage: stage.to_owned(), errno: Some(errno.raw_os_error()), message: format!("{what}: {reason}") }
+    Failure {
+        kind,
+        stage: stage.to_owned(),
+        errno: Some(errno.raw_os_error()),
+        message: format!("{what}: {reason}"),
+    }
 }
 
 /// A failure that is not the kernel's.
@@ -18,7 +23,9 @@ pub fn refusal(kind: FailureKind, stage: &str, message: impl Into<String>) -> Fa
 /// The kind of a failure to get something from the kernel.
 pub fn resource_kind(errno: Errno) -> FailureKind {
     match errno {
-        Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::DQUOT => FailureKind::Exhausted,
+        Errno::AGAIN | Errno::NOMEM | Errno::MFILE | Errno::NFILE | Errno::NOSPC | Errno::DQUOT => {
+            FailureKind::Exhausted
+        }
         _ => FailureKind::Internal,
     }
 }

@@ -29,15 +29,21 @@ const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 /// Checks `identity` and, in a guest, takes it on.
 pub fn assume(identity: &Identity, in_guest: bool) -> Result<(), Failure> {
     if !is_host_name(&identity.hostname) {
-        return Err(refusal(FailureKind::BadRequest, "identity", format!("{:?} is no host name", identity.hostname)));
+        return Err(refusal(
+            FailureKind::BadRequest,
+            "identity",
+            format!("{:?} is no host name", identity.hostname),
+        ));
     }
     if !in_guest {
         return Ok(());
     }
-    let say = |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
+    let say =
+        |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
     // First the randomness: from here on the guest is nobody's twin.
     credit(&identity.entropy).map_err(say("entropy"))?;
-    let (seconds, nanoseconds) = (identity.unix_time_ns / 1_000_000_000, identity.unix_time_ns % 1_000_000_000);
+    let (seconds, nanoseconds) =
+        (identity.unix_time_ns / 1_000_000_000, identity.unix_time_ns % 1_000_000_000);
     let time = Timespec { tv_sec: seconds as i64, tv_nsec: nanoseconds as i64 };
     rustix::time::clock_settime(ClockId::Realtime, time).map_err(say("the clock"))?;
     rustix::system::sethostname(identity.hostname.as_bytes()).map_err(say("the host name"))?;
@@ -48,7 +54,10 @@ pub fn assume(identity: &Identity, in_guest: bool) -> Result<(), Failure> {
 
 fn is_host_name(name: &str) -> bool {
     let plain = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-';
-    (1..=63).contains(&name.len()) && name.bytes().all(plain) && !name.starts_with('-') && !name.ends_with('-')
+    (1..=63).contains(&name.len())
+        && name.bytes().all(plain)
+        && !name.starts_with('-')
+        && !name.ends_with('-')
 }
 
 fn credit(entropy: &[u8; 32]) -> Result<(), Errno> {

@@ -36,9 +36,8 @@ fn plain() -> Result<(), String> {
         return Err(USAGE.to_owned());
     }
     match (flag, value) {
-        (Some("--version"), None) => {
-            writeln!(std::io::stdout(), "pyro-agent {}", env!("CARGO_PKG_VERSION")).map_err(|error| error.to_string())
-        }
+        (Some("--version"), None) => writeln!(std::io::stdout(), "pyro-agent {}", env!("CARGO_PKG_VERSION"))
+            .map_err(|error| error.to_string()),
         (Some("--socket"), Some(path)) => {
             boot::plain(boot::Listen::Socket(path.into())).map_err(|error| format!("{error}"))
         }
@@ -52,7 +51,8 @@ fn plain() -> Result<(), String> {
 /// The open descriptor that `number` names, which this process then owns.
 fn inherited(number: OsString) -> Result<OwnedFd, String> {
     let fd = number.to_str().and_then(|text| text.parse::<c_int>().ok()).filter(|fd| *fd > 2);
-    let fd = fd.ok_or_else(|| format!("--fd takes the number of an open descriptor above 2, not {number:?}"))?;
+    let fd =
+        fd.ok_or_else(|| format!("--fd takes the number of an open descriptor above 2, not {number:?}"))?;
     // SAFETY: only asked whether it is open.
     let open = rustix::io::fcntl_setfd(unsafe { BorrowedFd::borrow_raw(fd) }, rustix::io::FdFlags::CLOEXEC);
     open.map_err(|_| format!("descriptor {fd} is not open"))?;

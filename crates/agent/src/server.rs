@@ -31,7 +31,10 @@ fn nonce() -> Nonce {
 /// shut down.
 pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
     let listener = match UnixListener::bind(path) {
-        Err(error) if error.kind() == io::ErrorKind::AddrInUse && std::os::unix::net::UnixStream::connect(path).is_err() => {
+        Err(error)
+            if error.kind() == io::ErrorKind::AddrInUse
+                && std::os::unix::net::UnixStream::connect(path).is_err() =>
+        {
             std::fs::remove_file(path)?;
             UnixListener::bind(path)?
         }

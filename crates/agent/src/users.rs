@@ -41,10 +41,10 @@ pub fn own() -> Account {
         };
     }
     let gid = rustix::process::getgid().as_raw();
-    read("/etc/passwd").ok().and_then(|users| find_user(&users, uid.to_string().as_bytes())).unwrap_or(Account {
-        gid,
-        ..nameless(uid)
-    })
+    read("/etc/passwd")
+        .ok()
+        .and_then(|users| find_user(&users, uid.to_string().as_bytes()))
+        .unwrap_or(Account { gid, ..nameless(uid) })
 }
 
 /// The account that `spec` names: a user's name or number, optionally `:` and a group's.
@@ -76,13 +76,18 @@ fn lookup(spec: &str, users: &[u8], groups: &[u8]) -> Result<Account, Failure> {
             account.gid = found
                 .and_then(|fields| number(fields.get(2)))
                 .or_else(|| group.parse().ok().filter(|gid| *gid != u32::MAX))
-                .ok_or_else(|| refusal(FailureKind::NoSuchUser, "user", format!("no group {group:?} in the guest")))?;
+                .ok_or_else(|| {
+                    refusal(FailureKind::NoSuchUser, "user", format!("no group {group:?} in the guest"))
+                })?;
         }
         None => {
             let member = |fields: &Vec<&[u8]>| {
-                fields.get(3).is_some_and(|members| members.split(|b| *b == b',').any(|name| name == account.name))
+                fields
+                    .get(3)
+                    .is_some_and(|members| members.split(|b| *b == b',').any(|name| name == account.name))
             };
-            account.groups = lines(groups).filter(member).filter_map(|fields| number(fields.get(2))).collect();
+            account.groups =
+                lines(groups).filter(member).filter_map(|fields| number(fields.get(2))).collect();
             account.groups.retain(|gid| *gid != account.gid);
             account.groups.sort_unstable();
             account.groups.dedup();
@@ -149,7 +154,8 @@ fn read(path: &str) -> Result<Vec<u8>, Failure> {
 mod tests {
     use super::*;
 
-    const USERS: &[u8] = b"root:x:0:0:root:/root:/bin/bash\nada:x:1000:100::/home/ada:\n12:x:77:77::/:/bin/sh\nbroken\n";
+    const USERS: &[u8] =
+        b"root:x:0:0:root:/root:/bin/bash\nada:x:1000:100::/home/ada:\n12:x:77:77::/:/bin/sh\nbroken\n";
     const GROUPS: &[u8] = b"root:x:0:\nusers:x:100:ada\nsudo:x:27:bob,ada\naudio:x:29:ad,adax\n";
 
     #[test]
@@ -169,7 +175,9 @@ mod tests {
 
     #[test]
     fn unknown_ones_are_refused() {
-        for spec in ["eve", "", ":root", "ada:eve", "ada:", "4294967295", "-1", "broken", "ada:4294967295", "a\nb"] {
+        for spec in
+            ["eve", "", ":root", "ada:eve", "ada:", "4294967295", "-1", "broken", "ada:4294967295", "a\nb"]
+        {
             assert_eq!(lookup(spec, USERS, GROUPS).unwrap_err().kind, FailureKind::NoSuchUser, "{spec:?}");
         }
     }

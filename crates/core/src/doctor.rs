@@ -79,7 +79,10 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
     checks.push(match &bundle {
         Ok(bundle) => {
             let versions = &bundle.manifest().component_versions;
-            let versions: Vec<_> = versions.iter().map(|(name, version)| format!("{name} {version}")).collect();
+            let versions: Vec<_> = ["kernel", "agent"]
+                .iter()
+                .filter_map(|name| Some(format!("{name} {}", versions.get(*name)?)))
+                .collect();
             check(
                 "runtime",
                 Status::Ok,

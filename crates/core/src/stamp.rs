@@ -12,7 +12,7 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::SeekFrom;
 use sha2::{Digest, Sha256};
@@ -21,9 +21,9 @@ use sha2::{Digest, Sha256};
 const CHUNK: usize = 1 << 20;
 /// The unit in which [`Content::Extents`] looks for zeros.
 const BLOCK: usize = 4096;
-/// A file that changed later than this before it was hashed is not stamped: the kernel's clock for ctime ticks every
-/// few milliseconds, and a second change within one tick would not show.
-const SETTLED_NS: i128 = 50_000_000;
+/// How long after its last change a file is hashed at the earliest: the kernel's clock for ctime ticks every 1 to
+/// 10 ms, and a second change within one tick would not show.
+const SETTLED: Duration = Duration::from_millis(20);
 
 /// What of a file is hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -160,12 +160,12 @@ impl Stamps {
         if let Some(found) = fs::read_to_string(&path).ok().and_then(|text| before.recall(content, &text)) {
             return Ok(found);
         }
-        let started = now_ns();
+        let settled = before.wait_until_settled();
         let found = digest(file, content, progress)?;
         if Identity::of(file)? != before {
             return Err(io::Error::other("it was changed while it was being read"));
         }
-        if started - before.ctime > SETTLED_NS {
+        if settled {
             // A stamp that cannot be written is a rehash next time, no more.
             let _ = self.write(&path, &before.line(content, &found));
         }
@@ -210,6 +210,17 @@ impl Identity {
             mtime: ns(stat.mtime(), stat.mtime_nsec()),
             ctime: ns(stat.ctime(), stat.ctime_nsec()),
         })
+    }
+
+    /// Waits out the tick of the clock in which the file changed; false when it seems to have changed in the future.
+    fn wait_until_settled(&self) -> bool {
+        let left = self.ctime + SETTLED.as_nanos() as i128 - now_ns();
+        match u64::try_from(left).map(Duration::from_nanos) {
+            Ok(left) if left > SETTLED => return false,
+            Ok(left) => std::thread::sleep(left),
+            Err(_) => {}
+        }
+        true
     }
 
     fn file_name(&self, content: Content) -> String {
@@ -274,16 +285,11 @@ mod tests {
     use proptest::prelude::*;
     use std::io::Write as _;
 
-    fn settle() {
-        std::thread::sleep(std::time::Duration::from_millis(60));
-    }
-
     #[test]
     fn a_stamp_stands_until_the_file_changes() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, b"one").unwrap();
-        settle();
         let stamps = Stamps::new(dir.path().join("stamps"));
         let mut hashed = 0;
         let mut count = |_| {
@@ -308,7 +314,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("file");
         fs::write(&path, b"one").unwrap();
-        settle();
         let stamps = Stamps::new(dir.path().join("stamps"));
         let file = File::open(&path).unwrap();
         let right = stamps.digest(&file, Content::Whole).unwrap();

@@ -69,8 +69,9 @@ impl Tree {
 
     /// Make, with nothing of this machine, user or hour in its result.
     fn make(&self) -> Command {
-        let mut make = Command::new("make");
-        make.arg("-C").arg(&self.dir).env_clear().envs(plain_environment()).envs([
+        // When this process is killed make ends too, and lets go of the lock.
+        let mut make = Command::new("setpriv");
+        make.args(["--pdeathsig", "TERM", "make", "-C"]).arg(&self.dir).env_clear().envs(plain_environment()).envs([
             ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
             ("KBUILD_BUILD_USER", "pyro"),
             ("KBUILD_BUILD_HOST", "pyro"),

@@ -14,13 +14,14 @@ const PACKAGE: &str = "linux-source-6.1";
 const TARBALL: &str = "/usr/src/linux-source-6.1.tar.xz";
 
 /// Programs and headers that a build needs, and the packages that have them.
-const PROGRAMS: [(&str, &str); 8] = [
+const PROGRAMS: [(&str, &str); 9] = [
     ("gcc", "gcc"),
     ("ld", "binutils"),
     ("make", "make"),
     ("flex", "flex"),
     ("bison", "bison"),
     ("bc", "bc"),
+    ("setpriv", "util-linux"),
     ("tar", "tar"),
     ("xz", "xz-utils"),
 ];

@@ -15,9 +15,9 @@ use futures::future::{Either, select};
 use pyro_proto::message::Failure;
 use rustix::process::Resource;
 
+use crate::exec::Commands;
 use crate::exec::spawn::Setup;
 use crate::exec::tree::{Trees, cgroup};
-use crate::exec::Commands;
 use crate::reaper::Reaper;
 use crate::server::{self, Outcome};
 use crate::session::Agent;
@@ -159,8 +159,9 @@ pub fn run() -> ! {
     if let Some(problem) = root.problem() {
         power::note(&format!("{}: {}", problem.stage, problem.message));
     }
-    let cgroups = mounts::late().and_then(|memory_mib| Ok(cgroup::Cgroups::new(memory_mib)?));
-    let limit = rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
+    let cgroups = mounts::late().and_then(cgroup::Cgroups::new);
+    let limit =
+        rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let trees = match cgroups {

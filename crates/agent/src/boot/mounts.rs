@@ -75,7 +75,9 @@ pub fn late() -> io::Result<u64> {
     let _ = fs::create_dir("/run/lock");
     let _ = fs::set_permissions("/run/lock", fs::Permissions::from_mode(0o1777));
     // On the disk, not in memory: builds fill it, and the disk is the larger of the two.
-    if fs::symlink_metadata("/tmp").map_or(true, |tmp| tmp.is_dir() && tmp.permissions().mode() & 0o7777 != 0o1777) {
+    if fs::symlink_metadata("/tmp")
+        .map_or(true, |tmp| tmp.is_dir() && tmp.permissions().mode() & 0o7777 != 0o1777)
+    {
         let _ = fs::create_dir("/tmp");
         let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
     }
@@ -95,7 +97,8 @@ pub fn late() -> io::Result<u64> {
 
 /// Brings `lo` up; the kernel gives it 127.0.0.1 and ::1 by itself.
 fn loopback_up() -> io::Result<()> {
-    let socket = rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+    let socket =
+        rustix::net::socket_with(AddressFamily::INET, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
     // SAFETY: ifreq is plain data, for which zero is valid.
     let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
     request.ifr_name[0] = b'l' as libc::c_char;

@@ -26,8 +26,12 @@ pub fn assemble() -> Root {
             Ok(()) => Root::Ready,
             Err(failure) => Root::Failed(failure),
         },
-        (None, Some(_)) => Root::Failed(refusal(FailureKind::Internal, "base", "there is a disk and no base image")),
-        (Some(_), None) => Root::Failed(refusal(FailureKind::Internal, "disk", "there is a base image and no disk")),
+        (None, Some(_)) => {
+            Root::Failed(refusal(FailureKind::Internal, "base", "there is a disk and no base image"))
+        }
+        (Some(_), None) => {
+            Root::Failed(refusal(FailureKind::Internal, "disk", "there is a base image and no disk"))
+        }
     }
 }
 
@@ -60,9 +64,11 @@ fn build(base: &str, disk: &str) -> Result<(), Failure> {
     for path in ["/base", "/disk", "/new"] {
         make(path)?;
     }
-    mount(format!("/dev/{base}"), "/base", "ext4", MountFlags::RDONLY, None::<&CStr>).map_err(fail("base"))?;
+    mount(format!("/dev/{base}"), "/base", "ext4", MountFlags::RDONLY, None::<&CStr>)
+        .map_err(fail("base"))?;
     // Access times on the disk would turn reading into writing, and every snapshot larger.
-    mount(format!("/dev/{disk}"), "/disk", "ext4", MountFlags::NOATIME, c"noinit_itable").map_err(fail("disk"))?;
+    mount(format!("/dev/{disk}"), "/disk", "ext4", MountFlags::NOATIME, c"noinit_itable")
+        .map_err(fail("disk"))?;
     for path in ["/disk/.pyro", "/disk/.pyro/upper", "/disk/.pyro/work", "/disk/workspace"] {
         make(path)?;
     }

@@ -31,7 +31,8 @@ pub struct Plan {
 impl Plan {
     /// Checks `request` and looks up its user.
     pub fn new(request: &Exec) -> Result<Self, Failure> {
-        let argv = request.argv.iter().map(|word| text(word, "an argument")).collect::<Result<Vec<_>, _>>()?;
+        let argv =
+            request.argv.iter().map(|word| text(word, "an argument")).collect::<Result<Vec<_>, _>>()?;
         let Some(program) = request.argv.first().filter(|word| !word.0.is_empty()) else {
             return Err(refusal(FailureKind::BadRequest, "request", "the command is empty"));
         };
@@ -95,7 +96,8 @@ fn environment(request: &Exec, account: Option<&Account>) -> Result<Variables, F
     for pair in request.env.iter().rev() {
         let name = &pair.0.0;
         if name.is_empty() || name.contains(&b'=') || name.contains(&0) {
-            let message = format!("{:?} cannot be the name of an environment variable", OsStr::from_bytes(name));
+            let message =
+                format!("{:?} cannot be the name of an environment variable", OsStr::from_bytes(name));
             return Err(refusal(FailureKind::BadRequest, "request", message));
         }
         if seen.insert(&name[..]) {
@@ -148,7 +150,9 @@ mod tests {
     #[test]
     fn the_last_setting_of_a_name_counts() {
         let plan = Plan::new(&exec(&[b"x"], &[(b"A", b"1"), (b"LANG", b"xx"), (b"A", b"2")])).unwrap();
-        let named = |name: &[u8]| plan.env.iter().filter(|pair| pair.as_bytes().starts_with(name)).collect::<Vec<_>>();
+        let named = |name: &[u8]| {
+            plan.env.iter().filter(|pair| pair.as_bytes().starts_with(name)).collect::<Vec<_>>()
+        };
         assert_eq!(named(b"A="), [c"A=2"]);
         assert_eq!(named(b"LANG="), [c"LANG=xx"]);
         assert_eq!(named(b"TERM="), [c""; 0]);

@@ -120,7 +120,8 @@ impl Spawner {
         let result = unsafe { clone_vfork(&args, child, &mut job) };
         // SAFETY: `job` is read after the child is done with it; volatile, since it was written behind the compiler's
         // back.
-        let (stage, errno) = unsafe { (std::ptr::read_volatile(&job.stage), std::ptr::read_volatile(&job.errno)) };
+        let (stage, errno) =
+            unsafe { (std::ptr::read_volatile(&job.stage), std::ptr::read_volatile(&job.errno)) };
         if result < 0 {
             return Err(SpawnError::Clone(Errno::from_raw_os_error(-result as i32)));
         }
@@ -152,8 +153,12 @@ impl SpawnError {
                 let directory = plan.directories.last().map(|word| show(word)).unwrap_or_default();
                 failure(FailureKind::BadDirectory, "cwd", errno, directory)
             }
-            Self::Child(Stage::User, errno) => failure(FailureKind::Unsupported, "user", errno, "changing the user"),
-            Self::Child(Stage::Terminal, errno) => failure(resource_kind(errno), "terminal", errno, "the terminal"),
+            Self::Child(Stage::User, errno) => {
+                failure(FailureKind::Unsupported, "user", errno, "changing the user")
+            }
+            Self::Child(Stage::Terminal, errno) => {
+                failure(resource_kind(errno), "terminal", errno, "the terminal")
+            }
             Self::Child(Stage::None | Stage::Setup, errno) => {
                 failure(resource_kind(errno), "setup", errno, "preparing the command")
             }
@@ -185,7 +190,11 @@ impl SpawnError {
 /// The caller is single-threaded; `args.stack` is writable, unused, ends 16-byte aligned and is large enough for
 /// `entry`, and `job` is valid for it.
 #[cfg(target_arch = "x86_64")]
-unsafe fn clone_vfork(args: &libc::clone_args, entry: unsafe extern "C" fn(*mut Job) -> !, job: *mut Job) -> isize {
+unsafe fn clone_vfork(
+    args: &libc::clone_args,
+    entry: unsafe extern "C" fn(*mut Job) -> !,
+    job: *mut Job,
+) -> isize {
     let result: isize;
     // SAFETY: the parent sees an ordinary system call, which clobbers rax, rcx and r11 only. The child starts after the
     // same instruction on its own stack, never returns from `entry`, and so never touches this frame.

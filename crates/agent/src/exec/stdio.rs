@@ -83,7 +83,10 @@ pub fn open(kind: Stdio, account: Option<&Account>) -> io::Result<Ends> {
         };
         let (stdout, their_stdout) = pipe()?;
         let (stderr, their_stderr) = pipe()?;
-        let sources = vec![Source::new(watch(stdout)?, Channel::Stdout, false), Source::new(watch(stderr)?, Channel::Stderr, false)];
+        let sources = vec![
+            Source::new(watch(stdout)?, Channel::Stdout, false),
+            Source::new(watch(stderr)?, Channel::Stderr, false),
+        ];
         let ours = Streams { stdin: Stdin::new(input, false), sources, terminal: None };
         return Ok(Ends { ours, theirs: Theirs::Pipes(stdin, their_stdout, their_stderr) });
     };
@@ -158,8 +161,7 @@ impl Source {
     /// Reads what there is; `Ready(0)` once, when the stream closes. Pending for ever after that.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<usize> {
         let Some(fd) = &self.fd else { return Poll::Pending };
-        loop {
-            let Ok(mut ready) = ready!(fd.poll_read_ready(cx)) else { break };
+        while let Ok(mut ready) = ready!(fd.poll_read_ready(cx)) {
             match rustix::io::read(fd.get_ref(), &mut *out) {
                 Ok(0) => break,
                 Ok(n) => {

@@ -20,11 +20,11 @@ use pyro_proto::message::{Exec, ExecEvent, ExecInput, Exit, Failure, FailureKind
 use pyro_proto::mux::Stream;
 use rustix::process::{Pid, Signal};
 
+use super::Commands;
 use super::plan::Plan;
 use super::spawn::{SpawnError, Streams as ChildStreams};
 use super::stdio::{self, Source, Stdin, Streams};
 use super::tree::Tree;
-use super::Commands;
 use crate::failure::{failure, refusal, resource_kind};
 use crate::reaper::Ended;
 use crate::session::last_word;
@@ -87,7 +87,11 @@ pub async fn run(
     let state = State::default();
     let mut buffer = commands.buffer();
     let end = {
-        let resize = |size| terminal.as_ref().map(|terminal| stdio::resize(std::os::fd::AsFd::as_fd(terminal.get_ref()), size));
+        let resize = |size| {
+            terminal
+                .as_ref()
+                .map(|terminal| stdio::resize(std::os::fd::AsFd::as_fd(terminal.get_ref()), size))
+        };
         let signal = |signal| {
             if state.ended.get().is_none() {
                 let _ = rustix::process::kill_process_group(pid, signal);

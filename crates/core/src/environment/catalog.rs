@@ -53,14 +53,14 @@ const CATALOG: &[CatalogEntry] = &[
         version: CATALOG_VERSION,
         description: "Debian 12 with Git, for common agent work",
         default_packages: common!(),
-        build_bytes: 900 * MIB,
+        build_bytes: 560 * MIB,
     },
     CatalogEntry {
         name: "debian:12-base",
         version: CATALOG_VERSION,
         description: "Minimal Debian 12: shell and core Unix tools",
         default_packages: base!(),
-        build_bytes: 600 * MIB,
+        build_bytes: 330 * MIB,
     },
     CatalogEntry {
         name: "debian:12-build",
@@ -68,7 +68,7 @@ const CATALOG: &[CatalogEntry] = &[
         description: "Debian 12 with Git and the common build tools",
         // pip and venv come from Debian, so that a project's own Python packages can be built.
         default_packages: common!("build-essential", "cmake", "pkg-config", "python3-dev", "python3-venv"),
-        build_bytes: 1800 * MIB,
+        build_bytes: 1460 * MIB,
     },
 ];
 

@@ -13,8 +13,10 @@ use super::process::{self, Jail};
 use super::sources::{self, Source};
 use super::{CancelToken, EnvironmentError, Package, packages};
 
-/// The day Debian 12 came out: what dates that a build would otherwise take from the clock are set to.
-const SOURCE_DATE_EPOCH: &str = "1686355200";
+/// The day Debian 12 came out, in days since 1970: when all passwords were last changed, instead of the day of the
+/// build. `SOURCE_DATE_EPOCH` would do that too, but with it in the environment Python is compiled so that every
+/// import reads and hashes the source.
+const PASSWORD_DAY: &str = "19518";
 /// Where the machine's package sources are configured.
 const ETC_APT: &str = "/etc/apt";
 /// Installs a tree that is merged from the start, so that the tool that merges one later, and Perl, need not be in it.
@@ -112,7 +114,7 @@ pub(super) fn build(
     command.args(EXCLUDE.iter().map(|option| format!("--dpkgopt={option}")));
     command.args(options.iter().map(|option| format!("--aptopt={option}")));
     command.arg(format!("--customize-hook={LIST_PACKAGES}")).arg("bookworm").arg(&tree).arg(&list);
-    command.env("SOURCE_DATE_EPOCH", SOURCE_DATE_EPOCH).env("TMPDIR", &temporary).env("PYRO_OUT", &out);
+    command.env_remove("SOURCE_DATE_EPOCH").env("TMPDIR", &temporary).env("PYRO_OUT", &out);
     let mut watch = Watch::default();
     process::run_checked(name, "mmdebstrap", &mut command, cancel, &mut |line| watch.take(line, events))?;
 
@@ -188,6 +190,11 @@ fn finish(tree: &Path, sources: &[Source]) -> io::Result<()> {
     // Empty: each guest gets its own.
     put("etc/machine-id", "")?;
     put("etc/resolv.conf", "")?;
+    let shadow = tree.join("etc/shadow");
+    if shadow.is_file() {
+        // Over the old one, whose owner and mode stay.
+        fs::write(&shadow, with_password_day(&fs::read_to_string(&shadow)?))?;
+    }
     for dir in ["workspace", "proc", "sys", "dev", "run", "tmp"] {
         let path = tree.join(dir);
         if !path.is_dir() {
@@ -197,6 +204,18 @@ fn finish(tree: &Path, sources: &[Source]) -> io::Result<()> {
         fs::set_permissions(&path, fs::Permissions::from_mode(mode))?;
     }
     Ok(())
+}
+
+/// Lines of `name:password:day:…`.
+fn with_password_day(shadow: &str) -> String {
+    let line = |line: &str| {
+        let mut fields: Vec<_> = line.split(':').collect();
+        if let Some(day) = fields.get_mut(2) {
+            *day = PASSWORD_DAY;
+        }
+        fields.join(":") + "\n"
+    };
+    shadow.lines().map(line).collect()
 }
 
 fn remove(tree: &Path, pattern: &str) -> io::Result<()> {
@@ -302,6 +321,12 @@ mod tests {
         let progress: Vec<_> = seen.iter().map(|e| e.progress.map(|p| (p.done, p.total))).collect();
         assert_eq!(progress, [None, Some((1, 6)), Some((2, 6)), Some((3, 6))]);
         assert!(seen[1..].iter().all(|event| event.detail.as_deref() == Some("git")));
+    }
+
+    #[test]
+    fn passwords_were_all_set_on_one_day() {
+        let shadow = "root:*:20413:0:99999:7:::\ndaemon:*:20413:0:99999:7:::\n";
+        assert_eq!(with_password_day(shadow), shadow.replace("20413", PASSWORD_DAY));
     }
 
     #[test]

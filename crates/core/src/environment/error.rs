@@ -49,8 +49,8 @@ pub enum EnvironmentError {
         /// The Debian package that has it.
         package: &'static str,
     },
-    /// Only root can build here.
-    #[error("environments cannot be built by this user")]
+    /// Neither root nor a user namespace that could build.
+    #[error("environments cannot be built here: namespaces of their own are refused")]
     Privileges {
         /// What a user namespace said.
         #[source]
@@ -119,8 +119,9 @@ impl EnvironmentError {
                                 archive keyring, to /etc/apt/sources.list.d"
                 .into(),
             Self::MissingTool { package, .. } => format!("install it with `apt-get install {package}`"),
-            Self::Privileges { .. } => "run it as root, or install the package uidmap and give this user ranges in \
-                                        /etc/subuid and /etc/subgid"
+            Self::Privileges { .. } => "run it as root, in a container with the capability SYS_ADMIN; or as another \
+                                        user with the package uidmap installed and ranges in /etc/subuid and \
+                                        /etc/subgid"
                 .into(),
             Self::Build { cause: Some(cause), .. } => match cause {
                 BuildCause::Network => "check that `apt-get update` works on this machine".into(),

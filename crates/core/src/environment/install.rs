@@ -23,7 +23,7 @@ use super::event::{Events, Phase, Unit};
 use super::manifest::{self, EnvironmentManifest, Rootfs, Source};
 use super::process::{self, Jail};
 use super::{CancelToken, EnvironmentError, debian, image, packages};
-use crate::stamp::{self, Content};
+use crate::stamp::{self, Content, Stamps};
 
 /// What starts the names of directories that a build works in, or that are about to be removed.
 const BUILDING: &str = ".building-";
@@ -123,9 +123,10 @@ pub(super) fn build(
     entry: &CatalogEntry,
     filler: &Filler,
     dir: &Path,
+    stamps: &Stamps,
     events: &mut Events<'_>,
     cancel: &CancelToken,
-) -> Result<String, EnvironmentError> {
+) -> Result<(), EnvironmentError> {
     let name = entry.name;
     let building = Building::new(dir)?;
     let tree = building.path().join("tree");
@@ -145,6 +146,8 @@ pub(super) fn build(
     fs::create_dir(&out).map_err(written)?;
     let base = out.join(manifest::BASE);
     image::make(&image::Order { name, tree: &tree, image: &base, began }, jail, cancel)?;
+    // Before it is hashed: this is the last that changes the file, and what the stamp then holds.
+    fs::set_permissions(&base, fs::Permissions::from_mode(0o644)).map_err(written)?;
     let file = File::open(&base).map_err(written)?;
     file.sync_all().map_err(written)?;
 
@@ -154,7 +157,7 @@ pub(super) fn build(
         events.progress(Phase::Verify, done, size, Unit::Bytes, None);
         !cancel.is_cancelled()
     };
-    let sha256 = match stamp::digest(&file, Content::Whole, &mut progress) {
+    let sha256 = match stamps.digest_with(&file, Content::Whole, &mut progress) {
         Ok(sha256) => sha256,
         Err(_) if cancel.is_cancelled() => return Err(EnvironmentError::Cancelled),
         Err(error) => return Err(written(error)),
@@ -177,15 +180,12 @@ pub(super) fn build(
     let publish = || -> io::Result<()> {
         let path = out.join(manifest::FILE);
         fs::write(&path, stamp::seal(&manifest)?)?;
-        for file in [&path, &base] {
-            fs::set_permissions(file, fs::Permissions::from_mode(0o644))?;
-            File::open(file)?.sync_all()?;
-        }
+        fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
+        File::open(&path)?.sync_all()?;
         move_in(&out, &dir.join(&version))?;
         point(dir, &version)
     };
-    publish().map_err(written)?;
-    Ok(version)
+    publish().map_err(written)
 }
 
 pub(super) fn unix_now() -> u64 {

@@ -203,7 +203,7 @@ impl Store {
         if cancel.is_cancelled() {
             return Err(EnvironmentError::Cancelled);
         }
-        install::build(entry, &self.filler, dir, events, cancel)?;
+        install::build(entry, &self.filler, dir, &self.stamps(), events, cancel)?;
         drop(held);
         // Through the front door: what is handed out is what everybody else will find.
         self.installed(entry.name)?.ok_or_else(|| EnvironmentError::Unsound {

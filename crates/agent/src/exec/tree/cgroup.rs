@@ -56,11 +56,13 @@ impl Cgroups {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        let _ = std::fs::write(format!("{path}/pids.max"), (memory_mib * PROCESSES_PER_MIB).max(256).to_string());
+        let _ =
+            std::fs::write(format!("{path}/pids.max"), (memory_mib * PROCESSES_PER_MIB).max(256).to_string());
         if memory_mib > 4 * RESERVE_MIB {
             let _ = std::fs::write(format!("{path}/memory.max"), format!("{}M", memory_mib - RESERVE_MIB));
         }
-        let parent = rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+        let parent =
+            rustix::fs::open(&path, OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
         Ok(Self { parent, next: Cell::new(1), idle: RefCell::default(), lingering: RefCell::default() })
     }
 
@@ -91,7 +93,8 @@ impl Cgroups {
             mkdirat(&self.parent, &name, Mode::from_raw_mode(0o755))?;
             let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
             let directory = openat(&self.parent, &name, flags, Mode::empty())?;
-            let events = openat(&directory, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+            let events =
+                openat(&directory, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
             Ok(Lease { name: name.clone(), directory, events, used: false })
         };
         made().map_err(|errno| failure(resource_kind(errno), "cgroup", errno, "a cgroup for the command"))

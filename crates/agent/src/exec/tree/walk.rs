@@ -87,7 +87,9 @@ fn living() -> HashMap<i32, Vec<i32>> {
         let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { continue };
         let rest = String::from_utf8_lossy(&stat[end + 1..]);
         let mut fields = rest.split_ascii_whitespace();
-        let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse)) else { continue };
+        let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse)) else {
+            continue;
+        };
         if !matches!(state, "Z" | "X") {
             tree.entry(parent).or_default().push(pid);
         }

@@ -1,9 +1,6 @@
 //! The agent as a process, and a small host for it, built on the protocol crate alone.
 
-#![expect(clippy::allow_attributes, reason = "each test binary uses its own part of this module")]
-#![allow(dead_code, reason = "each test binary uses its own part of this module")]
-
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream as StdUnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command};
@@ -44,7 +41,8 @@ impl Agent {
     pub fn on_socket() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
-        let process = Command::new(env!("CARGO_BIN_EXE_pyro-agent")).arg("--socket").arg(&socket).spawn().unwrap();
+        let process =
+            Command::new(env!("CARGO_BIN_EXE_pyro-agent")).arg("--socket").arg(&socket).spawn().unwrap();
         Self { process, socket, _folder: folder }
     }
 
@@ -106,7 +104,9 @@ impl Drop for Agent {
 pub fn descendants(root: u32) -> Vec<u32> {
     let mut parents = Vec::new();
     for entry in std::fs::read_dir("/proc").unwrap().flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else { continue };
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
         let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
         let stat = String::from_utf8_lossy(&stat).into_owned();
         let mut fields = stat.rsplit(')').next().unwrap().split_whitespace();
@@ -315,9 +315,4 @@ impl Call {
         }
         self.write.flush().await.unwrap();
     }
-}
-
-/// A descriptor's number, for messages.
-pub fn number(fd: &impl AsRawFd) -> i32 {
-    fd.as_raw_fd()
 }

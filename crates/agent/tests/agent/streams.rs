@@ -1,9 +1,7 @@
 //! Standard input, terminals, signals, and what happens when nobody reads.
 
-mod support;
-
+use crate::support::*;
 use pyro_proto::message::*;
-use support::*;
 
 fn piped(line: &str) -> Exec {
     Exec { stdio: Stdio::Piped, ..sh(line) }
@@ -76,7 +74,9 @@ fn input_that_nobody_takes_is_dropped_and_credited() {
     run(async {
         let mut agent = Agent::on_socket();
         let client = agent.client().await;
-        let mut call = client.exec(piped("exec 0<&-; echo closed; sleep 0.3; read -r go < /dev/null; echo on; sleep 1000")).await;
+        let mut call = client
+            .exec(piped("exec 0<&-; echo closed; sleep 0.3; read -r go < /dev/null; echo on; sleep 1000"))
+            .await;
         call.until("closed\n").await;
         let mut credit = STDIN_WINDOW as isize;
         for _ in 0..20 {
@@ -105,7 +105,11 @@ fn signals_reach_the_whole_group() {
         call.until("ready\n").await;
         call.say(&ExecInput::Signal(10)).await;
         let outcome = call.finish().await;
-        assert!(outcome.text().contains("child\n") && outcome.text().contains("parent\n"), "{}", outcome.text());
+        assert!(
+            outcome.text().contains("child\n") && outcome.text().contains("parent\n"),
+            "{}",
+            outcome.text()
+        );
         assert_eq!(outcome.code(), 7);
     });
 }
@@ -119,7 +123,10 @@ fn a_terminal_is_one() {
             .exec(terminal("trap 'stty size' WINCH; stty -echo; tty; stty size; echo $TERM >&2; echo ready; while :; do read -r line && echo \"got $line\" && exit 4; done", 33, 101))
             .await;
         let text = String::from_utf8(call.until("ready\r\n").await).unwrap();
-        assert!(text.contains("/dev/pts/") && text.contains("33 101") && text.contains("xterm-256color"), "{text}");
+        assert!(
+            text.contains("/dev/pts/") && text.contains("33 101") && text.contains("xterm-256color"),
+            "{text}"
+        );
         call.say(&ExecInput::Resize(TerminalSize { rows: 20, cols: 70 })).await;
         call.until("20 70\r\n").await;
         call.feed(b"hello\n").await;
@@ -159,7 +166,10 @@ fn who_does_not_read_stops_the_command_and_costs_no_memory() {
         let folder = tempfile::tempdir().unwrap();
         let count = folder.path().join("count");
         let before = agent.resident_kib();
-        let line = format!("i=0; while [ $i -lt 4000 ]; do head -c 65536 /dev/zero; i=$((i+1)); echo $i > {0}.new; mv {0}.new {0}; done", count.display());
+        let line = format!(
+            "i=0; while [ $i -lt 4000 ]; do head -c 65536 /dev/zero; i=$((i+1)); echo $i > {0}.new; mv {0}.new {0}; done",
+            count.display()
+        );
         let mut call = client.exec(sh(&line)).await;
         call.started().await;
         // The producer stops: its count stays where it is, far from the end.

@@ -1,12 +1,10 @@
 //! Sessions: beginning, ending, being cut anywhere, and beginning again.
 
-mod support;
-
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream as StdUnixStream;
 
+use crate::support::*;
 use pyro_proto::message::*;
-use support::*;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 

@@ -1,11 +1,9 @@
 //! Commands: output, ends, errors, environment, arguments.
 
-mod support;
-
+use crate::support::*;
+use futures::io::AsyncWriteExt;
 use pyro_proto::frame::{self, Channel, MAX_REQUEST};
 use pyro_proto::message::*;
-use futures::io::AsyncWriteExt;
-use support::*;
 
 #[test]
 fn output_is_separate_and_complete() {
@@ -66,7 +64,8 @@ fn what_cannot_be_executed_says_why() {
         std::fs::create_dir(path("later")).unwrap();
         std::fs::copy(path("script"), path("later/plain")).unwrap();
         let mut request = exec(&["plain", "two"]);
-        request.env = vec![("PATH".into(), format!("{}:{}", folder.path().display(), path("later")).as_str().into())];
+        request.env =
+            vec![("PATH".into(), format!("{}:{}", folder.path().display(), path("later")).as_str().into())];
         assert_eq!(client.exec(request.clone()).await.finish().await.text(), "script two\n");
         request.env = vec![("PATH".into(), folder.path().to_str().unwrap().into())];
         assert_eq!(client.exec(request).await.finish().await.failure().kind, FailureKind::NotExecutable);
@@ -124,10 +123,12 @@ fn the_environment_is_clean() {
         let agent = Agent::on_socket();
         let client = agent.client().await;
         let mut request = exec(&["env"]);
-        request.env = vec![("A".into(), "1".into()), ("LANG".into(), "C".into()), ("A".into(), "b=c\nd".into())];
+        request.env =
+            vec![("A".into(), "1".into()), ("LANG".into(), "C".into()), ("A".into(), "b=c\nd".into())];
         let outcome = client.exec(request).await.finish().await;
         assert!(outcome.text().contains("A=b=c\nd\n") && !outcome.text().contains("A=1"));
-        let mut names: Vec<&str> = outcome.text().lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
+        let mut names: Vec<&str> =
+            outcome.text().lines().filter_map(|line| Some(line.split_once('=')?.0)).collect();
         names.sort_unstable();
         assert_eq!(names, ["A", "HOME", "LANG", "LOGNAME", "PATH", "SHELL", "USER"]);
         // Descriptors, signals and session are clean as well.
@@ -135,7 +136,10 @@ fn the_environment_is_clean() {
         let lines: Vec<&str> = outcome.text().lines().map(str::trim).collect();
         // 0, 1, 2 and the directory itself.
         assert_eq!(lines[0], "4");
-        assert!(lines[1].ends_with("0000000000000000") && lines[2].ends_with("0000000000000000"), "{lines:?}");
+        assert!(
+            lines[1].ends_with("0000000000000000") && lines[2].ends_with("0000000000000000"),
+            "{lines:?}"
+        );
         assert_eq!(lines[3], lines[4]);
     });
 }
@@ -213,8 +217,12 @@ fn identity_is_checked_and_harmless_outside_a_guest() {
         let agent = Agent::on_socket();
         let client = agent.client().await;
         let before = std::fs::read("/etc/hostname").ok();
-        let mut identity =
-            Identity { unix_time_ns: 1, entropy: [1; 32], hostname: "elsewhere".to_owned(), machine_id: [2; 16] };
+        let mut identity = Identity {
+            unix_time_ns: 1,
+            entropy: [1; 32],
+            hostname: "elsewhere".to_owned(),
+            machine_id: [2; 16],
+        };
         match client.call(&Request::Identify(identity.clone())).await {
             Reply::Identified(info) => {
                 assert_eq!(info.version, env!("CARGO_PKG_VERSION"));

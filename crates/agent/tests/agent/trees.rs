@@ -1,9 +1,7 @@
 //! What commands start: kept together, killed together, or left behind on purpose.
 
-mod support;
-
+use crate::support::*;
 use pyro_proto::message::*;
-use support::*;
 
 /// A grandchild in a session of its own, in the background of its parent.
 const ESCAPED: &str = "setsid sh -c 'sleep 1000 & sleep 1000' >/dev/null 2>&1 </dev/null &";
@@ -14,7 +12,9 @@ fn a_timeout_kills_the_whole_tree() {
         let agent = Agent::on_socket();
         let client = agent.client().await;
         // Double-forked as well: its parent is gone before the time is up.
-        let mut request = sh(&format!("({ESCAPED} sh -c \"{ESCAPED}\" &) ; trap '' TERM HUP INT; echo on; sleep 1000; sleep 1000"));
+        let mut request = sh(&format!(
+            "({ESCAPED} sh -c \"{ESCAPED}\" &) ; trap '' TERM HUP INT; echo on; sleep 1000; sleep 1000"
+        ));
         request.timeout_ms = Some(700);
         let outcome = client.exec(request).await.finish().await;
         assert!(outcome.exit().timed_out);
@@ -148,7 +148,8 @@ fn a_hundred_and_more_at_once() {
         let calls = (0..pyro_proto::mux::MAX_STREAMS).map(|number| {
             let client = &client;
             async move {
-                let mut request = Exec { stdio: Stdio::Piped, ..sh("read -r line; echo \"$line\"; seq 1 1000; exit 6") };
+                let mut request =
+                    Exec { stdio: Stdio::Piped, ..sh("read -r line; echo \"$line\"; seq 1 1000; exit 6") };
                 request.drain_ms = 60_000;
                 let mut call = client.exec(request).await;
                 call.feed(format!("number {number}\n").as_bytes()).await;
@@ -173,7 +174,10 @@ fn orphans_are_reaped() {
         let own = agent.process.id();
         // Zombies included: nothing has the agent as its parent in the end.
         loop {
-            let children = std::process::Command::new("ps").args(["-o", "pid=", "--ppid", &own.to_string()]).output().unwrap();
+            let children = std::process::Command::new("ps")
+                .args(["-o", "pid=", "--ppid", &own.to_string()])
+                .output()
+                .unwrap();
             if children.stdout.is_empty() {
                 break;
             }
