@@ -9,4 +9,5 @@ choose_cargo
 step "building pyro" cargo build --release --locked --package pyro-cli
 step "making the runtime" cargo xtask runtime
 step "making the environment debian:12" target/release/pyro env pull debian:12
-cargo xtask bench "$@"
+step "building the benchmark" cargo build --release --locked --package xtask
+target/release/xtask bench "$@"

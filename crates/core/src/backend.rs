@@ -194,8 +194,8 @@ pub async fn choose(
                     None => try_boot(binary, bundle, Accelerator::Kvm, KVM_DEADLINE).await,
                 }
             };
-            let (kvm, tcg) =
-                tokio::join!(with_kvm, try_boot(binary, bundle, Accelerator::Tcg, TCG_DEADLINE));
+            let deadline = config.boot_deadline.unwrap_or(TCG_DEADLINE);
+            let (kvm, tcg) = tokio::join!(with_kvm, try_boot(binary, bundle, Accelerator::Tcg, deadline));
             let candidates = vec![
                 Candidate {
                     backend: Backend::Firecracker.to_string(),

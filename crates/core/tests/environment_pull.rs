@@ -67,9 +67,6 @@ fn debian_is_installed_once_exactly_and_without_traces_of_this_machine() {
     // Exactly what came, from the machine's sources, whose names are nobody's business.
     let installed = store.installed(NAME).unwrap().unwrap();
     let manifest = installed.manifest();
-    let bash = manifest.packages.iter().find(|package| package.name == "bash").unwrap();
-    let index = run("apt-cache", &["show", &format!("bash={}", bash.version)]);
-    assert!(index.contains(&format!("SHA256: {}", bash.sha256)), "{bash:?}: {index}");
     assert!(manifest.suites.contains(&"bookworm".to_owned()));
     assert!(!fs::read_to_string(installed.manifest_path()).unwrap().contains("://"));
 
@@ -78,6 +75,14 @@ fn debian_is_installed_once_exactly_and_without_traces_of_this_machine() {
     run("/sbin/e2fsck", &["-fn", &image]);
     let stat = |path: &str| run("/sbin/debugfs", &["-R", &format!("stat {path}"), &image]);
     let cat = |path: &str| run("/sbin/debugfs", &["-R", &format!("cat {path}"), &image]);
+    let status = cat("/var/lib/dpkg/status");
+    let field = |name: &str| status.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned).collect();
+    let (names, versions): (Vec<_>, Vec<_>) = (field("Package: "), field("Version: "));
+    let mut in_image: Vec<_> = names.into_iter().zip(versions).collect();
+    in_image.sort();
+    let listed: Vec<_> = manifest.packages.iter().map(|p| (p.name.clone(), p.version.clone())).collect();
+    assert_eq!(listed, in_image);
+    assert!(manifest.packages.iter().all(|package| package.sha256.len() == 64));
     for dir in ["workspace", "proc", "sys", "dev", "run", "tmp"] {
         assert!(stat(dir).contains("Type: directory"), "{dir}");
     }

@@ -4,6 +4,8 @@
 //! our code) in alternating rounds of the same run, because a ratio travels between machines and a time does not.
 //! The result is printed as a table and written, raw samples included, to `bench/runs/`.
 
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "the report is what it is for")]
+
 mod guest;
 mod starts;
 
@@ -61,9 +63,25 @@ pub struct Places {
     pub factory: Factory,
 }
 
+/// Measures what the words ask for: `--quick` for a look, `starts` or `guest` for one group.
+pub fn from_words(places: &crate::places::Places, words: &[&str]) -> Result<(), Failure> {
+    let quick = words.contains(&"--quick");
+    let only = words.iter().find(|word| **word != "--quick").copied();
+    let cache = crate::places::user_cache().ok_or("there is no place for a cache: set HOME")?;
+    let config = Config {
+        bundle_dir: places.runtime(),
+        environment_dir: crate::places::environments().unwrap_or_else(|| cache.join("environments")),
+        cache_dir: cache.join("host"),
+        scratch_dir: cache,
+        qemu_binary: crate::places::qemu().ok_or("there is no qemu-system-x86_64 on this machine")?,
+        boot_deadline: None,
+    };
+    run(&places.root, config, quick, only)
+}
+
 /// Measures and reports; `quick` takes few samples, to see that it works. `only` keeps the rows whose group has this
 /// name: `starts` or `guest`.
-pub fn run(root: &Path, config: Config, quick: bool, only: Option<&str>) -> Result<(), Failure> {
+fn run(root: &Path, config: Config, quick: bool, only: Option<&str>) -> Result<(), Failure> {
     let pyro = root.join("target/release/pyro");
     if !pyro.is_file() {
         return Err("target/release/pyro is missing: `cargo build --release -p pyro-cli` makes it".into());

@@ -54,7 +54,7 @@ fn floor_cold(places: &Places, runs: usize) -> Result<Vec<f64>, Failure> {
     let out = Command::new("python3")
         .arg(places.root.join("bench/qemu_floor.py"))
         .arg(kernel)
-        .args(["--cold-runs", &runs.to_string(), "--runs", "1"])
+        .args(["--runs", &runs.to_string()])
         .stderr(Stdio::inherit())
         .output()?;
     let object: Value = serde_json::from_slice(&out.stdout)?;

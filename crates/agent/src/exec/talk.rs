@@ -64,13 +64,33 @@ enum End {
     Failed(Failure),
 }
 
+use End::{Failed, Gone, Over};
+
 /// Runs `request` and tells the host about it on `write`.
 pub async fn run(
     commands: &Commands,
-    frames: FrameReader<ReadHalf<Stream>>,
+    mut frames: FrameReader<ReadHalf<Stream>>,
     mut write: WriteHalf<Stream>,
     request: Exec,
 ) {
+    if let Some(event) = converse(commands, &mut frames, &mut write, request).await {
+        last_word(&mut write, &event).await;
+        // Input may still be on its way. Left unread it would hold the host up where it waits to send the rest: a
+        // stream that was closed properly is not reset. The host closes its side when it has read the last word.
+        while !matches!(
+            frames.next(MAX_MESSAGE).await,
+            Ok(None) | Err(FrameError::Io(_) | FrameError::Truncated)
+        ) {}
+    }
+}
+
+/// Runs `request` until there is a last word to say, or nobody to say it to.
+async fn converse(
+    commands: &Commands,
+    frames: &mut FrameReader<ReadHalf<Stream>>,
+    write: &mut WriteHalf<Stream>,
+    request: Exec,
+) -> Option<ExecEvent> {
     let limit = |ms: u64| Duration::from_millis(ms).min(LONGEST);
     let (timeout, drain) = (request.timeout_ms.map(limit), limit(request.drain_ms));
     let started = start(commands, &request);
@@ -78,7 +98,7 @@ pub async fn run(
     drop(request);
     let running = match started {
         Ok(running) => running,
-        Err(failure) => return last_word(&mut write, &ExecEvent::Failed(failure)).await,
+        Err(failure) => return Some(ExecEvent::Failed(failure)),
     };
     let Streams { stdin, mut sources, terminal } = running.streams;
     // Declared after the streams and so dropped before them: a command that is given up is killed before it could
@@ -102,7 +122,7 @@ pub async fn run(
         }));
         // It is polled again after its end.
         let mut watch = pin!(watch(&state, &tree, ended, timeout, drain).fuse());
-        let mut output = pin!(speak(&state, &stdin, &mut sources, &mut buffer, &mut write, pid));
+        let mut output = pin!(speak(&state, &stdin, &mut sources, &mut buffer, write, pid));
         poll_fn(|cx| {
             if let Poll::Ready(end) = input.as_mut().poll(cx) {
                 return Poll::Ready(end);
@@ -122,16 +142,14 @@ pub async fn run(
             left_running: tree.release(),
         }),
         // Dropping the tree kills it.
-        Gone => return,
+        Gone => return None,
         Failed(failure) => {
             drop(tree);
             ExecEvent::Failed(failure)
         }
     };
-    last_word(&mut write, &event).await;
+    Some(event)
 }
-use End::{Failed, Gone, Over};
-
 /// Starts the command.
 fn start<'a>(commands: &'a Commands, request: &Exec) -> Result<Running<'a>, Failure> {
     let plan = Plan::new(request)?;
@@ -164,7 +182,7 @@ fn start<'a>(commands: &'a Commands, request: &Exec) -> Result<Running<'a>, Fail
 
 /// Follows what the host says, until it says something that ends the call.
 async fn listen(
-    mut frames: FrameReader<ReadHalf<Stream>>,
+    frames: &mut FrameReader<ReadHalf<Stream>>,
     stdin: &Stdin,
     signal: impl Fn(Signal),
     resize: impl Fn(pyro_proto::message::TerminalSize),

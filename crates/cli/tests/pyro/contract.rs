@@ -19,7 +19,7 @@ fn every_flag_of_the_contract_is_there() {
             continue;
         }
         looked_at += 1;
-        let mut args: Vec<&str> = name.split(' ').skip(1).collect();
+        let mut args: Vec<&str> = name.split_whitespace().skip(1).collect();
         args.push("--help");
         let help = world.pyro(&args);
         assert_eq!(help.code, Some(0), "{name}");

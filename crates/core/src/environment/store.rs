@@ -164,6 +164,7 @@ impl Store {
         let entry = CatalogEntry::find(name)?;
         let mut events = Events { environment: entry.name, sink: events };
         if let Some(installed) = self.up_to_date(entry, &mut events, cancel)? {
+            events.phase(Phase::Ready);
             return Ok(installed);
         }
         let needed = entry.build_bytes;
@@ -232,10 +233,7 @@ impl Store {
             !cancel.is_cancelled()
         });
         match verified {
-            Ok(_) => {
-                events.phase(Phase::Ready);
-                Ok(Some(installed))
-            }
+            Ok(_) => Ok(Some(installed)),
             Err(EnvironmentError::Corrupt { why, .. }) => {
                 events.detail(Phase::Verify, format!("what is installed is damaged and is replaced: {why}"));
                 Ok(None)

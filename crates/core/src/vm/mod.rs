@@ -165,6 +165,9 @@ impl Drop for CancelOnDrop {
     }
 }
 
+/// The agent powers off when its host goes away; and no `dummy0` beside the loopback interface.
+const KERNEL_ARGS: [&str; 2] = ["pyro.oneshot", "dummy.numdummies=0"];
+
 /// How long a kernel that hung may hang again, for its console's sake.
 const DIAGNOSIS: std::time::Duration = std::time::Duration::from_secs(10);
 
@@ -342,7 +345,7 @@ impl Vm {
             initramfs: bundle.open_artifact(INITRAMFS)?,
             base: Some(environment.open_base()?),
             disk: Some(self.factory.store().new_disk(&self.factory.config.scratch_dir)?),
-            kernel_args: ["pyro.oneshot"].iter().chain(kernel_args).map(|arg| (*arg).to_owned()).collect(),
+            kernel_args: KERNEL_ARGS.iter().chain(kernel_args).map(|arg| (*arg).to_owned()).collect(),
         };
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
         Ok(Spec { shape, parts, memory: Memory::Private, start: Start::Cold })
