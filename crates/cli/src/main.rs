@@ -19,7 +19,9 @@ use clap::Parser;
 /// Isolated Linux machines for coding agents.
 #[derive(Parser)]
 #[command(name = "pyro", version, about, propagate_version = false, disable_help_subcommand = true)]
-#[command(after_help = "Start with:  pyro run debian:12 -- git --version\nWhen something does not work:  pyro doctor")]
+#[command(
+    after_help = "Start with:  pyro run debian:12 -- git --version\nWhen something does not work:  pyro doctor"
+)]
 struct Cli {
     #[command(subcommand)]
     command: commands::Command,

@@ -24,15 +24,19 @@ pub fn config() -> Result<Config, CliError> {
         None => directory("XDG_CACHE_HOME")
             .or_else(|| directory("HOME").map(|home| home.join(".cache")))
             .ok_or_else(|| {
-                CliError::new("there is no place for a cache: HOME is not set", Some("set HOME or PYRO_CACHE_DIR".into()))
+                CliError::new(
+                    "there is no place for a cache: HOME is not set",
+                    Some("set HOME or PYRO_CACHE_DIR".into()),
+                )
             })?
             .join("pyro-mcp"),
     };
     let bundle_dir = match directory("PYRO_RUNTIME_BUNDLE_DIR") {
         Some(dir) => dir,
         None => {
-            let program = env::current_exe()
-                .map_err(|error| CliError::new(format!("cannot tell where this program is: {error}"), None))?;
+            let program = env::current_exe().map_err(|error| {
+                CliError::new(format!("cannot tell where this program is: {error}"), None)
+            })?;
             let bin = program.parent().map(PathBuf::from).unwrap_or_default();
             bin.parent().map(PathBuf::from).unwrap_or_default().join("lib/pyro/runtime")
         }
@@ -48,7 +52,8 @@ pub fn config() -> Result<Config, CliError> {
         .unwrap_or_else(|| PathBuf::from("qemu-system-x86_64"));
     Ok(Config {
         bundle_dir,
-        environment_dir: directory("PYRO_ENVIRONMENT_CACHE_DIR").unwrap_or_else(|| cache_dir.join("environments")),
+        environment_dir: directory("PYRO_ENVIRONMENT_CACHE_DIR")
+            .unwrap_or_else(|| cache_dir.join("environments")),
         cache_dir: cache_dir.join("host"),
         scratch_dir,
         qemu_binary,
@@ -75,13 +80,16 @@ pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
 
 /// Where programs are looked up; system directories too, which are not on an ordinary user's `PATH` everywhere.
 pub fn search_path() -> Vec<PathBuf> {
-    let mut dirs: Vec<PathBuf> = env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
+    let mut dirs: Vec<PathBuf> =
+        env::var_os("PATH").map(|path| env::split_paths(&path).collect()).unwrap_or_default();
     dirs.extend(["/usr/sbin", "/sbin"].map(PathBuf::from));
     dirs
 }
 
 fn boot_deadline() -> Result<Option<Duration>, CliError> {
-    let Some(text) = env::var_os("PYRO_BOOT_TIMEOUT_SECONDS").filter(|text| !text.is_empty()) else { return Ok(None) };
+    let Some(text) = env::var_os("PYRO_BOOT_TIMEOUT_SECONDS").filter(|text| !text.is_empty()) else {
+        return Ok(None);
+    };
     match text.to_str().and_then(|text| text.parse().ok()) {
         Some(seconds @ 1..=3600) => Ok(Some(Duration::from_secs(seconds))),
         _ => Err(CliError::new("PYRO_BOOT_TIMEOUT_SECONDS must be 1 to 3600", None)),

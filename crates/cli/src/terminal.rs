@@ -72,7 +72,9 @@ pub fn sizes() -> Option<(TerminalSize, mpsc::Receiver<TerminalSize>)> {
 }
 
 fn size() -> Option<TerminalSize> {
-    let of = |fd: std::os::fd::BorrowedFd<'_>| tcgetwinsize(fd).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0);
+    let of = |fd: std::os::fd::BorrowedFd<'_>| {
+        tcgetwinsize(fd).ok().filter(|size| size.ws_row > 0 && size.ws_col > 0)
+    };
     let size = of(stdout().as_fd()).or_else(|| of(stdin().as_fd()))?;
     Some(TerminalSize { rows: size.ws_row, cols: size.ws_col })
 }

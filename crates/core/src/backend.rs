@@ -112,8 +112,12 @@ impl BackendError {
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoFirecracker => Some("use --backend auto or --backend qemu".into()),
-            Self::NoQemu(_) => Some("install it: apt-get install --no-install-recommends qemu-system-x86".into()),
-            Self::NoneWorks(_) => Some("`pyro doctor` boots each candidate again and shows why it failed".into()),
+            Self::NoQemu(_) => {
+                Some("install it: apt-get install --no-install-recommends qemu-system-x86".into())
+            }
+            Self::NoneWorks(_) => {
+                Some("`pyro doctor` boots each candidate again and shows why it failed".into())
+            }
             Self::Runtime(error) => error.hint(),
         }
     }
@@ -225,7 +229,8 @@ pub async fn choose(
                 && matches!(candidate.verdict, Verdict::Works { .. })
         })
     };
-    let accelerator = [Accelerator::Kvm, Accelerator::Tcg].into_iter().find(|accelerator| works(*accelerator));
+    let accelerator =
+        [Accelerator::Kvm, Accelerator::Tcg].into_iter().find(|accelerator| works(*accelerator));
     let Some(accelerator) = accelerator else { return Err(BackendError::NoneWorks(candidates)) };
     let why = match accelerator {
         Accelerator::Kvm => "the guest kernel boots under KVM here".to_owned(),
@@ -339,7 +344,13 @@ mod tests {
     use super::*;
 
     fn key(runtime: &str) -> Key {
-        Key { host_kernel: "6.1".into(), cpu: "c".into(), qemu: "q".into(), runtime: runtime.into(), kvm: "k".into() }
+        Key {
+            host_kernel: "6.1".into(),
+            cpu: "c".into(),
+            qemu: "q".into(),
+            runtime: runtime.into(),
+            kvm: "k".into(),
+        }
     }
 
     #[test]

@@ -11,8 +11,8 @@ use pyro_vmm::{Qemu, kvm};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::cause::chain;
 use crate::backend::{self, Candidate, Choice, Preference, Probe, Verdict};
+use crate::cause::chain;
 use crate::config::Config;
 use crate::environment::{Store, catalog_version};
 use crate::host::{self, CgroupVersion};
@@ -86,15 +86,23 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
             check(
                 "runtime",
                 Status::Ok,
-                format!("{} ({}), sha256 {}", bundle.manifest().bundle_version, versions.join(", "), short(&bundle.digest())),
+                format!(
+                    "{} ({}), sha256 {}",
+                    bundle.manifest().bundle_version,
+                    versions.join(", "),
+                    short(&bundle.digest())
+                ),
                 None,
             )
         }
         Err(error) => check("runtime", Status::Fail, chain(error), error.hint()),
     });
-    let qemu_version = Qemu { binary: config.qemu_binary.clone(), accelerator: pyro_vmm::Accelerator::Tcg }.version().await;
+    let qemu_version =
+        Qemu { binary: config.qemu_binary.clone(), accelerator: pyro_vmm::Accelerator::Tcg }.version().await;
     checks.push(match &qemu_version {
-        Ok(version) => check("qemu", Status::Ok, format!("{} at {}", version.text, config.qemu_binary.display()), None),
+        Ok(version) => {
+            check("qemu", Status::Ok, format!("{} at {}", version.text, config.qemu_binary.display()), None)
+        }
         Err(error) => check(
             "qemu",
             Status::Fail,
@@ -117,7 +125,15 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         "guests have no network in this version; --network is refused".into(),
         None,
     ));
-    let payload = payload(config, &store, bundle.as_ref().ok(), choice.as_ref(), &checks, search_path, qemu_version.ok().map(|version| version.text));
+    let payload = payload(
+        config,
+        &store,
+        bundle.as_ref().ok(),
+        choice.as_ref(),
+        &checks,
+        search_path,
+        qemu_version.ok().map(|version| version.text),
+    );
     Report { checks, payload }
 }
 
@@ -127,7 +143,14 @@ fn check(name: &'static str, status: Status, detail: String, remedy: Option<Stri
 
 fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec<Check> {
     let candidates: &[Candidate] = match choice {
-        None => return vec![check("backend", Status::Fail, "not tried: there is no runtime to boot".into(), None)],
+        None => {
+            return vec![check(
+                "backend",
+                Status::Fail,
+                "not tried: there is no runtime to boot".into(),
+                None,
+            )];
+        }
         Some(Ok(choice)) => &choice.candidates,
         Some(Err(backend::BackendError::NoneWorks(candidates))) => candidates,
         Some(Err(error)) => return vec![check("backend", Status::Fail, chain(error), error.hint())],
@@ -140,10 +163,15 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
                 Verdict::Works { boot_ms } => {
                     check("candidate", Status::Ok, format!("{how}: boots in {boot_ms} ms"), None)
                 }
-                Verdict::Fails { why } => check("candidate", Status::Warn, format!("{how}: {why}"), kvm_remedy(candidate)),
-                Verdict::Untried { why } => {
-                    check("candidate", Status::Warn, format!("{how}: not tried, {why}"), kvm_remedy(candidate))
+                Verdict::Fails { why } => {
+                    check("candidate", Status::Warn, format!("{how}: {why}"), kvm_remedy(candidate))
                 }
+                Verdict::Untried { why } => check(
+                    "candidate",
+                    Status::Warn,
+                    format!("{how}: not tried, {why}"),
+                    kvm_remedy(candidate),
+                ),
             }
         })
         .collect();
@@ -207,7 +235,8 @@ fn cgroup_check() -> Check {
 
 fn cache_check(dir: &Path) -> Check {
     let existing = dir.ancestors().find(|dir| dir.exists()).unwrap_or(Path::new("/"));
-    let free_mib = rustix::fs::statvfs(existing).map(|fs| fs.f_bavail * fs.f_frsize / (1024 * 1024)).unwrap_or_default();
+    let free_mib =
+        rustix::fs::statvfs(existing).map(|fs| fs.f_bavail * fs.f_frsize / (1024 * 1024)).unwrap_or_default();
     let writable = rustix::fs::access(existing, rustix::fs::Access::WRITE_OK).is_ok();
     let detail = format!("{}: {free_mib} MiB free", dir.display());
     if !writable {
@@ -275,7 +304,9 @@ fn payload(
     };
     let capabilities = bundle.map(|bundle| bundle.manifest().capabilities.clone());
     let mut versions: serde_json::Map<String, Value> = bundle
-        .map(|bundle| bundle.manifest().component_versions.iter().map(|(k, v)| (k.clone(), json!(v))).collect())
+        .map(|bundle| {
+            bundle.manifest().component_versions.iter().map(|(k, v)| (k.clone(), json!(v))).collect()
+        })
         .unwrap_or_default();
     if let Some(version) = qemu_version {
         versions.insert("qemu".into(), json!(version));

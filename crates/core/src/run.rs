@@ -75,9 +75,12 @@ impl RunReport {
     pub fn new(info: &VmInfo, command: &CommandLine, outcome: Outcome, cleanup: Cleanup) -> Self {
         let text = |captured: Captured| match String::from_utf8(captured.bytes) {
             Ok(text) => (text, captured.total, captured.truncated, false),
-            Err(error) => {
-                (String::from_utf8_lossy(error.as_bytes()).into_owned(), captured.total, captured.truncated, true)
-            }
+            Err(error) => (
+                String::from_utf8_lossy(error.as_bytes()).into_owned(),
+                captured.total,
+                captured.truncated,
+                true,
+            ),
         };
         let (stdout, stdout_bytes, stdout_truncated, stdout_lossy) = text(outcome.stdout);
         let (stderr, stderr_bytes, stderr_truncated, stderr_lossy) = text(outcome.stderr);

@@ -1,6 +1,7 @@
 //! A real environment, built from this machine's package sources: needs root, a network, mmdebstrap and e2fsprogs.
 //!
 //! One test, because one pull takes half a minute: what is asked of the result is asked in turn.
+#![expect(clippy::unwrap_used, reason = "a failure to set a test up is a failure of the test")]
 
 use std::fs;
 use std::path::Path;
@@ -61,7 +62,8 @@ fn debian_is_installed_once_exactly_and_without_traces_of_this_machine() {
     let begins = |phase| events.iter().filter(|e| e.phase == phase && e.progress.is_none()).count();
     let counts = [Phase::Waiting, Phase::Resolve, Phase::Install, Phase::Image, Phase::Ready].map(begins);
     assert_eq!(counts, [1, 1, 1, 1, 2]);
-    let last = events.iter().filter(|e| e.phase == Phase::Install).filter_map(|e| e.progress).next_back().unwrap();
+    let last =
+        events.iter().filter(|e| e.phase == Phase::Install).filter_map(|e| e.progress).next_back().unwrap();
     assert_eq!(last.done, last.total, "every package was fetched, unpacked and set up");
 
     // Exactly what came, from the machine's sources, whose names are nobody's business.
@@ -76,7 +78,8 @@ fn debian_is_installed_once_exactly_and_without_traces_of_this_machine() {
     let stat = |path: &str| run("/sbin/debugfs", &["-R", &format!("stat {path}"), &image]);
     let cat = |path: &str| run("/sbin/debugfs", &["-R", &format!("cat {path}"), &image]);
     let status = cat("/var/lib/dpkg/status");
-    let field = |name: &str| status.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned).collect();
+    let field =
+        |name: &str| status.lines().filter_map(|line| line.strip_prefix(name)).map(str::to_owned).collect();
     let (names, versions): (Vec<_>, Vec<_>) = (field("Package: "), field("Version: "));
     let mut in_image: Vec<_> = names.into_iter().zip(versions).collect();
     in_image.sort();

@@ -1,6 +1,8 @@
 //! The guest client against guests that lie, stutter, flood and fall silent. No VM and no agent: the guest here is
 //! this test, speaking the wire protocol badly on purpose.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
@@ -158,11 +160,9 @@ async fn input_from_the_guest_and_credit_for_nothing_are_refused() {
 #[tokio::test]
 async fn nothing_follows_the_exit() {
     let exit = Exit { status: ExitStatus::Code(0), timed_out: false, duration_us: 1, left_running: false };
-    let bytes = [
-        frame::encode(&ExecEvent::Exited(exit)).unwrap(),
-        frame::header(Channel::Stdout, 0).to_vec(),
-    ]
-    .concat();
+    let bytes =
+        [frame::encode(&ExecEvent::Exited(exit)).unwrap(), frame::header(Channel::Stdout, 0).to_vec()]
+            .concat();
     assert!(matches!(answer(bytes).await, GuestError::Lost { .. }));
 }
 

@@ -102,8 +102,12 @@ fn parse(bytes: &[u8]) -> Option<Block> {
     if bytes[44..] != check(&bytes[..44]) {
         return None;
     }
-    let mut found =
-        Block { magic: [0; 8], first: [0; 16], second: [0; 16], generation: u16::from_le_bytes([bytes[40], bytes[41]]) };
+    let mut found = Block {
+        magic: [0; 8],
+        first: [0; 16],
+        second: [0; 16],
+        generation: u16::from_le_bytes([bytes[40], bytes[41]]),
+    };
     found.magic.copy_from_slice(&bytes[..8]);
     found.first.copy_from_slice(&bytes[8..24]);
     found.second.copy_from_slice(&bytes[24..40]);
@@ -262,7 +266,12 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn run(host: &mut HostHandshake, guest: &mut GuestHandshake, noise_in: &[u8], noise_out: &[u8]) -> (Tags, Tags) {
+    fn run(
+        host: &mut HostHandshake,
+        guest: &mut GuestHandshake,
+        noise_in: &[u8],
+        noise_out: &[u8],
+    ) -> (Tags, Tags) {
         let mut to_guest = noise_in.to_vec();
         to_guest.extend(host.hello());
         let mut input = &to_guest[..];

@@ -304,7 +304,8 @@ mod tests {
     /// The frozen schema: a change of any byte on the wire needs a new generation and a new file.
     #[test]
     fn encodings_are_frozen() {
-        let mut text = format!("# Generation {}: one sample of every message, as framed bytes.\n", crate::GENERATION);
+        let mut text =
+            format!("# Generation {}: one sample of every message, as framed bytes.\n", crate::GENERATION);
         for (name, bytes) in samples() {
             let hex: String = bytes.iter().fold(String::new(), |mut out, byte| {
                 let _ = write!(out, "{byte:02x}");
@@ -317,7 +318,10 @@ mod tests {
             std::fs::write(&path, &text).unwrap();
         }
         let frozen = std::fs::read_to_string(&path).unwrap();
-        assert!(text == frozen, "the wire changed: raise GENERATION, then PYRO_FREEZE_SCHEMA=1 writes {path}");
+        assert!(
+            text == frozen,
+            "the wire changed: raise GENERATION, then PYRO_FREEZE_SCHEMA=1 writes {path}"
+        );
     }
 
     #[test]

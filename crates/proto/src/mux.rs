@@ -14,8 +14,9 @@ use crate::link::Link;
 
 /// Most streams open at once on one connection.
 pub const MAX_STREAMS: usize = 128;
-/// Most bytes that all streams of a connection may hold undelivered: yamux needs 256 KiB for each stream.
-pub const MAX_WINDOW: usize = MAX_STREAMS * 256 * 1024;
+/// Most bytes that all streams of a connection may hold undelivered. yamux needs 256 KiB for each stream; the rest is
+/// what it gives to streams that carry much, which otherwise wait for the peer every 256 KiB (a fifth of their speed).
+pub const MAX_WINDOW: usize = MAX_STREAMS * 256 * 1024 + 8 * 1024 * 1024;
 
 fn config() -> Config {
     let mut config = Config::default();

@@ -100,7 +100,11 @@ impl Decoder {
             if self.first && inverse != !len {
                 if input.len() < BLOCK {
                     // Not a record: either one more WELCOME, whole soon, or garbage that will show.
-                    return if input.starts_with(b"pyroWELC") { Ok(false) } else { Err(Desync("bad header")) };
+                    return if input.starts_with(b"pyroWELC") {
+                        Ok(false)
+                    } else {
+                        Err(Desync("bad header"))
+                    };
                 }
                 if HostHandshake::is_repeated_welcome(input) {
                     self.start += BLOCK;

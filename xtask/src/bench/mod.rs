@@ -106,7 +106,10 @@ fn run(root: &Path, config: Config, quick: bool, only: Option<&str>) -> Result<(
 }
 
 fn print(rows: &[Row]) {
-    println!("{:44} {:>4} {:>10} {:>10} {:>10} {:>6}  promise", "", "n", "median", "p95", "reference", "ratio");
+    println!(
+        "{:44} {:>4} {:>10} {:>10} {:>10} {:>6}  promise",
+        "", "n", "median", "p95", "reference", "ratio"
+    );
     for row in rows {
         let middle = median(&row.samples);
         let (reference, ratio) = if row.reference.is_empty() {

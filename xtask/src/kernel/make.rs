@@ -53,8 +53,8 @@ impl Tree {
         Ok(objects.len())
     }
 
-    /// Writes `vmlinux` without its symbol tables: a VMM reads and sorts them at every start, for nothing, and the
-    /// kernel has its own for its messages.
+    /// Writes `vmlinux` without its symbol tables, 1.6 MB that only a debugger would read: the kernel has its own for
+    /// its messages. No boot was seen to become faster by it.
     pub(super) fn strip_to(&self, path: &Path) -> Result<(), TaskError> {
         let mut strip = Command::new("strip");
         strip.arg("-o").arg(path).arg(self.dir.join("vmlinux")).env_clear().envs(plain_environment());
@@ -71,12 +71,16 @@ impl Tree {
     fn make(&self) -> Command {
         // When this process is killed make ends too, and lets go of the lock.
         let mut make = Command::new("setpriv");
-        make.args(["--pdeathsig", "TERM", "make", "-C"]).arg(&self.dir).env_clear().envs(plain_environment()).envs([
-            ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
-            ("KBUILD_BUILD_USER", "pyro"),
-            ("KBUILD_BUILD_HOST", "pyro"),
-            ("KBUILD_BUILD_VERSION", "1"),
-        ]);
+        make.args(["--pdeathsig", "TERM", "make", "-C"])
+            .arg(&self.dir)
+            .env_clear()
+            .envs(plain_environment())
+            .envs([
+                ("KBUILD_BUILD_TIMESTAMP", "Thu Jan  1 00:00:00 UTC 1970"),
+                ("KBUILD_BUILD_USER", "pyro"),
+                ("KBUILD_BUILD_HOST", "pyro"),
+                ("KBUILD_BUILD_VERSION", "1"),
+            ]);
         make
     }
 

@@ -190,7 +190,7 @@ fn take_lock(path: &Path) -> Result<File, TaskError> {
     Ok(file)
 }
 
-/// The scratch directory for `key`; those of other inputs are not coming back and cost 2 GB each.
+/// The scratch directory for `key`; those of other inputs are not coming back, and each holds 1.3 GB of source.
 fn scratch_for(all: &Path, key: &str) -> Result<PathBuf, TaskError> {
     if let Ok(entries) = fs::read_dir(all) {
         for entry in entries.flatten().filter(|entry| entry.file_name() != key) {

@@ -12,7 +12,7 @@ use pyro_core::runtime::{Bundle, Probe, ProbeExec};
 
 use crate::places;
 
-/// Two cores that build other things at the same time were seen to need 4 s.
+/// Far above the 0.5 to 0.8 s that it takes here: the cores may be busy, and one that is not up by then hangs.
 const BOOT_DEADLINE: Duration = Duration::from_secs(90);
 const EXEC_DEADLINE: Duration = Duration::from_secs(30);
 

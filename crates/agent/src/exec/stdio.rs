@@ -25,7 +25,7 @@ use crate::users::Account;
 type Watched = Rc<AsyncFd<OwnedFd>>;
 
 /// Room in a pipe that carries much: fewer and larger reads.
-const WIDE_PIPE: usize = 1024 * 1024;
+const WIDE_PIPE: usize = 256 * 1024;
 /// Credit is returned in steps of this many bytes: a message per chunk would cost more than the bytes.
 const CREDIT_STEP: u32 = (STDIN_WINDOW / 4) as u32;
 /// Ends the input of a program that reads a terminal line by line: control-D.

@@ -50,7 +50,10 @@ impl Args {
                 }
             }
             println!();
-            println!("{}", if report.runtime_ok() { "Guests can run here." } else { "No guest can run here yet." });
+            println!(
+                "{}",
+                if report.runtime_ok() { "Guests can run here." } else { "No guest can run here yet." }
+            );
         }
         Ok(u8::from(!report.runtime_ok()))
     }

@@ -46,7 +46,10 @@ impl Env {
     /// Whether failures are to be printed as JSON.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::List { json } | Self::Inspect { json, .. } | Self::Pull { json, .. } | Self::Prune { json } => *json,
+            Self::List { json }
+            | Self::Inspect { json, .. }
+            | Self::Pull { json, .. }
+            | Self::Prune { json } => *json,
         }
     }
 

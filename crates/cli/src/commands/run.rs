@@ -78,7 +78,8 @@ impl Args {
             None => Some(DEFAULT_TIMEOUT_SECONDS),
             given => given,
         };
-        let limit = seconds.map(timeout).transpose().map_err(|error| CliError::new(error.to_string(), None))?;
+        let limit =
+            seconds.map(timeout).transpose().map_err(|error| CliError::new(error.to_string(), None))?;
         let options = Options { timeout: limit, env: terminal_environment(self.tty), ..Options::default() };
         let forward_stdin = self.interactive || self.tty || !terminal::stdin_is_terminal();
         let mut streams = Streams::kept_only();
@@ -103,15 +104,9 @@ impl Args {
             }
         };
         let environment = request.environment.clone();
-        let report = run_in_vm(
-            factory,
-            request,
-            &command,
-            &options,
-            &mut streams,
-            announce,
-            move |event| pull.show(&event),
-        )
+        let report = run_in_vm(factory, request, &command, &options, &mut streams, announce, move |event| {
+            pull.show(&event)
+        })
         .await;
         drop(raw);
         let report = report?;

@@ -1,9 +1,7 @@
 //! The contract as data: every flag and positional of the commands that this version has, and how wrong usage ends.
 
-
-
-use serde_json::Value;
 use crate::support::World;
+use serde_json::Value;
 
 /// The commands of the contract that later versions bring.
 const LATER: [&str; 2] = ["pyro workspace", "pyro mcp"];

@@ -1,5 +1,7 @@
 //! The `pyro` binary as people use it. Modules named `microvm_*` boot real microVMs, from what `make test` prepared.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
 mod contract;
 mod microvm_bad_days;
 mod microvm_endings;

@@ -165,7 +165,8 @@ fn a_full_disk_under_the_cache_is_one_clear_line_and_leaves_nothing() {
     let said = world.pyro(&["env", "pull", "debian:12-base"]);
     one_error(&said, 1, &["space"]);
     let left = Command::new("du").args(["-sk"]).arg(&full).output().unwrap();
-    let kib: u64 = String::from_utf8(left.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap();
+    let kib: u64 =
+        String::from_utf8(left.stdout).unwrap().split_whitespace().next().unwrap().parse().unwrap();
     assert!(kib < 1024, "{kib} KiB were left behind");
     drop(mounted);
 }

@@ -55,7 +55,10 @@ fn a_vmm_that_is_killed_is_an_error_that_says_so() {
     kill("-KILL", vmm);
     let said = finish(child);
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.err.contains("[error] the virtual machine ended while the command ran: the VMM was killed"), "{said:?}");
+    assert!(
+        said.err.contains("[error] the virtual machine ended while the command ran: the VMM was killed"),
+        "{said:?}"
+    );
 }
 
 #[test]
@@ -77,7 +80,14 @@ fn a_guest_that_panics_is_an_error_with_its_last_words() {
 #[test]
 fn a_fork_bomb_is_killed_when_its_time_is_up() {
     let world = World::new();
-    let said = world.pyro(&["run", "--timeout-seconds", "5", "debian:12-base", "--", "b() { b | b & }; b; sleep 1000"]);
+    let said = world.pyro(&[
+        "run",
+        "--timeout-seconds",
+        "5",
+        "debian:12-base",
+        "--",
+        "b() { b | b & }; b; sleep 1000",
+    ]);
     assert_eq!(said.code, Some(124), "{said:?}");
 }
 
@@ -85,7 +95,8 @@ fn a_fork_bomb_is_killed_when_its_time_is_up() {
 fn eating_all_memory_kills_the_command_and_not_the_run() {
     let world = World::new();
     let script = "tail /dev/zero; echo $?";
-    let said = world.pyro(&["run", "--mem-mib", "256", "--timeout-seconds", "90", "debian:12-base", "--", script]);
+    let said =
+        world.pyro(&["run", "--mem-mib", "256", "--timeout-seconds", "90", "debian:12-base", "--", script]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert_eq!(said.stdout().lines().last(), Some("137"), "{said:?}");
 }
@@ -145,7 +156,7 @@ fn a_reader_that_does_not_read_stops_the_command() {
     // Nobody reads stdout: after a while nothing moves any more, and pyro holds little.
     std::thread::sleep(std::time::Duration::from_secs(3));
     let resident: u64 = memory(child.id()).split(' ').nth(1).unwrap().parse().unwrap();
-    assert!(resident * 4096 < 64 << 20, "pyro holds {} MiB", resident * 4096 >> 20);
+    assert!(resident * 4096 < 64 << 20, "pyro holds {} MiB", (resident * 4096) >> 20);
     kill("-INT", child.id());
     assert_eq!(child.wait().unwrap().code(), Some(130));
     let rest = err.lines().map_while(Result::ok).any(|line| line.contains("written"));

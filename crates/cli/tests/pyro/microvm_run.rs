@@ -43,7 +43,8 @@ fn it_is_another_machine() {
 #[test]
 fn streams_are_passed_byte_for_byte() {
     let world = World::new();
-    let said = world.pyro(&["run", "debian:12-base", "--", r"printf '\377\000\n'; printf 'e\376' >&2; exit 3"]);
+    let said =
+        world.pyro(&["run", "debian:12-base", "--", r"printf '\377\000\n'; printf 'e\376' >&2; exit 3"]);
     assert_eq!((said.code, &said.out[..]), (Some(3), &b"\xff\x00\n"[..]));
     let world = World::new();
     let said = world.pyro_with_input(&["run", "debian:12-base", "--", "cat; echo; wc -c"], b"all \xfe of it");
@@ -117,7 +118,8 @@ fn json_is_the_contracts_object() {
     assert_eq!(object["stdout_truncated"], false);
     // Two-space indent, sorted keys, one object.
     assert_eq!(said.stdout(), format!("{}\n", serde_json::to_string_pretty(&object).unwrap()));
-    let said = world.pyro(&["run", "--json", "debian:12-base", "--", "head -c 5000000 /dev/zero | tr '\\0' a"]);
+    let said =
+        world.pyro(&["run", "--json", "debian:12-base", "--", "head -c 5000000 /dev/zero | tr '\\0' a"]);
     let object = said.json();
     assert_eq!((&object["stdout_bytes"], &object["stdout_truncated"]), (&5_000_000.into(), &true.into()));
     assert!(object["stdout"].as_str().unwrap().len() < 2_100_000 + 100);
@@ -129,7 +131,8 @@ fn json_is_the_contracts_object() {
 fn output_comes_as_it_happens() {
     use std::io::{BufRead, Write};
     let world = World::new();
-    let mut command = world.command(&["run", "debian:12-base", "--", "echo first; read line; echo got $line"]);
+    let mut command =
+        world.command(&["run", "debian:12-base", "--", "echo first; read line; echo got $line"]);
     let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
     let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -168,7 +171,10 @@ fn a_terminal_is_a_terminal() {
     command.args(["--quiet", "--return", "--command", &line, "/dev/null"]);
     command.env("HOME", world.home.path()).env("TERM", "xterm");
     command.envs(world.variables.iter().map(|(name, value)| (name, value)));
-    command.stdin(std::process::Stdio::piped()).stdout(std::process::Stdio::piped()).stderr(std::process::Stdio::piped());
+    command
+        .stdin(std::process::Stdio::piped())
+        .stdout(std::process::Stdio::piped())
+        .stderr(std::process::Stdio::piped());
     let mut child = command.spawn().unwrap();
     use std::io::{Read, Write};
     let mut out = child.stdout.take().unwrap();
@@ -224,7 +230,8 @@ fn environments_are_listed_and_inspected() {
     let said = world.pyro(&["env", "list", "--json"]);
     let object = said.json();
     has_fields(&object, "list_environments (CLI --json)");
-    let names: Vec<_> = object["environments"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
+    let names: Vec<_> =
+        object["environments"].as_array().unwrap().iter().map(|e| e["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["debian:12", "debian:12-base", "debian:12-build"]);
     let said = world.pyro(&["env", "inspect", "debian:12", "--json"]);
     let object = said.json();
@@ -241,7 +248,12 @@ fn nothing_is_left_of_a_run() {
     // The first run remembers the choice of a backend, on purpose.
     world.pyro(&["run", "debian:12-base", "--", "true"]);
     let before = Traces::of(&world);
-    world.pyro(&["run", "debian:12-base", "--", "dd if=/dev/zero of=/workspace/big bs=1M count=20 status=none"]);
+    world.pyro(&[
+        "run",
+        "debian:12-base",
+        "--",
+        "dd if=/dev/zero of=/workspace/big bs=1M count=20 status=none",
+    ]);
     world.pyro(&["run", "debian:12-base", "--", "exit 9"]);
     world.pyro(&["run", "--timeout-seconds", "1", "debian:12-base", "--", "sleep 100"]);
     before.check(&world);

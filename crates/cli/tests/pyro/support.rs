@@ -17,7 +17,9 @@ pub const LONG: Duration = Duration::from_secs(120);
 pub fn prepared(variable: &str) -> PathBuf {
     match std::env::var_os(variable) {
         Some(path) => PathBuf::from(path),
-        None => panic!("{variable} is not set: run `make test`, which prepares the runtime and the environments"),
+        None => {
+            panic!("{variable} is not set: run `make test`, which prepares the runtime and the environments")
+        }
     }
 }
 

@@ -196,11 +196,15 @@ mod tests {
 
     #[test]
     fn an_unknown_name_gets_the_nearest_first() {
-        for (wrong, nearest) in
-            [("debian:12-bulid", "debian:12-build"), ("debian12", "debian:12"), ("debian:12-bas", "debian:12-base")]
-        {
+        for (wrong, nearest) in [
+            ("debian:12-bulid", "debian:12-build"),
+            ("debian12", "debian:12"),
+            ("debian:12-bas", "debian:12-base"),
+        ] {
             match CatalogEntry::find(wrong) {
-                Err(EnvironmentError::Unknown { nearest: names, .. }) => assert_eq!(names[0], nearest, "{wrong}"),
+                Err(EnvironmentError::Unknown { nearest: names, .. }) => {
+                    assert_eq!(names[0], nearest, "{wrong}")
+                }
                 other => panic!("{other:?}"),
             }
         }

@@ -104,7 +104,13 @@ pub(super) fn build(
     fs::write(&list, lines).map_err(written(&list))?;
 
     let mut command = jail.command(&mmdebstrap)?;
-    command.args(["--mode=root", "--variant=minbase", "--format=directory", "--architectures=amd64", "--verbose"]);
+    command.args([
+        "--mode=root",
+        "--variant=minbase",
+        "--format=directory",
+        "--architectures=amd64",
+        "--verbose",
+    ]);
     let mut include = include.join(",");
     if Path::new(MERGED_USR).is_dir() {
         include.push_str(",usr-is-merged");
@@ -250,7 +256,9 @@ struct Watch {
 
 impl Watch {
     fn take(&mut self, line: &str, events: &mut Events<'_>) {
-        if let Some(count) = line.split_once(" newly installed").and_then(|(before, _)| before.rsplit(' ').next()) {
+        if let Some(count) =
+            line.split_once(" newly installed").and_then(|(before, _)| before.rsplit(' ').next())
+        {
             self.packages += count.parse::<u64>().unwrap_or(0).min(100_000);
             if !std::mem::replace(&mut self.installing, true) {
                 events.phase(Phase::Install);

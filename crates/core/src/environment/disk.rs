@@ -26,10 +26,24 @@ const RECIPE: u32 = 1;
 /// No `resize_inode`, which alone takes 4 MiB. Metadata lies together at the front (`packed_meta_blocks`), so that
 /// there are few extents to copy; inode tables and journal are holes (`lazy_…`), which read as the zeros they need.
 const MKE2FS: &[&str] = &[
-    "-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-J", "size=8", "-O",
+    "-q",
+    "-F",
+    "-t",
+    "ext4",
+    "-b",
+    "4096",
+    "-I",
+    "256",
+    "-m",
+    "0",
+    "-J",
+    "size=8",
+    "-O",
     "none,has_journal,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,\
      extra_isize,metadata_csum",
-    "-U", UUID, "-E",
+    "-U",
+    UUID,
+    "-E",
     "hash_seed=70790000-6469-4b00-8000-000000000001,lazy_itable_init=1,lazy_journal_init=1,packed_meta_blocks=1,\
      nodiscard,root_owner=0:0",
 ];
@@ -90,7 +104,11 @@ impl Store {
         };
         make().map_err(|error: io::Error| {
             if super::error::is_full(&error) {
-                EnvironmentError::NoSpace { dir: dir.to_owned(), needed: NEEDED, free: super::store::free(dir) }
+                EnvironmentError::NoSpace {
+                    dir: dir.to_owned(),
+                    needed: NEEDED,
+                    free: super::store::free(dir),
+                }
             } else {
                 EnvironmentError::cache(dir, "used for a disk", error)
             }

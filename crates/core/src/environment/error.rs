@@ -39,7 +39,9 @@ pub enum EnvironmentError {
         free: u64,
     },
     /// The machine has no package sources to build from.
-    #[error("this machine has no package source for Debian 12 (bookworm), and environments are built from those")]
+    #[error(
+        "this machine has no package source for Debian 12 (bookworm), and environments are built from those"
+    )]
     NoSources,
     /// A program is missing.
     #[error("{tool} is not installed")]
@@ -115,22 +117,30 @@ impl EnvironmentError {
                  PYRO_ENVIRONMENT_CACHE_DIR",
                 dir.display()
             ),
-            Self::NoSources => "add a source with `Suites: bookworm` and `Components: main`, signed by the Debian \
+            Self::NoSources => {
+                "add a source with `Suites: bookworm` and `Components: main`, signed by the Debian \
                                 archive keyring, to /etc/apt/sources.list.d"
-                .into(),
+                    .into()
+            }
             Self::MissingTool { package, .. } => format!("install it with `apt-get install {package}`"),
-            Self::Privileges { .. } => "run it as root, in a container with the capability SYS_ADMIN; or as another \
+            Self::Privileges { .. } => {
+                "run it as root, in a container with the capability SYS_ADMIN; or as another \
                                         user with the package uidmap installed and ranges in /etc/subuid and \
                                         /etc/subgid"
-                .into(),
+                    .into()
+            }
             Self::Build { cause: Some(cause), .. } => match cause {
                 BuildCause::Network => "check that `apt-get update` works on this machine".into(),
-                BuildCause::Signature => "check that `apt-get update` works on this machine, its clock, and that the \
+                BuildCause::Signature => {
+                    "check that `apt-get update` works on this machine, its clock, and that the \
                                           package debian-archive-keyring is up to date"
-                    .into(),
-                BuildCause::Filesystem => "the cache must be on a file system that takes device nodes and file \
+                        .into()
+                }
+                BuildCause::Filesystem => {
+                    "the cache must be on a file system that takes device nodes and file \
                                            owners: name another directory with PYRO_ENVIRONMENT_CACHE_DIR"
-                    .into(),
+                        .into()
+                }
                 BuildCause::MissingPackage => {
                     "check that the sources of this machine hold all of Debian 12 main".into()
                 }
@@ -171,15 +181,28 @@ impl BuildCause {
     /// Reads it out of what apt, dpkg and mmdebstrap say.
     pub(super) fn recognise(output: &str) -> Option<Self> {
         let says = |words: &[&str]| words.iter().any(|word| output.contains(word));
-        if says(&["Could not resolve", "Temporary failure resolving", "Could not connect", "Connection refused",
-            "Connection timed out", "Network is unreachable", "Unable to connect", "Connection failed",
-            "Failed to fetch"])
-            && !says(&["NO_PUBKEY", "not signed", "BADSIG"])
+        if says(&[
+            "Could not resolve",
+            "Temporary failure resolving",
+            "Could not connect",
+            "Connection refused",
+            "Connection timed out",
+            "Network is unreachable",
+            "Unable to connect",
+            "Connection failed",
+            "Failed to fetch",
+        ]) && !says(&["NO_PUBKEY", "not signed", "BADSIG"])
         {
             Some(Self::Network)
-        } else if says(&["NO_PUBKEY", "is not signed", "BADSIG", "EXPKEYSIG", "couldn't be verified",
-            "is not valid yet", "Release file for"])
-        {
+        } else if says(&[
+            "NO_PUBKEY",
+            "is not signed",
+            "BADSIG",
+            "EXPKEYSIG",
+            "couldn't be verified",
+            "is not valid yet",
+            "Release file for",
+        ]) {
             Some(Self::Signature)
         } else if says(&["Unable to locate package", "has no installation candidate"]) {
             Some(Self::MissingPackage)
@@ -195,7 +218,9 @@ fn cause_text(cause: &Option<BuildCause>) -> &'static str {
     match cause {
         Some(BuildCause::Network) => ", because the package sources cannot be reached",
         Some(BuildCause::Signature) => ", because a package source is not signed as it should be",
-        Some(BuildCause::Filesystem) => ", because the file system of the cache cannot hold a root file system",
+        Some(BuildCause::Filesystem) => {
+            ", because the file system of the cache cannot hold a root file system"
+        }
         Some(BuildCause::MissingPackage) => ", because the package sources lack a package",
         None => "",
     }
@@ -208,7 +233,8 @@ fn mib(bytes: u64) -> u64 {
 /// The lines that say something went wrong, or the last ones; in one line.
 fn last_lines(tail: &str) -> String {
     let lines: Vec<_> = tail.lines().map(str::trim).filter(|line| !line.is_empty()).collect();
-    let telling: Vec<_> = lines.iter().filter(|l| l.starts_with("E: ") || l.contains("rror")).copied().collect();
+    let telling: Vec<_> =
+        lines.iter().filter(|l| l.starts_with("E: ") || l.contains("rror")).copied().collect();
     let chosen = if telling.is_empty() { &lines } else { &telling };
     let text = chosen[chosen.len().saturating_sub(3)..].join("; ");
     if text.is_empty() { "it said nothing".into() } else { text.chars().take(600).collect() }

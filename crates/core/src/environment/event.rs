@@ -76,7 +76,14 @@ impl Events<'_> {
         self.send(phase, None, None);
     }
 
-    pub(super) fn progress(&mut self, phase: Phase, done: u64, total: u64, unit: Unit, detail: Option<String>) {
+    pub(super) fn progress(
+        &mut self,
+        phase: Phase,
+        done: u64,
+        total: u64,
+        unit: Unit,
+        detail: Option<String>,
+    ) {
         self.send(phase, Some(Progress { done: done.min(total), total, unit }), detail);
     }
 

@@ -12,8 +12,7 @@ use super::{CancelToken, EnvironmentError};
 
 const BLOCK: u64 = 4096;
 const INODE: u64 = 256;
-const FEATURES: &str =
-    "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize";
+const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize";
 /// Of every base image. Nothing finds one by its UUID.
 const UUID: &str = "70790000-6261-4365-8000-000000000001";
 /// What was left over, at the least; holes of a sparse file.
@@ -63,7 +62,12 @@ pub(super) fn make(order: &Order<'_>, jail: Jail, cancel: &CancelToken) -> Resul
     for attempt in 1.. {
         let mut command = jail.command(&mke2fs)?;
         command.args(["-q", "-F", "-t", "ext4", "-b", "4096", "-I", "256", "-m", "0", "-O", FEATURES]);
-        command.args(["-U", UUID, "-E", &format!("hash_seed={UUID},lazy_itable_init=0,nodiscard,root_owner=0:0")]);
+        command.args([
+            "-U",
+            UUID,
+            "-E",
+            &format!("hash_seed={UUID},lazy_itable_init=0,nodiscard,root_owner=0:0"),
+        ]);
         command.args(["-N", &needs.inodes.to_string(), "-d"]).arg(tree).arg(image).arg(blocks.to_string());
         // The machine's own mke2fs.conf must not change what an image is.
         command.env("MKE2FS_CONFIG", "/dev/null").env("E2FSPROGS_FAKE_TIME", needs.newest.to_string());
@@ -130,8 +134,15 @@ mod tests {
     #[test]
     fn a_survey_counts_each_inode_once() {
         let mut survey = Survey { began: 1000, ..Survey::default() };
-        for line in ["d 4096 1 500.25", "f 5000 2 900.0", "f 5000 2 900.0", "l 10 3 1.0", "l 100 4 1.0", "c 0 5 1.0", "f 1 6 2000.5"]
-        {
+        for line in [
+            "d 4096 1 500.25",
+            "f 5000 2 900.0",
+            "f 5000 2 900.0",
+            "l 10 3 1.0",
+            "l 100 4 1.0",
+            "c 0 5 1.0",
+            "f 1 6 2000.5",
+        ] {
             survey.take(line);
         }
         assert_eq!(survey.blocks, 1 + 2 + 1 + 1);

@@ -22,7 +22,7 @@ use super::catalog::{CatalogEntry, catalog_version};
 use super::event::{Events, Phase, Unit};
 use super::manifest::{self, EnvironmentManifest, Rootfs, Source};
 use super::process::{self, Jail};
-use super::{CancelToken, EnvironmentError, debian, image, packages};
+use super::{CancelToken, EnvironmentError, debian, image, lock, packages};
 use crate::stamp::{self, Content, Stamps};
 
 /// What starts the names of directories that a build works in, or that are about to be removed.
@@ -70,13 +70,27 @@ impl Drop for Building {
 
 /// Removes what interrupted work left in `dir`. The caller holds its lock. Returns what was removed.
 pub(super) fn sweep(dir: &Path) -> Vec<PathBuf> {
+    leftovers(dir).into_iter().filter(|path| remove_any(path).is_ok()).collect()
+}
+
+/// As [`sweep`], for a caller that has no other business with the lock and may not even write: a pull that was killed
+/// when all but its own cleaning up was done.
+pub(super) fn sweep_if_idle(dir: &Path) {
+    if !leftovers(dir).is_empty()
+        && let Ok(Some(_held)) = lock::try_acquire(&dir.join(".lock"))
+    {
+        sweep(dir);
+    }
+}
+
+fn leftovers(dir: &Path) -> Vec<PathBuf> {
     let Ok(entries) = fs::read_dir(dir) else { return Vec::new() };
-    let left = entries.flatten().filter(|entry| {
+    let is_left = |entry: &fs::DirEntry| {
         let name = entry.file_name();
         let name = name.to_string_lossy();
         [BUILDING, TRASH, NEXT].iter().any(|prefix| name.starts_with(prefix))
-    });
-    left.map(|entry| entry.path()).filter(|path| remove_any(path).is_ok()).collect()
+    };
+    entries.flatten().filter(is_left).map(|entry| entry.path()).collect()
 }
 
 fn remove_any(path: &Path) -> io::Result<()> {
@@ -97,7 +111,9 @@ pub(super) fn move_in(out: &Path, target: &Path) -> io::Result<()> {
     File::open(out)?.sync_all()?;
     match rustix::fs::renameat_with(CWD, out, CWD, target, RenameFlags::NOREPLACE) {
         // What was there goes with the directory that `out` was in.
-        Err(rustix::io::Errno::EXIST) => rustix::fs::renameat_with(CWD, out, CWD, target, RenameFlags::EXCHANGE)?,
+        Err(rustix::io::Errno::EXIST) => {
+            rustix::fs::renameat_with(CWD, out, CWD, target, RenameFlags::EXCHANGE)?
+        }
         other => other?,
     }
     sync_parent(target)
@@ -133,9 +149,7 @@ pub(super) fn build(
     let jail = Jail::for_building(cancel)?;
     let began = unix_now();
     let built = match filler {
-        Filler::Debian => {
-            debian::build(name, entry.default_packages, building.path(), jail, events, cancel)?
-        }
+        Filler::Debian => debian::build(name, entry.default_packages, building.path(), jail, events, cancel)?,
         #[cfg(test)]
         Filler::Script(script) => super::tests::fill(name, script, building.path(), jail, events, cancel)?,
     };
@@ -146,6 +160,8 @@ pub(super) fn build(
     fs::create_dir(&out).map_err(written)?;
     let base = out.join(manifest::BASE);
     image::make(&image::Order { name, tree: &tree, image: &base, began }, jail, cancel)?;
+    // The disk may be nearly full, and nobody needs the tree any more.
+    process::remove_tree(&tree).map_err(written)?;
     // Before it is hashed: this is the last that changes the file, and what the stamp then holds.
     fs::set_permissions(&base, fs::Permissions::from_mode(0o644)).map_err(written)?;
     let file = File::open(&base).map_err(written)?;

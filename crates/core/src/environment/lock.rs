@@ -16,7 +16,11 @@ use super::{CancelToken, EnvironmentError};
 pub(super) struct Lock(#[expect(dead_code, reason = "closing it is what releases the lock")] File);
 
 /// Takes the lock; calls `waiting` once if another holds it.
-pub(super) fn acquire(path: &Path, cancel: &CancelToken, waiting: &mut dyn FnMut()) -> Result<Lock, EnvironmentError> {
+pub(super) fn acquire(
+    path: &Path,
+    cancel: &CancelToken,
+    waiting: &mut dyn FnMut(),
+) -> Result<Lock, EnvironmentError> {
     let mut announced = false;
     loop {
         let file = open(path)?;

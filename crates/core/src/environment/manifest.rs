@@ -104,7 +104,8 @@ impl EnvironmentManifest {
         if !stamp::unseal(&mut value) {
             return Err("its manifest was changed".into());
         }
-        let manifest: Self = serde_json::from_value(value).map_err(|e| format!("its manifest is none ({e})"))?;
+        let manifest: Self =
+            serde_json::from_value(value).map_err(|e| format!("its manifest is none ({e})"))?;
         let is_right = manifest.name == name
             && manifest.version == version
             && is_version(version)
@@ -145,10 +146,14 @@ mod tests {
         assert!(read("debian:12", "0123456789ac").is_err());
         let mut other = example();
         other.rootfs.path = "../../etc/passwd".into();
-        assert!(EnvironmentManifest::parse(&stamp::seal(&other).unwrap(), "debian:12", "0123456789ab").is_err());
+        assert!(
+            EnvironmentManifest::parse(&stamp::seal(&other).unwrap(), "debian:12", "0123456789ab").is_err()
+        );
         other = example();
         other.schema = 2;
-        assert!(EnvironmentManifest::parse(&stamp::seal(&other).unwrap(), "debian:12", "0123456789ab").is_err());
+        assert!(
+            EnvironmentManifest::parse(&stamp::seal(&other).unwrap(), "debian:12", "0123456789ab").is_err()
+        );
     }
 
     proptest! {

@@ -30,7 +30,9 @@ pub(super) fn join(installed: &str, index: &str) -> Result<Vec<Package>, String>
         if let (Some(name), Some(version), Some(architecture), Some(sha256)) =
             (field("Package"), field("Version"), field("Architecture"), field("SHA256"))
         {
-            digests.entry((name.to_owned(), version.to_owned(), architecture.to_owned())).or_insert(sha256.to_owned());
+            digests
+                .entry((name.to_owned(), version.to_owned(), architecture.to_owned()))
+                .or_insert(sha256.to_owned());
         }
     }
     let mut packages = Vec::new();

@@ -68,13 +68,24 @@ impl Jail {
             Ok(_) => io::Error::other(said),
             Err(error) => error,
         };
-        if cancel.is_cancelled() { Err(EnvironmentError::Cancelled) } else { Err(EnvironmentError::Privileges { source }) }
+        if cancel.is_cancelled() {
+            Err(EnvironmentError::Cancelled)
+        } else {
+            Err(EnvironmentError::Privileges { source })
+        }
     }
 
     /// A command that runs `program` in it.
     pub(super) fn command(self, program: &Path) -> Result<Command, EnvironmentError> {
         let mut command = Command::new(find("setpriv")?);
-        command.args(["--pdeathsig", "KILL", "--", "/bin/sh", "-c", r#"[ "$PPID" = "$0" ] || exit 1; exec "$@""#]);
+        command.args([
+            "--pdeathsig",
+            "KILL",
+            "--",
+            "/bin/sh",
+            "-c",
+            r#"[ "$PPID" = "$0" ] || exit 1; exec "$@""#,
+        ]);
         command.arg(std::process::id().to_string());
         if self != Self::None {
             command.arg(find("unshare")?);
@@ -174,7 +185,12 @@ pub(super) fn remove_tree(dir: &Path) -> io::Result<()> {
             // Not ours, or a process that is just dying still wrote into it.
             let jail = if rustix::process::geteuid().is_root() { Jail::None } else { Jail::User };
             let Ok(mut command) = jail.command(Path::new("/bin/rm")) else { return Err(first) };
-            command.args([OsStr::new("-rf"), OsStr::new("--one-file-system"), OsStr::new("--"), dir.as_os_str()]);
+            command.args([
+                OsStr::new("-rf"),
+                OsStr::new("--one-file-system"),
+                OsStr::new("--"),
+                dir.as_os_str(),
+            ]);
             let _ = run(&mut command, &CancelToken::new(), &mut |_| ());
             if dir.symlink_metadata().is_ok() { Err(first) } else { Ok(()) }
         }

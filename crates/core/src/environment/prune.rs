@@ -73,7 +73,12 @@ impl Store {
     }
 }
 
-fn prune_versions(dir: &Path, known: bool, in_use: &[String], pruned: &mut Pruned) -> Result<(), EnvironmentError> {
+fn prune_versions(
+    dir: &Path,
+    known: bool,
+    in_use: &[String],
+    pruned: &mut Pruned,
+) -> Result<(), EnvironmentError> {
     let current = fs::read_link(dir.join(CURRENT)).ok();
     let mut left = 0;
     for path in subdirectories(dir)? {

@@ -130,7 +130,9 @@ fn one_entry(line: &str) -> Option<Source> {
 
 /// Stanzas of `Key: value`, with continued lines.
 fn deb822(text: &str) -> Vec<Source> {
-    stanzas(text).flat_map(|fields| stanza(&fields).map(|entry| entry.sources()).unwrap_or_default()).collect()
+    stanzas(text)
+        .flat_map(|fields| stanza(&fields).map(|entry| entry.sources()).unwrap_or_default())
+        .collect()
 }
 
 fn stanza(fields: &[(String, String)]) -> Option<Entry> {
@@ -147,9 +149,13 @@ fn stanza(fields: &[(String, String)]) -> Option<Entry> {
             "enabled" => entry.enabled = !no(value),
             // A key block in place: whose it is cannot be told from here.
             "signed-by" if value.contains("BEGIN PGP") => return None,
-            "signed-by" => entry.signed_by = value.split([',', ' ', '\n']).map(str::trim).map(str::to_owned).collect(),
+            "signed-by" => {
+                entry.signed_by = value.split([',', ' ', '\n']).map(str::trim).map(str::to_owned).collect()
+            }
             "check-valid-until" => entry.check_valid_until = Some(value.clone()),
-            "trusted" | "allow-insecure" | "allow-weak" | "allow-downgrade-to-insecure" if !no(value) => return None,
+            "trusted" | "allow-insecure" | "allow-weak" | "allow-downgrade-to-insecure" if !no(value) => {
+                return None;
+            }
             _ => {}
         }
     }
@@ -199,11 +205,13 @@ impl Entry {
     fn sources(self) -> Vec<Source> {
         let signed_by: Vec<_> = self.signed_by.into_iter().filter(|key| !key.is_empty()).collect();
         let is_debian = signed_by.iter().all(|key| key.starts_with(KEYRINGS) && is_word(key));
-        let has_amd64 = self.architectures.is_empty() || self.architectures.iter().any(|arch| arch == "amd64");
+        let has_amd64 =
+            self.architectures.is_empty() || self.architectures.iter().any(|arch| arch == "amd64");
         if !(self.enabled && is_debian && has_amd64 && self.components.iter().any(|c| c == "main")) {
             return Vec::new();
         }
-        let check_valid_until = self.check_valid_until.map(|value| if no(&value) { "no" } else { "yes" }.to_owned());
+        let check_valid_until =
+            self.check_valid_until.map(|value| if no(&value) { "no" } else { "yes" }.to_owned());
         let mut out = Vec::new();
         for uri in self.uris.iter().filter(|uri| is_word(uri) && is_reachable(uri)) {
             for suite in self.suites.iter().filter(|suite| SUITES.contains(&suite.as_str())) {
@@ -221,7 +229,8 @@ impl Entry {
 
 /// Whether a value can be a word of a line without meaning more than it should.
 fn is_word(text: &str) -> bool {
-    !text.is_empty() && text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '[' | ']' | '#' | '"' | '\''))
+    !text.is_empty()
+        && text.chars().all(|c| c.is_ascii_graphic() && !matches!(c, '[' | ']' | '#' | '"' | '\''))
 }
 
 /// A disc that somebody would have to insert is no source for this.
@@ -300,8 +309,14 @@ mod tests {
         fs::create_dir(dir.path().join("sources.list.d")).unwrap();
         let put = |name: &str, text: &str| fs::write(dir.path().join(name), text).unwrap();
         put("sources.list", "deb http://a.invalid bookworm main\n");
-        put("sources.list.d/b.sources", "Types: deb\nURIs: http://b.invalid\nSuites: bookworm\nComponents: main\n");
-        put("sources.list.d/c.list", "deb http://a.invalid bookworm main\ndeb http://c.invalid bookworm main\n");
+        put(
+            "sources.list.d/b.sources",
+            "Types: deb\nURIs: http://b.invalid\nSuites: bookworm\nComponents: main\n",
+        );
+        put(
+            "sources.list.d/c.list",
+            "deb http://a.invalid bookworm main\ndeb http://c.invalid bookworm main\n",
+        );
         put("sources.list.d/d.disabled", "deb http://d.invalid bookworm main\n");
         let uris: Vec<_> = read(dir.path()).unwrap().into_iter().map(|s| s.uri).collect();
         assert_eq!(uris, ["http://a.invalid", "http://b.invalid", "http://c.invalid"]);

@@ -42,7 +42,9 @@ fn copy_range(from: &File, to: &File, start: u64, end: u64, in_kernel: &mut bool
             Ok(n) => at += n as u64,
             Err(Errno::INTR) => {}
             // Across file systems, or on one that cannot: by hand then.
-            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => *in_kernel = false,
+            Err(Errno::XDEV | Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL | Errno::PERM) => {
+                *in_kernel = false
+            }
             Err(error) => return Err(error.into()),
         }
     }

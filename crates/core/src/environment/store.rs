@@ -80,11 +80,16 @@ impl Installed {
         let mut step = |done| progress(done, expected.size);
         let found = match self.stamps.digest_with(&file, Content::Whole, &mut step) {
             Ok(found) => found,
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => return Err(EnvironmentError::Cancelled),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {
+                return Err(EnvironmentError::Cancelled);
+            }
             Err(error) => return Err(unreadable(error)),
         };
         if found != expected.sha256 {
-            return Err(corrupt(format!("the SHA-256 of its image is {found} instead of {}", expected.sha256)));
+            return Err(corrupt(format!(
+                "the SHA-256 of its image is {found} instead of {}",
+                expected.sha256
+            )));
         }
         Ok(file)
     }
@@ -132,7 +137,10 @@ impl Store {
         let dir = self.environment_dir(entry);
         let link = dir.join(CURRENT);
         let absent = |e: &io::Error| {
-            matches!(e.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput)
+            matches!(
+                e.kind(),
+                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput
+            )
         };
         let target = match fs::read_link(&link) {
             Ok(target) => target,
@@ -163,12 +171,13 @@ impl Store {
     ) -> Result<Installed, EnvironmentError> {
         let entry = CatalogEntry::find(name)?;
         let mut events = Events { environment: entry.name, sink: events };
+        let dir = self.environment_dir(entry);
         if let Some(installed) = self.up_to_date(entry, &mut events, cancel)? {
+            install::sweep_if_idle(&dir);
             events.phase(Phase::Ready);
             return Ok(installed);
         }
         let needed = entry.build_bytes;
-        let dir = self.environment_dir(entry);
         let built = fs::create_dir_all(&dir)
             .map_err(|e| EnvironmentError::cache(&self.root, "created", e))
             .and_then(|()| self.pull_locked(entry, &dir, &mut events, cancel));

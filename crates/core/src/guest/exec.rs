@@ -31,8 +31,12 @@ impl Execution {
     pub(super) fn new(guest: Guest, stream: Stream) -> Self {
         let (read, write) = stream.split();
         let credit = Arc::new(Semaphore::new(STDIN_WINDOW));
-        let output =
-            Output { frames: FrameReader::new(read), credit: Arc::clone(&credit), guest: guest.clone(), over: false };
+        let output = Output {
+            frames: FrameReader::new(read),
+            credit: Arc::clone(&credit),
+            guest: guest.clone(),
+            over: false,
+        };
         Self { output, input: Input { stream: write, credit, guest } }
     }
 }
@@ -72,7 +76,9 @@ impl Output {
                 let mut next = std::pin::pin!(self.frames.next(MAX_MESSAGE));
                 loop {
                     match tokio::time::timeout(IDLE, &mut next).await {
-                        Ok(frame) => break frame.map(|frame| frame.map(|(channel, body)| (channel, body.len()))),
+                        Ok(frame) => {
+                            break frame.map(|frame| frame.map(|(channel, body)| (channel, body.len())));
+                        }
                         Err(_) => self.guest.ping().await?,
                     }
                 }
@@ -97,7 +103,10 @@ impl Output {
                     // A guest that grants more than was sent would unbound what waits in it, and overflow the count.
                     if bytes as usize > STDIN_WINDOW - self.credit.available_permits().min(STDIN_WINDOW) {
                         self.over = true;
-                        return Err(GuestError::Unexpected { what: WHAT, why: "it took more input than it was sent" });
+                        return Err(GuestError::Unexpected {
+                            what: WHAT,
+                            why: "it took more input than it was sent",
+                        });
                     }
                     self.credit.add_permits(bytes as usize);
                 }

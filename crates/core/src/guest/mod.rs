@@ -98,7 +98,11 @@ impl Guest {
     /// Shakes hands with the agent behind `stream` within `deadline`; `nonce` must be fresh and random.
     ///
     /// A guest that still boots answers once it is there: a HELLO waits for it in the stream.
-    pub async fn connect(stream: UnixStream, nonce: [u8; 16], deadline: Duration) -> Result<Self, GuestError> {
+    pub async fn connect(
+        stream: UnixStream,
+        nonce: [u8; 16],
+        deadline: Duration,
+    ) -> Result<Self, GuestError> {
         stream.set_nonblocking(true).map_err(GuestError::Stream)?;
         let stream = tokio::net::UnixStream::from_std(stream).map_err(GuestError::Stream)?.compat();
         // Padding is for a guest stuck in half a record of an earlier session; the second is spared a guest that
@@ -109,9 +113,10 @@ impl Guest {
             pause = (pause * 2).min(Duration::from_secs(8));
             wait
         };
-        let (link, _agreement) = tokio::time::timeout(deadline, Link::connect(stream, nonce, retry))
-            .await
-            .map_err(|_| GuestError::Silent { what: "the handshake", after: deadline })??;
+        let (link, _agreement) =
+            tokio::time::timeout(deadline, Link::connect(stream, nonce, retry))
+                .await
+                .map_err(|_| GuestError::Silent { what: "the handshake", after: deadline })??;
         let (opener, driver) = mux::host(link);
         let why = Arc::new(Mutex::new(None));
         let report = Arc::clone(&why);
@@ -131,7 +136,9 @@ impl Guest {
     pub async fn identify(&self, identity: Identity) -> Result<AgentInfo, GuestError> {
         match self.call("its identity", &Request::Identify(identity)).await? {
             Reply::Identified(info) => Ok(info),
-            _ => Err(GuestError::Unexpected { what: "its identity", why: "the reply belongs to another call" }),
+            _ => {
+                Err(GuestError::Unexpected { what: "its identity", why: "the reply belongs to another call" })
+            }
         }
     }
 

@@ -123,15 +123,19 @@ impl Bundle {
     /// When the evidence is of other artifacts, or this bundle has changed or holds anything that is not real.
     pub fn raise(self, evidence: Evidence) -> Result<Self, RuntimeError> {
         let Evidence { record } = evidence;
-        let same = self.manifest().artifacts.iter().map(|(name, a)| (name, &a.sha256)).eq(record.artifacts.iter());
+        let same =
+            self.manifest().artifacts.iter().map(|(name, a)| (name, &a.sha256)).eq(record.artifacts.iter());
         if !same {
             return Err(RuntimeError::Evidence("it was taken from other artifacts".into()));
         }
         for (name, artifact) in &self.manifest().artifacts {
             let file = self.open_hashed(name)?;
             let path = self.root().join(&artifact.path);
-            recognise::check(name, &file)
-                .map_err(|why| RuntimeError::NotReal { name: name.clone(), path, why })?;
+            recognise::check(name, &file).map_err(|why| RuntimeError::NotReal {
+                name: name.clone(),
+                path,
+                why,
+            })?;
         }
         let (root, mut manifest, stamps) = self.into_parts();
         manifest.capabilities = Capabilities {
@@ -177,8 +181,7 @@ fn copy(name: &str, staged: &Staged, dir: &Path) -> Result<Artifact, RuntimeErro
         let why = format!("the path of {name}, {path:?}, is not a plain file name");
         return Err(RuntimeError::Manifest { path: dir.join(MANIFEST), why });
     }
-    let not_real =
-        |why: String| RuntimeError::NotReal { name: name.into(), path: source.clone(), why };
+    let not_real = |why: String| RuntimeError::NotReal { name: name.into(), path: source.clone(), why };
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
     let mut from = match rustix::fs::openat(CWD, source, flags, Mode::empty()) {
         Ok(file) => File::from(file),

@@ -115,7 +115,10 @@ impl Manifest {
         let mut paths = BTreeSet::new();
         for (name, artifact) in &manifest.artifacts {
             if !is_plain_name(&artifact.path) || artifact.path == super::MANIFEST {
-                return Err(bad(format!("the path of {name}, {:?}, is not a plain file name", artifact.path)));
+                return Err(bad(format!(
+                    "the path of {name}, {:?}, is not a plain file name",
+                    artifact.path
+                )));
             }
             if !stamp::is_digest(&artifact.sha256) {
                 return Err(bad(format!("the SHA-256 of {name} is not one")));
@@ -131,8 +134,7 @@ impl Manifest {
     /// The safety rule, as far as declarations and records go; contents are [`super::Bundle::open`]'s part.
     pub(super) fn check_claims(&self, path: &Path) -> Result<(), RuntimeError> {
         let Some(claim) = self.capabilities.any() else { return Ok(()) };
-        let unearned =
-            |claim, why: String| Err(RuntimeError::Unearned { path: path.to_owned(), claim, why });
+        let unearned = |claim, why: String| Err(RuntimeError::Unearned { path: path.to_owned(), claim, why });
         if let Some((name, artifact)) = self.artifacts.iter().find(|(_, a)| a.kind != ArtifactKind::Real) {
             return unearned(claim, format!("cannot be while {name} is declared a {}", artifact.kind.word()));
         }

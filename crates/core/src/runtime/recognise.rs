@@ -38,7 +38,9 @@ pub(super) fn check(name: &str, file: &File) -> Result<(), String> {
         KERNEL => kernel(file),
         INITRAMFS => initramfs(file).map(drop),
         AGENT => agent(file),
-        other => Err(format!("this version of pyro does not know what an artifact called {other:?} has to be")),
+        other => {
+            Err(format!("this version of pyro does not know what an artifact called {other:?} has to be"))
+        }
     }
 }
 
@@ -191,7 +193,11 @@ impl<'a> Elf<'a> {
             let inside = self.entry.checked_sub(start).is_some_and(|at| at < s.size && at < s.memory);
             s.kind == PT_LOAD && s.flags & PF_X != 0 && inside
         };
-        if self.segments.iter().any(holds) { Ok(()) } else { Err("it is an ELF file without code to start at".into()) }
+        if self.segments.iter().any(holds) {
+            Ok(())
+        } else {
+            Err("it is an ELF file without code to start at".into())
+        }
     }
 
     fn bytes(&self, at: u64, out: &mut [u8]) -> Result<(), String> {

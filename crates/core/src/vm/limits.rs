@@ -109,7 +109,11 @@ pub fn check(request: &VmRequest) -> Result<(), LimitError> {
 
 /// A command's timeout from whole seconds.
 pub fn timeout(seconds: u64) -> Result<Duration, LimitError> {
-    if (1..=86_400).contains(&seconds) { Ok(Duration::from_secs(seconds)) } else { Err(LimitError::Timeout(seconds)) }
+    if (1..=86_400).contains(&seconds) {
+        Ok(Duration::from_secs(seconds))
+    } else {
+        Err(LimitError::Timeout(seconds))
+    }
 }
 
 #[cfg(test)]

@@ -204,7 +204,9 @@ impl Vm {
         limits::check(&request)?;
         let (environment, host_reason) = match factory.environment(&request.environment, events).await {
             Ok(installed) => (Some(installed), None),
-            Err(error) if request.allow_host_compat && error.no_guest_can_run() => (None, Some(cause::chain(&error))),
+            Err(error) if request.allow_host_compat && error.no_guest_can_run() => {
+                (None, Some(cause::chain(&error)))
+            }
             Err(error) => return Err(error),
         };
         let now = identity::unix_now();
@@ -279,7 +281,7 @@ impl Vm {
     }
 
     fn expires_at(&self) -> Option<f64> {
-        (self.request.ttl_seconds > 0).then(|| self.last_activity + self.request.ttl_seconds as f64)
+        (self.request.ttl_seconds > 0).then_some(self.last_activity + self.request.ttl_seconds as f64)
     }
 
     /// Whether its time to live has run out.

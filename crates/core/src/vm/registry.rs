@@ -81,7 +81,9 @@ impl Registry {
             loop {
                 tokio::time::sleep(ttl).await;
                 let Some(vms) = vms.upgrade() else { return };
-                let Some(entry) = vms.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned() else { return };
+                let Some(entry) = vms.lock().unwrap_or_else(PoisonError::into_inner).get(&id).cloned() else {
+                    return;
+                };
                 // A VM that is busy is active: look again one life later.
                 if entry.try_lock().is_ok_and(|vm| vm.expired()) {
                     vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
@@ -110,7 +112,11 @@ impl Registry {
         let entry = self.entry(id)?;
         let mut vm = entry.lock().await;
         if vm.state == "created" {
-            return Err(VmError::State { vm_id: id.to_owned(), state: vm.state, wanted: "used before it is started" });
+            return Err(VmError::State {
+                vm_id: id.to_owned(),
+                state: vm.state,
+                wanted: "used before it is started",
+            });
         }
         let outcome = vm.exec(command, options, streams).await;
         let info = vm.info();

@@ -28,7 +28,12 @@ fn pulls_in_a_process() {
 
 fn child(root: &Path, script: &str) -> Child {
     Command::new(std::env::current_exe().unwrap())
-        .args(["--exact", "environment::tests::interrupted::pulls_in_a_process", "--nocapture", "--test-threads=1"])
+        .args([
+            "--exact",
+            "environment::tests::interrupted::pulls_in_a_process",
+            "--nocapture",
+            "--test-threads=1",
+        ])
         .env(ROOT, root)
         .env(SCRIPT, script)
         .stdout(Stdio::piped())
@@ -42,7 +47,9 @@ fn users_of(path: &Path) -> usize {
     let needle = path.to_str().unwrap().as_bytes();
     let entries = fs::read_dir("/proc").unwrap().flatten();
     entries
-        .filter(|entry| entry.file_name().to_string_lossy().parse::<u32>().is_ok_and(|pid| pid != std::process::id()))
+        .filter(|entry| {
+            entry.file_name().to_string_lossy().parse::<u32>().is_ok_and(|pid| pid != std::process::id())
+        })
         .filter(|entry| {
             let line = fs::read(entry.path().join("cmdline")).unwrap_or_default();
             line.windows(needle.len()).any(|window| window == needle)
@@ -74,7 +81,8 @@ fn killed_in_each_phase_it_can_be_repeated() {
     for phase in ["install", "image", "verify"] {
         let root = tempfile::tempdir().unwrap();
         // While the first one installs it never ends; the others have enough to do to be caught at it.
-        let script = if phase == "install" { "(sleep 1000 &) ; sleep 1000" } else { "yes | head -c 100M > $1/big" };
+        let script =
+            if phase == "install" { "(sleep 1000 &) ; sleep 1000" } else { "yes | head -c 100M > $1/big" };
         let mut child = child(root.path(), script);
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
         let wanted = format!("phase={phase}");

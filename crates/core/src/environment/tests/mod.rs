@@ -46,7 +46,10 @@ pub(super) fn fill(
     command.args(["-c", script, "sh"]).arg(&tree).arg(&lists);
     process::run_checked(name, "mmdebstrap", &mut command, cancel, &mut |_| ())?;
     let read = |file: &str| std::fs::read_to_string(lists.join(file)).unwrap();
-    Ok(Built { packages: packages::join(&read("installed"), &read("index")).unwrap(), suites: vec!["bookworm".into()] })
+    Ok(Built {
+        packages: packages::join(&read("installed"), &read("index")).unwrap(),
+        suites: vec!["bookworm".into()],
+    })
 }
 
 /// A store whose trees are [`TREE`] and what `more` adds.
@@ -99,7 +102,17 @@ impl Mount {
     fn tmpfs(at: &Path, size: &str) -> Self {
         std::fs::create_dir_all(at).unwrap();
         let options = format!("size={size}");
-        run("mount", &["-t".as_ref(), "tmpfs".as_ref(), "-o".as_ref(), options.as_ref(), "none".as_ref(), at.as_os_str()]);
+        run(
+            "mount",
+            &[
+                "-t".as_ref(),
+                "tmpfs".as_ref(),
+                "-o".as_ref(),
+                options.as_ref(),
+                "none".as_ref(),
+                at.as_os_str(),
+            ],
+        );
         Self(at.to_owned())
     }
 
