@@ -28,22 +28,13 @@ pub struct Raw {
 }
 
 impl Raw {
-    /// Takes the terminal on standard input.
-    pub fn enter() -> Result<Self, CliError> {
-        let refuse = |why: String| {
-            CliError::new(
-                format!("-t needs a terminal on standard input: {why}"),
-                Some("leave -t away to run the command without one".into()),
-            )
-        };
-        if !stdin_is_terminal() {
-            return Err(refuse("it is not one".into()));
-        }
-        let before = tcgetattr(stdin()).map_err(|error| refuse(error.to_string()))?;
+    /// Takes the terminal on standard input; `None` where there is none any more.
+    pub fn enter() -> Option<Self> {
+        let before = tcgetattr(stdin()).ok()?;
         let mut raw = before.clone();
         raw.make_raw();
-        tcsetattr(stdin(), OptionalActions::Drain, &raw).map_err(|error| refuse(error.to_string()))?;
-        Ok(Self { before })
+        tcsetattr(stdin(), OptionalActions::Drain, &raw).ok()?;
+        Some(Self { before })
     }
 }
 
@@ -54,11 +45,21 @@ impl Drop for Raw {
     }
 }
 
-/// The terminal's size now, and each later one; `None` where there is no terminal.
-pub fn sizes() -> Option<(TerminalSize, mpsc::Receiver<TerminalSize>)> {
-    let now = size()?;
+/// The terminal's size now, and each later one.
+pub fn sizes() -> Result<(TerminalSize, mpsc::Receiver<TerminalSize>), CliError> {
+    let refuse = |why: &str| {
+        CliError::new(
+            format!("-t needs a terminal on standard input: {why}"),
+            Some("leave -t away to run the command without one".into()),
+        )
+    };
+    if !stdin_is_terminal() {
+        return Err(refuse("it is not one"));
+    }
+    // A terminal that does not know its size, as on a serial line, gets the classic one.
+    let now = size().unwrap_or(TerminalSize { rows: 24, cols: 80 });
     let (sender, receiver) = mpsc::channel(4);
-    let mut changes = signal(SignalKind::window_change()).ok()?;
+    let mut changes = signal(SignalKind::window_change()).map_err(|error| refuse(&error.to_string()))?;
     tokio::spawn(async move {
         while changes.recv().await.is_some() {
             if let Some(size) = size()
@@ -68,7 +69,7 @@ pub fn sizes() -> Option<(TerminalSize, mpsc::Receiver<TerminalSize>)> {
             }
         }
     });
-    Some((now, receiver))
+    Ok((now, receiver))
 }
 
 fn size() -> Option<TerminalSize> {

@@ -43,7 +43,6 @@ fn fails() -> (EnvironmentError, String, String) {
     assert_eq!(left, [""; 0]);
     let (text, hint) = (error.to_string(), error.hint().unwrap());
     assert!(!text.contains('\n') && text.len() < 1000, "{text}");
-    println!("{text}\n  {hint}");
     (error, text, hint)
 }
 

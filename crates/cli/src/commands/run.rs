@@ -90,17 +90,19 @@ impl Args {
             streams.stdout = Box::new(tokio::io::stdout());
             streams.stderr = Box::new(tokio::io::stderr());
         }
-        // The terminal turns raw only once the command is about to have it: until then Ctrl-C must end pyro.
-        let mut raw = None;
         if self.tty {
-            raw = Some(terminal::Raw::enter()?);
-            streams.terminal = terminal::sizes();
+            streams.terminal = Some(terminal::sizes()?);
         }
+        let mut raw = None;
         let pull = Pull::new(&request.environment);
-        let quiet_newline = if raw.is_some() { "\r" } else { "" };
+        let tty = self.tty;
         let announce = |event| {
             for line in lines(&event) {
-                eprintln!("{line}{quiet_newline}");
+                eprintln!("{line}");
+            }
+            // Raw only now that the command is about to have the terminal: until here Ctrl-C must end pyro.
+            if tty && matches!(event, RunEvent::Execute { .. }) {
+                raw = terminal::Raw::enter();
             }
         };
         let environment = request.environment.clone();

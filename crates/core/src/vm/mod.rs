@@ -22,7 +22,7 @@ use crate::backend::{self, Choice, Preference, Probe};
 use crate::cause;
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
 use crate::config::Config;
-use crate::environment::{CancelToken, Installed, PullEvent, Store};
+use crate::environment::{CancelToken, EnvironmentError, Installed, PullEvent, Store};
 use crate::host_compat;
 use crate::identity;
 use crate::launch::{self, BootError, Booted, Root};
@@ -112,7 +112,7 @@ impl Factory {
         Ok(Bundle::open(&self.config.bundle_dir, &self.config.cache_dir)?)
     }
 
-    /// The environment, installed now if it was not.
+    /// The environment, installed now if it was not, or not as it should be.
     ///
     /// # Errors
     /// When it is unknown, or cannot be installed.
@@ -123,7 +123,11 @@ impl Factory {
     ) -> Result<Installed, VmError> {
         let store = self.store();
         if let Some(installed) = store.installed(name)? {
-            return Ok(installed);
+            match installed.open_base() {
+                // What is damaged is installed anew, never booted.
+                Err(EnvironmentError::Corrupt { .. }) => {}
+                opened => return opened.map(|_| installed).map_err(Into::into),
+            }
         }
         self.pull(name, events).await
     }
