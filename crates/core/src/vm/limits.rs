@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use crate::host;
-
 /// Fewest and most virtual CPUs.
 pub const VCPUS: std::ops::RangeInclusive<u32> = 1..=8;
 /// Least and most memory, MiB.
@@ -85,8 +83,9 @@ impl LimitError {
     }
 }
 
-/// Checks everything that can be checked without creating anything.
-pub fn check(request: &VmRequest) -> Result<(), LimitError> {
+/// Checks everything that can be checked without creating anything, on a host that has so many MiB available (`None`
+/// where it does not say).
+pub fn check(request: &VmRequest, available: Option<u64>) -> Result<(), LimitError> {
     if !VCPUS.contains(&request.vcpu_count) {
         return Err(LimitError::Vcpus(request.vcpu_count));
     }
@@ -99,7 +98,7 @@ pub fn check(request: &VmRequest) -> Result<(), LimitError> {
     if request.network {
         return Err(LimitError::Network);
     }
-    if let Some(available) = host::available_memory_mib()
+    if let Some(available) = available
         && u64::from(request.mem_mib) > available
     {
         return Err(LimitError::HostMemory { wanted: request.mem_mib, available });
@@ -123,15 +122,28 @@ mod tests {
     #[test]
     fn each_bound_holds() {
         let ok = VmRequest { mem_mib: 256, ..VmRequest::new("debian:12") };
-        assert_eq!(check(&ok), Ok(()));
-        assert_eq!(check(&VmRequest { vcpu_count: 0, ..ok.clone() }), Err(LimitError::Vcpus(0)));
-        assert_eq!(check(&VmRequest { vcpu_count: 9, ..ok.clone() }), Err(LimitError::Vcpus(9)));
-        assert_eq!(check(&VmRequest { mem_mib: 255, ..ok.clone() }), Err(LimitError::Memory(255)));
-        assert_eq!(check(&VmRequest { mem_mib: 32_769, ..ok.clone() }), Err(LimitError::Memory(32_769)));
-        assert_eq!(check(&VmRequest { ttl_seconds: 59, ..ok.clone() }), Err(LimitError::Ttl(59)));
-        assert_eq!(check(&VmRequest { ttl_seconds: 0, ..ok.clone() }), Ok(()));
-        assert_eq!(check(&VmRequest { network: true, ..ok }), Err(LimitError::Network));
+        assert_eq!(check(&ok, None), Ok(()));
+        assert_eq!(check(&VmRequest { vcpu_count: 0, ..ok.clone() }, None), Err(LimitError::Vcpus(0)));
+        assert_eq!(check(&VmRequest { vcpu_count: 9, ..ok.clone() }, None), Err(LimitError::Vcpus(9)));
+        assert_eq!(check(&VmRequest { mem_mib: 255, ..ok.clone() }, None), Err(LimitError::Memory(255)));
+        assert_eq!(
+            check(&VmRequest { mem_mib: 32_769, ..ok.clone() }, None),
+            Err(LimitError::Memory(32_769))
+        );
+        assert_eq!(check(&VmRequest { ttl_seconds: 59, ..ok.clone() }, None), Err(LimitError::Ttl(59)));
+        assert_eq!(check(&VmRequest { ttl_seconds: 0, ..ok.clone() }, None), Ok(()));
+        assert_eq!(check(&VmRequest { network: true, ..ok }, None), Err(LimitError::Network));
         assert!(timeout(0).is_err() && timeout(86_401).is_err() && timeout(1).is_ok());
+    }
+
+    #[test]
+    fn more_memory_than_the_host_has_is_refused() {
+        let request = VmRequest { mem_mib: 2048, ..VmRequest::new("debian:12") };
+        assert_eq!(check(&request, Some(2048)), Ok(()));
+        assert_eq!(check(&request, None), Ok(()));
+        let error = check(&request, Some(1500)).unwrap_err();
+        assert_eq!(error.to_string(), "mem_mib is 2048, and this host has 1500 MiB free");
+        assert_eq!(error.hint().unwrap(), "ask for at most 1500 MiB (--mem-mib), or end what uses the rest");
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::cause;
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
 use crate::config::Config;
 use crate::environment::{CancelToken, EnvironmentError, Installed, PullEvent, Store};
+use crate::host;
 use crate::host_compat;
 use crate::identity;
 use crate::launch::{self, BootError, Booted, Root};
@@ -205,7 +206,7 @@ impl Vm {
         request: VmRequest,
         events: impl FnMut(PullEvent) + Send + 'static,
     ) -> Result<Self, VmError> {
-        limits::check(&request)?;
+        limits::check(&request, host::available_memory_mib())?;
         let (environment, host_reason) = match factory.environment(&request.environment, events).await {
             Ok(installed) => (Some(installed), None),
             Err(error) if request.allow_host_compat && error.no_guest_can_run() => {
