@@ -94,7 +94,10 @@ async fn reaping_takes_only_what_has_expired() {
     assert_eq!(eternal.expires_at, None);
     let reaped = vms.reap_expired().await.unwrap();
     assert_eq!((reaped.count, reaped.deleted_vm_ids.len()), (0, 0));
-    assert!(vms.status(&mortal).await.is_ok() && vms.status(&eternal.vm_id).await.is_ok());
+    assert!(vms.status(&mortal).await.is_ok());
+    let later = eternal.created_at + 1e6;
+    assert_eq!(vms.reap_expired_by(later).await.unwrap().deleted_vm_ids, [mortal]);
+    assert!(vms.status(&eternal.vm_id).await.is_ok());
 }
 
 #[tokio::test]

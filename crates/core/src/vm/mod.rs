@@ -289,9 +289,9 @@ impl Vm {
         (self.request.ttl_seconds > 0).then_some(self.last_activity + self.request.ttl_seconds as f64)
     }
 
-    /// Whether its time to live has run out.
-    pub fn expired(&self) -> bool {
-        self.expires_at().is_some_and(|at| identity::unix_now() > at)
+    /// Whether its time to live has run out by `now`, in Unix seconds.
+    pub fn expired_by(&self, now: f64) -> bool {
+        self.expires_at().is_some_and(|at| now > at)
     }
 
     /// Boots the guest.

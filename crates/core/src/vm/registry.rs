@@ -11,6 +11,7 @@ use serde::Serialize;
 use super::{Factory, Vm, VmError, VmInfo, VmRequest};
 use crate::command::{CommandLine, Options, Streams};
 use crate::environment::PullEvent;
+use crate::identity;
 use crate::run::{Cleanup, RunReport};
 
 /// What `vm_network_info` says.
@@ -85,7 +86,7 @@ impl Registry {
                     return;
                 };
                 // A VM that is busy is active: look again one life later.
-                if entry.try_lock().is_ok_and(|vm| vm.expired()) {
+                if entry.try_lock().is_ok_and(|vm| vm.expired_by(identity::unix_now())) {
                     vms.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
                     return;
                 }
@@ -111,12 +112,8 @@ impl Registry {
     ) -> Result<RunReport, VmError> {
         let entry = self.entry(id)?;
         let mut vm = entry.lock().await;
-        if vm.state == "created" {
-            return Err(VmError::State {
-                vm_id: id.to_owned(),
-                state: vm.state,
-                wanted: "used before it is started",
-            });
+        if vm.state != "started" {
+            return Err(VmError::State { vm_id: id.to_owned(), state: vm.state, wanted: "used" });
         }
         let outcome = vm.exec(command, options, streams).await;
         let info = vm.info();
@@ -160,10 +157,15 @@ impl Registry {
 
     /// `vm_reap_expired`: deletes every VM whose time to live has run out.
     pub async fn reap_expired(&self) -> Result<Reaped, VmError> {
+        self.reap_expired_by(identity::unix_now()).await
+    }
+
+    /// The same as of another moment, in Unix seconds. A VM that runs a command is active and never expired.
+    pub async fn reap_expired_by(&self, now: f64) -> Result<Reaped, VmError> {
         let entries: Vec<_> = self.vms().iter().map(|(id, entry)| (id.clone(), Arc::clone(entry))).collect();
         let mut deleted_vm_ids = Vec::new();
         for (id, entry) in entries {
-            if entry.try_lock().is_ok_and(|vm| vm.expired()) {
+            if entry.try_lock().is_ok_and(|vm| vm.expired_by(now)) {
                 self.delete(&id).await?;
                 deleted_vm_ids.push(id);
             }
