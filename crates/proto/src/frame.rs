@@ -14,8 +14,8 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes before each frame's body.
 pub const HEADER: usize = 4;
-/// Most bytes in one chunk.
-pub const MAX_CHUNK: usize = 60 * 1024;
+/// Most bytes in one chunk: twice what a pipe holds, so that a full pipe is one chunk.
+pub const MAX_CHUNK: usize = 128 * 1024;
 /// Most bytes of a request: an argument list and environment as long as Linux itself would take, and some.
 pub const MAX_REQUEST: usize = 4 * 1024 * 1024;
 /// Most bytes of any other message.
@@ -99,13 +99,15 @@ pub fn decode<'a, M: Deserialize<'a>>(body: &'a [u8]) -> Result<M, FrameError> {
 /// Reads frames from a stream, reusing one buffer.
 pub struct FrameReader<R> {
     io: R,
-    body: Vec<u8>,
+    /// As long as the longest frame so far; only its first `len` bytes belong to the last one.
+    buffer: Vec<u8>,
+    len: usize,
 }
 
 impl<R: AsyncRead + Unpin> FrameReader<R> {
     /// Reads from `io`.
     pub fn new(io: R) -> Self {
-        Self { io, body: Vec::new() }
+        Self { io, buffer: Vec::new(), len: 0 }
     }
 
     /// The next frame, its body valid until the next call; `None` when the stream ended between two frames.
@@ -121,17 +123,19 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
             }
         }
         let (channel, len) = parse_header(head, limit)?;
-        // Grow only as the bytes come: an announced length costs nothing.
-        self.body.clear();
-        while self.body.len() < len {
-            let have = self.body.len();
-            self.body.resize(len.min(have + MAX_MESSAGE), 0);
-            match self.io.read(&mut self.body[have..]).await? {
+        self.len = 0;
+        while self.len < len {
+            // Grow only as the bytes come: an announced length costs nothing.
+            let end = len.min(self.len + MAX_MESSAGE);
+            if self.buffer.len() < end {
+                self.buffer.resize(end, 0);
+            }
+            match self.io.read(&mut self.buffer[self.len..end]).await? {
                 0 => return Err(FrameError::Truncated),
-                n => self.body.truncate(have + n),
+                n => self.len += n,
             }
         }
-        Ok(Some((channel, &self.body)))
+        Ok(Some((channel, self.body())))
     }
 }
 
@@ -143,7 +147,7 @@ impl<R> FrameReader<R> {
 
     /// The body of the frame that was read last.
     pub fn body(&self) -> &[u8] {
-        &self.body
+        &self.buffer[..self.len]
     }
 }
 
@@ -194,6 +198,6 @@ mod tests {
         let head = header(Channel::Message, MAX_REQUEST);
         let mut reader = FrameReader::new(&head[..]);
         assert!(matches!(block_on(reader.next(MAX_REQUEST)), Err(FrameError::Truncated)));
-        assert!(reader.body.capacity() < 2 * MAX_MESSAGE);
+        assert!(reader.buffer.capacity() < 2 * MAX_MESSAGE);
     }
 }

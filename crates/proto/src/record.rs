@@ -1,7 +1,7 @@
 //! Records: the unit in which a session's bytes travel, each ended by the session's tag.
 //!
 //! ```text
-//!   len: u32 LE | !len: u32 LE | payload (1 to 65,536 bytes) | tag: 8 bytes
+//!   len: u32 LE | !len: u32 LE | payload (1 to 135,168 bytes) | tag: 8 bytes
 //! ```
 //!
 //! A connection can be cut at any byte and the next one glued on. A record is delivered only when the session's tag
@@ -10,8 +10,8 @@
 
 use crate::handshake::{BLOCK, HostHandshake};
 
-/// Most payload bytes in one record.
-pub const MAX_PAYLOAD: usize = 64 * 1024;
+/// Most payload bytes in one record: one chunk of a command's output with its headers, and room to spare.
+pub const MAX_PAYLOAD: usize = 132 * 1024;
 /// Bytes before the payload.
 pub const HEADER: usize = 8;
 /// Bytes after the payload.
