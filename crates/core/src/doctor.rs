@@ -123,7 +123,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         "network",
         Status::Warn,
         "guests have no network in this version; --network is refused".into(),
-        None,
+        Some("run commands that need none; bring files in through standard input (tar c . | pyro run ... -- tar x)".into()),
     ));
     let payload = payload(
         config,

@@ -38,7 +38,7 @@ fn every_flag_of_the_contract_is_there() {
             }
         }
     }
-    assert_eq!(looked_at, 9, "the contract's commands of this version");
+    assert_eq!(looked_at, 10, "the contract's commands of this version");
 }
 
 #[test]
