@@ -4,7 +4,7 @@ set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/steps.sh
 
-step "installing what is missing" scripts/bootstrap.sh demo
+step "installing what is missing" scripts/bootstrap.sh bench
 choose_cargo
 step "building pyro" cargo build --release --locked --package pyro-cli
 step "making the runtime" cargo xtask runtime

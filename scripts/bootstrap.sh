@@ -3,6 +3,7 @@
 #
 #   bootstrap.sh demo    what is needed to build and run pyro
 #   bootstrap.sh test    that, and what its tests and checks need
+#   bootstrap.sh bench   what is needed for the demo, and what the floor of the measurements needs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/toolchain.sh
@@ -32,6 +33,16 @@ need_file /usr/include/stdio.h libc6-dev
 need_file /usr/include/gelf.h libelf-dev
 need_file /usr/src/linux-source-6.1.tar.xz linux-source-6.1
 need_file /etc/ssl/certs/ca-certificates.crt ca-certificates
+case $purpose in
+    test)
+        need_program ps procps
+        need_program mount mount
+        ;;
+    bench)
+        need_program python3 python3
+        need_program cpio cpio
+        ;;
+esac
 if [ "$(id -u)" != 0 ]; then
     # mmdebstrap as an ordinary user maps user ids.
     need_program newuidmap uidmap
