@@ -81,10 +81,10 @@ impl Line {
         let (accelerator, cpu) = match self.accelerator {
             // thread=multi is no choice of speed: with one thread the guest cannot calibrate its clock and hangs.
             // tb-size (MiB) bounds the translation cache, which otherwise passes 1 GiB after a few hundred commands. 180
-            // commands, Python among them, took 14.2 s with 64, 14.5 with 56, 15 to 17 with 48, 12.5 with 128; 56
-            // keeps QEMU's own memory under the promised 120 MiB.
+            // commands, Python among them, took 14.2 s with 64, 14.5 with 56, 15 to 17 with 48, 12.5 with 128. With
+            // 56, QEMU's own memory was at times above the promised 120 MiB.
             // Without -erms the guest copies by `rep movsb`, a byte at a time under TCG.
-            Accelerator::Tcg => ("tcg,thread=multi,tb-size=56", "max,-erms"),
+            Accelerator::Tcg => ("tcg,thread=multi,tb-size=52", "max,-erms"),
             Accelerator::Kvm => ("kvm", "host"),
         };
         out.two("-accel", accelerator.to_owned());
