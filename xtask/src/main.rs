@@ -1,10 +1,10 @@
 //! `cargo xtask …`: which task, with what, and how its failure is printed. The tasks themselves are in the library.
 #![forbid(unsafe_code)]
 
-use std::error::Error as _;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use pyro_core::cause;
 use xtask::error::TaskError;
 use xtask::places::Places;
 use xtask::progress::say;
@@ -54,13 +54,7 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            let mut text = format!("[error] {error}");
-            let mut source = error.source();
-            while let Some(cause) = source {
-                text.push_str(&format!(": {cause}"));
-                source = cause.source();
-            }
-            say(&text);
+            say(&format!("[error] {}", cause::chain(&error)));
             ExitCode::FAILURE
         }
     }

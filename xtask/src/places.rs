@@ -28,17 +28,13 @@ impl Places {
     /// When nothing says where the cache could be.
     pub fn find() -> Result<Self, TaskError> {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap_or(Path::new("/")).to_owned();
-        let home = directory("HOME");
-        let cache = directory("PYRO_BUILD_CACHE_DIR").or_else(|| {
-            let user = directory("XDG_CACHE_HOME").or_else(|| home.as_ref().map(|home| home.join(".cache")));
-            user.map(|cache| cache.join("pyro-mcp/build"))
-        });
+        let cache = directory("PYRO_BUILD_CACHE_DIR").or_else(|| Some(user_cache()?.join("build")));
         Ok(Self {
             cache: cache.ok_or(TaskError::NoCache)?,
             target: root.join("target"),
             root,
             cargo: env::var_os("CARGO").unwrap_or_else(|| "cargo".into()),
-            cargo_home: directory("CARGO_HOME").or_else(|| home.map(|home| home.join(".cargo"))),
+            cargo_home: directory("CARGO_HOME").or_else(|| directory("HOME").map(|home| home.join(".cargo"))),
         })
     }
 

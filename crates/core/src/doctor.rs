@@ -16,10 +16,9 @@ use crate::cause::chain;
 use crate::config::Config;
 use crate::environment::{Store, catalog_version};
 use crate::host::{self, CgroupVersion};
-use crate::runtime::Bundle;
+use crate::runtime::{AGENT, Bundle, INITRAMFS, KERNEL, MANIFEST};
 
-/// The only platform of this version.
-pub const PLATFORM: &str = "linux-x86_64";
+pub use crate::runtime::PLATFORM;
 
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -296,12 +295,7 @@ fn payload(
             None => format!("{}: {}", check.name, check.detail),
         })
         .collect();
-    let path_of = |name: &str| {
-        bundle.and_then(|bundle| {
-            let artifact = bundle.manifest().artifacts.get(name)?;
-            Some(bundle.root().join(&artifact.path).display().to_string())
-        })
-    };
+    let path_of = |name: &str| Some(bundle?.artifact_path(name)?.display().to_string());
     let capabilities = bundle.map(|bundle| bundle.manifest().capabilities.clone());
     let mut versions: serde_json::Map<String, Value> = bundle
         .map(|bundle| {
@@ -348,12 +342,12 @@ fn payload(
         },
         "runtime": {
             "bundle_root": config.bundle_dir.display().to_string(),
-            "manifest_path": config.bundle_dir.join("manifest.json").display().to_string(),
+            "manifest_path": config.bundle_dir.join(MANIFEST).display().to_string(),
             "firecracker_bin": Value::Null,
             "jailer_bin": Value::Null,
-            "guest_agent_path": path_of("agent"),
-            "guest_init_path": path_of("initramfs"),
-            "kernel_path": path_of("kernel"),
+            "guest_agent_path": path_of(AGENT),
+            "guest_init_path": path_of(INITRAMFS),
+            "kernel_path": path_of(KERNEL),
             "artifacts_dir": config.bundle_dir.display().to_string(),
             "artifacts_present": bundle.is_some(),
             "bundle_version": bundle.map(|bundle| bundle.manifest().bundle_version.clone()),

@@ -3,6 +3,7 @@
 use clap::Subcommand;
 use pyro_core::backend::{self, Probe};
 use pyro_core::environment::Status;
+use pyro_core::runtime::KERNEL;
 use serde_json::{Value, json};
 
 use crate::error::{CliError, print_json};
@@ -105,7 +106,9 @@ async fn pull(name: &str, json: bool) -> Result<u8, CliError> {
 fn show(status: &Status, json: bool) -> Result<u8, CliError> {
     let mut value = serde_json::to_value(status).unwrap_or_default();
     if status.installed {
-        value["kernel_image"] = places::config()?.bundle_dir.join("vmlinux").display().to_string().into();
+        // The manifest names the kernel's file; without a runtime there is none.
+        let kernel = places::factory(None)?.bundle().ok().and_then(|bundle| bundle.artifact_path(KERNEL));
+        value["kernel_image"] = kernel.map(|path| path.display().to_string()).into();
     }
     if json {
         print_json(&value);
