@@ -11,6 +11,7 @@ pub mod bench;
 pub mod cpio;
 pub mod digest;
 pub mod error;
+pub mod firecracker;
 pub mod kernel;
 pub mod places;
 pub mod progress;

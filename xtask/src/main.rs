@@ -8,12 +8,13 @@ use pyro_core::cause;
 use xtask::error::TaskError;
 use xtask::places::Places;
 use xtask::progress::say;
-use xtask::{agent, bench, kernel, runtime, structure};
+use xtask::{agent, bench, firecracker, kernel, runtime, structure};
 
 const USAGE: &str = "usage: cargo xtask TASK
 
   kernel           builds the guest kernel, unless the cache has it; its path goes to stdout
   agent            builds the guest agent and the initramfs that holds it; their paths go to stdout
+  firecracker      obtains firecracker and its jailer, unless the cache has them; their directory goes to stdout
   runtime          kernel, agent and manifest in target/lib/pyro/runtime, booted once to see what they can do
   bench [--quick] [starts|guest]
                    measures what SPECIFICATION.md promises; use an optimised build: cargo run --release -p xtask
@@ -32,6 +33,10 @@ fn main() -> ExitCode {
         ["agent"] => Places::find().and_then(|places| {
             let built = agent::build(&places)?;
             print(&[built.program, built.initramfs]);
+            Ok(true)
+        }),
+        ["firecracker"] => Places::find().and_then(|places| {
+            print(&[firecracker::obtain(&places)?.dir]);
             Ok(true)
         }),
         ["runtime"] => Places::find().and_then(|places| runtime::make(&places).map(|()| true)),
