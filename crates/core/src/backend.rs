@@ -10,7 +10,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pyro_vmm::{Memory, Parts, Qemu, Shape, Spec, Start};
+use pyro_vmm::{Cache, Memory, Parts, Qemu, Shape, Spec, Start};
 
 pub use pyro_vmm::{Accelerator, Backend};
 use serde::{Deserialize, Serialize};
@@ -287,6 +287,7 @@ pub async fn probe_boot(
         initramfs: bundle.open_artifact(INITRAMFS)?,
         base: None,
         disk: None,
+        cache: Cache::Unsafe,
         kernel_args: Vec::new(),
     };
     let spec =

@@ -29,9 +29,6 @@ pub enum BootError {
     /// The VMM did not start.
     #[error("the virtual machine monitor did not start")]
     Launch(#[source] VmmError),
-    /// The VMM gave no byte stream; nobody else can have taken it from a machine that was just launched.
-    #[error("the virtual machine monitor gave no byte stream to the guest")]
-    NoStream,
     /// The VMM ended before the guest answered.
     #[error("the virtual machine ended before its guest answered: {}", died(.0))]
     Died(Death),
@@ -100,8 +97,16 @@ pub async fn boot(
 ) -> Result<Booted, BootError> {
     let begin = Instant::now();
     let mut machine = qemu.launch(spec).await.map_err(BootError::Launch)?;
-    let stream = machine.take_stream().ok_or(BootError::NoStream)?;
     let watch = machine.watch();
+    let left = deadline.saturating_sub(begin.elapsed());
+    let stream = match machine.connect(left).await {
+        Ok(stream) => stream,
+        Err(VmmError::Deadline { .. }) => {
+            return Err(BootError::Deadline { after: deadline, console: machine.console_tail() });
+        }
+        Err(VmmError::Died { death, .. }) => return Err(BootError::Died(*death)),
+        Err(error) => return Err(BootError::Launch(error)),
+    };
     let left = deadline.saturating_sub(begin.elapsed());
     let talk = async {
         let guest = Guest::connect(stream, identity::random()?, left).await.map_err(Trouble::Guest)?;

@@ -4,6 +4,8 @@
 //! words. Everything else only watches; nothing here touches a process.
 
 use std::fmt;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
 
 use tokio::sync::watch;
 
@@ -16,6 +18,16 @@ pub enum Exit {
     Signal(i32),
     /// It was gone, and nobody could say how: somebody else in this process reaped it.
     Unknown,
+}
+
+impl From<ExitStatus> for Exit {
+    fn from(status: ExitStatus) -> Exit {
+        match (status.code(), status.signal()) {
+            (Some(code), _) => Exit::Code(code),
+            (None, Some(signal)) => Exit::Signal(signal),
+            (None, None) => Exit::Unknown,
+        }
+    }
 }
 
 impl fmt::Display for Exit {
@@ -95,7 +107,9 @@ impl Death {
         let mut stderr = self.stderr_tail.lines().map(str::trim);
         match self.reason {
             Reason::GuestPanic => console.find(|line| is_panic(line)),
-            Reason::InternalError => stderr.find(|line| line.contains("internal error")),
+            Reason::InternalError => {
+                stderr.find(|line| line.to_ascii_lowercase().replace('_', " ").contains("internal error"))
+            }
             Reason::Crash | Reason::VmmExit => stderr.rfind(|line| !line.is_empty()),
             Reason::GuestShutdown | Reason::GuestReset | Reason::Stopped | Reason::Killed => None,
         }

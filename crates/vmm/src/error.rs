@@ -5,18 +5,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::death::Death;
+use crate::firecracker::Defect;
 
 /// A failure of, or with, a VMM process.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VmmError {
     /// The VMM's binary does not exist.
-    #[error("{} does not exist (on Debian: the package {package})", binary.display())]
+    #[error("{} does not exist ({source_of_it})", binary.display())]
     BinaryMissing {
         /// The path that was tried.
         binary: PathBuf,
-        /// The package that holds it.
-        package: &'static str,
+        /// Where to have it from.
+        source_of_it: &'static str,
     },
     /// The VMM's binary exists and could not be started.
     #[error("cannot start {}", binary.display())]
@@ -83,6 +84,27 @@ pub enum VmmError {
         /// The VMM's own words.
         detail: String,
     },
+    /// The VMM refused a request over its API.
+    #[error("the VMM refused {request} (status {status}): {fault}")]
+    Api {
+        /// The request's method and path.
+        request: &'static str,
+        /// The HTTP status of the refusal.
+        status: u16,
+        /// The VMM's own words.
+        fault: String,
+    },
+    /// The VMM's version is known to do this wrong.
+    #[error("version {version} of the VMM is not used here: {defect}")]
+    KnownBad {
+        /// Its version.
+        version: String,
+        /// What it does wrong.
+        defect: Defect,
+    },
+    /// The guest's byte stream was taken before, and there is only one.
+    #[error("the guest's byte stream was taken before")]
+    StreamTaken,
     /// The machine was saved while it ran. Pause it first.
     #[error("the machine must be paused to be saved")]
     NotPaused,

@@ -1,31 +1,40 @@
 //! One VMM process per microVM: spawn it, talk to its control socket, save and restore it, notice its death.
 //!
 //! ```text
-//!   Spec --> Qemu::launch --> Machine ----- take_stream() --> the guest's byte stream
-//!                                |   \----- watch().ended() --> Death (how, why, last words)
-//!                                |
-//!                            one task owns the process: it reads QMP, console and stderr, and reaps
+//!   Spec --> Qemu::launch ---------+--> Machine ----- connect() -------> the guest's byte stream
+//!            Firecracker::launch --+       |   \----- watch().ended() --> Death (how, why, last words)
+//!                                          |
+//!                            one task owns the process: it reads console and stderr, and reaps
 //! ```
 //!
 //! [`Machine`] is the one seam: what stands above it names no VMM, what stands below it is an adapter.
 //!
 //! Invariant: nothing here knows what travels on the byte stream, what a workspace is, or which VM should exist.
-//! Invariant: this crate reads no environment variable, prints nothing and creates no named file. Everything a VMM
-//! gets, it gets as an inherited descriptor, so nothing is left behind when it dies, however it dies.
+//! Invariant: this crate reads no environment variable and prints nothing.
+//! Invariant: what a VMM can be given as an inherited descriptor has no name. Firecracker needs names: they are in one
+//! directory for each machine, which goes when the machine ends, and with the next launch when its owner was killed.
 //! Invariant: every wait on a VMM ends: by its answer, its death, or a deadline.
 
 mod console;
 mod death;
 mod error;
+mod firecracker;
 pub mod kvm;
 mod machine;
 mod qemu;
 mod spawn;
 mod tsc;
+mod warden;
 
 pub use console::Tail;
 pub use death::{Death, Exit, Reason, Watch};
 pub use error::VmmError;
-pub use machine::{Accelerator, Backend, Machine, Memory, Parts, Shape, Spec, Start};
+pub use firecracker::{Cgroups, Defect, Feature, Firecracker, FirecrackerVersion, Jail, Limits, STREAM_PORT};
+pub use machine::{Accelerator, Backend, Cache, Machine, Memory, Parts, Shape, Spec, Start};
 pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
 pub use tsc::tsc_khz;
+
+/// A path that means what this process has open under a descriptor.
+fn proc_path(descriptor: &impl std::os::fd::AsRawFd) -> std::path::PathBuf {
+    format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into()
+}

@@ -6,10 +6,11 @@
 use std::fmt;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
 use crate::VmmError;
 use crate::death::Watch;
-use crate::qemu;
+use crate::{firecracker, qemu};
 
 /// The size of a machine.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -18,6 +19,56 @@ pub struct Shape {
     pub vcpus: u8,
     /// Guest memory in MiB, 64 to 1 MiB of MiB (1 TiB).
     pub mem_mib: u32,
+}
+
+/// What the kernel keeps of its command line (x86 COMMAND_LINE_SIZE, with the final NUL); it drops the rest silently.
+const KERNEL_LINE_LIMIT: usize = 2047;
+
+/// The words as one line, if the kernel would keep it whole.
+pub(crate) fn kernel_line(words: &[String]) -> Result<String, VmmError> {
+    let line = words.join(" ");
+    if line.len() > KERNEL_LINE_LIMIT {
+        return Err(VmmError::Spec(format!(
+            "a kernel command line of {} bytes ({KERNEL_LINE_LIMIT} are possible)",
+            line.len()
+        )));
+    }
+    Ok(line)
+}
+
+impl Shape {
+    /// Refuses what no host can run.
+    pub(crate) fn check(self) -> Result<(), VmmError> {
+        if !(1..=64).contains(&self.vcpus) {
+            return Err(VmmError::Spec(format!("{} vCPUs (1 to 64 are possible)", self.vcpus)));
+        }
+        if !(64..=1_048_576).contains(&self.mem_mib) {
+            return Err(VmmError::Spec(format!(
+                "{} MiB of memory (64 to 1048576 are possible)",
+                self.mem_mib
+            )));
+        }
+        Ok(())
+    }
+
+    pub(crate) fn memory_bytes(self) -> u64 {
+        u64::from(self.mem_mib) << 20
+    }
+
+    /// Refuses a saved memory that is not this shape's.
+    pub(crate) fn check_memory_file(self, file: &File) -> Result<(), VmmError> {
+        let metadata = file.metadata();
+        let length = metadata
+            .map_err(|source| VmmError::Host { doing: "look at the guest's memory file", source })?
+            .len();
+        let wanted = self.memory_bytes();
+        if length != wanted {
+            return Err(VmmError::Spec(format!(
+                "the memory file holds {length} bytes and the machine has {wanted}"
+            )));
+        }
+        Ok(())
+    }
 }
 
 /// What executes guest instructions.
@@ -48,6 +99,18 @@ pub enum Backend {
     Qemu,
 }
 
+impl Backend {
+    /// Whether [`Machine::save`] needs a file for guest memory beside the one for the state.
+    pub fn saves_memory_beside(self) -> bool {
+        self == Backend::Firecracker
+    }
+
+    /// Whether a machine can run in a memory file of its caller ([`Memory::Owned`]).
+    pub fn owns_memory(self) -> bool {
+        self == Backend::Qemu
+    }
+}
+
 impl fmt::Display for Backend {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -67,24 +130,35 @@ pub struct Parts {
     /// The root image, opened for reading; shared by any number of machines. `None` for a probe boot.
     pub base: Option<File>,
     /// The writable disk, opened for reading and writing, of this machine alone.
-    ///
-    /// The guest's flushes are not passed on to the host's storage: a disk survives the death of its VMM, not that
-    /// of the host.
     pub disk: Option<File>,
+    /// What the guest's flushes of that disk mean.
+    pub cache: Cache,
     /// Words added at the end of the kernel's command line.
     pub kernel_args: Vec<String>,
+}
+
+/// What a guest's flush of its disk means on the host.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
+pub enum Cache {
+    /// Nothing: a disk survives the death of its VMM, not that of the host. For what is thrown away.
+    #[default]
+    Unsafe,
+    /// The host's storage has it: what the guest synced survives a power failure.
+    Writeback,
 }
 
 /// Where guest memory lives.
 #[derive(Debug)]
 pub enum Memory {
-    /// Private anonymous pages. A saved state then holds all of guest memory.
+    /// Private anonymous pages. A saved state then holds all of guest memory, or a file beside it does
+    /// ([`Backend::saves_memory_beside`]).
     Private,
     /// This file (a memfd, as a rule), mapped shared and sized by launch. A saved state then holds the devices
-    /// alone, and the file is the other half of it.
+    /// alone, and the file is the other half of it. Not every VMM can ([`Backend::owns_memory`]).
     Owned(File),
-    /// The file that an `Owned` machine left, mapped private: it is only read, and must not change while any machine
-    /// started from it lives. It must have been opened for reading and be openable for writing by this user.
+    /// The file that an `Owned` machine left, or that a save wrote beside its state, mapped private: it is only read,
+    /// and must not change while any machine started from it lives. It must have been opened for reading and, under
+    /// QEMU, be openable for writing by this user.
     From(File),
 }
 
@@ -123,10 +197,15 @@ pub struct Machine {
 /// One variant for each VMM; the only place that knows them all.
 #[derive(Debug)]
 enum Adapter {
+    Firecracker(Box<firecracker::Handle>),
     Qemu(qemu::Handle),
 }
 
 impl Machine {
+    pub(crate) fn from_firecracker(handle: firecracker::Handle) -> Machine {
+        Machine { adapter: Adapter::Firecracker(Box::new(handle)) }
+    }
+
     pub(crate) fn from_qemu(handle: qemu::Handle) -> Machine {
         Machine { adapter: Adapter::Qemu(handle) }
     }
@@ -134,6 +213,7 @@ impl Machine {
     /// Which VMM runs this machine.
     pub fn backend(&self) -> Backend {
         match &self.adapter {
+            Adapter::Firecracker(_) => Backend::Firecracker,
             Adapter::Qemu(_) => Backend::Qemu,
         }
     }
@@ -141,6 +221,7 @@ impl Machine {
     /// What executes its instructions.
     pub fn accelerator(&self) -> Accelerator {
         match &self.adapter {
+            Adapter::Firecracker(_) => Accelerator::Kvm,
             Adapter::Qemu(handle) => handle.accelerator(),
         }
     }
@@ -149,14 +230,24 @@ impl Machine {
     /// dropped: good for display and for `/proc`, not for signals.
     pub fn pid(&self) -> u32 {
         match &self.adapter {
+            Adapter::Firecracker(handle) => handle.pid(),
             Adapter::Qemu(handle) => handle.pid(),
         }
     }
 
-    /// The guest's byte stream, non-blocking; `None` after the first call. Closing it is the guest's end-of-file.
-    pub fn take_stream(&mut self) -> Option<UnixStream> {
+    /// The guest's byte stream, non-blocking. Closing it is the guest's end-of-file.
+    ///
+    /// Where the stream is a port of the machine it is there at once, whatever the guest does, and there is only one.
+    /// Where it is a connection this waits, for at most `within`, until the guest accepts it, and every call makes
+    /// another; connections are lost by a save.
+    ///
+    /// # Errors
+    /// [`VmmError::StreamTaken`]; [`VmmError::Deadline`] when the guest accepted none in time; otherwise when the VMM
+    /// died or answered nonsense.
+    pub async fn connect(&mut self, within: Duration) -> Result<UnixStream, VmmError> {
         match &mut self.adapter {
-            Adapter::Qemu(handle) => handle.take_stream(),
+            Adapter::Firecracker(handle) => handle.connect(within).await,
+            Adapter::Qemu(handle) => handle.connect(),
         }
     }
 
@@ -166,6 +257,7 @@ impl Machine {
     /// When the VMM died, refused, or did not answer in time.
     pub async fn pause(&mut self) -> Result<(), VmmError> {
         match &mut self.adapter {
+            Adapter::Firecracker(handle) => handle.pause().await,
             Adapter::Qemu(handle) => handle.pause().await,
         }
     }
@@ -176,25 +268,30 @@ impl Machine {
     /// When the VMM died, refused, or did not answer in time.
     pub async fn resume(&mut self) -> Result<(), VmmError> {
         match &mut self.adapter {
+            Adapter::Firecracker(handle) => handle.resume().await,
             Adapter::Qemu(handle) => handle.resume().await,
         }
     }
 
     /// Writes the paused machine's state to `state` from that descriptor's position: devices, and all of guest
-    /// memory unless the machine's memory is [`Memory::Owned`]. The machine stays paused.
+    /// memory unless the machine's memory is [`Memory::Owned`]. Where [`Backend::saves_memory_beside`], guest memory
+    /// goes to the file `memory` instead, and both files, opened for reading and writing, are written from their
+    /// beginnings. The machine stays paused.
     ///
     /// # Errors
-    /// [`VmmError::NotPaused`]; otherwise when the VMM died, could not write, or did not finish in time. What is in
-    /// the file then is of no use.
-    pub async fn save(&mut self, state: File) -> Result<(), VmmError> {
+    /// [`VmmError::NotPaused`]; [`VmmError::Spec`] for a `memory` that is missing or not wanted; otherwise when the
+    /// VMM died, could not write, or did not finish in time. What is in the files then is of no use.
+    pub async fn save(&mut self, state: File, memory: Option<File>) -> Result<(), VmmError> {
         match &mut self.adapter {
-            Adapter::Qemu(handle) => handle.save(state).await,
+            Adapter::Firecracker(handle) => handle.save(state, memory).await,
+            Adapter::Qemu(handle) => handle.save(state, memory).await,
         }
     }
 
     /// A watch for this machine's end.
     pub fn watch(&self) -> Watch {
         match &self.adapter {
+            Adapter::Firecracker(handle) => handle.watch(),
             Adapter::Qemu(handle) => handle.watch(),
         }
     }
@@ -202,6 +299,7 @@ impl Machine {
     /// The last of the guest's console: bounded, lossy UTF-8, control characters removed.
     pub fn console_tail(&self) -> String {
         match &self.adapter {
+            Adapter::Firecracker(handle) => handle.console_tail(),
             Adapter::Qemu(handle) => handle.console_tail(),
         }
     }
@@ -212,6 +310,7 @@ impl Machine {
     /// [`VmmError::Deadline`] when the kernel did not end the process within 10 s of SIGKILL.
     pub async fn stop(self) -> Result<(), VmmError> {
         match self.adapter {
+            Adapter::Firecracker(handle) => handle.stop().await,
             Adapter::Qemu(handle) => handle.stop().await,
         }
     }
@@ -233,7 +332,8 @@ mod tests {
         assert_send(|| async {
             let mut machine = machine();
             machine.pause().await?;
-            machine.save(File::open("/")?).await?;
+            machine.save(File::open("/")?, None).await?;
+            machine.connect(Duration::ZERO).await?;
             machine.resume().await?;
             machine.watch().ended().await;
             machine.stop().await?;

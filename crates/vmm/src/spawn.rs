@@ -7,12 +7,13 @@
 //! for it), no core dumps (they would hold guest memory), no environment, and an OOM score that makes the kernel take
 //! it before the person's own programs.
 
+use std::any::Any;
 use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::os::unix::process::CommandExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pid
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
+
+use crate::warden;
 
 /// How much likelier than an ordinary process the VMM is to be chosen when the host runs out of memory (-1000 to
 /// 1000).
@@ -37,6 +40,14 @@ pub(crate) struct Order {
     pub(crate) args: Vec<OsString>,
     /// Descriptors the child inherits, under the numbers they have here.
     pub(crate) inherit: Vec<OwnedFd>,
+    /// Where the child starts.
+    pub(crate) directory: PathBuf,
+    /// Whether its standard output is wanted.
+    pub(crate) stdout: bool,
+    /// A namespace of its own, under a warden.
+    pub(crate) warden: Option<warden::Order>,
+    /// Dropped after the process is gone, or when it never came to be.
+    pub(crate) leftover: Option<Box<dyn Any + Send>>,
 }
 
 /// A descriptor of a process, for signals: unlike a number it never means somebody else.
@@ -78,6 +89,7 @@ pub(crate) struct Process {
     child: Child,
     killer: Killer,
     reaped: bool,
+    _leftover: Option<Box<dyn Any + Send>>,
 }
 
 impl Process {
@@ -87,6 +99,10 @@ impl Process {
 
     pub(crate) fn killer(&self) -> Killer {
         self.killer.clone()
+    }
+
+    pub(crate) fn take_stdout(&mut self) -> Option<ChildStdout> {
+        self.child.stdout.take()
     }
 
     pub(crate) fn take_stderr(&mut self) -> Option<ChildStderr> {
@@ -147,19 +163,28 @@ fn start(order: Order) -> Answer {
     command
         .args(&order.args)
         .env_clear()
-        .current_dir("/")
+        .current_dir(&order.directory)
         .stdin(Stdio::null())
-        .stdout(Stdio::null())
+        .stdout(if order.stdout { Stdio::piped() } else { Stdio::null() })
         .stderr(Stdio::piped());
     let keep: Vec<RawFd> = order.inherit.iter().map(AsRawFd::as_raw_fd).collect();
     let parent = rustix::process::getpid();
+    let watched = pidfd_open(parent, PidfdFlags::empty())?;
+    let confined = order.warden.is_some();
+    let warden = order.warden;
     // SAFETY: the closure runs between fork and exec in a process that may have had other threads, so it may only do
     // what is async-signal-safe: it makes plain system calls on values captured before the fork and allocates
     // nothing (io::Error from an errno does not allocate).
     unsafe {
-        command.pre_exec(move || before_exec(parent, &keep));
+        command.pre_exec(move || {
+            before_exec(&watched, &keep)?;
+            warden.as_ref().map_or(Ok(()), warden::Order::enter)
+        });
     }
-    let mut child = command.spawn()?;
+    let spawned = if confined { warden::in_new_pid_namespace(|| command.spawn()) } else { command.spawn() };
+    // The closure holds descriptors that only the child has a use for.
+    drop(command);
+    let mut child = spawned?;
     drop(order.inherit);
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let pidfd = match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
@@ -171,14 +196,16 @@ fn start(order: Order) -> Answer {
                 .map_or_else(|| io::Error::other("no process id"), Into::into));
         }
     };
-    Ok(Process { child, killer: Killer { pidfd: Arc::new(pidfd) }, reaped: false })
+    Ok(Process { child, killer: Killer { pidfd: Arc::new(pidfd) }, reaped: false, _leftover: order.leftover })
 }
 
 /// In the child, after fork. Async-signal-safe calls only.
-fn before_exec(parent: Pid, keep: &[RawFd]) -> io::Result<()> {
+fn before_exec(parent: &OwnedFd, keep: &[RawFd]) -> io::Result<()> {
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // A parent that died before the line above sends nothing any more.
-    if rustix::process::getppid() != Some(parent) {
+    // A parent that died before the line above sends nothing any more. Asked by descriptor: from inside a new PID
+    // namespace the parent has no number.
+    let mut ends = [PollFd::new(parent, PollFlags::IN)];
+    if poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? != 0 {
         return Err(io::Error::from_raw_os_error(libc::ESRCH));
     }
     rustix::process::setsid()?;

@@ -15,7 +15,7 @@ pub mod registry;
 
 use std::sync::Arc;
 
-use pyro_vmm::{Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS};
+use pyro_vmm::{Cache, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS};
 use serde::Serialize;
 
 use crate::backend::{self, Choice, Preference, Probe};
@@ -352,6 +352,7 @@ impl Vm {
             initramfs: bundle.open_artifact(INITRAMFS)?,
             base: Some(environment.open_base()?),
             disk: Some(self.factory.store().new_disk(&self.factory.config.scratch_dir)?),
+            cache: Cache::Unsafe,
             kernel_args: KERNEL_ARGS.iter().chain(kernel_args).map(|arg| (*arg).to_owned()).collect(),
         };
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };

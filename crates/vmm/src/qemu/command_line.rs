@@ -11,10 +11,7 @@ use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::VmmError;
-use crate::machine::{Accelerator, Memory, Parts, Shape};
-
-/// What the kernel keeps of its command line (x86 COMMAND_LINE_SIZE, with the final NUL); it drops the rest silently.
-const KERNEL_LINE_LIMIT: usize = 2047;
+use crate::machine::{Accelerator, Cache, Memory, Parts, Shape};
 
 /// Kernel arguments for a boot that is made to see why an earlier one hung or died: the whole kernel log, from the
 /// first line on. Given at the end of [`Parts::kernel_args`], they overrule `quiet`. They cost a boot 5 to 10 %.
@@ -36,31 +33,14 @@ pub(super) struct Line {
 
 /// Refuses what no host can run, and sizes or checks the memory file.
 pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
-    if !(1..=64).contains(&shape.vcpus) {
-        return Err(VmmError::Spec(format!("{} vCPUs (1 to 64 are possible)", shape.vcpus)));
-    }
-    if !(64..=1_048_576).contains(&shape.mem_mib) {
-        return Err(VmmError::Spec(format!("{} MiB of memory (64 to 1048576 are possible)", shape.mem_mib)));
-    }
-    let wanted = u64::from(shape.mem_mib) << 20;
+    shape.check()?;
     match memory {
-        Memory::Private => {}
+        Memory::Private => Ok(()),
         Memory::Owned(file) => file
-            .set_len(wanted)
-            .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source })?,
-        Memory::From(file) => {
-            let metadata = file.metadata();
-            let length = metadata
-                .map_err(|source| VmmError::Host { doing: "look at the guest's memory file", source })?
-                .len();
-            if length != wanted {
-                return Err(VmmError::Spec(format!(
-                    "the memory file holds {length} bytes and the machine has {wanted}"
-                )));
-            }
-        }
+            .set_len(shape.memory_bytes())
+            .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source }),
+        Memory::From(file) => shape.check_memory_file(file),
     }
-    Ok(())
 }
 
 impl Line {
@@ -123,10 +103,10 @@ impl Line {
         out.two("-chardev", format!("socket,id=port,fd={port}"));
         out.two("-device", "virtserialport,chardev=port,nr=1,name=pyro".to_owned());
         if let Some(base) = self.parts.base {
-            out.drive("base", base, true);
+            out.drive("base", base, Access::Read);
         }
         if let Some(disk) = self.parts.disk {
-            out.drive("disk", disk, false);
+            out.drive("disk", disk, Access::Write(self.parts.cache));
         }
         if self.restores {
             // -S: a loaded machine waits to be told to run.
@@ -147,19 +127,19 @@ impl Line {
             words.push("noreplace-smp".to_owned());
         }
         words.extend(self.parts.kernel_args.iter().cloned());
-        let line = words.join(" ");
-        if line.len() > KERNEL_LINE_LIMIT {
-            return Err(VmmError::Spec(format!(
-                "a kernel command line of {} bytes ({KERNEL_LINE_LIMIT} are possible)",
-                line.len()
-            )));
-        }
-        Ok(line)
+        crate::machine::kernel_line(&words)
     }
 }
 
 fn ram_file(mem_mib: u32, path: &str, share: &str) -> String {
     format!("memory-backend-file,id=ram,size={mem_mib}M,mem-path={path},share={share}")
+}
+
+/// What the guest may do with a drive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Access {
+    Read,
+    Write(Cache),
 }
 
 /// Arguments under construction, with the descriptors they mention.
@@ -193,17 +173,19 @@ impl Out {
     }
 
     /// A virtio block device over `file`.
-    fn drive(&mut self, name: &str, file: File, read_only: bool) {
+    fn drive(&mut self, name: &str, file: File, access: Access) {
         self.sets += 1;
         let set = self.sets;
         let number = self.number(file.into());
         self.two("-add-fd", format!("fd={number},set={set}"));
-        // no-flush: nobody needs a throw-away disk to survive the host's power failure. discard=unmap: what the guest
-        // trims becomes a hole again. Locks are the caller's: a base is shared on purpose, a disk belongs to one VM.
-        let mode = if read_only {
-            "read-only=on,auto-read-only=off"
-        } else {
-            "read-only=off,auto-read-only=off,discard=unmap,cache.no-flush=on"
+        // discard=unmap: what the guest trims becomes a hole again. Locks are the caller's: a base is shared on purpose,
+        // a disk belongs to one VM.
+        let mode = match access {
+            Access::Read => "read-only=on,auto-read-only=off",
+            Access::Write(Cache::Unsafe) => {
+                "read-only=off,auto-read-only=off,discard=unmap,cache.no-flush=on"
+            }
+            Access::Write(Cache::Writeback) => "read-only=off,auto-read-only=off,discard=unmap",
         };
         self.two(
             "-blockdev",
@@ -211,7 +193,7 @@ impl Out {
         );
         // werror=report: the guest sees its disk fail when the host's is full. QEMU's default would stop the machine,
         // and nobody would ever continue it.
-        let report = if read_only { "" } else { ",werror=report" };
+        let report = if access == Access::Read { "" } else { ",werror=report" };
         self.two("-device", format!("virtio-blk-device,drive={name}{report}"));
     }
 }

@@ -15,7 +15,6 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::process::ExitStatusExt;
 use std::process::{ChildStderr, ExitStatus};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -282,14 +281,7 @@ impl Control {
 
     fn death(self, status: Option<ExitStatus>) -> Death {
         let console_tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
-        let how = match status {
-            Some(status) => match (status.code(), status.signal()) {
-                (Some(code), _) => Exit::Code(code),
-                (None, Some(signal)) => Exit::Signal(signal),
-                (None, None) => Exit::Unknown,
-            },
-            None => Exit::Unknown,
-        };
+        let how = status.map_or(Exit::Unknown, Exit::from);
         let seen = &self.seen;
         let reason = if seen.internal_error {
             Reason::InternalError

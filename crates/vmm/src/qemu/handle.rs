@@ -72,8 +72,8 @@ impl Handle {
         self.pid
     }
 
-    pub(crate) fn take_stream(&mut self) -> Option<UnixStream> {
-        self.stream.take()
+    pub(crate) fn connect(&mut self) -> Result<UnixStream, VmmError> {
+        self.stream.take().ok_or(VmmError::StreamTaken)
     }
 
     pub(crate) fn watch(&self) -> Watch {

@@ -49,7 +49,12 @@ impl Handle {
         Ok(())
     }
 
-    pub(crate) async fn save(&mut self, state: File) -> Result<(), VmmError> {
+    pub(crate) async fn save(&mut self, state: File, memory: Option<File>) -> Result<(), VmmError> {
+        if memory.is_some() {
+            return Err(VmmError::Spec(
+                "this VMM saves memory into the state or leaves it in its file".into(),
+            ));
+        }
         if !self.paused {
             return Err(VmmError::NotPaused);
         }

@@ -31,8 +31,8 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
 /// How long `--version` may take.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// The Debian package that holds the binary.
-const PACKAGE: &str = "qemu-system-x86";
+/// Where to have the binary from.
+const PACKAGE: &str = "on Debian: the package qemu-system-x86";
 
 /// A QEMU installation and how it is to be used.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -87,7 +87,15 @@ impl Qemu {
             console: console_theirs,
         };
         let (args, inherit) = line.build()?;
-        let order = Order { binary: self.binary.clone(), args, inherit };
+        let order = Order {
+            binary: self.binary.clone(),
+            args,
+            inherit,
+            directory: "/".into(),
+            stdout: false,
+            warden: None,
+            leftover: None,
+        };
         let process = spawn::spawn(order).await.map_err(|source| self.spawn_error(source))?;
 
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
@@ -131,7 +139,7 @@ impl Qemu {
     fn spawn_error(&self, source: std::io::Error) -> VmmError {
         let binary = self.binary.clone();
         if source.kind() == std::io::ErrorKind::NotFound {
-            VmmError::BinaryMissing { binary, package: PACKAGE }
+            VmmError::BinaryMissing { binary, source_of_it: PACKAGE }
         } else {
             VmmError::Spawn { binary, source }
         }

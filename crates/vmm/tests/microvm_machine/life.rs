@@ -3,15 +3,15 @@
 use std::time::Duration;
 
 use crate::guest::{self, Talk};
-use pyro_vmm::{Exit, Reason};
+use pyro_vmm::{Exit, Reason, VmmError};
 
 #[tokio::test]
 async fn a_guest_boots_and_answers() {
     let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
-    let mut talk = Talk::with(&mut machine);
+    let mut talk = Talk::with(&mut machine).await;
     assert_eq!(talk.ask("hello").await, "hello");
     assert_eq!(talk.ask("count").await, "1");
-    assert!(machine.take_stream().is_none());
+    assert!(matches!(machine.connect(guest::BOOT_DEADLINE).await, Err(VmmError::StreamTaken)));
     assert!(machine.watch().try_ended().is_none());
     let watch = machine.watch();
     machine.stop().await.unwrap();
@@ -22,7 +22,7 @@ async fn a_guest_boots_and_answers() {
 /// Boots, says `last`, and waits for the end.
 async fn end_by(last: &str) -> pyro_vmm::Death {
     let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
-    let mut talk = Talk::with(&mut machine);
+    let mut talk = Talk::with(&mut machine).await;
     assert_eq!(talk.ask("hello").await, "hello");
     talk.say(last).await;
     tokio::time::timeout(Duration::from_secs(30), machine.watch().ended()).await.expect("the machine ends")

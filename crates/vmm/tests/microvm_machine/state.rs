@@ -11,29 +11,29 @@ use pyro_vmm::{Machine, Memory, Spec, Start, VmmError};
 async fn saved(memory: Option<&File>) -> (Machine, File) {
     let memory = memory.map_or(Memory::Private, |file| Memory::Owned(guest::again(file)));
     let mut machine = guest::qemu().launch(Spec { memory, ..guest::cold() }).await.unwrap();
-    let mut talk = Talk::with(&mut machine);
+    let mut talk = Talk::with(&mut machine).await;
     assert_eq!(talk.ask("count").await, "1");
     assert_eq!(talk.ask("count").await, "2");
     drop(talk);
     let state = tempfile::tempfile().unwrap();
-    assert!(matches!(machine.save(state.try_clone().unwrap()).await, Err(VmmError::NotPaused)));
+    assert!(matches!(machine.save(state.try_clone().unwrap(), None).await, Err(VmmError::NotPaused)));
     machine.pause().await.unwrap();
     machine.pause().await.unwrap();
-    machine.save(state.try_clone().unwrap()).await.unwrap();
+    machine.save(state.try_clone().unwrap(), None).await.unwrap();
     (machine, state)
 }
 
 async fn restored(memory: Memory, state: &File) -> (Machine, Talk) {
     let start = Start::Restore { state: state.try_clone().unwrap() };
     let mut machine = guest::qemu().launch(Spec { memory, start, ..guest::cold() }).await.unwrap();
-    let talk = Talk::with(&mut machine);
+    let talk = Talk::with(&mut machine).await;
     (machine, talk)
 }
 
 #[tokio::test]
 async fn a_paused_guest_answers_only_after_resume() {
     let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
-    let mut talk = Talk::with(&mut machine);
+    let mut talk = Talk::with(&mut machine).await;
     assert_eq!(talk.ask("count").await, "1");
     machine.pause().await.unwrap();
     let early = tokio::time::timeout(Duration::from_millis(300), talk.ask("count")).await;
@@ -76,7 +76,7 @@ async fn a_guest_with_private_memory_is_saved_whole() {
     // The saved machine itself goes on, and can be saved again.
     machine.resume().await.unwrap();
     machine.pause().await.unwrap();
-    machine.save(tempfile::tempfile().unwrap()).await.unwrap();
+    machine.save(tempfile::tempfile().unwrap(), None).await.unwrap();
     machine.stop().await.unwrap();
     let (mut machine, mut talk) = restored(Memory::Private, &state).await;
     machine.resume().await.unwrap();
@@ -94,7 +94,7 @@ async fn a_restored_guest_is_saved_whole_too() {
     assert_eq!(talk.ask("count").await, "3");
     machine.pause().await.unwrap();
     let second = tempfile::tempfile().unwrap();
-    machine.save(second.try_clone().unwrap()).await.unwrap();
+    machine.save(second.try_clone().unwrap(), None).await.unwrap();
     machine.stop().await.unwrap();
     let (mut machine, mut talk) = restored(Memory::Private, &second).await;
     machine.resume().await.unwrap();
@@ -125,11 +125,11 @@ async fn a_memory_file_of_another_size_is_refused() {
 #[tokio::test]
 async fn a_save_that_cannot_be_written_is_an_error_and_the_guest_lives() {
     let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
-    let mut talk = Talk::with(&mut machine);
+    let mut talk = Talk::with(&mut machine).await;
     assert_eq!(talk.ask("count").await, "1");
     machine.pause().await.unwrap();
     let full = File::options().write(true).open("/dev/full").unwrap();
-    let error = machine.save(full).await.unwrap_err();
+    let error = machine.save(full, None).await.unwrap_err();
     assert!(matches!(&error, VmmError::Refused { .. }), "{error:?}");
     machine.resume().await.unwrap();
     assert_eq!(talk.ask("count").await, "2");

@@ -159,7 +159,7 @@ async fn kvm_either_runs_the_guest_or_says_why_or_stays_silent_within_bounds() {
         Err(error) => panic!("an unrecognised failure of KVM: {error:?}"),
         Ok(mut machine) => {
             assert_eq!(machine.accelerator(), Accelerator::Kvm);
-            let mut talk = Talk::with(&mut machine);
+            let mut talk = Talk::with(&mut machine).await;
             match tokio::time::timeout(Duration::from_secs(10), talk.try_ask("hello")).await {
                 Ok(Ok(answer)) => assert_eq!(answer, "hello"),
                 // The accelerator gave up.
@@ -188,7 +188,7 @@ async fn disks_processors_and_kernel_words_reach_the_guest() {
     spec.parts.disk = Some(disk.try_clone().unwrap());
     spec.parts.kernel_args = vec!["pyro.oneshot".into()];
     let mut machine = guest::qemu().launch(spec).await.unwrap();
-    let mut talk = Talk::with(&mut machine);
+    let mut talk = Talk::with(&mut machine).await;
     assert_eq!(talk.ask("base").await, "sixteen bytes ok");
     assert_eq!(talk.ask("scribble").await, "16");
     assert_eq!(talk.ask("cpus").await, "2");

@@ -10,7 +10,7 @@ use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pyro_vmm::{Accelerator, Machine, Memory, Parts, Qemu, Shape, Spec, Start};
+use pyro_vmm::{Accelerator, Cache, Machine, Memory, Parts, Qemu, Shape, Spec, Start};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -96,7 +96,14 @@ pub fn looping_kernel() -> File {
 }
 
 pub fn parts() -> Parts {
-    Parts { kernel: kernel(), initramfs: initramfs(), base: None, disk: None, kernel_args: Vec::new() }
+    Parts {
+        kernel: kernel(),
+        initramfs: initramfs(),
+        base: None,
+        disk: None,
+        cache: Cache::Unsafe,
+        kernel_args: Vec::new(),
+    }
 }
 
 pub fn cold() -> Spec {
@@ -123,8 +130,8 @@ pub struct Talk {
 }
 
 impl Talk {
-    pub fn with(machine: &mut Machine) -> Talk {
-        let stream = machine.take_stream().expect("the stream was taken");
+    pub async fn with(machine: &mut Machine) -> Talk {
+        let stream = machine.connect(BOOT_DEADLINE).await.unwrap();
         Talk { stream: BufReader::new(UnixStream::from_std(stream).unwrap()) }
     }
 

@@ -1,0 +1,70 @@
+//! Firecracker's own complaints, recognised where the person can do something about them.
+
+use crate::VmmError;
+use crate::death::Reason;
+
+/// Of a `/dev/kvm` that is missing, forbidden, or unable.
+const KVM: &[&str] =
+    &["/dev/kvm", "KVM object", "Kvm(", "KVM capabilities", "Cannot create the VM", "create a VM"];
+
+/// Of guest memory that the host does not give.
+const MEMORY: &[&str] = &["Cannot allocate memory", "os error 12"];
+
+/// Turns the end of a Firecracker that never came up into what it ended over.
+pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
+    let words = match &error {
+        VmmError::Died { death, .. } if matches!(death.reason, Reason::VmmExit | Reason::Crash) => {
+            &death.stderr_tail
+        }
+        VmmError::Api { fault, .. } => fault,
+        _ => return error,
+    };
+    let find = |needles: &[&str]| {
+        let line = words.lines().rfind(|line| needles.iter().any(|needle| line.contains(needle)));
+        line.map(|line| strip(line).to_owned())
+    };
+    if let Some(detail) = find(MEMORY) {
+        return VmmError::OutOfMemory { mem_mib, detail };
+    }
+    if let Some(detail) = find(KVM) {
+        return VmmError::Kvm { detail };
+    }
+    error
+}
+
+/// A line of the log without its time and thread: `2026-01-01T00:00:00.0 [id:main] words`.
+fn strip(line: &str) -> &str {
+    line.split_once("] ").map_or(line, |(_when, words)| words).trim()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::death::{Death, Exit};
+
+    fn recognised(words: &str) -> VmmError {
+        let death = Death {
+            how: Exit::Code(1),
+            reason: Reason::VmmExit,
+            console_tail: String::new(),
+            stderr_tail: words.into(),
+        };
+        recognise(VmmError::Died { during: "its launch", death: Box::new(death) }, 512)
+    }
+
+    #[test]
+    fn what_a_person_can_mend_is_recognised() {
+        let kvm = "2026-01-01T00:00:00 [x:main] Error creating KVM object: Permission denied (os error 13)";
+        match recognised(kvm) {
+            VmmError::Kvm { detail } => {
+                assert_eq!(detail, "Error creating KVM object: Permission denied (os error 13)");
+            }
+            other => panic!("{other:?}"),
+        }
+        assert!(matches!(
+            recognised("x [x:main] cannot map: Cannot allocate memory (os error 12)"),
+            VmmError::OutOfMemory { mem_mib: 512, .. }
+        ));
+        assert!(matches!(recognised("x [x:main] no such drive"), VmmError::Died { .. }));
+    }
+}

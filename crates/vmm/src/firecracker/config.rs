@@ -1,0 +1,170 @@
+//! What Firecracker is told: names, the configuration of a cold start, and the kernel's command line. Pure.
+//!
+//! A saved state holds the names that its machine was started with, and a restore opens them again before anything
+//! could be changed. So they are relative and the same for every machine, and each machine runs in a directory of its
+//! own in which they mean its own files.
+
+use serde_json::{Value, json};
+
+use super::version::{Feature, FirecrackerVersion};
+use crate::VmmError;
+use crate::machine::{Cache, Memory, Shape, Start, kernel_line};
+
+pub(super) const KERNEL: &str = "kernel";
+pub(super) const INITRAMFS: &str = "initramfs";
+pub(super) const BASE: &str = "base.ext4";
+pub(super) const DISK: &str = "disk.ext4";
+pub(super) const MEMORY: &str = "memory";
+pub(super) const STATE: &str = "state";
+pub(super) const SAVED_MEMORY: &str = "memory.new";
+pub(super) const SAVED_STATE: &str = "state.new";
+pub(super) const VSOCK: &str = "v.sock";
+pub(super) const API: &str = "api.sock";
+pub(super) const LOG: &str = "log";
+pub(super) const CONFIG: &str = "config.json";
+
+/// The guest's own address on its vsock. Every guest may have the same: each has a vsock of its own.
+const GUEST_CID: u32 = 3;
+
+/// Firecracker's own limit.
+const MOST_VCPUS: u8 = 32;
+
+/// Refuses what Firecracker cannot do, before anything is made for it.
+pub(super) fn check(shape: Shape, memory: &Memory, start: &Start) -> Result<(), VmmError> {
+    shape.check()?;
+    if shape.vcpus > MOST_VCPUS {
+        return Err(VmmError::Spec(format!("{} vCPUs ({MOST_VCPUS} are this VMM's most)", shape.vcpus)));
+    }
+    match (memory, start) {
+        (Memory::Private, Start::Cold) => Ok(()),
+        (Memory::From(file), Start::Restore { .. }) => shape.check_memory_file(file),
+        (Memory::Owned(_), _) => {
+            Err(VmmError::Spec("this VMM cannot run a machine in a memory file of its caller".into()))
+        }
+        (Memory::Private, Start::Restore { .. }) => Err(VmmError::Spec(
+            "this VMM restores from a state and a memory file, and got no memory file".into(),
+        )),
+        (Memory::From(_), Start::Cold) => {
+            Err(VmmError::Spec("a machine that boots has no use for a saved memory".into()))
+        }
+    }
+}
+
+/// Which drives a machine has.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Drives {
+    pub(super) base: bool,
+    /// With what its flushes mean.
+    pub(super) disk: Option<Cache>,
+}
+
+/// The configuration of a machine that boots.
+pub(super) fn cold(shape: Shape, drives: Drives, kernel_args: &[String]) -> Result<Value, VmmError> {
+    // reboot=k: the only way for an x86 guest to end its VMM. panic=-1: a panic does so at once. pci=off: there is none,
+    // so nothing is probed. quiet: at full length the log costs a boot some 5 %.
+    let mut words: Vec<String> =
+        ["console=ttyS0", "quiet", "reboot=k", "panic=-1", "pci=off"].map(String::from).to_vec();
+    words.extend(kernel_args.iter().cloned());
+    let line = kernel_line(&words)?;
+    let drive = |id: &str, name: &str, read_only: bool, cache: Cache| {
+        json!({
+            "drive_id": id,
+            "path_on_host": name,
+            // Otherwise a root= of Firecracker's own would be put at the end of the command line.
+            "is_root_device": false,
+            "is_read_only": read_only,
+            "cache_type": match cache {
+                Cache::Unsafe => "Unsafe",
+                Cache::Writeback => "Writeback",
+            },
+            // Async costs up to 110 ms a device when it is made.
+            "io_engine": "Sync",
+        })
+    };
+    let base = drives.base.then(|| drive("base", BASE, true, Cache::Unsafe));
+    let disk = drives.disk.map(|cache| drive("disk", DISK, false, cache));
+    Ok(json!({
+        "boot-source": {
+            "kernel_image_path": KERNEL,
+            "initrd_path": INITRAMFS,
+            "boot_args": line,
+        },
+        "drives": base.into_iter().chain(disk).collect::<Vec<_>>(),
+        "machine-config": { "vcpu_count": shape.vcpus, "mem_size_mib": shape.mem_mib },
+        "vsock": { "guest_cid": GUEST_CID, "uds_path": VSOCK },
+    }))
+}
+
+/// The request that loads a saved machine.
+pub(super) fn load(version: FirecrackerVersion) -> Value {
+    let mut request = json!({
+        "snapshot_path": STATE,
+        "mem_backend": { "backend_type": "File", "backend_path": MEMORY },
+        // The caller resumes.
+        "resume_vm": false,
+    });
+    if version.has(Feature::ClockRealtime) {
+        request["clock_realtime"] = Value::Bool(true);
+    }
+    request
+}
+
+/// The request that saves a paused machine.
+pub(super) fn save() -> Value {
+    json!({
+        "snapshot_type": "Full",
+        "snapshot_path": SAVED_STATE,
+        "mem_file_path": SAVED_MEMORY,
+    })
+}
+
+/// What Firecracker itself is told, whether it boots or restores.
+pub(super) fn arguments(boots: bool) -> Vec<std::ffi::OsString> {
+    let mut words = vec!["--api-sock", API, "--log-path", LOG, "--level", "Warning"];
+    if boots {
+        words.extend(["--config-file", CONFIG]);
+    }
+    words.into_iter().map(Into::into).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: Shape = Shape { vcpus: 2, mem_mib: 256 };
+
+    #[test]
+    fn every_machine_is_told_the_same_names() {
+        let drives = Drives { base: true, disk: Some(Cache::Writeback) };
+        let json = cold(SHAPE, drives, &["pyro.oneshot".into()]).unwrap();
+        assert_eq!(
+            json["boot-source"]["boot_args"],
+            "console=ttyS0 quiet reboot=k panic=-1 pci=off pyro.oneshot"
+        );
+        assert_eq!(json["drives"][0]["path_on_host"], "base.ext4");
+        assert_eq!(json["drives"][0]["is_read_only"], true);
+        assert_eq!(json["drives"][1]["path_on_host"], "disk.ext4");
+        assert_eq!(json["drives"][1]["cache_type"], "Writeback");
+        assert_eq!(json["vsock"]["uds_path"], "v.sock");
+        let bare = cold(SHAPE, Drives { base: false, disk: Some(Cache::Unsafe) }, &[]).unwrap();
+        assert_eq!(bare["drives"].as_array().unwrap().len(), 1);
+        assert_eq!(bare["drives"][0]["cache_type"], "Unsafe");
+    }
+
+    #[test]
+    fn a_kernel_line_that_would_be_cut_is_refused() {
+        let drives = Drives { base: false, disk: None };
+        assert!(matches!(cold(SHAPE, drives, &["x".repeat(2048)]), Err(VmmError::Spec(_))));
+    }
+
+    #[test]
+    fn a_load_has_only_fields_that_its_version_knows() {
+        let fields = |text: &str| {
+            let version = FirecrackerVersion::parse(&format!("Firecracker v{text}")).unwrap();
+            let Value::Object(request) = load(version) else { panic!("no object") };
+            request.keys().cloned().collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(fields("1.12.1"), "mem_backend resume_vm snapshot_path");
+        assert_eq!(fields("1.15.1"), "clock_realtime mem_backend resume_vm snapshot_path");
+    }
+}

@@ -1,0 +1,247 @@
+//! The one task that owns a Firecracker process, or the warden of a jailed one.
+//!
+//! ```text
+//!   Handle (dropped: kill) ---> control task ---> console tail, shared
+//!                                ^  ^  ^  ^  \--> Death, once, to every Watch, after the directory is gone
+//!               console (stdout) +  |  |  +- pidfd readable: reap, read the last words, publish
+//!                            stderr +  +- log
+//! ```
+//!
+//! It alone reads, signals and reaps. Requests are not its business: they have a connection of their own, which ends
+//! with the process. When its runtime goes down under it, dropping it kills the process and removes the directory.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::ExitStatusExt;
+use std::process::ExitStatus;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::io::AsyncReadExt;
+use tokio::io::unix::AsyncFd;
+use tokio::net::unix::pipe::Receiver;
+use tokio::sync::{oneshot, watch};
+
+use crate::console::Tail;
+use crate::death::{Death, Exit, Reason, is_panic};
+use crate::spawn::{Killer, Process};
+
+/// How much of the guest's console is kept: several screens, and every kernel panic with its trace.
+const CONSOLE_LIMIT: usize = 16 * 1024;
+
+/// How much of Firecracker's own words is kept, for its log and its stderr each.
+const WORDS_LIMIT: usize = 8 * 1024;
+
+/// What Firecracker makes of signals that end it: it exits by itself with a code for each.
+const CRASH_CODES: std::ops::RangeInclusive<i32> = 148..=157;
+const HANGUP_CODE: i32 = 156;
+
+/// What comes out of the process beside its standard streams.
+#[derive(Debug)]
+pub(super) struct Outlets {
+    pub(super) log: OwnedFd,
+    /// How the VMM ended, where it is not our own child.
+    pub(super) status: Option<OwnedFd>,
+}
+
+/// The ends that a handle keeps.
+#[derive(Debug)]
+pub(super) struct Ends {
+    /// Closed before the process is killed: that is how the task tells a stop from a murder.
+    pub(super) wanted: Option<oneshot::Sender<()>>,
+    pub(super) death: watch::Receiver<Option<Death>>,
+    pub(super) console: Arc<Mutex<Tail>>,
+}
+
+/// Starts the task. Process and directory are its own from here on.
+pub(super) fn start(mut process: Process, outlets: Outlets) -> io::Result<Ends> {
+    let ended = process.killer().ended()?;
+    let pipe = |end: Option<OwnedFd>| end.map(Receiver::from_owned_fd).transpose();
+    let console = pipe(process.take_stdout().map(Into::into))?;
+    let stderr = pipe(process.take_stderr().map(Into::into))?;
+    let log = pipe(Some(outlets.log))?;
+    let (wanted, unwanted) = oneshot::channel();
+    let (death, death_seen) = watch::channel(None);
+    let tail = Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT)));
+    let control = Control {
+        console: Outlet { pipe: console, tail: tail.clone() },
+        stderr: Outlet::own(stderr),
+        log: Outlet::own(log),
+    };
+    tokio::spawn(async move {
+        let end = control.run(&mut process, &ended, unwanted, outlets.status).await;
+        // Its directory goes with it.
+        drop(process);
+        death.send_replace(Some(end));
+    });
+    Ok(Ends { wanted: Some(wanted), death: death_seen, console: tail })
+}
+
+/// A pipe that the process writes into.
+struct Outlet {
+    pipe: Option<Receiver>,
+    tail: Arc<Mutex<Tail>>,
+}
+
+impl Outlet {
+    fn own(pipe: Option<Receiver>) -> Outlet {
+        Outlet { pipe, tail: Arc::new(Mutex::new(Tail::new(WORDS_LIMIT))) }
+    }
+
+    /// Reads some; pending forever once it is closed.
+    async fn read(&mut self) {
+        let mut buffer = [0; 4096];
+        let read = match &mut self.pipe {
+            Some(pipe) => pipe.read(&mut buffer).await,
+            None => std::future::pending().await,
+        };
+        match read {
+            Ok(count @ 1..) => self.push(&buffer[..count]),
+            _ => self.pipe = None,
+        }
+    }
+
+    /// Reads what is there.
+    fn drain(&self) {
+        let mut buffer = [0; 4096];
+        while let Some(Ok(count @ 1..)) = self.pipe.as_ref().map(|pipe| pipe.try_read(&mut buffer)) {
+            self.push(&buffer[..count]);
+        }
+    }
+
+    fn push(&self, bytes: &[u8]) {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+    }
+
+    fn text(&self) -> String {
+        self.tail.lock().unwrap_or_else(PoisonError::into_inner).text()
+    }
+}
+
+struct Control {
+    console: Outlet,
+    stderr: Outlet,
+    log: Outlet,
+}
+
+impl Control {
+    async fn run(
+        mut self,
+        process: &mut Process,
+        ended: &AsyncFd<Killer>,
+        mut unwanted: oneshot::Receiver<()>,
+        warden_says: Option<OwnedFd>,
+    ) -> Death {
+        let killer = process.killer();
+        let mut stopped = false;
+        let status = loop {
+            tokio::select! {
+                readable = ended.readable() => match process.try_wait() {
+                    Ok(Some(status)) => break Some(status),
+                    Ok(None) => {
+                        if let Ok(mut readable) = readable {
+                            readable.clear_ready();
+                        }
+                    }
+                    Err(_) => break None,
+                },
+                _closed = &mut unwanted, if !stopped => {
+                    stopped = true;
+                    killer.kill();
+                }
+                () = self.console.read() => {}
+                () = self.stderr.read() => {}
+                () = self.log.read() => {}
+            }
+        };
+        // The process is gone: what it wrote is in the pipes, and no more comes.
+        for outlet in [&self.console, &self.stderr, &self.log] {
+            outlet.drain();
+        }
+        stopped |= unwanted.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+        let how = reported(warden_says).or(status).map_or(Exit::Unknown, Exit::from);
+        let (console, words) = (self.console.text(), words(&self.stderr.text(), &self.log.text()));
+        Death {
+            how,
+            reason: reason(how, stopped, &console, &words),
+            console_tail: console,
+            stderr_tail: words,
+        }
+    }
+}
+
+/// What the warden wrote, if it lived to write.
+fn reported(pipe: Option<OwnedFd>) -> Option<ExitStatus> {
+    let mut bytes = [0; size_of::<i32>()];
+    let count = rustix::io::read(pipe?, &mut bytes).ok()?;
+    (count == bytes.len()).then(|| ExitStatus::from_raw(i32::from_ne_bytes(bytes)))
+}
+
+/// Stderr and then the log, whose last line tells most; without the line that only says that there was an error.
+fn words(stderr: &str, log: &str) -> String {
+    let log: Vec<&str> =
+        log.lines().filter(|line| !line.contains("Firecracker exiting with error")).collect();
+    let mut all = stderr.to_owned();
+    if !all.is_empty() && !all.ends_with('\n') {
+        all.push('\n');
+    }
+    all.push_str(&log.join("\n"));
+    all
+}
+
+fn reason(how: Exit, stopped: bool, console: &str, words: &str) -> Reason {
+    if words.contains("KVM_EXIT_INTERNAL_ERROR") || words.contains("KVM_EXIT_FAIL_ENTRY") {
+        return Reason::InternalError;
+    }
+    match how {
+        // Only a guest that resets ends it so; it cannot say power-off otherwise.
+        Exit::Code(0) if console.lines().any(is_panic) => Reason::GuestPanic,
+        Exit::Code(0) => Reason::GuestReset,
+        _ if stopped => Reason::Stopped,
+        Exit::Code(HANGUP_CODE) | Exit::Unknown => Reason::Killed,
+        Exit::Code(code) if CRASH_CODES.contains(&code) && !is_argument_trouble(code) => Reason::Crash,
+        Exit::Code(_) => Reason::VmmExit,
+        Exit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) => Reason::Killed,
+        Exit::Signal(_) => Reason::Crash,
+    }
+}
+
+/// Two codes in the middle of those for signals: a bad configuration and bad arguments.
+fn is_argument_trouble(code: i32) -> bool {
+    matches!(code, 152 | 153)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ends_are_told_apart() {
+        let panic = "[ 1.0] Kernel panic - not syncing: oh no\n";
+        for (how, stopped, console, words, expected) in [
+            (Exit::Code(0), false, "", "", Reason::GuestReset),
+            (Exit::Code(0), true, "", "", Reason::GuestReset),
+            (Exit::Code(0), false, panic, "", Reason::GuestPanic),
+            (Exit::Code(1), false, panic, "", Reason::VmmExit),
+            (Exit::Code(1), false, "", "x Received KVM_EXIT_INTERNAL_ERROR signal", Reason::InternalError),
+            (Exit::Code(148), false, "", "", Reason::Crash),
+            (Exit::Code(150), false, "", "", Reason::Crash),
+            (Exit::Code(152), false, "", "", Reason::VmmExit),
+            (Exit::Code(153), false, "", "", Reason::VmmExit),
+            (Exit::Code(156), false, "", "", Reason::Killed),
+            (Exit::Signal(9), true, "", "", Reason::Stopped),
+            (Exit::Signal(9), false, "", "", Reason::Killed),
+            (Exit::Signal(15), false, "", "", Reason::Killed),
+            (Exit::Signal(11), false, "", "", Reason::Crash),
+            (Exit::Unknown, false, "", "", Reason::Killed),
+        ] {
+            assert_eq!(reason(how, stopped, console, words), expected, "{how} {stopped} {console} {words}");
+        }
+    }
+
+    #[test]
+    fn the_last_words_are_the_telling_ones() {
+        let log = "a [x:main] RunWithApiError error: no such drive\nb Firecracker exiting with error. exit_code=1\n";
+        assert_eq!(words("Error: X", log), "Error: X\na [x:main] RunWithApiError error: no such drive");
+        assert_eq!(words("", ""), "");
+    }
+}

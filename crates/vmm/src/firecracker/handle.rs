@@ -1,0 +1,228 @@
+//! What a [`Machine`](crate::Machine) of this adapter holds: the connection to its API, and the ways to the task that
+//! owns the process.
+//!
+//! Every request has a deadline, and a process that dies under a request ends the wait with its death.
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixStream;
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use serde_json::{Value, json};
+
+use super::api::{Api, ApiError};
+use super::config;
+use super::control::Ends;
+use super::save::Output;
+use super::version::{FirecrackerVersion, Step};
+use super::vsock;
+use crate::VmmError;
+use crate::death::{Death, Watch};
+use crate::machine::Shape;
+use crate::spawn::Killer;
+
+/// How long one request may take. They take milliseconds.
+const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
+
+/// How long the end of a process may take to be known once its connection broke.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// How long a save may take: 30 s, and what it takes to write all of memory at 20 MiB/s.
+fn save_deadline(mem_mib: u32) -> Duration {
+    Duration::from_secs(30 + u64::from(mem_mib) / 20)
+}
+
+/// A running Firecracker. Dropping it kills the process; its task reaps it and removes its directory.
+#[derive(Debug)]
+pub(crate) struct Handle {
+    pub(super) ends: Ends,
+    pub(super) killer: Killer,
+    pub(super) pid: u32,
+    /// The VMM's working directory.
+    pub(super) root: Arc<OwnedFd>,
+    /// Taken while a request is under way: one that is given up half way leaves no answer for the next.
+    pub(super) api: Option<Api>,
+    pub(super) version: FirecrackerVersion,
+    pub(super) shape: Shape,
+    /// The VMM's user, in a jail.
+    pub(super) user: Option<u32>,
+    pub(super) paused: bool,
+    /// Since it was paused it was saved, or it came out of a save.
+    pub(super) saved: bool,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.ends.wanted = None;
+        self.killer.kill();
+    }
+}
+
+impl Handle {
+    pub(crate) fn pid(&self) -> u32 {
+        self.pid
+    }
+
+    pub(crate) fn watch(&self) -> Watch {
+        Watch::new(self.ends.death.clone())
+    }
+
+    pub(crate) fn console_tail(&self) -> String {
+        self.ends.console.lock().unwrap_or_else(PoisonError::into_inner).text()
+    }
+
+    pub(crate) async fn connect(&mut self, within: Duration) -> Result<UnixStream, VmmError> {
+        const WHAT: &str = "its connection to the guest";
+        let watch = self.watch();
+        let broken = |source| VmmError::Host { doing: "connect to the guest", source };
+        let both = async {
+            tokio::select! {
+                biased;
+                connected = vsock::connect(&self.root, config::VSOCK) => {
+                    connected.and_then(tokio::net::UnixStream::into_std).map_err(broken)
+                }
+                death = watch.ended() => Err(died(WHAT, death)),
+            }
+        };
+        tokio::time::timeout(within, both)
+            .await
+            .unwrap_or(Err(VmmError::Deadline { command: WHAT, after: within }))
+    }
+
+    pub(crate) async fn pause(&mut self) -> Result<(), VmmError> {
+        if !self.paused {
+            self.set_state("Paused").await?;
+            (self.paused, self.saved) = (true, false);
+        }
+        Ok(())
+    }
+
+    pub(crate) async fn resume(&mut self) -> Result<(), VmmError> {
+        if self.paused {
+            if !self.saved {
+                self.version.refuse(Step::BareResume)?;
+            }
+            self.set_state("Resumed").await?;
+            self.paused = false;
+        }
+        Ok(())
+    }
+
+    async fn set_state(&mut self, state: &str) -> Result<(), VmmError> {
+        self.request("PATCH /vm", Some(&json!({ "state": state })), REQUEST_DEADLINE).await?;
+        Ok(())
+    }
+
+    pub(crate) async fn save(&mut self, state: File, memory: Option<File>) -> Result<(), VmmError> {
+        if !self.paused {
+            return Err(VmmError::NotPaused);
+        }
+        let Some(memory) = memory else {
+            return Err(VmmError::Spec("this VMM needs a file to save guest memory to".into()));
+        };
+        let host = |source| VmmError::Host { doing: "prepare the files of a save", source };
+        let state = Output::offer(&self.root, config::SAVED_STATE, state, self.user).map_err(host)?;
+        let memory = Output::offer(&self.root, config::SAVED_MEMORY, memory, self.user).map_err(host)?;
+        let limit = save_deadline(self.shape.mem_mib);
+        self.request("PUT /snapshot/create", Some(&config::save()), limit).await?;
+        self.saved = true;
+        let finish = tokio::task::spawn_blocking(move || state.finish().and_then(|()| memory.finish()));
+        finish
+            .await
+            .map_err(std::io::Error::other)
+            .flatten()
+            .map_err(|source| VmmError::Host { doing: "write what was saved", source })
+    }
+
+    pub(crate) async fn stop(self: Box<Self>) -> Result<(), VmmError> {
+        let watch = self.watch();
+        // Dropping tells the task that this end was wished for, and kills.
+        drop(self);
+        match tokio::time::timeout(REQUEST_DEADLINE, watch.ended()).await {
+            Ok(_death) => Ok(()),
+            Err(_) => Err(VmmError::Deadline { command: "its stop", after: REQUEST_DEADLINE }),
+        }
+    }
+
+    /// Waits until the API answers: after a cold start it does so once the machine is built.
+    pub(super) async fn greet(&mut self) -> Result<(), VmmError> {
+        let answer = self.request("GET /version", None, REQUEST_DEADLINE).await?;
+        let says = answer.get("firecracker_version").and_then(Value::as_str).unwrap_or_default();
+        // Everything here was decided for the version that was asked once; a binary that was replaced since is another.
+        if FirecrackerVersion::parse(&format!("Firecracker v{says}")) != Some(self.version) {
+            let expected = self.version;
+            let detail = format!("it is version {says:?}, and {expected} was expected");
+            return Err(VmmError::Refused { command: "GET /version", detail });
+        }
+        Ok(())
+    }
+
+    /// Loads the state and memory that have their names in its directory.
+    pub(super) async fn load(&mut self) -> Result<(), VmmError> {
+        let body = config::load(self.version);
+        self.request("PUT /snapshot/load", Some(&body), REQUEST_DEADLINE).await?;
+        (self.paused, self.saved) = (true, true);
+        Ok(())
+    }
+
+    /// Sends one request and waits for the answer, the process's end, or the deadline.
+    async fn request(
+        &mut self,
+        request: &'static str,
+        body: Option<&Value>,
+        limit: Duration,
+    ) -> Result<Value, VmmError> {
+        let watch = self.watch();
+        let exchange = async {
+            let mut api = match self.api.take() {
+                Some(api) => api,
+                None => self.call(request, &watch).await?,
+            };
+            match api.send(request, body).await {
+                Ok(answer) => {
+                    self.api = Some(api);
+                    Ok(answer)
+                }
+                Err(ApiError::Refused { status, fault }) => {
+                    self.api = Some(api);
+                    Err(VmmError::Api { request, status, fault })
+                }
+                // Mostly because the process is ending, and its death says more.
+                Err(ApiError::Broken(detail)) => match tokio::time::timeout(GRACE, watch.ended()).await {
+                    Ok(death) => Err(died(request, death)),
+                    Err(_) => Err(VmmError::Refused { command: request, detail }),
+                },
+            }
+        };
+        tokio::time::timeout(limit, exchange)
+            .await
+            .unwrap_or(Err(VmmError::Deadline { command: request, after: limit }))
+    }
+
+    /// Connects to the API, once it is there.
+    async fn call(&self, during: &'static str, watch: &Watch) -> Result<Api, VmmError> {
+        tokio::select! {
+            biased;
+            connected = Api::connect(&self.root, config::API) => {
+                connected.map_err(|source| VmmError::Host { doing: "connect to the VMM", source })
+            }
+            death = watch.ended() => Err(died(during, death)),
+        }
+    }
+
+    /// The VMM's process id, which in a jail is not its warden's: it is who listens on the API's socket.
+    pub(super) async fn find_pid(&mut self) -> Result<(), VmmError> {
+        let watch = self.watch();
+        let api = self.call("its launch", &watch).await?;
+        if let Some(pid) = api.peer() {
+            self.pid = pid;
+        }
+        self.api = Some(api);
+        Ok(())
+    }
+}
+
+fn died(during: &'static str, death: Death) -> VmmError {
+    VmmError::Died { during, death: Box::new(death) }
+}

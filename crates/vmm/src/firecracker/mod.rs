@@ -1,0 +1,283 @@
+//! The Firecracker adapter: from a [`Spec`] to a running process and back.
+//!
+//! `config` says what Firecracker is told, `home` is the directory in which it finds it, `jail` and the crate's `warden`
+//! confine it, `control` is the task that owns the process, `api` and `vsock` are its two sockets, `version` knows what
+//! can be asked of which version, `save` where a saved machine goes, `complaint` reads its words. This file ties them
+//! together.
+//!
+//! ```text
+//!              unjailed                           jailed
+//!   a file is  an inherited descriptor, with a    a mount in a namespace of the VMM's own, on an empty file of
+//!              link to it in the VMM's directory  its name in the VMM's directory
+//!   ends with  the parent-death signal            its warden, which has the parent-death signal
+//! ```
+
+mod api;
+mod complaint;
+mod config;
+mod control;
+mod handle;
+mod home;
+mod jail;
+mod save;
+mod version;
+mod vsock;
+
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::pipe::{PipeFlags, pipe_with};
+
+pub(crate) use handle::Handle;
+pub use jail::{Cgroups, Jail, Limits};
+pub use version::{Defect, Feature, FirecrackerVersion};
+
+use self::control::Outlets;
+use self::home::Home;
+use self::version::Step;
+use crate::VmmError;
+use crate::machine::{Machine, Memory, Parts, Shape, Spec, Start};
+use crate::spawn::{self, Order};
+use crate::warden::{self, Access};
+
+/// The vsock port on which the guest listens for the stream of [`Machine::connect`].
+pub const STREAM_PORT: u32 = vsock::GUEST_PORT;
+
+/// How long Firecracker may take from its start to its first answer. It takes 10 ms on an idle host; the rest is for a
+/// host that is swapping.
+const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Where to have the binaries from.
+const SOURCE: &str = "it comes with the runtime bundle";
+
+/// A Firecracker installation and how it is to be used.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Firecracker {
+    /// The path of `firecracker`.
+    pub binary: PathBuf,
+    /// What [`FirecrackerVersion::of`] says of it.
+    pub version: FirecrackerVersion,
+    /// Holds a directory for each running machine. Made when it is missing; what a killed process left in it goes with
+    /// the next launch.
+    pub run_dir: PathBuf,
+    /// Confinement. Without one, the VMM has its seccomp filter and this process's rights.
+    pub jail: Option<Jail>,
+}
+
+/// What was prepared for one process.
+struct Prepared {
+    order: Order,
+    root: Arc<OwnedFd>,
+    log: OwnedFd,
+    status: Option<OwnedFd>,
+    user: Option<u32>,
+}
+
+impl Firecracker {
+    /// Starts a machine. Returns when Firecracker answers; a cold guest is then booting, a restored one is loaded and
+    /// paused.
+    ///
+    /// A machine is cold with [`Memory::Private`], restored with [`Memory::From`].
+    ///
+    /// # Errors
+    /// When the specification is impossible, the version is known to break it, the host lacks something, or Firecracker
+    /// ended or refused. Nothing is left then, neither process nor file.
+    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
+        config::check(spec.shape, &spec.memory, &spec.start)?;
+        self.version.refuse(Step::Launch)?;
+        let restores = matches!(spec.start, Start::Restore { .. });
+        if restores {
+            self.version.refuse(Step::Restore)?;
+        }
+        let shape = spec.shape;
+        let prepare = {
+            let this = self.clone();
+            // A dozen small file operations, and more when there is something to sweep: not on a runtime's worker.
+            tokio::task::spawn_blocking(move || this.prepare(spec))
+        };
+        let prepared =
+            prepare.await.map_err(|source| host("prepare the VMM's directory")(source.into()))??;
+        let Prepared { order, root, log, status, user } = prepared;
+        let program = order.binary.clone();
+        let process = spawn::spawn(order).await.map_err(|source| spawn_error(&program, source))?;
+        let (pid, killer) = (process.pid(), process.killer());
+        let ends = control::start(process, Outlets { log, status }).map_err(host("watch the VMM"))?;
+        let mut handle = Handle {
+            ends,
+            killer,
+            pid,
+            root,
+            api: None,
+            version: self.version,
+            shape,
+            user,
+            paused: false,
+            saved: false,
+        };
+        let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
+            handle.find_pid().await?;
+            if restores { handle.load().await } else { handle.greet().await }
+        })
+        .await
+        .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: LAUNCH_DEADLINE }));
+        match started {
+            Ok(()) => Ok(Machine::from_firecracker(handle)),
+            Err(error) => {
+                // Reaped and swept before the caller hears of it, so that a failed launch leaves nothing.
+                let _ended = Box::new(handle).stop().await;
+                Err(complaint::recognise(error, shape.mem_mib))
+            }
+        }
+    }
+
+    /// Removes what killed processes left in [`Firecracker::run_dir`]. Every launch does so too.
+    pub fn sweep(&self) {
+        home::sweep(&self.kind(), |id| match &self.jail {
+            Some(jail) => jail.cgroup_directories(id),
+            None => Vec::new(),
+        });
+    }
+
+    /// Where the directories of all machines of this binary are; the jailer's rule.
+    fn kind(&self) -> PathBuf {
+        self.run_dir.join(self.binary.file_name().unwrap_or_else(|| "firecracker".as_ref()))
+    }
+
+    fn prepare(&self, spec: Spec) -> Result<Prepared, VmmError> {
+        self.sweep();
+        let Spec { shape, parts, memory, start } = spec;
+        let boots = matches!(start, Start::Cold);
+        let longest_file = longest_file(shape, &parts)?;
+        let drives =
+            config::Drives { base: parts.base.is_some(), disk: parts.disk.is_some().then_some(parts.cache) };
+        let configuration = boots.then(|| config::cold(shape, drives, &parts.kernel_args)).transpose()?;
+        let files = files(parts, memory, start);
+        let of_vmm = config::arguments(boots);
+        let (home, mut order, status, user) = match &self.jail {
+            None => self.unjailed(files, of_vmm)?,
+            Some(jail) => self.jailed(jail, files, shape, longest_file, of_vmm)?,
+        };
+        if let Some(configuration) = configuration {
+            home.write(config::CONFIG, configuration.to_string().as_bytes())
+                .map_err(host("write the VMM's configuration"))?;
+        }
+        let log = home.pipe(config::LOG).map_err(host("make a pipe for the VMM's log"))?;
+        if let Some(user) = user {
+            jail::own(&log, user).map_err(host("give the VMM its log"))?;
+        }
+        order.directory = home.root_path();
+        let root = home.root().clone();
+        order.leftover = Some(Box::new(home));
+        Ok(Prepared { order, root, log, status, user })
+    }
+
+    fn unjailed(&self, files: Vec<Named>, of_vmm: Vec<std::ffi::OsString>) -> Result<Half, VmmError> {
+        let home = Home::make(&self.kind(), home::any_name).map_err(host("make the VMM's directory"))?;
+        let mut inherit = Vec::new();
+        for (name, file, _access) in files {
+            home.link(name, &file).map_err(host("name a file for the VMM"))?;
+            inherit.push(file);
+        }
+        let mut args = vec!["--id".into(), home.id().into()];
+        args.extend(of_vmm);
+        let order = order(&self.binary, args, inherit, None);
+        Ok((home, order, None, None))
+    }
+
+    fn jailed(
+        &self,
+        jail: &Jail,
+        files: Vec<Named>,
+        shape: Shape,
+        longest_file: u64,
+        of_vmm: Vec<std::ffi::OsString>,
+    ) -> Result<Half, VmmError> {
+        jail.check()?;
+        let mut user = 0;
+        let choose = || {
+            user = jail.any_id();
+            user.to_string()
+        };
+        let mut home = Home::make(&self.kind(), choose).map_err(host("make the VMM's directory"))?;
+        home.owns_cgroups(jail.cgroup_directories(home.id()));
+        let mut mounts = Vec::new();
+        for (name, file, access) in &files {
+            mounts.push(jail.admit(&home, user, &jail::Part { name, file, access: *access })?);
+        }
+        let (status, theirs) = pipe_with(PipeFlags::CLOEXEC)
+            .map_err(|errno| host("make a pipe for the VMM's end")(errno.into()))?;
+        let args = jail.arguments(&self.binary, &self.run_dir, user, shape, longest_file, of_vmm);
+        let warden = warden::Order { mounts, status: theirs };
+        Ok((home, order(&jail.binary, args, Vec::new(), Some(warden)), Some(status), Some(user)))
+    }
+}
+
+/// A file with its name and what the VMM may do with it.
+type Named = (&'static str, OwnedFd, Access);
+
+/// What the two ways to run have to say: the directory, the order, where its end is reported, and its user.
+type Half = (Home, Order, Option<OwnedFd>, Option<u32>);
+
+/// The files that the VMM opens.
+fn files(parts: Parts, memory: Memory, start: Start) -> Vec<Named> {
+    let mut all: Vec<Named> = Vec::new();
+    let mut add = |name, file: File, access| all.push((name, file.into(), access));
+    match start {
+        Start::Cold => {
+            add(config::KERNEL, parts.kernel, Access::Read);
+            add(config::INITRAMFS, parts.initramfs, Access::Read);
+        }
+        Start::Restore { state } => add(config::STATE, state, Access::Read),
+    }
+    if let Memory::From(file) = memory {
+        add(config::MEMORY, file, Access::Read);
+    }
+    if let Some(base) = parts.base {
+        add(config::BASE, base, Access::Read);
+    }
+    if let Some(disk) = parts.disk {
+        add(config::DISK, disk, Access::Write);
+    }
+    all
+}
+
+/// How long the longest file is that the machine may write, in bytes: its disk, or its memory when it is saved.
+fn longest_file(shape: Shape, parts: &Parts) -> Result<u64, VmmError> {
+    let disk = parts.disk.as_ref().map_or(Ok(0), |disk| disk.metadata().map(|metadata| metadata.len()));
+    Ok(disk.map_err(host("look at the disk"))?.max(shape.memory_bytes()))
+}
+
+fn order(
+    binary: &Path,
+    args: Vec<std::ffi::OsString>,
+    inherit: Vec<OwnedFd>,
+    warden: Option<warden::Order>,
+) -> Order {
+    Order {
+        binary: binary.to_owned(),
+        args,
+        inherit,
+        directory: "/".into(),
+        stdout: true,
+        warden,
+        leftover: None,
+    }
+}
+
+fn host(doing: &'static str) -> impl Fn(std::io::Error) -> VmmError {
+    move |source| VmmError::Host { doing, source }
+}
+
+/// Why `binary` could not be run.
+fn spawn_error(binary: &Path, source: std::io::Error) -> VmmError {
+    let binary = binary.to_owned();
+    // Also when its directory went away, so it is looked at.
+    if source.kind() == std::io::ErrorKind::NotFound && !binary.exists() {
+        VmmError::BinaryMissing { binary, source_of_it: SOURCE }
+    } else {
+        VmmError::Spawn { binary, source }
+    }
+}

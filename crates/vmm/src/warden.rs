@@ -1,0 +1,146 @@
+//! The process between us and a VMM that changes its user.
+//!
+//! ```text
+//!   this process --- pidfd, exit status ---> warden (PID 1 of a namespace) ---> jailer ---> VMM (PID 1 of another)
+//! ```
+//!
+//! The kernel forgets a process's parent-death signal when the process changes its user, which a jailer does for the
+//! VMM's sake, and the jailer itself exits once it has put the VMM into a namespace. So the process that we start, watch
+//! and kill is a third: the first of a PID namespace, whose end is the end of all in it, however many they are and
+//! whatever they did to their signals. It never changes its user and keeps the signal.
+//!
+//! It is a fork of this process that never runs a program: it waits, reports how the last process ended, and exits.
+//! What it shares with us is copied only as we write to it.
+//!
+//! It also brings files into the jail. A file is mounted, from a descriptor, on an empty file in the jail, in a mount
+//! namespace that ends with these processes: nobody else ever sees the mount, nothing has to be undone, and what is
+//! only read is mounted so. Hard links would need one file system, and would change the inode of a shared image.
+
+use std::ffi::CString;
+use std::io;
+use std::mem::size_of;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+
+use rustix::fs::{CWD, Mode, OFlags};
+use rustix::mount::{
+    MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
+};
+use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+
+/// A mount that is attached nowhere yet.
+#[derive(Debug)]
+pub(crate) struct Mount {
+    tree: OwnedFd,
+    name: CString,
+}
+
+/// What a mount allows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Access {
+    Read,
+    Write,
+}
+
+impl Mount {
+    /// The file behind `file`, to be mounted on `name`. The file must have a name itself.
+    pub(crate) fn of(file: &OwnedFd, name: &str, access: Access) -> io::Result<Mount> {
+        let flags =
+            OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
+        let tree = open_tree(file.as_fd(), c"", flags)?;
+        let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
+        if access == Access::Read {
+            set |= libc::MOUNT_ATTR_RDONLY;
+        }
+        let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+        // SAFETY: the descriptor is open, the path is a C string, and `attributes` is as long as said; the kernel only
+        // reads from it.
+        let done = unsafe {
+            libc::syscall(
+                libc::SYS_mount_setattr,
+                tree.as_raw_fd(),
+                c"".as_ptr(),
+                libc::AT_EMPTY_PATH,
+                &raw const attributes,
+                size_of::<libc::mount_attr>(),
+            )
+        };
+        if done != 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(Mount { tree, name: CString::new(name).map_err(io::Error::other)? })
+    }
+}
+
+/// What the warden of one VMM does.
+#[derive(Debug)]
+pub(crate) struct Order {
+    /// Mounted in the directory where the child starts.
+    pub(crate) mounts: Vec<Mount>,
+    /// Where the exit status of the last process goes, as `waitpid` gave it.
+    pub(crate) status: OwnedFd,
+}
+
+impl Order {
+    /// In the child, after fork: mounts, and becomes the warden. Returns in the warden's own child, which goes on to
+    /// run the program. Async-signal-safe calls only.
+    pub(crate) fn enter(&self) -> io::Result<()> {
+        // SAFETY: the process has one thread, and shares neither files nor working directory with another.
+        unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
+        mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        for mount in &self.mounts {
+            let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+            move_mount(mount.tree.as_fd(), c"", CWD, mount.name.as_c_str(), flags)?;
+        }
+        // Not libc's fork, which runs handlers and takes locks that may have been held when this process was forked.
+        // SAFETY: without flags this is a plain fork; both sides go on with memory of their own.
+        let forked = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
+        match forked {
+            0 => Ok(()),
+            1.. => self.keep_watch(),
+            _ => Err(io::Error::last_os_error()),
+        }
+    }
+
+    /// Waits for every process of the namespace to end. Only system calls.
+    fn keep_watch(&self) -> ! {
+        let status_fd = self.status.as_raw_fd();
+        // SAFETY: closes everything but the one descriptor that is used below; nothing that owns any of them is ever
+        // used or dropped again, because this function does not return.
+        unsafe {
+            if status_fd > 0 {
+                libc::syscall(libc::SYS_close_range, 0, status_fd - 1, 0);
+            }
+            libc::syscall(libc::SYS_close_range, status_fd + 1, libc::c_uint::MAX, 0);
+        }
+        let mut last = 0;
+        loop {
+            let mut status = 0;
+            // SAFETY: the kernel writes one int.
+            let reaped = unsafe { libc::waitpid(-1, &raw mut status, 0) };
+            if reaped > 0 {
+                last = status;
+            } else if rustix::io::Errno::from_io_error(&io::Error::last_os_error())
+                != Some(rustix::io::Errno::INTR)
+            {
+                break;
+            }
+        }
+        let bytes = last.to_ne_bytes();
+        // SAFETY: writes four bytes that live on the stack, and ends without running anything of the parent's.
+        unsafe {
+            libc::write(status_fd, bytes.as_ptr().cast(), bytes.len());
+            libc::_exit(0)
+        }
+    }
+}
+
+/// Runs `spawn` so that the process it makes is the first of a new PID namespace. Only for a thread that starts no
+/// other thread.
+pub(crate) fn in_new_pid_namespace<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+    let own = rustix::fs::open(c"/proc/thread-self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: a PID namespace concerns only the processes that this thread makes from here on.
+    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }?;
+    let spawned = spawn();
+    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
+    spawned
+}

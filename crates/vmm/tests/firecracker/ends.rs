@@ -1,0 +1,251 @@
+//! Every way to go, jailed and not: who is killed when, and that nothing stays behind.
+
+use std::collections::BTreeSet;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use crate::guest::{self, Place, end_of, said, script, signal};
+use pyro_vmm::{Exit, Firecracker, Reason, VmmError};
+
+async fn signals_are_told_apart(place: Place) {
+    // Firecracker makes an exit of its own of some; a jailed one is the first of its namespace, where a signal without
+    // a handler is not even delivered, so only what always works is sent there.
+    let mut all = vec![(libc::SIGKILL, Reason::Killed, Exit::Signal(libc::SIGKILL))];
+    if place.firecracker.jail.is_none() {
+        all.push((libc::SIGTERM, Reason::Killed, Exit::Signal(libc::SIGTERM)));
+    }
+    all.push((libc::SIGHUP, Reason::Killed, Exit::Code(156)));
+    all.push((libc::SIGSEGV, Reason::Crash, Exit::Code(150)));
+    for (number, reason, how) in all {
+        let machine = place.firecracker.launch(place.spec()).await.unwrap();
+        said(&machine, "here").await;
+        signal(machine.pid(), number);
+        let death = end_of(&machine).await;
+        assert_eq!((death.reason, death.how), (reason, how), "{death:?}");
+        assert!(death.console_tail.contains("here"), "{death:?}");
+        place.assert_clean();
+    }
+}
+
+#[tokio::test]
+async fn signals_to_the_vmm_are_told_apart() {
+    signals_are_told_apart(guest::place()).await;
+}
+
+#[tokio::test]
+async fn signals_to_the_jailed_vmm_are_told_apart() {
+    signals_are_told_apart(guest::jailed()).await;
+}
+
+async fn a_vmm_dies_under_a_request(place: Place) {
+    let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
+    let pid = machine.pid();
+    signal(pid, libc::SIGSTOP);
+    let killer = tokio::spawn(async move {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        signal(pid, libc::SIGKILL);
+    });
+    let error = machine.pause().await.unwrap_err();
+    assert!(matches!(&error, VmmError::Died { during: "PATCH /vm", .. }), "{error:?}");
+    let error = machine.resume().await;
+    // It is not known to be paused, so there is nothing to resume.
+    assert!(error.is_ok(), "{error:?}");
+    let error = machine.pause().await.unwrap_err();
+    assert!(matches!(&error, VmmError::Died { .. }), "{error:?}");
+    killer.await.unwrap();
+    place.assert_clean();
+}
+
+#[tokio::test]
+async fn a_vmm_that_dies_under_a_request_ends_it() {
+    a_vmm_dies_under_a_request(guest::place()).await;
+}
+
+#[tokio::test]
+async fn a_jailed_vmm_that_dies_under_a_request_ends_it() {
+    a_vmm_dies_under_a_request(guest::jailed()).await;
+}
+
+#[tokio::test]
+async fn a_binary_that_is_none_is_an_error() {
+    let place = guest::place();
+    let with = |binary: std::path::PathBuf| Firecracker { binary, ..place.firecracker.clone() };
+    let error = with("/nonexistent".into()).launch(place.spec()).await.unwrap_err();
+    assert!(matches!(&error, VmmError::BinaryMissing { .. }), "{error:?}");
+    let error = with("/etc/passwd".into()).launch(place.spec()).await.unwrap_err();
+    assert!(matches!(&error, VmmError::Spawn { .. }), "{error:?}");
+    let script = script(place.dir.path(), "firecracker", "echo broken >&2; exit 3");
+    let error = with(script).launch(place.spec()).await.unwrap_err();
+    let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
+    assert_eq!((death.how, death.last_words()), (Exit::Code(3), Some("broken")));
+    place.assert_clean();
+}
+
+#[tokio::test]
+async fn a_vmm_that_never_answers_is_given_up_and_killed() {
+    let place = guest::place();
+    let binary = script(place.dir.path(), "firecracker", "exec sleep 1000");
+    let silent = Firecracker { binary, ..place.firecracker.clone() };
+    let error = silent.launch(place.spec()).await.unwrap_err();
+    assert!(matches!(&error, VmmError::Deadline { command: "its launch", .. }), "{error:?}");
+    place.assert_clean();
+}
+
+/// Cancels launches at every step, and kills whatever process there is at every step.
+async fn steps(place: Place) {
+    for microseconds in (0..24_000).step_by(1500) {
+        let launch = place.firecracker.launch(place.spec());
+        drop(tokio::time::timeout(Duration::from_micros(microseconds), launch).await);
+        settle(&place).await;
+    }
+    for milliseconds in 0..16 {
+        let (adapter, spec) = (place.firecracker.clone(), place.spec());
+        let launch = tokio::spawn(async move { adapter.launch(spec).await });
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        for process in place.processes() {
+            let pid = process.split(' ').next().unwrap().parse().unwrap();
+            // SAFETY: kill has no memory effects; one that ended meanwhile is no matter.
+            unsafe { libc::kill(pid, libc::SIGKILL) };
+        }
+        match launch.await.unwrap() {
+            Ok(machine) => drop(machine),
+            Err(VmmError::Died { .. } | VmmError::Host { .. } | VmmError::Spawn { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        settle(&place).await;
+    }
+}
+
+async fn settle(place: &Place) {
+    let begin = Instant::now();
+    while !(place.homes().is_empty() && place.processes().is_empty() && guest::cgroups().is_empty()) {
+        assert!(
+            begin.elapsed() < Duration::from_secs(5),
+            "{:?} {:?} {:?}",
+            place.homes(),
+            place.processes(),
+            guest::cgroups()
+        );
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_launch_that_ends_at_any_step_leaves_nothing() {
+    steps(guest::place()).await;
+}
+
+#[tokio::test]
+async fn a_jailed_launch_that_ends_at_any_step_leaves_nothing() {
+    steps(guest::jailed()).await;
+}
+
+async fn eight(place: Place) {
+    let mut all = tokio::task::JoinSet::new();
+    for _ in 0..8 {
+        let (adapter, spec) = (place.firecracker.clone(), place.spec());
+        all.spawn(async move { adapter.launch(spec).await.unwrap() });
+    }
+    let machines = all.join_all().await;
+    let pids: BTreeSet<u32> = machines.iter().map(pyro_vmm::Machine::pid).collect();
+    assert_eq!((pids.len(), place.homes().len()), (8, 8));
+    for machine in &machines {
+        said(machine, "here").await;
+    }
+    let before = descriptors();
+    for machine in machines {
+        machine.stop().await.unwrap();
+    }
+    assert!(descriptors() < before);
+    place.assert_clean();
+}
+
+fn descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}
+
+#[tokio::test]
+async fn eight_machines_at_once() {
+    eight(guest::place()).await;
+}
+
+#[tokio::test]
+async fn eight_jailed_machines_at_once() {
+    eight(guest::jailed()).await;
+}
+
+/// The test binary runs itself: the child starts a machine, says its pid, and is killed.
+fn orphan(test: &str, place: &Place) {
+    const ROLE: &str = "PYRO_TEST_ORPHAN_IN";
+    if let Some(run_dir) = std::env::var_os(ROLE) {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let adapter = Firecracker { run_dir: run_dir.into(), ..place.firecracker.clone() };
+        let machine = runtime.block_on(adapter.launch(place.spec())).unwrap();
+        println!("pid={}", machine.pid());
+        std::thread::sleep(Duration::from_secs(60));
+        return;
+    }
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", test, "--nocapture"])
+        .env(ROLE, &place.firecracker.run_dir)
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
+    let pid = lines.map_while(Result::ok).find_map(|line| line.split("pid=").nth(1)?.parse::<u32>().ok());
+    let pid = pid.expect("the child says its pid");
+    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    assert_eq!(place.homes().len(), 1);
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let begin = Instant::now();
+    // A zombie that nobody reaps yet holds nothing any more.
+    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
+        assert!(begin.elapsed() < Duration::from_secs(1), "the VMM {pid} outlives its parent");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    // What had a name goes with the next launch, or when it is asked for.
+    assert_eq!(place.homes().len(), 1);
+    place.firecracker.sweep();
+    place.assert_clean();
+    assert_eq!(guest::cgroups(), BTreeSet::new());
+}
+
+#[test]
+fn a_vmm_does_not_outlive_its_process() {
+    orphan("ends::a_vmm_does_not_outlive_its_process", &guest::place());
+}
+
+#[test]
+fn a_jailed_vmm_does_not_outlive_its_process() {
+    orphan("ends::a_jailed_vmm_does_not_outlive_its_process", &guest::jailed());
+}
+
+async fn the_warden(place: Place) {
+    let machine = place.firecracker.launch(place.spec()).await.unwrap();
+    let pid = machine.pid();
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:")).unwrap().trim().parse().unwrap();
+    assert_ne!(parent, std::process::id(), "a warden is between");
+    signal(parent, libc::SIGKILL);
+    let death = end_of(&machine).await;
+    assert_eq!(death.reason, Reason::Killed, "{death:?}");
+    assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it takes the VMM along");
+    place.assert_clean();
+}
+
+#[tokio::test]
+async fn a_warden_that_is_killed_takes_its_vmm_along() {
+    the_warden(guest::jailed()).await;
+}
+
+#[test]
+fn a_runtime_that_goes_down_takes_its_machines_along() {
+    for place in [guest::place(), guest::jailed()] {
+        let runtime = tokio::runtime::Runtime::new().unwrap();
+        let machine = runtime.block_on(place.firecracker.launch(place.spec())).unwrap();
+        drop(runtime);
+        place.assert_clean();
+        drop(machine);
+    }
+}

@@ -1,0 +1,10 @@
+//! The Firecracker adapter with the real binaries: everything that needs no guest user space, on any machine with
+//! `/dev/kvm`. The guests are a few instructions each.
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
+
+mod api;
+mod ends;
+mod guest;
+mod jail;
+mod life;
+mod snapshot;
