@@ -145,8 +145,8 @@ impl Handle {
         }
     }
 
-    /// Waits until the API answers: after a cold start it does so once the machine is built.
-    pub(super) async fn greet(&mut self) -> Result<(), VmmError> {
+    /// Makes the machine and lets it boot.
+    pub(super) async fn boot(&mut self, requests: Vec<(&'static str, Value)>) -> Result<(), VmmError> {
         let answer = self.request("GET /version", None, REQUEST_DEADLINE).await?;
         let says = answer.get("firecracker_version").and_then(Value::as_str).unwrap_or_default();
         // Everything here was decided for the version that was asked once; a binary that was replaced since is another.
@@ -154,6 +154,9 @@ impl Handle {
             let expected = self.version;
             let detail = format!("it is version {says:?}, and {expected} was expected");
             return Err(VmmError::Refused { command: "GET /version", detail });
+        }
+        for (request, body) in requests {
+            self.request(request, Some(&body), REQUEST_DEADLINE).await?;
         }
         Ok(())
     }

@@ -30,6 +30,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::pipe::{PipeFlags, pipe_with};
+use serde_json::Value;
 
 pub(crate) use handle::Handle;
 pub use jail::{Cgroups, Jail, Limits};
@@ -74,6 +75,8 @@ struct Prepared {
     log: OwnedFd,
     status: Option<OwnedFd>,
     user: Option<u32>,
+    /// What makes the machine, unless it is loaded.
+    requests: Option<Vec<(&'static str, Value)>>,
 }
 
 impl Firecracker {
@@ -88,8 +91,7 @@ impl Firecracker {
     pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
         config::check(spec.shape, &spec.memory, &spec.start)?;
         self.version.refuse(Step::Launch)?;
-        let restores = matches!(spec.start, Start::Restore { .. });
-        if restores {
+        if matches!(spec.start, Start::Restore { .. }) {
             self.version.refuse(Step::Restore)?;
         }
         let shape = spec.shape;
@@ -100,7 +102,7 @@ impl Firecracker {
         };
         let prepared =
             prepare.await.map_err(|source| host("prepare the VMM's directory")(source.into()))??;
-        let Prepared { order, root, log, status, user } = prepared;
+        let Prepared { order, root, log, status, user, requests } = prepared;
         let program = order.binary.clone();
         let process = spawn::spawn(order).await.map_err(|source| spawn_error(&program, source))?;
         let (pid, killer) = (process.pid(), process.killer());
@@ -119,7 +121,10 @@ impl Firecracker {
         };
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
             handle.find_pid().await?;
-            if restores { handle.load().await } else { handle.greet().await }
+            match requests {
+                None => handle.load().await,
+                Some(requests) => handle.boot(requests).await,
+            }
         })
         .await
         .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: LAUNCH_DEADLINE }));
@@ -149,21 +154,19 @@ impl Firecracker {
     fn prepare(&self, spec: Spec) -> Result<Prepared, VmmError> {
         self.sweep();
         let Spec { shape, parts, memory, start } = spec;
-        let boots = matches!(start, Start::Cold);
         let longest_file = longest_file(shape, &parts)?;
         let drives =
             config::Drives { base: parts.base.is_some(), disk: parts.disk.is_some().then_some(parts.cache) };
-        let configuration = boots.then(|| config::cold(shape, drives, &parts.kernel_args)).transpose()?;
+        let requests = match start {
+            Start::Cold => Some(config::cold(shape, drives, &parts.kernel_args)?),
+            Start::Restore { .. } => None,
+        };
         let files = files(parts, memory, start);
-        let of_vmm = config::arguments(boots);
+        let of_vmm = config::arguments();
         let (home, mut order, status, user) = match &self.jail {
             None => self.unjailed(files, of_vmm)?,
             Some(jail) => self.jailed(jail, files, shape, longest_file, of_vmm)?,
         };
-        if let Some(configuration) = configuration {
-            home.write(config::CONFIG, configuration.to_string().as_bytes())
-                .map_err(host("write the VMM's configuration"))?;
-        }
         let log = home.pipe(config::LOG).map_err(host("make a pipe for the VMM's log"))?;
         if let Some(user) = user {
             jail::own(&log, user).map_err(host("give the VMM its log"))?;
@@ -171,7 +174,7 @@ impl Firecracker {
         order.directory = home.root_path();
         let root = home.root().clone();
         order.leftover = Some(Box::new(home));
-        Ok(Prepared { order, root, log, status, user })
+        Ok(Prepared { order, root, log, status, user, requests })
     }
 
     fn unjailed(&self, files: Vec<Named>, of_vmm: Vec<std::ffi::OsString>) -> Result<Half, VmmError> {

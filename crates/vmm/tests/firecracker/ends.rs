@@ -1,6 +1,7 @@
 //! Every way to go, jailed and not: who is killed when, and that nothing stays behind.
 
 use std::collections::BTreeSet;
+use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
@@ -181,7 +182,8 @@ fn orphan(test: &str, place: &Place) {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let adapter = Firecracker { run_dir: run_dir.into(), ..place.firecracker.clone() };
         let machine = runtime.block_on(adapter.launch(place.spec())).unwrap();
-        println!("pid={}", machine.pid());
+        let mut out = std::io::stdout();
+        writeln!(out, "pid={}", machine.pid()).unwrap();
         std::thread::sleep(Duration::from_secs(60));
         return;
     }

@@ -81,8 +81,7 @@ async fn the_socket_of_the_stream_lives_as_long_as_the_machine() {
     let root = place.only_root();
     let names: std::collections::BTreeSet<_> =
         std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name()).collect();
-    let expected =
-        ["api.sock", "base.ext4", "config.json", "disk.ext4", "initramfs", "kernel", "log", "v.sock"];
+    let expected = ["api.sock", "base.ext4", "disk.ext4", "initramfs", "kernel", "log", "v.sock"];
     assert!(names.iter().eq(expected), "{names:?}");
     machine.stop().await.unwrap();
     assert!(!root.exists());
