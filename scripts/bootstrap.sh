@@ -37,6 +37,9 @@ case $purpose in
     test)
         need_program ps procps
         need_program mount mount
+        # Firecracker's release, and the way to it where the release cannot be reached.
+        need_program curl curl
+        python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
         ;;
     bench)
         need_program python3 python3

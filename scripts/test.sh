@@ -21,6 +21,8 @@ step "building pyro" cargo build --release --locked --package pyro-cli
 step "making the runtime" cargo xtask runtime
 PYRO_TEST_KERNEL=$(cargo xtask kernel)
 export PYRO_TEST_KERNEL
+PYRO_TEST_FIRECRACKER_DIR=$(cargo xtask firecracker)
+export PYRO_TEST_FIRECRACKER_DIR
 for environment in debian:12 debian:12-base debian:12-build; do
     step "making the environment $environment" target/release/pyro env pull "$environment"
 done

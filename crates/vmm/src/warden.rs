@@ -20,6 +20,7 @@ use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Child;
 
 use rustix::fs::{CWD, Mode, OFlags};
 use rustix::mount::{
@@ -136,11 +137,17 @@ impl Order {
 
 /// Runs `spawn` so that the process it makes is the first of a new PID namespace. Only for a thread that starts no
 /// other thread.
-pub(crate) fn in_new_pid_namespace<T>(spawn: impl FnOnce() -> io::Result<T>) -> io::Result<T> {
+pub(crate) fn in_new_pid_namespace(spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<Child> {
     let own = rustix::fs::open(c"/proc/thread-self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: a PID namespace concerns only the processes that this thread makes from here on.
     unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }?;
     let spawned = spawn();
-    move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID))?;
-    spawned
+    match (move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID)), spawned) {
+        (Ok(()), spawned) => spawned,
+        (Err(errno), Ok(mut child)) => {
+            let _ended = child.kill().and_then(|()| child.wait());
+            Err(errno.into())
+        }
+        (Err(errno), Err(_)) => Err(errno.into()),
+    }
 }

@@ -28,7 +28,10 @@ const SPARE_THREADS: u64 = 8;
 /// Files may grow this far beyond the largest that the machine was given: sockets, logs and the state are small.
 const FILE_ROOM: u64 = 16 << 20;
 
-/// How machines are jailed. Needs root.
+/// How machines are jailed. Needs root, and Linux 5.12 for the mounts.
+///
+/// A machine's disk belongs to its user from its launch on. What is only read must be readable by others: what is not
+/// for everybody's eyes belongs into a directory that others cannot enter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jail {
     /// The path of `jailer`, of the same version as the VMM.

@@ -8,3 +8,4 @@ mod guest;
 mod jail;
 mod life;
 mod snapshot;
+mod user_space;
