@@ -7,7 +7,8 @@ use crate::death::Reason;
 const KVM: &[&str] =
     &["/dev/kvm", "KVM object", "Kvm(", "KVM capabilities", "Cannot create the VM", "create a VM"];
 
-/// Of guest memory that the host does not give.
+/// Of guest memory that the host does not give at once. Firecracker reserves nothing: a guest that is too large for the
+/// host starts, and ends when it touches what is not there.
 const MEMORY: &[&str] = &["Cannot allocate memory", "os error 12"];
 
 /// Turns the end of a Firecracker that never came up into what it ended over.
