@@ -1,10 +1,9 @@
-//! Who the guest is: clock, randomness, host name and machine id, given by the host at the start of each session.
+//! Who the guest is: clock, randomness, host name, machine id, boot id and generation, given by the host at the start
+//! of each session.
 //!
 //! A restored guest is its template's twin until this was done, so it is done before any command of the session.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
 
 use pyro_proto::message::{Failure, FailureKind, Identity};
 use rustix::fs::{Mode, OFlags};
@@ -42,14 +41,66 @@ pub fn assume(identity: &Identity, in_guest: bool) -> Result<(), Failure> {
         |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
     // First the randomness: from here on the guest is nobody's twin.
     credit(&identity.entropy).map_err(say("entropy"))?;
-    let (seconds, nanoseconds) =
-        (identity.unix_time_ns / 1_000_000_000, identity.unix_time_ns % 1_000_000_000);
-    let time = Timespec { tv_sec: seconds as i64, tv_nsec: nanoseconds as i64 };
-    rustix::time::clock_settime(ClockId::Realtime, time).map_err(say("the clock"))?;
+    set_clock(identity.unix_time_ns, in_guest)?;
     rustix::system::sethostname(identity.hostname.as_bytes()).map_err(say("the host name"))?;
-    // An image without a writable /etc is not refused for that.
-    let _ = write_machine_id(&identity.machine_id);
+    let generation = format!("{DIRECTORY}/generation");
+    replace(&generation, &hex(&identity.generation)).map_err(say("the generation"))?;
+    if let Some(id) = &identity.boot_id {
+        show_boot_id(id).map_err(say("the boot id"))?;
+    }
     Ok(())
+}
+
+/// Where the guest finds what of its identity has no other place.
+pub const DIRECTORY: &str = "/run/pyro";
+
+/// Sets the wall clock of a guest to nanoseconds since 1970 UTC.
+pub fn set_clock(unix_time_ns: u64, in_guest: bool) -> Result<(), Failure> {
+    if !in_guest {
+        return Ok(());
+    }
+    let (seconds, nanoseconds) = (unix_time_ns / 1_000_000_000, unix_time_ns % 1_000_000_000);
+    let time = Timespec { tv_sec: seconds as i64, tv_nsec: nanoseconds as i64 };
+    rustix::time::clock_settime(ClockId::Realtime, time)
+        .map_err(|errno| failure(FailureKind::Internal, "identity", errno, "the clock"))
+}
+
+/// Shows `id` where the kernel shows its own boot id, which cannot be changed once it was made.
+fn show_boot_id(id: &[u8; 16]) -> Result<(), Errno> {
+    const KERNELS: &str = "/proc/sys/kernel/random/boot_id";
+    let ours = format!("{DIRECTORY}/boot_id");
+    // Version and variant bits of a random UUID.
+    let mut id = *id;
+    id[6] = (id[6] & 0x0f) | 0x40;
+    id[8] = (id[8] & 0x3f) | 0x80;
+    let digits = hex(&id);
+    let text =
+        [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..32]].join("-") + "\n";
+    replace(&ours, &text)?;
+    let same = |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    // Once it is mounted the next id only has to be written.
+    if !same(rustix::fs::stat(&ours)?, rustix::fs::stat(KERNELS)?) {
+        rustix::mount::mount_bind(&ours, KERNELS)?;
+    }
+    Ok(())
+}
+
+/// `bytes` in hexadecimal, and a newline.
+fn hex(bytes: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(33);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('\n');
+    text
+}
+
+/// Writes a file whole, in place; not through a link.
+fn replace(path: &str, text: &str) -> Result<(), Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = rustix::fs::open(path, flags, Mode::from_raw_mode(0o444))?;
+    // A few bytes: a file takes them whole or fails.
+    rustix::io::write(&file, text.as_bytes()).map(drop)
 }
 
 fn is_host_name(name: &str) -> bool {
@@ -76,19 +127,10 @@ fn last() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
 }
 
-/// Writes `/etc/machine-id` where it differs; not through a link, which would be the image's own arrangement.
-fn write_machine_id(id: &[u8; 16]) -> std::io::Result<()> {
-    let mut text = String::with_capacity(33);
-    for byte in id {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text.push('\n');
-    if std::fs::read("/etc/machine-id").is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(());
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o444).custom_flags(libc::O_NOFOLLOW);
-    options.open("/etc/machine-id")?.write_all(text.as_bytes())
+/// Writes `/etc/machine-id`; not through a link, which would be the image's own arrangement. An image without a writable
+/// `/etc` is not refused for that.
+pub fn write_machine_id(id: &[u8; 16]) {
+    let _ = replace("/etc/machine-id", &hex(id));
 }
 
 #[cfg(test)]

@@ -14,7 +14,7 @@ use futures::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_REQUEST};
 use pyro_proto::link::Link;
-use pyro_proto::message::{AgentInfo, ExecEvent, FailureKind, Reply, Request};
+use pyro_proto::message::{AgentInfo, ExecEvent, Failure, FailureKind, Identity, Reply, Request};
 use pyro_proto::mux::{self, ConnectionError, Stream};
 
 use crate::boot::Root;
@@ -28,7 +28,55 @@ pub struct Agent {
     /// The commands and what they need.
     pub commands: Commands,
     /// What became of the root filesystem.
-    pub root: Root,
+    root: RefCell<Root>,
+    /// The machine id that the host gave last, for a root that is assembled after that.
+    machine_id: Cell<Option<[u8; 16]>>,
+}
+
+impl Agent {
+    /// One that has not been told who it is.
+    pub fn new(commands: Commands, root: Root) -> Self {
+        Self { commands, root: RefCell::new(root), machine_id: Cell::default() }
+    }
+
+    /// Takes `identity` on, and says what answers here.
+    fn identify(&self, identity: &Identity) -> Result<AgentInfo, Failure> {
+        let root = self.root.borrow();
+        identity::assume(identity, root.is_pid1())?;
+        self.machine_id.set(Some(identity.machine_id));
+        if root.is_ready() {
+            identity::write_machine_id(&identity.machine_id);
+        }
+        Ok(AgentInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            root_ready: root.is_ready(),
+            root_problem: root.problem().cloned(),
+        })
+    }
+
+    /// Assembles a root that waits for it.
+    fn assemble(&self) -> Result<(), Failure> {
+        let assembled = match &*self.root.borrow() {
+            Root::Waiting(waiting) => waiting.assemble(),
+            Root::Failed(failure) => return Err(failure.clone()),
+            _ => {
+                return Err(refusal(
+                    FailureKind::BadRequest,
+                    "root",
+                    "no root file system waits to be assembled",
+                ));
+            }
+        };
+        self.root.replace(assembled);
+        if let Some(failure) = self.root.borrow().problem() {
+            return Err(failure.clone());
+        }
+        if let Some(id) = self.machine_id.get() {
+            identity::write_machine_id(&id);
+        }
+        Ok(())
+    }
 }
 
 /// Why a session ended, where the host asked for it.
@@ -104,21 +152,21 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
     let mut order = None;
     let reply = match request {
         Ok(Request::Exec(request)) => {
-            match agent.root.problem() {
+            let refused = agent.root.borrow().refuses();
+            match refused {
                 None => exec::run(&agent.commands, frames, write, request).await,
-                Some(problem) => last_word(&mut write, &ExecEvent::Failed(problem.clone())).await,
+                Some(problem) => last_word(&mut write, &ExecEvent::Failed(problem)).await,
             }
             return None;
         }
-        Ok(Request::Identify(identity)) => match identity::assume(&identity, agent.root.is_pid1()) {
-            Ok(()) => Reply::Identified(AgentInfo {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-                root_ready: agent.root.is_ready(),
-                root_problem: agent.root.problem().cloned(),
-            }),
+        Ok(Request::Identify(identity)) => match agent.identify(&identity) {
+            Ok(info) => Reply::Identified(info),
             Err(failure) => Reply::Failed(failure),
         },
+        Ok(Request::SetClock(unix_time_ns)) => {
+            done(identity::set_clock(unix_time_ns, agent.root.borrow().is_pid1()))
+        }
+        Ok(Request::Assemble) => done(agent.assemble()),
         Ok(Request::Ping) => Reply::Done,
         Ok(Request::Detach) => {
             order = Some(Order::Detach);
@@ -133,6 +181,13 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
     };
     last_word(&mut write, &reply).await;
     order
+}
+
+fn done(result: Result<(), Failure>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(failure) => Reply::Failed(failure),
+    }
 }
 
 /// Says the last word of a call. A host that is gone does not hear it, which its session will see by itself.

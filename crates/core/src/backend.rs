@@ -6,7 +6,6 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -17,8 +16,9 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::host;
-use crate::launch::{self, BootError, Root};
+use crate::launch::{self, BootError, Root, Wish};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL, RuntimeError};
+use crate::timeline::Timeline;
 
 /// What the person asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -161,14 +161,14 @@ pub async fn choose(
         return Err(BackendError::NoFirecracker);
     }
     let binary = &config.qemu_binary;
-    let Ok(binary_stat) = fs::metadata(binary) else {
+    if fs::metadata(binary).is_err() {
         return Err(BackendError::NoQemu(binary.clone()));
-    };
+    }
     let kvm = host::access("/dev/kvm");
     let key = Key {
         host_kernel: host::kernel_release(),
         cpu: host::cpu_model(),
-        qemu: format!("{} {} {}", binary.display(), binary_stat.size(), binary_stat.mtime()),
+        qemu: host::program_identity(binary),
         runtime: bundle.digest(),
         kvm: format!("{kvm:?}"),
     };
@@ -292,7 +292,8 @@ pub async fn probe_boot(
     let spec =
         Spec { shape: Shape { vcpus: 1, mem_mib: 256 }, parts, memory: Memory::Private, start: Start::Cold };
     let qemu = Qemu { binary: binary.to_owned(), accelerator };
-    Ok(launch::boot(&qemu, spec, "pyro-probe".into(), Root::Absent, deadline).await?)
+    let wish = Wish { hostname: "pyro-probe".into(), root: Root::Absent, deadline };
+    Ok(launch::boot(&qemu, spec, &wish, &Timeline::begin(None)).await?)
 }
 
 /// The first line of the innermost cause that says something of its own.

@@ -9,6 +9,8 @@ pub struct Config {
     pub bundle_dir: PathBuf,
     /// Installed environments.
     pub environment_dir: PathBuf,
+    /// Templates: saved guests that starts are restored from.
+    pub template_dir: PathBuf,
     /// Small things that only cost time to lose: digest stamps, the remembered choice of a backend.
     pub cache_dir: PathBuf,
     /// The file system on which throw-away disks live, as files that never have a name.

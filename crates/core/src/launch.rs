@@ -1,15 +1,18 @@
-//! From parts to a guest that answers: start the VMM, shake hands, give the guest its identity, check its root.
+//! From parts to a guest that answers: start the VMM, cold or from a saved state, shake hands, give the guest its
+//! identity, see to its root.
 //!
 //! The guest and its VMM are watched together: a VMM that dies while the handshake waits is an error at once, with
 //! the end of the guest's console in it, and a guest that hangs is one when the deadline passes.
 
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use pyro_proto::message::{AgentInfo, Failure};
-use pyro_vmm::{Accelerator, Death, Machine, Qemu, Spec, VmmError};
+use pyro_vmm::{Accelerator, Death, Machine, Qemu, Spec, Start, VmmError};
 
 use crate::guest::{Guest, GuestError};
 use crate::identity::{self, NoRandomness};
+use crate::timeline::{Step, Timeline};
 
 /// A guest that answers, in a VMM that runs. Dropping it kills both.
 pub struct Booted {
@@ -81,31 +84,88 @@ pub fn boot_deadline(accelerator: Accelerator) -> Duration {
     }
 }
 
-/// Whether a guest must have its root file system to count as up.
+/// What becomes of a guest's root file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Root {
-    /// It must.
-    Needed,
+    /// The guest has it when it answers.
+    Ready,
+    /// The guest is told to assemble it, once it has its identity.
+    Assemble,
+    /// The guest waits to be told so, after it was saved and restored.
+    Later,
     /// It has no disks; only whether it boots is asked.
     Absent,
 }
 
-/// Starts a guest and waits until it has its identity, for at most `deadline`.
-pub async fn boot(
+/// How a guest is to come up.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Its host name.
+    pub hostname: String,
+    /// Its root file system.
+    pub root: Root,
+    /// How long it may take to answer.
+    pub deadline: Duration,
+}
+
+/// Starts a guest, cold or from a saved state, and waits until it has its identity.
+pub async fn boot(qemu: &Qemu, spec: Spec, wish: &Wish, timeline: &Timeline) -> Result<Booted, BootError> {
+    let begin = Instant::now();
+    let restores = matches!(spec.start, Start::Restore { .. });
+    let (machine, stream) = launch(qemu, spec, timeline).await?;
+    meet(machine, stream, restores, wish, begin, timeline).await
+}
+
+/// As [`boot`], with a second descriptor of the guest's stream, which keeps it open when the session has ended.
+pub async fn boot_keeping_stream(
     qemu: &Qemu,
     spec: Spec,
-    hostname: String,
-    root: Root,
-    deadline: Duration,
-) -> Result<Booted, BootError> {
+    wish: &Wish,
+    timeline: &Timeline,
+) -> Result<(Booted, UnixStream), BootError> {
     let begin = Instant::now();
+    let (machine, stream) = launch(qemu, spec, timeline).await?;
+    let kept = stream.try_clone().map_err(|_| BootError::NoStream)?;
+    Ok((meet(machine, stream, false, wish, begin, timeline).await?, kept))
+}
+
+async fn launch(qemu: &Qemu, spec: Spec, timeline: &Timeline) -> Result<(Machine, UnixStream), BootError> {
+    let restores = matches!(spec.start, Start::Restore { .. });
     let mut machine = qemu.launch(spec).await.map_err(BootError::Launch)?;
     let stream = machine.take_stream().ok_or(BootError::NoStream)?;
+    timeline.mark_at(Step::VmmAnswered, machine.launched().answered);
+    if restores {
+        timeline.mark_at(Step::StateLoaded, machine.launched().ready);
+    }
+    Ok((machine, stream))
+}
+
+/// Resumes a guest that was paused, if it was, and makes its acquaintance over `stream`: handshake, identity, root.
+///
+/// The guest and its VMM are watched together.
+pub async fn meet(
+    mut machine: Machine,
+    stream: UnixStream,
+    paused: bool,
+    wish: &Wish,
+    begin: Instant,
+    timeline: &Timeline,
+) -> Result<Booted, BootError> {
     let watch = machine.watch();
-    let left = deadline.saturating_sub(begin.elapsed());
+    let left = wish.deadline.saturating_sub(begin.elapsed());
     let talk = async {
-        let guest = Guest::connect(stream, identity::random()?, left).await.map_err(Trouble::Guest)?;
-        let agent = guest.identify(identity::fresh(hostname)?).await.map_err(Trouble::Guest)?;
+        // The greeting is on its way before the guest runs: it finds it when it does.
+        let resume = async { if paused { machine.resume().await.map_err(Trouble::Resume) } else { Ok(()) } };
+        let connect =
+            async { Guest::connect(stream, identity::random()?, left).await.map_err(Trouble::Guest) };
+        let ((), guest) = tokio::try_join!(resume, connect)?;
+        timeline.mark(Step::Connected);
+        let agent = introduce(&guest, &wish.hostname).await?;
+        timeline.mark(Step::Identified);
+        if wish.root == Root::Assemble {
+            guest.assemble().await.map_err(Trouble::Root)?;
+            timeline.mark(Step::Assembled);
+        }
         Ok::<_, Trouble>((guest, agent))
     };
     let talked = tokio::select! {
@@ -113,21 +173,26 @@ pub async fn boot(
         talked = tokio::time::timeout(left, talk) => talked,
         death = watch.ended() => return Err(BootError::Died(death)),
     };
+    let silent =
+        |machine: &Machine| BootError::Deadline { after: wish.deadline, console: machine.console_tail() };
     let (guest, agent) = match talked {
         Ok(Ok(pair)) => pair,
-        Ok(Err(Trouble::Randomness(error))) => return Err(error.into()),
-        Ok(Err(Trouble::Guest(GuestError::Silent { .. }))) | Err(_) => {
-            return Err(BootError::Deadline { after: deadline, console: machine.console_tail() });
-        }
-        Ok(Err(Trouble::Guest(source))) => {
-            // A stream that breaks is mostly a VMM that just died, and that says more.
-            return Err(match tokio::time::timeout(GRACE, watch.ended()).await {
-                Ok(death) => BootError::Died(death),
-                Err(_) => BootError::Session { source, console: machine.console_tail() },
-            });
-        }
+        Err(_) => return Err(silent(&machine)),
+        Ok(Err(trouble)) => match trouble {
+            Trouble::Randomness(error) => return Err(error.into()),
+            Trouble::Resume(error) => return Err(BootError::Launch(error)),
+            Trouble::Guest(GuestError::Silent { .. }) => return Err(silent(&machine)),
+            Trouble::Root(GuestError::Failed(failure)) => return Err(BootError::Root(failure)),
+            Trouble::Guest(source) | Trouble::Root(source) => {
+                // A stream that breaks is mostly a VMM that just died, and that says more.
+                return Err(match tokio::time::timeout(GRACE, watch.ended()).await {
+                    Ok(death) => BootError::Died(death),
+                    Err(_) => BootError::Session { source, console: machine.console_tail() },
+                });
+            }
+        },
     };
-    if root == Root::Needed
+    if wish.root != Root::Absent
         && let Some(failure) = agent.root_problem
     {
         return Err(BootError::Root(failure));
@@ -135,11 +200,34 @@ pub async fn boot(
     Ok(Booted { machine, guest, agent, took: begin.elapsed() })
 }
 
+/// A clock that was set by a message which, with its answer, took longer than this is set once more: it cannot be
+/// wrong by more than that.
+const CLOCK_ERROR: Duration = Duration::from_millis(40);
+/// How often it is set again before it is left as it is, as on a host so busy that no message is quick.
+const CLOCK_TRIES: usize = 5;
+
+/// Gives the guest its identity.
+async fn introduce(guest: &Guest, hostname: &str) -> Result<AgentInfo, Trouble> {
+    let identity = identity::fresh(hostname.to_owned())?;
+    let mut asked = Instant::now();
+    let agent = guest.identify(identity).await.map_err(Trouble::Guest)?;
+    for _ in 0..CLOCK_TRIES {
+        if asked.elapsed() <= CLOCK_ERROR {
+            break;
+        }
+        asked = Instant::now();
+        guest.set_clock(identity::unix_now_ns()).await.map_err(Trouble::Guest)?;
+    }
+    Ok(agent)
+}
+
 /// How long to wait for the VMM's death to be known once its stream broke.
 pub const GRACE: Duration = Duration::from_millis(500);
 
 enum Trouble {
     Guest(GuestError),
+    Resume(VmmError),
+    Root(GuestError),
     Randomness(NoRandomness),
 }
 

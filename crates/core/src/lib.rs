@@ -21,4 +21,7 @@ pub mod launch;
 pub mod run;
 pub mod runtime;
 mod stamp;
+pub mod start;
+pub mod template;
+pub mod timeline;
 pub mod vm;

@@ -26,6 +26,6 @@ mod tsc;
 pub use console::Tail;
 pub use death::{Death, Exit, Reason, Watch};
 pub use error::VmmError;
-pub use machine::{Accelerator, Backend, Machine, Memory, Parts, Shape, Spec, Start};
-pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
+pub use machine::{Accelerator, Backend, Launched, Machine, Memory, Parts, Shape, Spec, Start};
+pub use qemu::{QEMU_DEVICE_MODEL, Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
 pub use tsc::tsc_khz;

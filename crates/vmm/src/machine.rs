@@ -6,6 +6,7 @@
 use std::fmt;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
+use std::time::Instant;
 
 use crate::VmmError;
 use crate::death::Watch;
@@ -114,6 +115,15 @@ pub struct Spec {
     pub start: Start,
 }
 
+/// When a launch got how far.
+#[derive(Debug, Clone, Copy)]
+pub struct Launched {
+    /// The VMM answered its first command.
+    pub answered: Instant,
+    /// It had loaded its state, if there was one to load; the launch was over.
+    pub ready: Instant,
+}
+
 /// A running VMM process and its guest. Dropping it kills both.
 #[derive(Debug)]
 pub struct Machine {
@@ -142,6 +152,13 @@ impl Machine {
     pub fn accelerator(&self) -> Accelerator {
         match &self.adapter {
             Adapter::Qemu(handle) => handle.accelerator(),
+        }
+    }
+
+    /// When its launch got how far.
+    pub fn launched(&self) -> Launched {
+        match &self.adapter {
+            Adapter::Qemu(handle) => handle.launched,
         }
     }
 

@@ -23,7 +23,7 @@ pub async fn measure(places: &Places, quick: bool) -> Result<Vec<Row>, Failure> 
     let request = VmRequest::new("debian:12");
     let mem_mib = request.mem_mib;
     let mut vm = Vm::create(places.factory.clone(), request, |_| {}).await?;
-    vm.start().await?;
+    vm.start(&mut |_| ()).await?;
     let mut rows = vec![round_trip(&mut vm, if quick { 1 } else { 5 }).await?];
     eprintln!("[bench] 500 commands");
     for _ in 0..if quick { 20 } else { 500 } {

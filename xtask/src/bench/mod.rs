@@ -68,9 +68,11 @@ pub fn from_words(places: &crate::places::Places, words: &[&str]) -> Result<(), 
     let quick = words.contains(&"--quick");
     let only = words.iter().find(|word| **word != "--quick").copied();
     let cache = crate::places::user_cache().ok_or("there is no place for a cache: set HOME")?;
+    let environment_dir = crate::places::environments().unwrap_or_else(|| cache.join("environments"));
     let config = Config {
         bundle_dir: places.runtime(),
-        environment_dir: crate::places::environments().unwrap_or_else(|| cache.join("environments")),
+        template_dir: environment_dir.join(".templates"),
+        environment_dir,
         cache_dir: cache.join("host"),
         scratch_dir: cache,
         qemu_binary: crate::places::qemu().ok_or("there is no qemu-system-x86_64 on this machine")?,
@@ -86,7 +88,7 @@ fn run(root: &Path, config: Config, quick: bool, only: Option<&str>) -> Result<(
     if !pyro.is_file() {
         return Err("target/release/pyro is missing: `cargo build --release -p pyro-cli` makes it".into());
     }
-    let factory = Factory { config: Arc::new(config), preference: Preference::Auto };
+    let factory = Factory::new(config, Preference::Auto);
     let places = Places { root: root.to_owned(), pyro, factory };
     let wanted = |group: &str| only.is_none_or(|only| only == group);
     let mut rows = Vec::new();

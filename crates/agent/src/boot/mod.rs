@@ -12,12 +12,13 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::{Either, select};
-use pyro_proto::message::Failure;
+use pyro_proto::message::{Failure, FailureKind};
 use rustix::process::Resource;
 
 use crate::exec::Commands;
 use crate::exec::spawn::Setup;
 use crate::exec::tree::{Trees, cgroup};
+use crate::failure::refusal;
 use crate::reaper::Reaper;
 use crate::server::{self, Outcome};
 use crate::session::Agent;
@@ -37,7 +38,9 @@ pub enum Root {
     /// This is a plain process: the root is the machine's own.
     Plain,
     /// PID 1 without a base image: only the initramfs is there.
-    Bare,
+    Diskless,
+    /// PID 1 with its base mounted, waiting for an order to assemble the rest.
+    Waiting(root::Waiting),
     /// PID 1 with its root assembled.
     Ready,
     /// PID 1 whose root could not be assembled.
@@ -55,11 +58,21 @@ impl Root {
         matches!(self, Self::Ready)
     }
 
-    /// Why commands cannot run.
+    /// What went wrong when it was assembled.
     pub fn problem(&self) -> Option<&Failure> {
         match self {
             Self::Failed(problem) => Some(problem),
             _ => None,
+        }
+    }
+
+    /// Why commands cannot run.
+    pub fn refuses(&self) -> Option<Failure> {
+        match self {
+            Self::Waiting(_) => {
+                Some(refusal(FailureKind::Unsupported, "root", "the root file system is not assembled yet"))
+            }
+            other => other.problem().cloned(),
         }
     }
 }
@@ -123,7 +136,7 @@ pub fn plain(listen: Listen) -> io::Result<()> {
         let reaper = Rc::new(Reaper::new(true)?);
         let setup = Setup { subreaper: true, ..Setup::default() };
         let commands = Commands::new(Rc::clone(&reaper), Trees::walking()?, setup)?;
-        let agent = Agent { commands, root: Root::Plain };
+        let agent = Agent::new(commands, Root::Plain);
         let serve = async {
             match listen {
                 Listen::Socket(path) => server::on_socket(&agent, &path).await,
@@ -152,14 +165,15 @@ pub fn run() -> ! {
     let begun = mounts::early();
     let _ = mounts::fill_standard_streams();
     let words = power::CommandLine::read();
+    let memory = mounts::late();
     let root = match begun {
-        Ok(()) => root::assemble(),
+        Ok(()) => root::begin(words.bare),
         Err(failure) => Root::Failed(failure),
     };
     if let Some(problem) = root.problem() {
         power::note(&format!("{}: {}", problem.stage, problem.message));
     }
-    let cgroups = mounts::late().and_then(cgroup::Cgroups::new);
+    let cgroups = memory.and_then(cgroup::Cgroups::new);
     let limit =
         rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
@@ -186,7 +200,7 @@ async fn serve(trees: Trees, root: Root, words: &power::CommandLine) -> io::Resu
         open_files: Some(COMMANDS_OPEN_FILES),
     };
     let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
-    let agent = Agent { commands, root };
+    let agent = Agent::new(commands, root);
     let sessions = async {
         let mut port = port::open().await?;
         loop {

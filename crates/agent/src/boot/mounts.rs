@@ -47,8 +47,8 @@ pub fn fill_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts and makes the rest, inside whatever root there is now. Each is useful without the others, so none that fails
-/// stops the next. Gives the guest's memory in MiB.
+/// Mounts and makes the rest of what is not on a disk. Each is useful without the others, so none that fails stops the
+/// next. Gives the guest's memory in MiB.
 pub fn late() -> io::Result<u64> {
     let tmpfs = MountFlags::NOSUID | MountFlags::NODEV;
     let table: [(&str, &str, MountFlags, &CStr); 5] = [
@@ -74,6 +74,17 @@ pub fn late() -> io::Result<u64> {
     }
     let _ = fs::create_dir("/run/lock");
     let _ = fs::set_permissions("/run/lock", fs::Permissions::from_mode(0o1777));
+    let _ = fs::create_dir(crate::identity::DIRECTORY);
+    let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
+    if let Err(error) = loopback_up() {
+        super::power::note(&format!("loopback: {error}"));
+    }
+    let info = rustix::system::sysinfo();
+    Ok(u64::from(info.mem_unit) * info.totalram as u64 / (1024 * 1024))
+}
+
+/// Makes what every root has on its disk.
+pub fn files() {
     // On the disk, not in memory: builds fill it, and the disk is the larger of the two.
     if fs::symlink_metadata("/tmp")
         .map_or(true, |tmp| tmp.is_dir() && tmp.permissions().mode() & 0o7777 != 0o1777)
@@ -81,18 +92,12 @@ pub fn late() -> io::Result<u64> {
         let _ = fs::create_dir("/tmp");
         let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
     }
-    let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
     for (path, text) in [("/etc/hosts", HOSTS), ("/etc/resolv.conf", RESOLV_CONF)] {
         // A link that leads nowhere is the image's own arrangement.
         if fs::symlink_metadata(path).is_err() {
             let _ = fs::write(path, text);
         }
     }
-    if let Err(error) = loopback_up() {
-        super::power::note(&format!("loopback: {error}"));
-    }
-    let info = rustix::system::sysinfo();
-    Ok(u64::from(info.mem_unit) * info.totalram as u64 / (1024 * 1024))
 }
 
 /// Brings `lo` up; the kernel gives it 127.0.0.1 and ::1 by itself.

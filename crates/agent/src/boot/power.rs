@@ -11,6 +11,8 @@ use rustix::system::RebootCommand;
 pub struct CommandLine {
     /// `pyro.oneshot`: power off when the host closes the stream after a session.
     pub oneshot: bool,
+    /// `pyro.bare`: leave the disk alone until the host orders the root to be assembled.
+    pub bare: bool,
 }
 
 impl CommandLine {
@@ -20,8 +22,8 @@ impl CommandLine {
     }
 
     fn parse(line: &[u8]) -> Self {
-        let oneshot = line.split(u8::is_ascii_whitespace).any(|word| word == b"pyro.oneshot");
-        Self { oneshot }
+        let has = |wanted: &[u8]| line.split(u8::is_ascii_whitespace).any(|word| word == wanted);
+        Self { oneshot: has(b"pyro.oneshot"), bare: has(b"pyro.bare") }
     }
 }
 
@@ -64,6 +66,7 @@ mod tests {
     fn words_are_whole() {
         assert!(CommandLine::parse(b"quiet pyro.oneshot\n").oneshot);
         assert!(!CommandLine::parse(b"pyro.oneshotx xpyro.oneshot\n").oneshot);
-        assert!(!CommandLine::parse(b"").oneshot);
+        assert!(CommandLine::parse(b"pyro.bare quiet").bare);
+        assert_eq!(CommandLine::parse(b""), CommandLine::default());
     }
 }

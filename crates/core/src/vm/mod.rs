@@ -15,7 +15,7 @@ pub mod registry;
 
 use std::sync::Arc;
 
-use pyro_vmm::{Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS};
+use pyro_vmm::Shape;
 use serde::Serialize;
 
 use crate::backend::{self, Choice, Preference, Probe};
@@ -26,8 +26,11 @@ use crate::environment::{CancelToken, EnvironmentError, Installed, PullEvent, St
 use crate::host;
 use crate::host_compat;
 use crate::identity;
-use crate::launch::{self, BootError, Booted, Root};
-use crate::runtime::{Bundle, INITRAMFS, KERNEL};
+use crate::launch::Booted;
+use crate::runtime::Bundle;
+use crate::start::{self, Disk, How, Order, Remark, Started, Use};
+use crate::template::Templates;
+use crate::timeline::{Observer, Step, Timeline};
 
 pub use error::VmError;
 pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout};
@@ -100,9 +103,18 @@ pub struct Factory {
     pub config: Arc<Config>,
     /// What the person asked for.
     pub preference: Preference,
+    /// Whether starts may use templates.
+    pub templates: Use,
+    /// Told of every step of every start, as `pyro bench` and tests want it.
+    pub observer: Option<Observer>,
 }
 
 impl Factory {
+    /// One that uses templates and tells nobody.
+    pub fn new(config: Config, preference: Preference) -> Self {
+        Self { config: config.into(), preference, templates: Use::default(), observer: None }
+    }
+
     /// The store of installed environments.
     pub fn store(&self) -> Store {
         Store::new(self.config.environment_dir.clone())
@@ -111,6 +123,53 @@ impl Factory {
     /// The runtime bundle.
     pub fn bundle(&self) -> Result<Bundle, VmError> {
         Ok(Bundle::open(&self.config.bundle_dir, &self.config.cache_dir)?)
+    }
+
+    /// The templates.
+    pub fn template_store(&self) -> Templates {
+        Templates::new(self.config.template_dir.clone())
+    }
+
+    /// Makes the template that a VM of this environment and otherwise default shape is restored from, unless it is
+    /// there. Says whether it was made.
+    ///
+    /// # Errors
+    /// When the guest cannot even be booted.
+    pub async fn warm(
+        &self,
+        environment: &Installed,
+        tell: &mut (dyn FnMut(Remark) + Send),
+    ) -> Result<bool, VmError> {
+        let bundle = self.bundle()?;
+        let choice = backend::choose(&self.config, &bundle, self.preference, Probe::IfNeeded).await?;
+        let request = VmRequest::new(&environment.manifest().name);
+        let shape = Shape { vcpus: request.vcpu_count as u8, mem_mib: request.mem_mib };
+        let timeline = Timeline::begin(self.observer.clone());
+        let order = self.order(&bundle, environment, &choice, shape, "pyro-template".into(), &timeline);
+        start::warm(order, tell).await
+    }
+
+    fn order<'a>(
+        &'a self,
+        bundle: &'a Bundle,
+        environment: &'a Installed,
+        choice: &'a Choice,
+        shape: Shape,
+        hostname: String,
+        timeline: &'a Timeline,
+    ) -> Order<'a> {
+        Order {
+            config: &self.config,
+            bundle,
+            environment,
+            qemu: &choice.qemu,
+            shape,
+            hostname,
+            kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
+            disk: Disk::Blank,
+            templates: self.templates,
+            timeline,
+        }
     }
 
     /// The environment, installed now if it was not, or not as it should be.
@@ -173,9 +232,6 @@ impl Drop for CancelOnDrop {
 /// The agent powers off when its host goes away; and no `dummy0` beside the loopback interface.
 const KERNEL_ARGS: [&str; 2] = ["pyro.oneshot", "dummy.numdummies=0"];
 
-/// How long a kernel that hung may hang again, for its console's sake.
-const DIAGNOSIS: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// What runs a VM's commands.
 enum Engine {
     None,
@@ -195,6 +251,8 @@ pub struct Vm {
     engine: Engine,
     /// Why the host stands in for a guest.
     host_reason: Option<String>,
+    timeline: Timeline,
+    how: Option<How>,
 }
 
 impl Vm {
@@ -206,6 +264,7 @@ impl Vm {
         request: VmRequest,
         events: impl FnMut(PullEvent) + Send + 'static,
     ) -> Result<Self, VmError> {
+        let timeline = Timeline::begin(factory.observer.clone());
         limits::check(&request, host::available_memory_mib())?;
         let (environment, host_reason) = match factory.environment(&request.environment, events).await {
             Ok(installed) => (Some(installed), None),
@@ -225,6 +284,8 @@ impl Vm {
             state: "created",
             engine: Engine::None,
             host_reason,
+            timeline,
+            how: None,
         })
     }
 
@@ -244,6 +305,16 @@ impl Vm {
     /// Why the host stands in for a guest, where it does.
     pub fn host_reason(&self) -> Option<&str> {
         self.host_reason.as_deref()
+    }
+
+    /// The steps of its life so far.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// Where its guest came from, once it has one.
+    pub fn how(&self) -> Option<How> {
+        self.how
     }
 
     /// What it is now.
@@ -294,21 +365,24 @@ impl Vm {
         self.expires_at().is_some_and(|at| now > at)
     }
 
-    /// Boots the guest.
+    /// Starts the guest, restored or booted; `tell` hears why it was not simply restored.
     ///
     /// With `allow_host_compat`, a guest that cannot run is no error: the host stands in, and
     /// [`Vm::host_reason`] says why.
-    pub async fn start(&mut self) -> Result<(), VmError> {
+    pub async fn start(&mut self, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<(), VmError> {
         if self.state != "created" {
             return Err(VmError::State { vm_id: self.id.clone(), state: self.state, wanted: "started" });
         }
         self.last_activity = identity::unix_now();
         let started = match &self.environment {
-            Some(environment) => self.boot(environment).await.map(Some),
+            Some(environment) => self.bring_up(environment, tell).await.map(Some),
             None => Ok(None),
         };
         self.engine = match started {
-            Ok(Some((booted, why))) => Engine::Guest(Box::new(booted), why),
+            Ok(Some((started, why))) => {
+                self.how = Some(started.how);
+                Engine::Guest(Box::new(started.booted), why)
+            }
             Ok(None) => Engine::Host,
             Err(error) if self.request.allow_host_compat && error.no_guest_can_run() => {
                 self.host_reason = Some(cause::chain(&error));
@@ -320,42 +394,19 @@ impl Vm {
         Ok(())
     }
 
-    async fn boot(&self, environment: &Installed) -> Result<(Booted, String), VmError> {
-        let config = &self.factory.config;
+    async fn bring_up(
+        &self,
+        environment: &Installed,
+        tell: &mut (dyn FnMut(Remark) + Send),
+    ) -> Result<(Started, String), VmError> {
         let bundle = self.factory.bundle()?;
-        let Choice { qemu, why, .. } =
-            backend::choose(config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
-        let hostname = || format!("pyro-{}", self.id);
-        let deadline = config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(qemu.accelerator));
-        let spec = self.spec(&bundle, environment, &[])?;
-        let error = match launch::boot(&qemu, spec, hostname(), Root::Needed, deadline).await {
-            Ok(booted) => return Ok((booted, why)),
-            Err(error) => error,
-        };
-        // A kernel that hangs says nothing on a quiet console: let it hang once more, talking.
-        if let BootError::Deadline { after, console } = &error
-            && console.trim().is_empty()
-        {
-            let spec = self.spec(&bundle, environment, VERBOSE_KERNEL_ARGS)?;
-            let again = launch::boot(&qemu, spec, hostname(), Root::Needed, deadline.min(DIAGNOSIS)).await;
-            if let Err(BootError::Deadline { console, .. }) = again {
-                return Err(BootError::Deadline { after: *after, console }.into());
-            }
-        }
-        Err(error.into())
-    }
-
-    /// What this VM's machine is made of; opened anew for each boot, its disk blank.
-    fn spec(&self, bundle: &Bundle, environment: &Installed, kernel_args: &[&str]) -> Result<Spec, VmError> {
-        let parts = Parts {
-            kernel: bundle.open_artifact(KERNEL)?,
-            initramfs: bundle.open_artifact(INITRAMFS)?,
-            base: Some(environment.open_base()?),
-            disk: Some(self.factory.store().new_disk(&self.factory.config.scratch_dir)?),
-            kernel_args: KERNEL_ARGS.iter().chain(kernel_args).map(|arg| (*arg).to_owned()).collect(),
-        };
+        let choice =
+            backend::choose(&self.factory.config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
-        Ok(Spec { shape, parts, memory: Memory::Private, start: Start::Cold })
+        let hostname = format!("pyro-{}", self.id);
+        let order = self.factory.order(&bundle, environment, &choice, shape, hostname, &self.timeline);
+        self.timeline.mark(Step::Prepared);
+        Ok((start::start(order, tell).await?, choice.why))
     }
 
     /// Runs one command. Dropping the future kills it.
@@ -375,6 +426,7 @@ impl Vm {
                 return Err(VmError::State { vm_id: self.id.clone(), state: self.state, wanted: "used" });
             }
         };
+        self.timeline.mark(Step::Executed);
         self.last_activity = identity::unix_now();
         Ok(outcome)
     }
@@ -383,6 +435,7 @@ impl Vm {
     pub async fn stop(&mut self) -> Result<(), VmError> {
         if let Engine::Guest(booted, _) = std::mem::replace(&mut self.engine, Engine::None) {
             booted.machine.stop().await.map_err(VmError::Stop)?;
+            self.timeline.mark(Step::Stopped);
         }
         self.state = "stopped";
         Ok(())
