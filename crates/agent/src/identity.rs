@@ -39,17 +39,22 @@ pub fn assume(identity: &Identity, in_guest: bool) -> Result<(), Failure> {
     }
     let say =
         |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
-    // First the randomness: from here on the guest is nobody's twin.
-    credit(&identity.entropy).map_err(say("entropy"))?;
+    // First the clock: the time in the message ages. No command runs before all of this is done.
     set_clock(identity.unix_time_ns, in_guest)?;
+    credit(&identity.entropy).map_err(say("entropy"))?;
     rustix::system::sethostname(identity.hostname.as_bytes()).map_err(say("the host name"))?;
     let generation = format!("{DIRECTORY}/generation");
     replace(&generation, &hex(&identity.generation)).map_err(say("the generation"))?;
+    replace(MACHINE_ID, &hex(&identity.machine_id)).map_err(say("the machine id"))?;
     if let Some(id) = &identity.boot_id {
         show_boot_id(id).map_err(say("the boot id"))?;
     }
     Ok(())
 }
+
+/// What `/etc/machine-id` shows: a file in memory, so that an identity costs no write to the guest's disk and shows up in
+/// no comparison of it.
+pub const MACHINE_ID: &str = "/run/pyro/machine-id";
 
 /// Where the guest finds what of its identity has no other place.
 pub const DIRECTORY: &str = "/run/pyro";
@@ -125,12 +130,6 @@ fn credit(entropy: &[u8; 32]) -> Result<(), Errno> {
 
 fn last() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-
-/// Writes `/etc/machine-id`; not through a link, which would be the image's own arrangement. An image without a writable
-/// `/etc` is not refused for that.
-pub fn write_machine_id(id: &[u8; 16]) {
-    let _ = replace("/etc/machine-id", &hex(id));
 }
 
 #[cfg(test)]

@@ -29,24 +29,18 @@ pub struct Agent {
     pub commands: Commands,
     /// What became of the root filesystem.
     root: RefCell<Root>,
-    /// The machine id that the host gave last, for a root that is assembled after that.
-    machine_id: Cell<Option<[u8; 16]>>,
 }
 
 impl Agent {
     /// One that has not been told who it is.
     pub fn new(commands: Commands, root: Root) -> Self {
-        Self { commands, root: RefCell::new(root), machine_id: Cell::default() }
+        Self { commands, root: RefCell::new(root) }
     }
 
     /// Takes `identity` on, and says what answers here.
     fn identify(&self, identity: &Identity) -> Result<AgentInfo, Failure> {
         let root = self.root.borrow();
         identity::assume(identity, root.is_pid1())?;
-        self.machine_id.set(Some(identity.machine_id));
-        if root.is_ready() {
-            identity::write_machine_id(&identity.machine_id);
-        }
         Ok(AgentInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -69,13 +63,7 @@ impl Agent {
             }
         };
         self.root.replace(assembled);
-        if let Some(failure) = self.root.borrow().problem() {
-            return Err(failure.clone());
-        }
-        if let Some(id) = self.machine_id.get() {
-            identity::write_machine_id(&id);
-        }
-        Ok(())
+        self.root.borrow().problem().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 }
 

@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use pyro_proto::message::{Failure, FailureKind};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::failure::failure;
@@ -75,6 +75,7 @@ pub fn late() -> io::Result<u64> {
     let _ = fs::create_dir("/run/lock");
     let _ = fs::set_permissions("/run/lock", fs::Permissions::from_mode(0o1777));
     let _ = fs::create_dir(crate::identity::DIRECTORY);
+    let _ = fs::write(crate::identity::MACHINE_ID, "");
     let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
     if let Err(error) = loopback_up() {
         super::power::note(&format!("loopback: {error}"));
@@ -97,6 +98,19 @@ pub fn files() {
         if fs::symlink_metadata(path).is_err() {
             let _ = fs::write(path, text);
         }
+    }
+    show_machine_id();
+}
+
+/// Shows the machine id where programs look for it. A link there would be the image's own arrangement.
+fn show_machine_id() {
+    const SHOWN: &str = "/etc/machine-id";
+    let shown = match fs::symlink_metadata(SHOWN) {
+        Ok(stat) => stat.is_file(),
+        Err(_) => fs::write(SHOWN, "").is_ok(),
+    };
+    if shown && let Err(errno) = mount_bind(crate::identity::MACHINE_ID, SHOWN) {
+        super::power::note(&format!("the machine id: {}", io::Error::from(errno)));
     }
 }
 

@@ -151,6 +151,7 @@ impl Maker {
         write().map_err(SaveError::Write)?;
         timeline.mark(Step::BuildSynced);
         self.templates.publish(&self.key, draft)?;
+        self.templates.thin_out();
         timeline.mark(Step::BuildPublished);
         Ok(())
     }

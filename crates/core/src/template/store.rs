@@ -34,6 +34,8 @@ pub(super) const STATE: &str = "state";
 pub(super) const DISK: &str = "disk.ext4";
 const PUBLISHED: &str = "template";
 const LOCK: &str = ".lock";
+/// So many templates are kept; those that no start used for the longest time go first. Each takes some 60 to 200 MiB.
+const KEPT: usize = 12;
 
 /// What `fstat` says of a complete file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,7 +50,7 @@ struct Identity {
 impl Identity {
     fn of(file: &File) -> io::Result<Self> {
         let stat = file.metadata()?;
-        let ns = |seconds: i64, ns: i64| i64::from(seconds) * 1_000_000_000 + i64::from(ns);
+        let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
         Ok(Self {
             inode: stat.ino(),
             size: stat.size(),
@@ -138,7 +140,10 @@ impl Templates {
             Err(error) => return Lookup::Unusable(format!("it cannot be opened: {error}")),
         };
         match open(&dir, key) {
-            Ok(template) => Lookup::Found(template),
+            Ok(template) => {
+                self.used(key);
+                Lookup::Found(template)
+            }
             Err(why) => Lookup::Unusable(why),
         }
     }
@@ -174,6 +179,26 @@ impl Templates {
         let target = self.dir(key).join(PUBLISHED);
         install::move_in(&draft.out, &target, 0o700)
             .map_err(|e| EnvironmentError::cache(&target, "written", e))
+    }
+
+    /// Remembers that the template of `key` was of use now, in the times of its lock.
+    fn used(&self, key: &Key) {
+        let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
+        let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
+        // Forgetting it only makes this template go earlier.
+        let _ = rustix::fs::utimensat(CWD, self.dir(key).join(LOCK), &times, rustix::fs::AtFlags::empty());
+    }
+
+    /// Removes the templates that were not used for the longest time, but for [`KEPT`] and those being made.
+    pub(super) fn thin_out(&self) {
+        let used = |dir: &PathBuf| fs::metadata(dir.join(LOCK)).and_then(|stat| stat.modified()).ok();
+        let mut dirs = self.dirs();
+        dirs.sort_by_key(used);
+        let surplus = dirs.len().saturating_sub(KEPT);
+        for dir in dirs.iter().take(surplus) {
+            // One that cannot be removed now may be at the next time.
+            let _ = remove(dir);
+        }
     }
 
     /// Removes the template of `key`, unless it is not the one that `bad` was any more. The caller holds the lock.
@@ -223,18 +248,10 @@ impl Templates {
     pub fn prune(&self) -> Result<(Vec<String>, u64), EnvironmentError> {
         let (mut removed, mut freed) = (Vec::new(), 0);
         for dir in self.dirs() {
-            let Some(held) = lock::try_acquire(&dir.join(LOCK))? else { continue };
-            install::sweep(&dir);
-            let published = dir.join(PUBLISHED);
-            if published.exists() {
-                let bytes = allocated(&published);
-                install::discard(&published).map_err(|e| EnvironmentError::cache(&dir, "removed", e))?;
-                removed.push(published.display().to_string());
+            if let Some(bytes) = remove(&dir)? {
+                removed.push(dir.display().to_string());
                 freed += bytes;
             }
-            let _ = fs::remove_file(dir.join(LOCK));
-            let _ = fs::remove_dir(&dir);
-            drop(held);
         }
         Ok((removed, freed))
     }
@@ -283,6 +300,21 @@ impl Draft {
         io::Write::write_all(&mut file, &stamp::seal(&manifest)?)?;
         file.sync_all()
     }
+}
+
+/// Removes the directory of one key, unless somebody has its lock. Gives the bytes freed.
+fn remove(dir: &Path) -> Result<Option<u64>, EnvironmentError> {
+    let Some(held) = lock::try_acquire(&dir.join(LOCK))? else { return Ok(None) };
+    install::sweep(dir);
+    let published = dir.join(PUBLISHED);
+    let bytes = allocated(&published);
+    if published.exists() {
+        install::discard(&published).map_err(|e| EnvironmentError::cache(dir, "removed", e))?;
+    }
+    let _ = fs::remove_file(dir.join(LOCK));
+    let _ = fs::remove_dir(dir);
+    drop(held);
+    Ok(Some(bytes))
 }
 
 fn read_manifest(dir: &File) -> Result<Manifest, String> {

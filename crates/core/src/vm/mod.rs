@@ -10,29 +10,26 @@
 //! had a name. Several VMs in one process are kept by [`registry`].
 
 mod error;
+mod factory;
 mod limits;
 pub mod registry;
-
-use std::sync::Arc;
 
 use pyro_vmm::Shape;
 use serde::Serialize;
 
-use crate::backend::{self, Choice, Preference, Probe};
+use crate::backend::{self, Probe};
 use crate::cause;
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
-use crate::config::Config;
-use crate::environment::{CancelToken, EnvironmentError, Installed, PullEvent, Store};
+use crate::environment::{Installed, PullEvent};
 use crate::host;
 use crate::host_compat;
 use crate::identity;
 use crate::launch::Booted;
-use crate::runtime::Bundle;
-use crate::start::{self, Disk, How, Order, Remark, Started, Use};
-use crate::template::Templates;
-use crate::timeline::{Observer, Step, Timeline};
+use crate::start::{self, How, Remark, Started};
+use crate::timeline::{Step, Timeline};
 
 pub use error::VmError;
+pub use factory::{Factory, Pruned};
 pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout};
 
 /// Whether a guest, or in its stead the host, ran something.
@@ -95,142 +92,6 @@ pub struct VmInfo {
     /// Free-form; what the VM's start had to say.
     pub metadata: std::collections::BTreeMap<String, String>,
 }
-
-/// Where VMs come from on this host: the places, the wish for a backend, the installed environments.
-#[derive(Clone, Debug)]
-pub struct Factory {
-    /// Where things are.
-    pub config: Arc<Config>,
-    /// What the person asked for.
-    pub preference: Preference,
-    /// Whether starts may use templates.
-    pub templates: Use,
-    /// Told of every step of every start, as `pyro bench` and tests want it.
-    pub observer: Option<Observer>,
-}
-
-impl Factory {
-    /// One that uses templates and tells nobody.
-    pub fn new(config: Config, preference: Preference) -> Self {
-        Self { config: config.into(), preference, templates: Use::default(), observer: None }
-    }
-
-    /// The store of installed environments.
-    pub fn store(&self) -> Store {
-        Store::new(self.config.environment_dir.clone())
-    }
-
-    /// The runtime bundle.
-    pub fn bundle(&self) -> Result<Bundle, VmError> {
-        Ok(Bundle::open(&self.config.bundle_dir, &self.config.cache_dir)?)
-    }
-
-    /// The templates.
-    pub fn template_store(&self) -> Templates {
-        Templates::new(self.config.template_dir.clone())
-    }
-
-    /// Makes the template that a VM of this environment and otherwise default shape is restored from, unless it is
-    /// there. Says whether it was made.
-    ///
-    /// # Errors
-    /// When the guest cannot even be booted.
-    pub async fn warm(
-        &self,
-        environment: &Installed,
-        tell: &mut (dyn FnMut(Remark) + Send),
-    ) -> Result<bool, VmError> {
-        let bundle = self.bundle()?;
-        let choice = backend::choose(&self.config, &bundle, self.preference, Probe::IfNeeded).await?;
-        let request = VmRequest::new(&environment.manifest().name);
-        let shape = Shape { vcpus: request.vcpu_count as u8, mem_mib: request.mem_mib };
-        let timeline = Timeline::begin(self.observer.clone());
-        let order = self.order(&bundle, environment, &choice, shape, "pyro-template".into(), &timeline);
-        start::warm(order, tell).await
-    }
-
-    fn order<'a>(
-        &'a self,
-        bundle: &'a Bundle,
-        environment: &'a Installed,
-        choice: &'a Choice,
-        shape: Shape,
-        hostname: String,
-        timeline: &'a Timeline,
-    ) -> Order<'a> {
-        Order {
-            config: &self.config,
-            bundle,
-            environment,
-            qemu: &choice.qemu,
-            shape,
-            hostname,
-            kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
-            disk: Disk::Blank,
-            templates: self.templates,
-            timeline,
-        }
-    }
-
-    /// The environment, installed now if it was not, or not as it should be.
-    ///
-    /// # Errors
-    /// When it is unknown, or cannot be installed.
-    pub async fn environment(
-        &self,
-        name: &str,
-        events: impl FnMut(PullEvent) + Send + 'static,
-    ) -> Result<Installed, VmError> {
-        let store = self.store();
-        if let Some(installed) = store.installed(name)? {
-            match installed.open_base() {
-                // What is damaged is installed anew, never booted.
-                Err(EnvironmentError::Corrupt { .. }) => {}
-                opened => return opened.map(|_| installed).map_err(Into::into),
-            }
-        }
-        self.pull(name, events).await
-    }
-
-    /// Installs the environment. Dropping the future cancels the work, and blocks until nothing is left of it.
-    pub async fn pull(
-        &self,
-        name: &str,
-        mut events: impl FnMut(PullEvent) + Send + 'static,
-    ) -> Result<Installed, VmError> {
-        let (store, name) = (self.store(), name.to_owned());
-        let cancel = CancelToken::new();
-        let (done, finished) = std::sync::mpsc::channel::<()>();
-        let guard = CancelOnDrop(cancel.clone(), finished);
-        let pulled = tokio::task::spawn_blocking(move || {
-            // Dropped with the closure's last action, also when that is a panic.
-            let _done = done;
-            store.pull(&name, &mut events, &cancel)
-        })
-        .await;
-        drop(guard);
-        match pulled {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(VmError::PullPanicked),
-        }
-    }
-}
-
-/// A cancelled installation removes a chroot of some hundred MiB: that is worth waiting for, and not for ever.
-const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(30);
-
-struct CancelOnDrop(CancelToken, std::sync::mpsc::Receiver<()>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-        // The sender is dropped, never used: any answer is the end.
-        let _ = self.1.recv_timeout(CLEAN_UP);
-    }
-}
-
-/// The agent powers off when its host goes away; and no `dummy0` beside the loopback interface.
-const KERNEL_ARGS: [&str; 2] = ["pyro.oneshot", "dummy.numdummies=0"];
 
 /// What runs a VM's commands.
 enum Engine {
