@@ -14,7 +14,7 @@ use futures::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_REQUEST};
 use pyro_proto::link::Link;
-use pyro_proto::message::{AgentInfo, ExecEvent, Failure, FailureKind, Identity, Reply, Request};
+use pyro_proto::message::{AgentInfo, ExecEvent, Failure, FailureKind, Identity as Given, Reply, Request};
 use pyro_proto::mux::{self, ConnectionError, Stream};
 
 use crate::boot::Root;
@@ -29,18 +29,23 @@ pub struct Agent {
     pub commands: Commands,
     /// What became of the root filesystem.
     root: RefCell<Root>,
+    /// Where a guest's identity goes; a plain process has none.
+    identity: Option<identity::Identity>,
 }
 
 impl Agent {
     /// One that has not been told who it is.
-    pub fn new(commands: Commands, root: Root) -> Self {
-        Self { commands, root: RefCell::new(root) }
+    pub fn new(commands: Commands, root: Root, identity: Option<identity::Identity>) -> Self {
+        Self { commands, root: RefCell::new(root), identity }
     }
 
     /// Takes `identity` on, and says what answers here.
-    fn identify(&self, identity: &Identity) -> Result<AgentInfo, Failure> {
+    fn identify(&self, given: &Given) -> Result<AgentInfo, Failure> {
+        identity::check(given)?;
+        if let Some(identity) = &self.identity {
+            identity.assume(given)?;
+        }
         let root = self.root.borrow();
-        identity::assume(identity, root.is_pid1())?;
         Ok(AgentInfo {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
@@ -152,7 +157,7 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
             Err(failure) => Reply::Failed(failure),
         },
         Ok(Request::SetClock(unix_time_ns)) => {
-            done(identity::set_clock(unix_time_ns, agent.root.borrow().is_pid1()))
+            done(agent.identity.as_ref().map_or(Ok(()), |_| identity::set_clock(unix_time_ns)))
         }
         Ok(Request::Assemble) => done(agent.assemble()),
         Ok(Request::Ping) => Reply::Done,

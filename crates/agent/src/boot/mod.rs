@@ -19,6 +19,7 @@ use crate::exec::Commands;
 use crate::exec::spawn::Setup;
 use crate::exec::tree::{Trees, cgroup};
 use crate::failure::refusal;
+use crate::identity::Identity;
 use crate::reaper::Reaper;
 use crate::server::{self, Outcome};
 use crate::session::Agent;
@@ -136,7 +137,7 @@ pub fn plain(listen: Listen) -> io::Result<()> {
         let reaper = Rc::new(Reaper::new(true)?);
         let setup = Setup { subreaper: true, ..Setup::default() };
         let commands = Commands::new(Rc::clone(&reaper), Trees::walking()?, setup)?;
-        let agent = Agent::new(commands, Root::Plain);
+        let agent = Agent::new(commands, Root::Plain, None);
         let serve = async {
             match listen {
                 Listen::Socket(path) => server::on_socket(&agent, &path).await,
@@ -166,6 +167,8 @@ pub fn run() -> ! {
     let _ = mounts::fill_standard_streams();
     let words = power::CommandLine::read();
     let memory = mounts::late();
+    // Before the root, which shows one of its files.
+    let identity = Identity::prepare();
     let root = match begun {
         Ok(()) => root::begin(words.bare),
         Err(failure) => Root::Failed(failure),
@@ -177,7 +180,6 @@ pub fn run() -> ! {
     let limit =
         rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let trees = match cgroups {
         Ok(cgroups) => Ok(Trees::Cgroups(cgroups)),
         Err(error) => {
@@ -185,22 +187,19 @@ pub fn run() -> ! {
             Trees::walking()
         }
     };
-    let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, &words)));
+    let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, identity?, &words)));
     if let Err(error) = served {
         power::note(&format!("cannot go on: {error}"));
     }
     power::off()
 }
 
-async fn serve(trees: Trees, root: Root, words: &power::CommandLine) -> io::Result<()> {
+/// The out-of-memory killer never takes PID 1, so nothing need be said about that.
+async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::CommandLine) -> io::Result<()> {
     let reaper = Rc::new(Reaper::new(false)?);
-    let setup = Setup {
-        reset_oom_score: true,
-        subreaper: matches!(trees, Trees::Walk(_)),
-        open_files: Some(COMMANDS_OPEN_FILES),
-    };
+    let setup = Setup { subreaper: matches!(trees, Trees::Walk(_)), open_files: Some(COMMANDS_OPEN_FILES) };
     let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
-    let agent = Agent::new(commands, root);
+    let agent = Agent::new(commands, root, Some(identity));
     let sessions = async {
         let mut port = port::open().await?;
         loop {

@@ -75,7 +75,6 @@ pub fn late() -> io::Result<u64> {
     let _ = fs::create_dir("/run/lock");
     let _ = fs::set_permissions("/run/lock", fs::Permissions::from_mode(0o1777));
     let _ = fs::create_dir(crate::identity::DIRECTORY);
-    let _ = fs::write(crate::identity::MACHINE_ID, "");
     let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
     if let Err(error) = loopback_up() {
         super::power::note(&format!("loopback: {error}"));
