@@ -6,4 +6,5 @@ mod contract;
 mod microvm_bad_days;
 mod microvm_endings;
 mod microvm_run;
+mod microvm_template;
 mod support;

@@ -75,7 +75,7 @@ pub(crate) fn sweep(dir: &Path) -> Vec<PathBuf> {
 
 /// As [`sweep`], for a caller that has no other business with the lock and may not even write: a pull that was killed
 /// when all but its own cleaning up was done.
-pub(super) fn sweep_if_idle(dir: &Path) {
+pub(crate) fn sweep_if_idle(dir: &Path) {
     if !leftovers(dir).is_empty()
         && let Ok(Some(_held)) = lock::try_acquire(&dir.join(".lock"))
     {

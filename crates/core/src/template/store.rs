@@ -136,12 +136,14 @@ impl Templates {
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
             Ok(dir) => File::from(dir),
-            Err(rustix::io::Errno::NOENT) => return Lookup::Missing,
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Lookup::Missing,
             Err(error) => return Lookup::Unusable(format!("it cannot be opened: {error}")),
         };
         match open(&dir, key) {
             Ok(template) => {
                 self.used(key);
+                // A maker that was killed between naming its template and tidying up.
+                install::sweep_if_idle(&self.dir(key));
                 Lookup::Found(template)
             }
             Err(why) => Lookup::Unusable(why),
