@@ -17,7 +17,7 @@ use pyro_proto::link::Link;
 use pyro_proto::message::{AgentInfo, ExecEvent, Failure, FailureKind, Identity as Given, Reply, Request};
 use pyro_proto::mux::{self, ConnectionError, Stream};
 
-use crate::boot::Root;
+use crate::boot::{Root, disk};
 use crate::exec::{self, Commands};
 use crate::failure::refusal;
 use crate::identity;
@@ -29,21 +29,29 @@ pub struct Agent {
     pub commands: Commands,
     /// What became of the root filesystem.
     root: RefCell<Root>,
-    /// Where a guest's identity goes; a plain process has none.
-    identity: Option<identity::Identity>,
+    /// What a plain process has not.
+    pub guest: Option<Guest>,
+}
+
+/// What PID 1 of a guest has to look after.
+pub struct Guest {
+    /// Where its identity goes.
+    pub identity: identity::Identity,
+    /// Its disk.
+    pub disk: disk::Watch,
 }
 
 impl Agent {
     /// One that has not been told who it is.
-    pub fn new(commands: Commands, root: Root, identity: Option<identity::Identity>) -> Self {
-        Self { commands, root: RefCell::new(root), identity }
+    pub fn new(commands: Commands, root: Root, guest: Option<Guest>) -> Self {
+        Self { commands, root: RefCell::new(root), guest }
     }
 
     /// Takes `identity` on, and says what answers here.
     fn identify(&self, given: &Given) -> Result<AgentInfo, Failure> {
         identity::check(given)?;
-        if let Some(identity) = &self.identity {
-            identity.assume(given)?;
+        if let Some(guest) = &self.guest {
+            guest.identity.assume(given)?;
         }
         let root = self.root.borrow();
         Ok(AgentInfo {
@@ -52,6 +60,15 @@ impl Agent {
             root_ready: root.is_ready(),
             root_problem: root.problem().cloned(),
         })
+    }
+
+    /// Notices from here on when the disk fails, if it is mounted.
+    pub fn watch_disk(&self) {
+        if let Some(guest) = &self.guest
+            && self.root.borrow().is_ready()
+        {
+            guest.disk.begin();
+        }
     }
 
     /// Assembles a root that waits for it.
@@ -68,6 +85,7 @@ impl Agent {
             }
         };
         self.root.replace(assembled);
+        self.watch_disk();
         self.root.borrow().problem().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 }
@@ -157,7 +175,7 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
             Err(failure) => Reply::Failed(failure),
         },
         Ok(Request::SetClock(unix_time_ns)) => {
-            done(agent.identity.as_ref().map_or(Ok(()), |_| identity::set_clock(unix_time_ns)))
+            done(agent.guest.as_ref().map_or(Ok(()), |_| identity::set_clock(unix_time_ns)))
         }
         Ok(Request::Assemble) => done(agent.assemble()),
         Ok(Request::Ping) => Reply::Done,

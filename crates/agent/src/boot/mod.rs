@@ -1,5 +1,6 @@
 //! How the agent starts: as a plain process, or as PID 1 of a guest.
 
+pub mod disk;
 pub mod mounts;
 pub mod port;
 pub mod power;
@@ -22,7 +23,7 @@ use crate::failure::refusal;
 use crate::identity::Identity;
 use crate::reaper::Reaper;
 use crate::server::{self, Outcome};
-use crate::session::Agent;
+use crate::session::{Agent, Guest};
 
 /// Where a plain agent listens.
 #[derive(Debug)]
@@ -199,7 +200,9 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
     let reaper = Rc::new(Reaper::new(false)?);
     let setup = Setup { subreaper: matches!(trees, Trees::Walk(_)), open_files: Some(COMMANDS_OPEN_FILES) };
     let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
-    let agent = Agent::new(commands, root, Some(identity));
+    let disk = disk::Watch::new()?;
+    let agent = Agent::new(commands, root, Some(Guest { identity, disk }));
+    agent.watch_disk();
     let sessions = async {
         let mut port = port::open().await?;
         loop {
@@ -212,9 +215,20 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
             port = wire.into_fd().ok_or_else(|| io::Error::other("the port is still in use"))?;
         }
     };
-    let end = match select(pin!(reaper.run()), pin!(sessions)).await {
-        Either::Left((end, _)) => end.map(drop),
-        Either::Right((end, _)) => end,
+    let failing = async {
+        match &agent.guest {
+            Some(guest) => guest.disk.run().await,
+            None => std::future::pending().await,
+        }
+    };
+    let housekeeping = async {
+        match select(pin!(reaper.run()), pin!(failing)).await {
+            Either::Left((end, _)) => end.map(drop),
+            Either::Right((end, _)) => end,
+        }
+    };
+    let end = match select(pin!(housekeeping), pin!(sessions)).await {
+        Either::Left((end, _)) | Either::Right((end, _)) => end,
     };
     agent.commands.kill_all();
     end
