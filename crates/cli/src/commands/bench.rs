@@ -128,26 +128,28 @@ fn write(path: &Path, value: &Value) -> Result<(), CliError> {
 fn table(report: &Report) -> String {
     let name = report.rows.iter().map(|row| row.name.len()).max().unwrap_or_default();
     let mut lines = vec![format!(
-        "{:name$}  {:>5} {:>10} {:>10} {:>10} {:>6}  {:5}",
-        "", "n", "median", "p95", "floor", "ratio", "unit"
+        "{:name$}  {:>5} {:>9} {:>9} {:5} {:>9} {:>6}  {:>6}",
+        "", "n", "median", "p95", "", "floor", "ratio", "others"
     )];
     for row in &report.rows {
         let floor = row.floor.as_ref().and_then(|floor| floor.summary.median);
         let failed = if row.failed() > 0 { format!("  {} FAILED", row.failed()) } else { String::new() };
         let line = format!(
-            "{:name$}  {:>5} {:>10} {:>10} {:>10} {:>6}  {:5}{failed}",
+            "{:name$}  {:>5} {:>9} {:>9} {:5} {:>9} {:>6}  {:>6}{failed}",
             row.name,
             row.summary.n,
             number(row.summary.median),
             number(row.summary.p95),
+            row.unit,
             number(floor),
             row.ratio.map(|ratio| format!("{ratio:.2}")).unwrap_or_default(),
-            row.unit,
+            row.other_work.map(|cores| format!("{cores:.1}")).unwrap_or_default(),
         );
         lines.push(line.trim_end().to_owned());
     }
     lines.push(String::new());
     lines.extend(report.rows.iter().map(|row| format!("{:name$}  {}", row.name, legend(row))));
+    lines.push(format!("{:name$}  cores that other processes used meanwhile", "others"));
     lines.push(String::new());
     let print = &report.fingerprint;
     let (version, load) = (print.vmm_version.as_deref().unwrap_or("unknown"), print.load.unwrap_or_default());

@@ -53,6 +53,7 @@ fn every_row_is_measured() {
     for (row, (name, unit, compared)) in rows.iter().zip(ROWS) {
         assert_eq!(row["unit"], unit, "{row}");
         assert!(!row["what"].as_str().unwrap().is_empty(), "{row}");
+        assert!(row["other_work"].as_f64().unwrap() >= 0.0, "{row}");
         let n = match name {
             "parallel_each" => 6,
             "exec_round_trip" => 10,

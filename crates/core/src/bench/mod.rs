@@ -7,7 +7,8 @@
 //!   guest        one guest from within this process: round trips, bytes, the VMM's memory, the disk
 //!   idle         memory of one more VM
 //!   building     making a template
-//!   series, report, fingerprint    samples, what becomes of them, and what they were taken on
+//!   series, report     samples, and what becomes of them
+//!   fingerprint, noise what they were taken on, and beside what
 //! ```
 //!
 //! Ours and the floor alternate, sample by sample, so that other work on the host hits both.
@@ -22,6 +23,7 @@ mod guest;
 mod idle;
 mod measure;
 mod memory;
+mod noise;
 mod report;
 mod scratch;
 mod series;
@@ -39,6 +41,7 @@ use crate::runtime::{Bundle, FLOOR, KERNEL};
 use crate::vm::{Factory, VmError, VmRequest};
 
 use floor::Floor;
+use noise::Noise;
 use scratch::Scratch;
 use series::Series;
 
@@ -157,7 +160,11 @@ pub async fn run(
     let mut rows = Vec::new();
     for measure in Measure::ALL.into_iter().filter(|measure| plan.measures.contains(measure)) {
         bench.tell(Event::Measuring(measure));
-        rows.extend(bench.measure(measure).await);
+        let noise = Noise::begin();
+        let mut measured = bench.measure(measure).await;
+        let others = noise.and_then(|noise| noise.others());
+        measured.iter_mut().for_each(|row| row.other_work = others);
+        rows.extend(measured);
     }
     Ok(Report {
         schema: SCHEMA,

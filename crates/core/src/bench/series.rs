@@ -96,6 +96,8 @@ pub struct Row {
     pub floor: Option<Against>,
     /// Its median divided by that of the floor.
     pub ratio: Option<f64>,
+    /// How many cores other processes used meanwhile, on average; rows that were measured together share it.
+    pub other_work: Option<f64>,
 }
 
 impl Row {
@@ -106,7 +108,8 @@ impl Row {
         what: impl Into<String>,
         series: Series,
     ) -> Self {
-        Self { name, what: what.into(), unit, summary: series.into(), floor: None, ratio: None }
+        let summary = series.into();
+        Self { name, what: what.into(), unit, summary, floor: None, ratio: None, other_work: None }
     }
 
     /// Compared with this, unless nothing of it was tried.
