@@ -10,6 +10,8 @@ use tokio::io::AsyncReadExt as _;
 
 use crate::cause;
 use crate::command::{CommandLine, Options, Outcome, Streams};
+use crate::environment::DISK_BYTES;
+use crate::start::How;
 use crate::vm::{Factory, Vm, VmRequest};
 
 use super::{Bench, Measure, Row, Series, memory};
@@ -165,23 +167,25 @@ pub(super) async fn disk(bench: &mut Bench<'_>) -> Vec<Row> {
 async fn disk_of_one(bench: &Bench<'_>) -> Result<f64, String> {
     let mut vm = bench.guest().await?;
     let pid = vm.vmm_pid().ok_or("there is no VMM")?;
-    let taken = unnamed_files_mib(pid);
+    let taken = match vm.how() {
+        Some(How::Restored) => disks_mib(pid),
+        _ => Err("it was not restored".into()),
+    };
     vm.stop().await.map_err(|error| cause::chain(&error))?;
     taken
 }
 
-/// What the files that a process holds open and that have no name take on disk: a VM's disk is such a file, and what
-/// it shares with others has a name.
-fn unnamed_files_mib(pid: u32) -> Result<f64, String> {
+/// What the disks without a name take that a process holds open. They are told by their size: a
+/// guest's memory may be a file without a name too.
+fn disks_mib(pid: u32) -> Result<f64, String> {
     let dir = format!("/proc/{pid}/fd");
     let entries = fs::read_dir(&dir).map_err(|error| format!("{dir}: {error}"))?;
     let (mut seen, mut bytes) = (BTreeSet::new(), 0);
     for entry in entries.flatten() {
         let path = entry.path();
         let Ok(stat) = fs::metadata(&path) else { continue };
-        // Memory that was made a file is no disk.
-        let is_memory = fs::read_link(&path).is_ok_and(|target| target.starts_with("/memfd:"));
-        if stat.is_file() && stat.nlink() == 0 && !is_memory && seen.insert((stat.dev(), stat.ino())) {
+        let is_disk = stat.is_file() && stat.nlink() == 0 && stat.len() == DISK_BYTES;
+        if is_disk && seen.insert((stat.dev(), stat.ino())) {
             bytes += stat.blocks() * 512;
         }
     }
@@ -208,13 +212,18 @@ impl Bench<'_> {
 #[cfg(test)]
 mod tests {
     #[test]
-    fn unnamed_files_are_found() {
+    fn disks_are_told_from_other_files() {
         use std::io::Write as _;
         let own = std::process::id();
-        let mut file = tempfile::tempfile().unwrap();
-        file.write_all(&vec![1; 3 << 20]).unwrap();
-        file.sync_all().unwrap();
-        // Other tests of this process may hold others.
-        assert!(super::unnamed_files_mib(own).unwrap() >= 3.0);
+        let files = [(super::DISK_BYTES, 3), (1 << 30, 7)].map(|(size, mib)| {
+            let mut file = tempfile::tempfile().unwrap();
+            file.write_all(&vec![1; mib << 20]).unwrap();
+            file.set_len(size).unwrap();
+            file.sync_all().unwrap();
+            file
+        });
+        let taken = super::disks_mib(own).unwrap();
+        assert!((3.0..7.0).contains(&taken), "{taken}");
+        drop(files);
     }
 }
