@@ -3,7 +3,6 @@
 #
 #   bootstrap.sh demo    what is needed to build and run pyro
 #   bootstrap.sh test    that, and what its tests and checks need
-#   bootstrap.sh bench   what is needed for the demo, and what the floor of the measurements needs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/toolchain.sh
@@ -37,10 +36,6 @@ case $purpose in
     test)
         need_program ps procps
         need_program mount mount
-        ;;
-    bench)
-        need_program python3 python3
-        need_program cpio cpio
         ;;
 esac
 if [ "$(id -u)" != 0 ]; then

@@ -7,10 +7,10 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
-pub mod bench;
 pub mod cpio;
 pub mod digest;
 pub mod error;
+pub mod floor;
 pub mod kernel;
 pub mod places;
 pub mod progress;

@@ -1,4 +1,5 @@
-//! The runtime bundle of this checkout: kernel, initramfs and agent, and what they were seen to do.
+//! The runtime bundle of this checkout: kernel, initramfs and agent, what they were seen to do, and the guest of the
+//! floor that `pyro bench` compares them with.
 //!
 //! core writes the manifest and keeps the safety rule; this file only brings the parts together, and [`probe`] boots
 //! what was written. A bundle of the same parts that was seen to boot already is left as it is.
@@ -9,11 +10,14 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use pyro_core::runtime::{AGENT, ArtifactKind, Bundle, BundleBuilder, INITRAMFS, KERNEL, RuntimeError};
+use pyro_core::runtime::{
+    AGENT, ArtifactKind, Bundle, BundleBuilder, FLOOR, INITRAMFS, KERNEL, RuntimeError,
+};
 
 use crate::agent::{self, Agent};
 use crate::digest;
 use crate::error::TaskError;
+use crate::floor;
 use crate::kernel::{self, Kernel};
 use crate::places::Places;
 use crate::progress::{clock, say};
@@ -42,18 +46,27 @@ pub fn make(places: &Places) -> Result<(), TaskError> {
     let begin = Instant::now();
     let kernel = kernel::build(places)?;
     let agent = agent::build(places)?;
+    let floor = floor::build(places)?;
     let (dir, stamps) = (places.runtime(), places.cache.join("stamps"));
     let components = components(&kernel, &agent);
-    if is_current(&dir, &stamps, &kernel, &agent, &components)? {
+    let parts = Parts { kernel: &kernel, agent: &agent, floor: &floor };
+    if is_current(&dir, &stamps, &parts, &components)? {
         say(&format!("[runtime] {} is current", dir.display()));
         return Ok(());
     }
-    let bundle = write(&dir, &stamps, &kernel, &agent, components).map_err(BundleError::from)?;
+    let bundle = write(&dir, &stamps, &parts, components).map_err(BundleError::from)?;
     say("[runtime] booting it once");
     let took = measure(bundle)?;
     let (boot, all) = (took.as_secs_f32(), clock(begin.elapsed()));
     say(&format!("[runtime] {} is ready: it boots in {boot:.1} s (made in {all})", dir.display()));
     Ok(())
+}
+
+/// What goes into the bundle.
+struct Parts<'a> {
+    kernel: &'a Kernel,
+    agent: &'a Agent,
+    floor: &'a Path,
 }
 
 /// What the bundle was made from, in words that need no other file.
@@ -82,8 +95,7 @@ fn components(kernel: &Kernel, agent: &Agent) -> BTreeMap<String, String> {
 fn is_current(
     dir: &Path,
     stamps: &Path,
-    kernel: &Kernel,
-    agent: &Agent,
+    parts: &Parts<'_>,
     components: &BTreeMap<String, String>,
 ) -> Result<bool, TaskError> {
     let Ok(bundle) = Bundle::open(dir, stamps) else { return Ok(false) };
@@ -91,8 +103,10 @@ fn is_current(
         return Ok(false);
     }
     let manifest = bundle.manifest();
-    let parts = [(KERNEL, &kernel.vmlinux), (INITRAMFS, &agent.initramfs), (AGENT, &agent.program)];
-    for (name, path) in parts {
+    let Parts { kernel, agent, floor } = parts;
+    let files: [(_, &Path); 4] =
+        [(KERNEL, &kernel.vmlinux), (INITRAMFS, &agent.initramfs), (AGENT, &agent.program), (FLOOR, floor)];
+    for (name, path) in files {
         let sha256 = digest::of_file(path, stamps)?;
         if manifest.artifacts.get(name).is_none_or(|artifact| artifact.sha256 != sha256) {
             return Ok(false);
@@ -107,14 +121,15 @@ fn is_current(
 fn write(
     dir: &Path,
     stamps: &Path,
-    kernel: &Kernel,
-    agent: &Agent,
+    parts: &Parts<'_>,
     components: BTreeMap<String, String>,
 ) -> Result<Bundle, RuntimeError> {
+    let Parts { kernel, agent, floor } = parts;
     let builder = BundleBuilder::new(env!("CARGO_PKG_VERSION"))
         .artifact(KERNEL, &kernel.vmlinux, "vmlinux", &kernel.record.source_version, ArtifactKind::Real)
         .artifact(INITRAMFS, &agent.initramfs, "initramfs.cpio", &agent.version, ArtifactKind::Real)
-        .artifact(AGENT, &agent.program, "pyro-agent", &agent.version, ArtifactKind::Real);
+        .artifact(AGENT, &agent.program, "pyro-agent", &agent.version, ArtifactKind::Real)
+        .artifact(FLOOR, *floor, "floor.cpio", env!("CARGO_PKG_VERSION"), ArtifactKind::Real);
     let builder =
         components.into_iter().fold(builder, |builder, (name, version)| builder.component(name, version));
     builder.write(dir, stamps)

@@ -32,6 +32,17 @@ pub enum Preference {
     Qemu,
 }
 
+impl Preference {
+    /// As people ask for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Firecracker => "firecracker",
+            Self::Qemu => "qemu",
+        }
+    }
+}
+
 impl std::str::FromStr for Preference {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {

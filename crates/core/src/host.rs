@@ -13,6 +13,18 @@ pub fn available_memory_mib() -> Option<u64> {
     Some(cgroup_memory_left_mib().map_or(available, |left| left.min(available)))
 }
 
+/// All memory of this host, in MiB. `None` when the host does not say.
+pub fn memory_mib() -> Option<u64> {
+    Some(field_kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")? / 1024)
+}
+
+/// How many processes wanted to run, on average over 1, 5 and 15 minutes.
+pub fn load() -> Option<[f64; 3]> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let mut averages = text.split_whitespace().map_while(|word| word.parse().ok());
+    Some([averages.next()?, averages.next()?, averages.next()?])
+}
+
 fn field_kib(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
@@ -106,6 +118,8 @@ mod tests {
     #[test]
     fn this_host_is_read() {
         assert!(super::available_memory_mib().unwrap() > 0);
+        assert!(super::memory_mib().unwrap() > 0);
+        assert!(super::load().unwrap().iter().all(|average| *average >= 0.0));
         assert!(!super::kernel_release().is_empty());
         assert!(super::access("/dev/null").writable);
         assert!(!super::access("/nonexistent").exists);

@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::{AGENT, INITRAMFS, KERNEL};
+use super::{AGENT, FLOOR, INITRAMFS, KERNEL};
 
 /// A kernel of ours is 20 MB; one that has lost most of that is none.
 const KERNEL_SIZE: std::ops::RangeInclusive<u64> = (1 << 20)..=(512 << 20);
@@ -36,7 +36,7 @@ pub(super) struct Init {
 pub(super) fn check(name: &str, file: &File) -> Result<(), String> {
     match name {
         KERNEL => kernel(file),
-        INITRAMFS => initramfs(file).map(drop),
+        INITRAMFS | FLOOR => initramfs(file).map(drop),
         AGENT => agent(file),
         other => {
             Err(format!("this version of pyro does not know what an artifact called {other:?} has to be"))
@@ -263,7 +263,7 @@ mod tests {
             cpio.extend(bytes.iter().map(|b| b"0123456789abcdef"[usize::from(b % 16)]));
             for content in [&bytes, &elf, &cpio] {
                 let file = file(&content[..content.len().min(cut)]);
-                for name in [KERNEL, INITRAMFS, AGENT, "other"] {
+                for name in [KERNEL, INITRAMFS, AGENT, FLOOR, "other"] {
                     prop_assert!(check(name, &file).is_err());
                 }
             }
