@@ -88,16 +88,22 @@ impl Bare {
         Ok(answered.into_iter().fold(0.0, f64::max))
     }
 
-    /// Restores one, has it run `commands` programs, and looks at its proportional set size, MiB.
+    /// Restores two, has each run `commands` programs, and looks at the second's proportional set size, MiB: one more
+    /// where there is one.
     pub(in crate::bench) fn idle_memory(
         &self,
         commands: usize,
         given_up: &AtomicBool,
     ) -> Result<f64, String> {
-        let (mut qemu, mut port, _) = self.restored(given_up)?;
-        for _ in 0..commands {
-            qemu.ask(&mut port, "run")?;
-        }
+        let idle = || {
+            let (mut qemu, mut port, _) = self.restored(given_up)?;
+            for _ in 0..commands {
+                qemu.ask(&mut port, "run")?;
+            }
+            Ok::<_, String>((qemu, port))
+        };
+        let _first = idle()?;
+        let (qemu, _port) = idle()?;
         std::thread::sleep(SETTLE);
         crate::bench::memory::pss_mib(qemu.child.id())
     }
