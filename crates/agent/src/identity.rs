@@ -1,12 +1,12 @@
-//! Who the guest is: clock, randomness, host name and machine id, given by the host at the start of each session.
+//! Who the guest is: clock, randomness, host name, machine id, boot id and generation, given by the host at the start
+//! of each session.
 //!
 //! A restored guest is its template's twin until this was done, so it is done before any command of the session.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pyro_proto::message::{Failure, FailureKind, Identity};
+use pyro_proto::message::{Failure, FailureKind, Identity as Given};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
@@ -26,30 +26,104 @@ struct PoolInfo {
 const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
-/// Checks `identity` and, in a guest, takes it on.
-pub fn assume(identity: &Identity, in_guest: bool) -> Result<(), Failure> {
-    if !is_host_name(&identity.hostname) {
-        return Err(refusal(
-            FailureKind::BadRequest,
-            "identity",
-            format!("{:?} is no host name", identity.hostname),
-        ));
-    }
-    if !in_guest {
+/// Refuses an identity that no guest can take on.
+pub fn check(given: &Given) -> Result<(), Failure> {
+    if is_host_name(&given.hostname) {
         return Ok(());
     }
-    let say =
-        |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
-    // First the randomness: from here on the guest is nobody's twin.
-    credit(&identity.entropy).map_err(say("entropy"))?;
-    let (seconds, nanoseconds) =
-        (identity.unix_time_ns / 1_000_000_000, identity.unix_time_ns % 1_000_000_000);
+    Err(refusal(FailureKind::BadRequest, "identity", format!("{:?} is no host name", given.hostname)))
+}
+
+/// Where the guest finds what of its identity has no other place.
+pub const DIRECTORY: &str = "/run/pyro";
+/// What `/etc/machine-id` shows: a file in memory, so that an identity costs no write to the guest's disk and shows up in
+/// no comparison of it.
+pub const MACHINE_ID: &str = "/run/pyro/machine-id";
+const GENERATION: &str = "/run/pyro/generation";
+
+/// The places of a guest's identity, open from the start: what a restored guest need not look up it need not wait for.
+#[derive(Debug)]
+pub struct Identity {
+    random: OwnedFd,
+    machine_id: OwnedFd,
+    generation: OwnedFd,
+}
+
+impl Identity {
+    /// Opens them; those that are files are made in [`DIRECTORY`].
+    pub fn prepare() -> std::io::Result<Self> {
+        let device = OFlags::WRONLY | OFlags::CLOEXEC;
+        Ok(Self {
+            random: rustix::fs::open("/dev/urandom", device, Mode::empty())?,
+            machine_id: create(MACHINE_ID)?,
+            generation: create(GENERATION)?,
+        })
+    }
+
+    /// Takes `given` on. No command of the session runs before that is done.
+    pub fn assume(&self, given: &Given) -> Result<(), Failure> {
+        let say =
+            |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
+        // First the clock: the time in the message ages.
+        set_clock(given.unix_time_ns)?;
+        credit(self.random.as_fd(), &given.entropy).map_err(say("entropy"))?;
+        rustix::system::sethostname(given.hostname.as_bytes()).map_err(say("the host name"))?;
+        write(self.generation.as_fd(), &hex(&given.generation)).map_err(say("the generation"))?;
+        write(self.machine_id.as_fd(), &hex(&given.machine_id)).map_err(say("the machine id"))?;
+        if let Some(id) = &given.boot_id {
+            show_boot_id(id).map_err(say("the boot id"))?;
+        }
+        Ok(())
+    }
+}
+
+/// Sets the wall clock of a guest to nanoseconds since 1970 UTC.
+pub fn set_clock(unix_time_ns: u64) -> Result<(), Failure> {
+    let (seconds, nanoseconds) = (unix_time_ns / 1_000_000_000, unix_time_ns % 1_000_000_000);
     let time = Timespec { tv_sec: seconds as i64, tv_nsec: nanoseconds as i64 };
-    rustix::time::clock_settime(ClockId::Realtime, time).map_err(say("the clock"))?;
-    rustix::system::sethostname(identity.hostname.as_bytes()).map_err(say("the host name"))?;
-    // An image without a writable /etc is not refused for that.
-    let _ = write_machine_id(&identity.machine_id);
+    rustix::time::clock_settime(ClockId::Realtime, time)
+        .map_err(|errno| failure(FailureKind::Internal, "identity", errno, "the clock"))
+}
+
+/// Shows `id` where the kernel shows its own boot id, which cannot be changed once it was made.
+fn show_boot_id(id: &[u8; 16]) -> Result<(), Errno> {
+    const KERNELS: &str = "/proc/sys/kernel/random/boot_id";
+    let ours = format!("{DIRECTORY}/boot_id");
+    // Version and variant bits of a random UUID.
+    let mut id = *id;
+    id[6] = (id[6] & 0x0f) | 0x40;
+    id[8] = (id[8] & 0x3f) | 0x80;
+    let digits = hex(&id);
+    let text =
+        [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..32]].join("-") + "\n";
+    write(create(&ours)?.as_fd(), &text)?;
+    let same = |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    // Once it is mounted the next id only has to be written.
+    if !same(rustix::fs::stat(&ours)?, rustix::fs::stat(KERNELS)?) {
+        rustix::mount::mount_bind(&ours, KERNELS)?;
+    }
     Ok(())
+}
+
+/// `bytes` in hexadecimal, and a newline.
+fn hex(bytes: &[u8; 16]) -> String {
+    let mut text = String::with_capacity(33);
+    for byte in bytes {
+        let _ = write!(text, "{byte:02x}");
+    }
+    text.push('\n');
+    text
+}
+
+/// Opens a file for writing that everybody may read; not through a link.
+fn create(path: &str) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    rustix::fs::open(path, flags, Mode::from_raw_mode(0o444))
+}
+
+/// Writes a file's few bytes anew: it always has the same number of them, and takes them whole or fails.
+fn write(file: BorrowedFd<'_>, text: &str) -> Result<(), Errno> {
+    rustix::io::pwrite(file, text.as_bytes(), 0).map(drop)
 }
 
 fn is_host_name(name: &str) -> bool {
@@ -60,8 +134,7 @@ fn is_host_name(name: &str) -> bool {
         && !name.ends_with('-')
 }
 
-fn credit(entropy: &[u8; 32]) -> Result<(), Errno> {
-    let device = rustix::fs::open("/dev/urandom", OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+fn credit(device: BorrowedFd<'_>, entropy: &[u8; 32]) -> Result<(), Errno> {
     let info = PoolInfo { entropy_count: 256, buf_size: 32, buf: *entropy };
     let fd = std::os::fd::AsRawFd::as_raw_fd(&device);
     // SAFETY: RNDADDENTROPY reads a rand_pool_info, whose layout PoolInfo has, with buf_size bytes behind it.
@@ -74,21 +147,6 @@ fn credit(entropy: &[u8; 32]) -> Result<(), Errno> {
 
 fn last() -> Errno {
     Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
-}
-
-/// Writes `/etc/machine-id` where it differs; not through a link, which would be the image's own arrangement.
-fn write_machine_id(id: &[u8; 16]) -> std::io::Result<()> {
-    let mut text = String::with_capacity(33);
-    for byte in id {
-        let _ = write!(text, "{byte:02x}");
-    }
-    text.push('\n');
-    if std::fs::read("/etc/machine-id").is_ok_and(|old| old == text.as_bytes()) {
-        return Ok(());
-    }
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o444).custom_flags(libc::O_NOFOLLOW);
-    options.open("/etc/machine-id")?.write_all(text.as_bytes())
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //!   socket   connections come and go; a new one replaces the old
 //!   fd       one inherited stream without boundaries; ends when the other side closes it
 //!   port     a virtio-serial port: like fd, but a host that closed it may come back
+//!   vsock    like socket, but a host that closed it without saying so may have meant the guest to end
 //! ```
 
 use std::io;
@@ -17,6 +18,7 @@ use pyro_proto::link::{Link, LinkError};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::UnixListener;
 
+use crate::boot::vsock::Listener;
 use crate::session::{Agent, End, Order, serve};
 use crate::wire::Wire;
 
@@ -50,12 +52,32 @@ pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
         let wire = Wire::new(OwnedFd::from(stream.into_std()?))?;
         let session = pin!(one(agent, wire));
         match select(session, pin!(listener.accept())).await {
-            Either::Left((Outcome::Shutdown, _)) => break,
-            Either::Left((Outcome::Next | Outcome::Closed, _)) => {}
+            Either::Left(((Outcome::Shutdown, _), _)) => break,
+            Either::Left(((Outcome::Next | Outcome::Closed, _), _)) => {}
             Either::Right((accepted, _)) => next = Some(accepted?.0),
         }
     }
     std::fs::remove_file(path)
+}
+
+/// Serves whoever connects to `listener`; a new connection replaces the old. Ends on an order to shut down and, with
+/// `oneshot`, when the host closes a connection after a session without having detached.
+pub async fn on_vsock(agent: &Agent, listener: &Listener, oneshot: bool) -> io::Result<()> {
+    let mut next = None;
+    loop {
+        let connection = match next.take() {
+            Some(connection) => connection,
+            None => listener.accept().await?,
+        };
+        let wire = Wire::new(connection)?;
+        let session = pin!(one(agent, wire));
+        match select(session, pin!(listener.accept())).await {
+            Either::Left(((Outcome::Shutdown, _), _)) => return Ok(()),
+            Either::Left(((Outcome::Closed, true), _)) if oneshot => return Ok(()),
+            Either::Left(_) => {}
+            Either::Right((accepted, _)) => next = Some(accepted?),
+        }
+    }
 }
 
 /// What comes after a session.
@@ -69,17 +91,21 @@ pub enum Outcome {
     Shutdown,
 }
 
-/// Serves one session on `wire`.
-async fn one(agent: &Agent, wire: Wire) -> Outcome {
+/// Serves one session on `wire`. Says what comes next, and whether there was a session at all.
+async fn one(agent: &Agent, wire: Wire) -> (Outcome, bool) {
     match Link::accept(wire.clone(), nonce).await {
-        Ok((link, _)) => match serve(agent, link).await {
-            End::Ordered(Order::Shutdown) => Outcome::Shutdown,
-            _ if wire.hung_up() => Outcome::Closed,
-            _ => Outcome::Next,
-        },
+        Ok((link, _)) => {
+            let outcome = match serve(agent, link).await {
+                End::Ordered(Order::Shutdown) => Outcome::Shutdown,
+                End::Ordered(Order::Detach) => Outcome::Next,
+                _ if wire.hung_up() => Outcome::Closed,
+                _ => Outcome::Next,
+            };
+            (outcome, true)
+        }
         // A host of another age: it may come back as another.
-        Err(LinkError::Handshake(_)) => Outcome::Next,
-        Err(LinkError::Closed | LinkError::Io(_)) => Outcome::Closed,
+        Err(LinkError::Handshake(_)) => (Outcome::Next, false),
+        Err(LinkError::Closed | LinkError::Io(_)) => (Outcome::Closed, false),
     }
 }
 

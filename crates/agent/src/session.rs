@@ -14,10 +14,10 @@ use futures::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_REQUEST};
 use pyro_proto::link::Link;
-use pyro_proto::message::{AgentInfo, ExecEvent, FailureKind, Reply, Request};
+use pyro_proto::message::{AgentInfo, ExecEvent, Failure, FailureKind, Identity as Given, Reply, Request};
 use pyro_proto::mux::{self, ConnectionError, Stream};
 
-use crate::boot::Root;
+use crate::boot::{Root, disk};
 use crate::exec::{self, Commands};
 use crate::failure::refusal;
 use crate::identity;
@@ -28,7 +28,66 @@ pub struct Agent {
     /// The commands and what they need.
     pub commands: Commands,
     /// What became of the root filesystem.
-    pub root: Root,
+    root: RefCell<Root>,
+    /// What a plain process has not.
+    pub guest: Option<Guest>,
+}
+
+/// What PID 1 of a guest has to look after.
+pub struct Guest {
+    /// Where its identity goes.
+    pub identity: identity::Identity,
+    /// Its disk.
+    pub disk: disk::Watch,
+}
+
+impl Agent {
+    /// One that has not been told who it is.
+    pub fn new(commands: Commands, root: Root, guest: Option<Guest>) -> Self {
+        Self { commands, root: RefCell::new(root), guest }
+    }
+
+    /// Takes `identity` on, and says what answers here.
+    fn identify(&self, given: &Given) -> Result<AgentInfo, Failure> {
+        identity::check(given)?;
+        if let Some(guest) = &self.guest {
+            guest.identity.assume(given)?;
+        }
+        let root = self.root.borrow();
+        Ok(AgentInfo {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
+            root_ready: root.is_ready(),
+            root_problem: root.problem().cloned(),
+        })
+    }
+
+    /// Notices from here on when the disk fails, if it is mounted.
+    pub fn watch_disk(&self) {
+        if let Some(guest) = &self.guest
+            && self.root.borrow().is_ready()
+        {
+            guest.disk.begin();
+        }
+    }
+
+    /// Assembles a root that waits for it.
+    fn assemble(&self) -> Result<(), Failure> {
+        let assembled = match &*self.root.borrow() {
+            Root::Waiting(waiting) => waiting.assemble(),
+            Root::Failed(failure) => return Err(failure.clone()),
+            _ => {
+                return Err(refusal(
+                    FailureKind::BadRequest,
+                    "root",
+                    "no root file system waits to be assembled",
+                ));
+            }
+        };
+        self.root.replace(assembled);
+        self.watch_disk();
+        self.root.borrow().problem().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
 }
 
 /// Why a session ended, where the host asked for it.
@@ -104,21 +163,21 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
     let mut order = None;
     let reply = match request {
         Ok(Request::Exec(request)) => {
-            match agent.root.problem() {
+            let refused = agent.root.borrow().refuses();
+            match refused {
                 None => exec::run(&agent.commands, frames, write, request).await,
-                Some(problem) => last_word(&mut write, &ExecEvent::Failed(problem.clone())).await,
+                Some(problem) => last_word(&mut write, &ExecEvent::Failed(problem)).await,
             }
             return None;
         }
-        Ok(Request::Identify(identity)) => match identity::assume(&identity, agent.root.is_pid1()) {
-            Ok(()) => Reply::Identified(AgentInfo {
-                version: env!("CARGO_PKG_VERSION").to_owned(),
-                kernel: rustix::system::uname().release().to_string_lossy().into_owned(),
-                root_ready: agent.root.is_ready(),
-                root_problem: agent.root.problem().cloned(),
-            }),
+        Ok(Request::Identify(identity)) => match agent.identify(&identity) {
+            Ok(info) => Reply::Identified(info),
             Err(failure) => Reply::Failed(failure),
         },
+        Ok(Request::SetClock(unix_time_ns)) => {
+            done(agent.guest.as_ref().map_or(Ok(()), |_| identity::set_clock(unix_time_ns)))
+        }
+        Ok(Request::Assemble) => done(agent.assemble()),
         Ok(Request::Ping) => Reply::Done,
         Ok(Request::Detach) => {
             order = Some(Order::Detach);
@@ -133,6 +192,13 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
     };
     last_word(&mut write, &reply).await;
     order
+}
+
+fn done(result: Result<(), Failure>) -> Reply {
+    match result {
+        Ok(()) => Reply::Done,
+        Err(failure) => Reply::Failed(failure),
+    }
 }
 
 /// Says the last word of a call. A host that is gone does not hear it, which its session will see by itself.

@@ -50,20 +50,30 @@ pub fn config() -> Result<Config, CliError> {
     let qemu_binary = qemu
         .or_else(|| doctor::find(&search_path(), "qemu-system-x86_64"))
         .unwrap_or_else(|| PathBuf::from("qemu-system-x86_64"));
+    let environment_dir =
+        directory("PYRO_ENVIRONMENT_CACHE_DIR").unwrap_or_else(|| cache_dir.join("environments"));
+    // Beside the environments they are of, unless those are somebody else's.
+    let template_dir = if environment_dir.is_dir() && !writable(&environment_dir) {
+        cache_dir.join("templates")
+    } else {
+        environment_dir.join(".templates")
+    };
     Ok(Config {
         bundle_dir,
-        environment_dir: directory("PYRO_ENVIRONMENT_CACHE_DIR")
-            .unwrap_or_else(|| cache_dir.join("environments")),
+        environment_dir,
+        template_dir,
         cache_dir: cache_dir.join("host"),
+        run_dir: scratch_dir.join("run"),
         scratch_dir,
         qemu_binary,
+        firecracker_binary: doctor::find(&search_path(), "firecracker"),
         boot_deadline: boot_deadline()?,
     })
 }
 
 /// What makes VMs, with the backend that the flag, else `PYRO_BACKEND`, asks for.
 pub fn factory(backend: Option<&str>) -> Result<Factory, CliError> {
-    Ok(Factory { config: config()?.into(), preference: preference(backend)? })
+    Ok(Factory::new(config()?, preference(backend)?))
 }
 
 /// The backend that the flag, else `PYRO_BACKEND`, else nobody asks for.

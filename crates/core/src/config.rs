@@ -9,12 +9,18 @@ pub struct Config {
     pub bundle_dir: PathBuf,
     /// Installed environments.
     pub environment_dir: PathBuf,
+    /// Templates: saved guests that starts are restored from.
+    pub template_dir: PathBuf,
     /// Small things that only cost time to lose: digest stamps, the remembered choice of a backend.
     pub cache_dir: PathBuf,
     /// The file system on which throw-away disks live, as files that never have a name.
     pub scratch_dir: PathBuf,
     /// The QEMU binary; a bare name was looked up by the front end already where it could be.
     pub qemu_binary: PathBuf,
+    /// A Firecracker that is installed on this system, if there is one.
+    pub firecracker_binary: Option<PathBuf>,
+    /// Where VMMs that need named files have a directory each, on the file system of `scratch_dir`.
+    pub run_dir: PathBuf,
     /// How long a guest may take to answer, instead of [`crate::launch::boot_deadline`].
     pub boot_deadline: Option<std::time::Duration>,
 }

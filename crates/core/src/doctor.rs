@@ -16,7 +16,7 @@ use crate::cause::chain;
 use crate::config::Config;
 use crate::environment::{Store, catalog_version};
 use crate::host::{self, CgroupVersion};
-use crate::runtime::{AGENT, Bundle, INITRAMFS, KERNEL, MANIFEST};
+use crate::runtime::{AGENT, Bundle, FIRECRACKER, INITRAMFS, JAILER, KERNEL, MANIFEST};
 
 pub use crate::runtime::PLATFORM;
 
@@ -178,7 +178,7 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
         Some(Ok(choice)) => check(
             "backend",
             Status::Ok,
-            format!("qemu with {} is used: {}", choice.qemu.accelerator, choice.why),
+            format!("{} with {} is used: {}", choice.vmm.backend(), choice.vmm.accelerator(), choice.why),
             None,
         ),
         _ => check("backend", Status::Fail, "none of the candidates boots the guest".into(), None),
@@ -187,7 +187,7 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
 }
 
 fn kvm_remedy(candidate: &Candidate) -> Option<String> {
-    if candidate.backend != "qemu" || candidate.accelerator != "kvm" {
+    if candidate.accelerator != "kvm" {
         return None;
     }
     let kvm = host::access("/dev/kvm");
@@ -310,7 +310,10 @@ fn payload(
     let program = |name: &str| find(search_path, name).map(|path| path.display().to_string());
     let (selected, why, candidates) = match choice {
         Some(Ok(choice)) => (
-            Some(json!({"backend": "qemu", "accelerator": choice.qemu.accelerator.to_string()})),
+            Some(json!({
+                "backend": choice.vmm.backend().to_string(),
+                "accelerator": choice.vmm.accelerator().to_string(),
+            })),
             choice.why.clone(),
             choice.candidates.clone(),
         ),
@@ -343,8 +346,8 @@ fn payload(
         "runtime": {
             "bundle_root": config.bundle_dir.display().to_string(),
             "manifest_path": config.bundle_dir.join(MANIFEST).display().to_string(),
-            "firecracker_bin": Value::Null,
-            "jailer_bin": Value::Null,
+            "firecracker_bin": path_of(FIRECRACKER),
+            "jailer_bin": path_of(JAILER),
             "guest_agent_path": path_of(AGENT),
             "guest_init_path": path_of(INITRAMFS),
             "kernel_path": path_of(KERNEL),

@@ -1,6 +1,8 @@
 //! What this host is: read from /proc and /sys each time it is asked, remembered by nobody.
 
 use std::fs;
+use std::io::Read as _;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 /// Memory that a new VM may count on, in MiB: what the kernel calls available, or what a memory cgroup leaves of it.
@@ -9,6 +11,18 @@ pub fn available_memory_mib() -> Option<u64> {
     let meminfo = fs::read_to_string("/proc/meminfo").ok()?;
     let available = field_kib(&meminfo, "MemAvailable:")? / 1024;
     Some(cgroup_memory_left_mib().map_or(available, |left| left.min(available)))
+}
+
+/// All memory of this host, in MiB. `None` when the host does not say.
+pub fn memory_mib() -> Option<u64> {
+    Some(field_kib(&fs::read_to_string("/proc/meminfo").ok()?, "MemTotal:")? / 1024)
+}
+
+/// How many processes wanted to run, on average over 1, 5 and 15 minutes.
+pub fn load() -> Option<[f64; 3]> {
+    let text = fs::read_to_string("/proc/loadavg").ok()?;
+    let mut averages = text.split_whitespace().map_while(|word| word.parse().ok());
+    Some([averages.next()?, averages.next()?, averages.next()?])
 }
 
 fn field_kib(text: &str, name: &str) -> Option<u64> {
@@ -31,7 +45,10 @@ pub fn kernel_release() -> String {
 
 /// The CPU's model name and microcode revision; empty where /proc/cpuinfo does not say.
 pub fn cpu_model() -> String {
-    let info = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    // The first processor's entry is enough, and the kernel makes the text as it is read: slowly, on large hosts.
+    let mut info = vec![0; 4096];
+    let read = fs::File::open("/proc/cpuinfo").and_then(|mut file| file.read(&mut info)).unwrap_or_default();
+    let info = String::from_utf8_lossy(&info[..read]);
     let field = |name: &str| {
         info.lines()
             .find(|line| line.starts_with(name))
@@ -39,6 +56,14 @@ pub fn cpu_model() -> String {
             .map_or(String::new(), |(_, value)| value.trim().to_owned())
     };
     format!("{} ({})", field("model name"), field("microcode")).replace(" ()", "")
+}
+
+/// What tells one build of a program from another without running it: path, size, and time of its last change.
+pub fn program_identity(path: &Path) -> String {
+    match fs::metadata(path) {
+        Ok(stat) => format!("{} {} {}.{:09}", path.display(), stat.size(), stat.mtime(), stat.mtime_nsec()),
+        Err(_) => path.display().to_string(),
+    }
 }
 
 /// The cgroup hierarchies that this host has mounted.
@@ -93,6 +118,8 @@ mod tests {
     #[test]
     fn this_host_is_read() {
         assert!(super::available_memory_mib().unwrap() > 0);
+        assert!(super::memory_mib().unwrap() > 0);
+        assert!(super::load().unwrap().iter().all(|average| *average >= 0.0));
         assert!(!super::kernel_release().is_empty());
         assert!(super::access("/dev/null").writable);
         assert!(!super::access("/nonexistent").exists);

@@ -36,11 +36,17 @@ pub fn fresh(hostname: String) -> Result<Identity, NoRandomness> {
         entropy: random()?,
         machine_id: random()?,
         hostname,
-        unix_time_ns: u64::try_from(
-            SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_nanos(),
-        )
-        .unwrap_or_default(),
+        generation: random()?,
+        // Templates never read theirs, so each guest's kernel makes one.
+        boot_id: None,
+        unix_time_ns: unix_now_ns(),
     })
+}
+
+/// Now, in nanoseconds since 1970 UTC.
+pub fn unix_now_ns() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_nanos()).unwrap_or_default()
 }
 
 /// Now, in Unix seconds, as payloads carry it.

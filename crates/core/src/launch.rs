@@ -1,15 +1,18 @@
-//! From parts to a guest that answers: start the VMM, shake hands, give the guest its identity, check its root.
+//! From parts to a guest that answers: start the VMM, cold or from a saved state, shake hands, give the guest its
+//! identity, see to its root.
 //!
 //! The guest and its VMM are watched together: a VMM that dies while the handshake waits is an error at once, with
 //! the end of the guest's console in it, and a guest that hangs is one when the deadline passes.
 
+use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use pyro_proto::message::{AgentInfo, Failure};
-use pyro_vmm::{Accelerator, Death, Machine, Qemu, Spec, VmmError};
+use pyro_vmm::{Accelerator, Backend, Death, Machine, Spec, Start, Vmm, VmmError};
 
 use crate::guest::{Guest, GuestError};
 use crate::identity::{self, NoRandomness};
+use crate::timeline::{Step, Timeline};
 
 /// A guest that answers, in a VMM that runs. Dropping it kills both.
 pub struct Booted {
@@ -78,39 +81,114 @@ pub fn boot_deadline(accelerator: Accelerator) -> Duration {
     }
 }
 
-/// Whether a guest must have its root file system to count as up.
+/// The word on a guest's kernel command line that says where its agent listens, if that is not a port.
+pub fn kernel_arg(backend: Backend) -> Option<&'static str> {
+    (!backend.has_port()).then_some("pyro.vsock")
+}
+
+/// What becomes of a guest's root file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Root {
-    /// It must.
-    Needed,
+    /// The guest has it when it answers.
+    Ready,
+    /// The guest is told to assemble it, once it has its identity.
+    Assemble,
+    /// The guest waits to be told so, after it was saved and restored.
+    Later,
     /// It has no disks; only whether it boots is asked.
     Absent,
 }
 
-/// Starts a guest and waits until it has its identity, for at most `deadline`.
-pub async fn boot(
-    qemu: &Qemu,
-    spec: Spec,
-    hostname: String,
-    root: Root,
-    deadline: Duration,
-) -> Result<Booted, BootError> {
+/// How a guest is to come up.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    /// Its host name.
+    pub hostname: String,
+    /// Its root file system.
+    pub root: Root,
+    /// How long it may take to answer.
+    pub deadline: Duration,
+}
+
+/// Starts a guest, cold or from a saved state, and waits until it has its identity.
+pub async fn boot(vmm: &Vmm, spec: Spec, wish: &Wish, timeline: &Timeline) -> Result<Booted, BootError> {
     let begin = Instant::now();
-    let mut machine = qemu.launch(spec).await.map_err(BootError::Launch)?;
-    let watch = machine.watch();
-    let left = deadline.saturating_sub(begin.elapsed());
-    let stream = match machine.connect(left).await {
-        Ok(stream) => stream,
-        Err(VmmError::Deadline { .. }) => {
-            return Err(BootError::Deadline { after: deadline, console: machine.console_tail() });
-        }
-        Err(VmmError::Died { death, .. }) => return Err(BootError::Died(*death)),
-        Err(error) => return Err(BootError::Launch(error)),
+    let restores = matches!(spec.start, Start::Restore { .. });
+    let (machine, port) = launch(vmm, spec, timeline).await?;
+    meet(machine, port, restores, wish, begin, timeline).await
+}
+
+/// As [`boot`], with a second descriptor of the guest's port, if it has one, which keeps that open when the session has
+/// ended.
+pub async fn boot_keeping_port(
+    vmm: &Vmm,
+    spec: Spec,
+    wish: &Wish,
+    timeline: &Timeline,
+) -> Result<(Booted, Option<UnixStream>), BootError> {
+    let begin = Instant::now();
+    let (machine, port) = launch(vmm, spec, timeline).await?;
+    let kept = port.as_ref().map(UnixStream::try_clone).transpose();
+    let kept =
+        kept.map_err(|source| BootError::Launch(VmmError::Host { doing: "keep the port open", source }))?;
+    Ok((meet(machine, port, false, wish, begin, timeline).await?, kept))
+}
+
+/// A machine that was started, and its port where it has one.
+async fn launch(
+    vmm: &Vmm,
+    spec: Spec,
+    timeline: &Timeline,
+) -> Result<(Machine, Option<UnixStream>), BootError> {
+    let restores = matches!(spec.start, Start::Restore { .. });
+    let mut machine = vmm.launch(spec).await.map_err(BootError::Launch)?;
+    timeline.mark_at(Step::VmmAnswered, machine.launched().answered);
+    if restores {
+        timeline.mark_at(Step::StateLoaded, machine.launched().ready);
+    }
+    let port = if machine.backend().has_port() {
+        Some(machine.connect(Duration::ZERO).await.map_err(BootError::Launch)?)
+    } else {
+        None
     };
-    let left = deadline.saturating_sub(begin.elapsed());
+    Ok((machine, port))
+}
+
+/// Resumes a guest that was paused, if it was, and makes its acquaintance, over its port or a new connection: handshake,
+/// identity, root.
+///
+/// The guest and its VMM are watched together.
+pub async fn meet(
+    mut machine: Machine,
+    port: Option<UnixStream>,
+    paused: bool,
+    wish: &Wish,
+    begin: Instant,
+    timeline: &Timeline,
+) -> Result<Booted, BootError> {
+    let watch = machine.watch();
+    let left = wish.deadline.saturating_sub(begin.elapsed());
     let talk = async {
-        let guest = Guest::connect(stream, identity::random()?, left).await.map_err(Trouble::Guest)?;
-        let agent = guest.identify(identity::fresh(hostname)?).await.map_err(Trouble::Guest)?;
+        let nonce = identity::random()?;
+        let resume = async |machine: &mut Machine| {
+            if paused { machine.resume().await.map_err(Trouble::Vmm) } else { Ok(()) }
+        };
+        let shake = async |stream| Guest::connect(stream, nonce, left).await.map_err(Trouble::Guest);
+        let guest = match port {
+            // The greeting is on its way before the guest runs: it finds it when it does.
+            Some(port) => tokio::try_join!(resume(&mut machine), shake(port))?.1,
+            None => {
+                resume(&mut machine).await?;
+                shake(machine.connect(left).await.map_err(Trouble::Vmm)?).await?
+            }
+        };
+        timeline.mark(Step::Connected);
+        let agent = introduce(&guest, &wish.hostname).await?;
+        timeline.mark(Step::Identified);
+        if wish.root == Root::Assemble {
+            guest.assemble().await.map_err(Trouble::Root)?;
+            timeline.mark(Step::Assembled);
+        }
         Ok::<_, Trouble>((guest, agent))
     };
     let talked = tokio::select! {
@@ -118,21 +196,28 @@ pub async fn boot(
         talked = tokio::time::timeout(left, talk) => talked,
         death = watch.ended() => return Err(BootError::Died(death)),
     };
+    let silent =
+        |machine: &Machine| BootError::Deadline { after: wish.deadline, console: machine.console_tail() };
     let (guest, agent) = match talked {
         Ok(Ok(pair)) => pair,
-        Ok(Err(Trouble::Randomness(error))) => return Err(error.into()),
-        Ok(Err(Trouble::Guest(GuestError::Silent { .. }))) | Err(_) => {
-            return Err(BootError::Deadline { after: deadline, console: machine.console_tail() });
-        }
-        Ok(Err(Trouble::Guest(source))) => {
-            // A stream that breaks is mostly a VMM that just died, and that says more.
-            return Err(match tokio::time::timeout(GRACE, watch.ended()).await {
-                Ok(death) => BootError::Died(death),
-                Err(_) => BootError::Session { source, console: machine.console_tail() },
-            });
-        }
+        Err(_) => return Err(silent(&machine)),
+        Ok(Err(trouble)) => match trouble {
+            Trouble::Randomness(error) => return Err(error.into()),
+            Trouble::Vmm(VmmError::Deadline { .. }) => return Err(silent(&machine)),
+            Trouble::Vmm(VmmError::Died { death, .. }) => return Err(BootError::Died(*death)),
+            Trouble::Vmm(error) => return Err(BootError::Launch(error)),
+            Trouble::Guest(GuestError::Silent { .. }) => return Err(silent(&machine)),
+            Trouble::Root(GuestError::Failed(failure)) => return Err(BootError::Root(failure)),
+            Trouble::Guest(source) | Trouble::Root(source) => {
+                // A stream that breaks is mostly a VMM that just died, and that says more.
+                return Err(match tokio::time::timeout(GRACE, watch.ended()).await {
+                    Ok(death) => BootError::Died(death),
+                    Err(_) => BootError::Session { source, console: machine.console_tail() },
+                });
+            }
+        },
     };
-    if root == Root::Needed
+    if wish.root != Root::Absent
         && let Some(failure) = agent.root_problem
     {
         return Err(BootError::Root(failure));
@@ -140,11 +225,34 @@ pub async fn boot(
     Ok(Booted { machine, guest, agent, took: begin.elapsed() })
 }
 
+/// A clock that was set by a message which, with its answer, took longer than this is set once more: it cannot be
+/// wrong by more than that.
+const CLOCK_ERROR: Duration = Duration::from_millis(40);
+/// How often it is set again before it is left as it is, as on a host so busy that no message is quick.
+const CLOCK_TRIES: usize = 5;
+
+/// Gives the guest its identity.
+async fn introduce(guest: &Guest, hostname: &str) -> Result<AgentInfo, Trouble> {
+    let identity = identity::fresh(hostname.to_owned())?;
+    let mut asked = Instant::now();
+    let agent = guest.identify(identity).await.map_err(Trouble::Guest)?;
+    for _ in 0..CLOCK_TRIES {
+        if asked.elapsed() <= CLOCK_ERROR {
+            break;
+        }
+        asked = Instant::now();
+        guest.set_clock(identity::unix_now_ns()).await.map_err(Trouble::Guest)?;
+    }
+    Ok(agent)
+}
+
 /// How long to wait for the VMM's death to be known once its stream broke.
 pub const GRACE: Duration = Duration::from_millis(500);
 
 enum Trouble {
     Guest(GuestError),
+    Vmm(VmmError),
+    Root(GuestError),
     Randomness(NoRandomness),
 }
 

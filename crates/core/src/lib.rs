@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bench;
 pub mod capture;
 pub mod cause;
 pub mod command;
@@ -21,4 +22,7 @@ pub mod launch;
 pub mod run;
 pub mod runtime;
 mod stamp;
+pub mod start;
+pub mod template;
+pub mod timeline;
 pub mod vm;

@@ -7,6 +7,8 @@ use serde::Serialize;
 use crate::capture::Captured;
 use crate::command::{CommandLine, Options, Outcome, Streams};
 use crate::environment::PullEvent;
+use crate::start::{How, Remark};
+use crate::timeline::Phase;
 use crate::vm::{ExecutionMode, Factory, Vm, VmError, VmInfo, VmRequest};
 
 /// What became of a VM after its use.
@@ -66,13 +68,17 @@ pub struct RunReport {
     pub backend: String,
     /// `kvm`, `tcg` or `none`.
     pub accelerator: String,
+    /// Whether the guest was restored or booted; absent where the host stood in.
+    pub start: Option<How>,
+    /// Where the time went, step by step.
+    pub timings: Vec<Phase>,
     /// What became of the VM.
     pub cleanup: Cleanup,
 }
 
 impl RunReport {
     /// Puts together what a VM and a command's outcome say.
-    pub fn new(info: &VmInfo, command: &CommandLine, outcome: Outcome, cleanup: Cleanup) -> Self {
+    pub fn new(vm: &Vm, info: &VmInfo, command: &CommandLine, outcome: Outcome, cleanup: Cleanup) -> Self {
         let text = |captured: Captured| match String::from_utf8(captured.bytes) {
             Ok(text) => (text, captured.total, captured.truncated, false),
             Err(error) => (
@@ -103,6 +109,8 @@ impl RunReport {
             execution_mode: info.execution_mode,
             backend: info.backend.clone(),
             accelerator: info.accelerator.clone(),
+            start: vm.how(),
+            timings: vm.timeline().phases(),
             cleanup,
         }
     }
@@ -120,8 +128,10 @@ pub enum RunEvent {
         /// The environment's name.
         environment: String,
     },
-    /// The guest is being booted.
+    /// The guest is being started.
     Start(VmInfo),
+    /// Why the start is no plain restore.
+    Remark(Remark),
     /// The command is being run. `host_reason` says why the host stands in for a guest, where it does.
     Execute {
         /// The VM.
@@ -138,13 +148,13 @@ pub async fn run_in_vm(
     command: &CommandLine,
     options: &Options,
     streams: &mut Streams,
-    mut events: impl FnMut(RunEvent),
+    mut events: impl FnMut(RunEvent) + Send,
     pull_events: impl FnMut(PullEvent) + Send + 'static,
 ) -> Result<RunReport, VmError> {
     events(RunEvent::Create { environment: request.environment.clone() });
     let mut vm = Vm::create(factory, request, pull_events).await?;
     events(RunEvent::Start(vm.info()));
-    vm.start().await?;
+    vm.start(&mut |remark| events(RunEvent::Remark(remark))).await?;
     let info = vm.info();
     events(RunEvent::Execute { info: info.clone(), host_reason: vm.host_reason().map(str::to_owned) });
     let outcome = vm.exec(command, options, streams).await;
@@ -152,5 +162,5 @@ pub async fn run_in_vm(
     let outcome = outcome?;
     stopped?;
     let cleanup = Cleanup::deleted(&info.vm_id, "post_exec_cleanup");
-    Ok(RunReport::new(&info, command, outcome, cleanup))
+    Ok(RunReport::new(&vm, &info, command, outcome, cleanup))
 }

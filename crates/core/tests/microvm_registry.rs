@@ -3,7 +3,6 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::time::Duration;
 
 use pyro_core::backend::Preference;
@@ -26,12 +25,13 @@ fn registry() -> (Registry, tempfile::TempDir) {
     let config = Config {
         bundle_dir: prepared("PYRO_RUNTIME_BUNDLE_DIR"),
         environment_dir: prepared("PYRO_ENVIRONMENT_CACHE_DIR"),
+        template_dir: prepared("PYRO_ENVIRONMENT_CACHE_DIR").join(".templates"),
         cache_dir: cache.path().join("host"),
         scratch_dir: cache.path().to_owned(),
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
         boot_deadline: None,
     };
-    (Registry::new(Factory { config: Arc::new(config), preference: Preference::Auto }), cache)
+    (Registry::new(Factory::new(config, Preference::Auto)), cache)
 }
 
 fn request() -> VmRequest {

@@ -274,6 +274,31 @@ fn what_is_no_real_artifact_cannot_be_declared_one() {
 }
 
 #[test]
+fn the_floor_is_an_archive_with_a_static_init() {
+    let with_floor = |content: &[u8]| {
+        let bench = Bench::new();
+        bench.put("floor", content);
+        let builder = bench.builder([ArtifactKind::Real; 3]);
+        let builder = builder.artifact("floor", bench.at("in/floor"), "floor.cpio", "1", ArtifactKind::Real);
+        let written = builder.write(&bench.at("runtime"), &bench.at("cache"));
+        written.map(|bundle| {
+            bundle.open_artifact("floor").unwrap();
+            let proof = evidence(&bundle);
+            bundle.raise(proof).unwrap().manifest().capabilities.vm_boot
+        })
+    };
+    // It is another program than the agent, and need not be it.
+    assert!(with_floor(&cpio("init", 0o100_755, &elf(256 << 10, 62, false, None))).unwrap());
+    for content in [
+        b"placeholder\n".to_vec(),
+        cpio("init", 0o100_755, &elf(256 << 10, 62, true, None)),
+        cpio("linuxrc", 0o100_755, &agent()),
+    ] {
+        assert!(matches!(with_floor(&content), Err(RuntimeError::NotReal { .. })));
+    }
+}
+
+#[test]
 fn evidence_is_good_for_its_own_artifacts_only() {
     let bench = Bench::new();
     let proof = evidence(&bench.write().unwrap());

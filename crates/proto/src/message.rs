@@ -1,7 +1,7 @@
 //! What is said: the first message of a stream is a [`Request`], and what follows depends on it.
 //!
 //! ```text
-//!   Identify, Ping, Detach, Shutdown:  one Reply, then the stream ends
+//!   Identify, SetClock, Assemble, Ping, Detach, Shutdown:  one Reply, then the stream ends
 //!   Exec:  host -> guest  Stdin chunks and ExecInput messages
 //!          guest -> host  Stdout and Stderr chunks and ExecEvent messages; Exited or Failed is the last
 //! ```
@@ -28,6 +28,10 @@ pub enum Request {
     Detach,
     /// Stop all processes, unmount, power off.
     Shutdown,
+    /// The wall clock again, where the first setting of it took too long on its way: nanoseconds since 1970 UTC.
+    SetClock(u64),
+    /// Mount the writable disk and assemble the root, in a guest that was told at its boot to wait for this.
+    Assemble,
 }
 
 /// The identity that makes a guest itself and nobody's twin.
@@ -41,6 +45,12 @@ pub struct Identity {
     pub hostname: String,
     /// `/etc/machine-id`, as 16 bytes.
     pub machine_id: [u8; 16],
+    /// A number that no other start or restore has, for programs that must notice that they were copied: the guest
+    /// finds it in `/run/pyro/generation`.
+    pub generation: [u8; 16],
+    /// A boot id to show instead of the kernel's, in a guest whose kernel may have made one before it was saved.
+    /// Absent where nobody can have asked for it yet: the kernel makes a fresh one then.
+    pub boot_id: Option<[u8; 16]>,
 }
 
 /// A command to run.
@@ -255,6 +265,8 @@ mod tests {
             entropy: [7; 32],
             hostname: "pyro".into(),
             machine_id: [8; 16],
+            generation: [9; 16],
+            boot_id: Some([10; 16]),
         };
         let info = AgentInfo {
             version: "1".into(),
@@ -273,6 +285,8 @@ mod tests {
             Request::Ping,
             Request::Detach,
             Request::Shutdown,
+            Request::SetClock(1_700_000_000_000_000_000),
+            Request::Assemble,
             ExecInput::Eof,
             ExecInput::Signal(15),
             ExecInput::Resize(size),

@@ -30,7 +30,7 @@ pub use console::Tail;
 pub use death::{Death, Exit, Reason, Watch};
 pub use error::VmmError;
 pub use firecracker::{Cgroups, Defect, Feature, Firecracker, FirecrackerVersion, Jail, Limits, STREAM_PORT};
-pub use machine::{Accelerator, Backend, Cache, Machine, Memory, Parts, Shape, Spec, Start};
+pub use machine::{Accelerator, Backend, Cache, Launched, Machine, Memory, Parts, Shape, Spec, Start, Vmm};
 pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
 pub use tsc::tsc_khz;
 

@@ -6,7 +6,8 @@
 use std::fmt;
 use std::fs::File;
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::path::Path;
+use std::time::{Duration, Instant};
 
 use crate::VmmError;
 use crate::death::Watch;
@@ -105,6 +106,12 @@ impl Backend {
         self == Backend::Firecracker
     }
 
+    /// Whether the guest's stream is a port of the machine: there before the guest is, one only, and not lost by a save.
+    /// Otherwise it is a connection, which the guest accepts.
+    pub fn has_port(self) -> bool {
+        self == Backend::Qemu
+    }
+
     /// Whether a machine can run in a memory file of its caller ([`Memory::Owned`]).
     pub fn owns_memory(self) -> bool {
         self == Backend::Qemu
@@ -188,6 +195,71 @@ pub struct Spec {
     pub start: Start,
 }
 
+/// How machines are started: a VMM and how it is to be used.
+#[derive(Debug, Clone)]
+pub enum Vmm {
+    /// Firecracker.
+    Firecracker(firecracker::Firecracker),
+    /// QEMU.
+    Qemu(qemu::Qemu),
+}
+
+impl Vmm {
+    /// Starts a machine. Returns when the VMM answers; a cold guest is then booting, a restored one is loaded and
+    /// paused.
+    ///
+    /// # Errors
+    /// When the specification is impossible, the host lacks something, or the VMM ended or refused. Nothing is left
+    /// running then.
+    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
+        match self {
+            Vmm::Firecracker(firecracker) => firecracker.launch(spec).await,
+            Vmm::Qemu(qemu) => qemu.launch(spec).await,
+        }
+    }
+
+    /// Which one it is.
+    pub fn backend(&self) -> Backend {
+        match self {
+            Vmm::Firecracker(_) => Backend::Firecracker,
+            Vmm::Qemu(_) => Backend::Qemu,
+        }
+    }
+
+    /// What executes guest instructions.
+    pub fn accelerator(&self) -> Accelerator {
+        match self {
+            Vmm::Firecracker(_) => Accelerator::Kvm,
+            Vmm::Qemu(qemu) => qemu.accelerator,
+        }
+    }
+
+    /// Its program.
+    pub fn binary(&self) -> &Path {
+        match self {
+            Vmm::Firecracker(firecracker) => &firecracker.binary,
+            Vmm::Qemu(qemu) => &qemu.binary,
+        }
+    }
+
+    /// Which machine it is told to be: a number that is raised with any change of what a saved state depends on.
+    pub fn device_model(&self) -> u32 {
+        match self {
+            Vmm::Firecracker(_) => firecracker::DEVICE_MODEL,
+            Vmm::Qemu(_) => qemu::DEVICE_MODEL,
+        }
+    }
+}
+
+/// When a launch got how far.
+#[derive(Debug, Clone, Copy)]
+pub struct Launched {
+    /// The VMM answered its first command.
+    pub answered: Instant,
+    /// It had loaded its state, if there was one to load; the launch was over.
+    pub ready: Instant,
+}
+
 /// A running VMM process and its guest. Dropping it kills both.
 #[derive(Debug)]
 pub struct Machine {
@@ -223,6 +295,14 @@ impl Machine {
         match &self.adapter {
             Adapter::Firecracker(_) => Accelerator::Kvm,
             Adapter::Qemu(handle) => handle.accelerator(),
+        }
+    }
+
+    /// When its launch got how far.
+    pub fn launched(&self) -> Launched {
+        match &self.adapter {
+            Adapter::Firecracker(handle) => handle.launched,
+            Adapter::Qemu(handle) => handle.launched,
         }
     }
 

@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyro_core::backend::{self, Accelerator};
+use pyro_core::backend::{self, Accelerator, Qemu, Vmm};
 use pyro_core::command::{self, CommandError, CommandLine, Options, Streams};
 use pyro_core::runtime::{Bundle, Probe, ProbeExec};
 
@@ -44,7 +44,8 @@ pub(super) fn boot(bundle: &Bundle) -> Result<(Probe, Duration), ProbeError> {
 }
 
 async fn boot_under(qemu: PathBuf, bundle: &Bundle) -> Result<(Probe, Duration), ProbeError> {
-    let booted = backend::probe_boot(&qemu, bundle, Accelerator::Tcg, BOOT_DEADLINE).await?;
+    let vmm = Vmm::Qemu(Qemu { binary: qemu, accelerator: Accelerator::Tcg });
+    let booted = backend::probe_boot(&vmm, bundle, BOOT_DEADLINE).await?;
     let line = CommandLine::Argv(vec!["/init".into(), "--version".into()]);
     let options = Options { timeout: Some(EXEC_DEADLINE), ..Options::default() };
     let watch = booted.machine.watch();

@@ -1,9 +1,11 @@
 //! How the agent starts: as a plain process, or as PID 1 of a guest.
 
+pub mod disk;
 pub mod mounts;
 pub mod port;
 pub mod power;
 pub mod root;
+pub mod vsock;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -12,15 +14,17 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::{Either, select};
-use pyro_proto::message::Failure;
+use pyro_proto::message::{Failure, FailureKind};
 use rustix::process::Resource;
 
 use crate::exec::Commands;
 use crate::exec::spawn::Setup;
 use crate::exec::tree::{Trees, cgroup};
+use crate::failure::refusal;
+use crate::identity::Identity;
 use crate::reaper::Reaper;
 use crate::server::{self, Outcome};
-use crate::session::Agent;
+use crate::session::{Agent, Guest};
 
 /// Where a plain agent listens.
 #[derive(Debug)]
@@ -37,7 +41,9 @@ pub enum Root {
     /// This is a plain process: the root is the machine's own.
     Plain,
     /// PID 1 without a base image: only the initramfs is there.
-    Bare,
+    Diskless,
+    /// PID 1 with its base mounted, waiting for an order to assemble the rest.
+    Waiting(root::Waiting),
     /// PID 1 with its root assembled.
     Ready,
     /// PID 1 whose root could not be assembled.
@@ -55,11 +61,21 @@ impl Root {
         matches!(self, Self::Ready)
     }
 
-    /// Why commands cannot run.
+    /// What went wrong when it was assembled.
     pub fn problem(&self) -> Option<&Failure> {
         match self {
             Self::Failed(problem) => Some(problem),
             _ => None,
+        }
+    }
+
+    /// Why commands cannot run.
+    pub fn refuses(&self) -> Option<Failure> {
+        match self {
+            Self::Waiting(_) => {
+                Some(refusal(FailureKind::Unsupported, "root", "the root file system is not assembled yet"))
+            }
+            other => other.problem().cloned(),
         }
     }
 }
@@ -123,7 +139,7 @@ pub fn plain(listen: Listen) -> io::Result<()> {
         let reaper = Rc::new(Reaper::new(true)?);
         let setup = Setup { subreaper: true, ..Setup::default() };
         let commands = Commands::new(Rc::clone(&reaper), Trees::walking()?, setup)?;
-        let agent = Agent { commands, root: Root::Plain };
+        let agent = Agent::new(commands, Root::Plain, None);
         let serve = async {
             match listen {
                 Listen::Socket(path) => server::on_socket(&agent, &path).await,
@@ -152,18 +168,20 @@ pub fn run() -> ! {
     let begun = mounts::early();
     let _ = mounts::fill_standard_streams();
     let words = power::CommandLine::read();
+    let memory = mounts::late();
+    // Before the root, which shows one of its files.
+    let identity = Identity::prepare();
     let root = match begun {
-        Ok(()) => root::assemble(),
+        Ok(()) => root::begin(words.bare),
         Err(failure) => Root::Failed(failure),
     };
     if let Some(problem) = root.problem() {
         power::note(&format!("{}: {}", problem.stage, problem.message));
     }
-    let cgroups = mounts::late().and_then(cgroup::Cgroups::new);
+    let cgroups = memory.and_then(cgroup::Cgroups::new);
     let limit =
         rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
-    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     let trees = match cgroups {
         Ok(cgroups) => Ok(Trees::Cgroups(cgroups)),
         Err(error) => {
@@ -171,23 +189,26 @@ pub fn run() -> ! {
             Trees::walking()
         }
     };
-    let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, &words)));
+    let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, identity?, &words)));
     if let Err(error) = served {
         power::note(&format!("cannot go on: {error}"));
     }
     power::off()
 }
 
-async fn serve(trees: Trees, root: Root, words: &power::CommandLine) -> io::Result<()> {
+/// The out-of-memory killer never takes PID 1, so nothing need be said about that.
+async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::CommandLine) -> io::Result<()> {
     let reaper = Rc::new(Reaper::new(false)?);
-    let setup = Setup {
-        reset_oom_score: true,
-        subreaper: matches!(trees, Trees::Walk(_)),
-        open_files: Some(COMMANDS_OPEN_FILES),
-    };
+    let setup = Setup { subreaper: matches!(trees, Trees::Walk(_)), open_files: Some(COMMANDS_OPEN_FILES) };
     let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
-    let agent = Agent { commands, root };
+    let disk = disk::Watch::new()?;
+    let agent = Agent::new(commands, root, Some(Guest { identity, disk }));
+    agent.watch_disk();
     let sessions = async {
+        if words.vsock {
+            let listener = vsock::Listener::new()?;
+            return server::on_vsock(&agent, &listener, words.oneshot).await;
+        }
         let mut port = port::open().await?;
         loop {
             port = port::host_present(port).await?;
@@ -199,9 +220,20 @@ async fn serve(trees: Trees, root: Root, words: &power::CommandLine) -> io::Resu
             port = wire.into_fd().ok_or_else(|| io::Error::other("the port is still in use"))?;
         }
     };
-    let end = match select(pin!(reaper.run()), pin!(sessions)).await {
-        Either::Left((end, _)) => end.map(drop),
-        Either::Right((end, _)) => end,
+    let failing = async {
+        match &agent.guest {
+            Some(guest) => guest.disk.run().await,
+            None => std::future::pending().await,
+        }
+    };
+    let housekeeping = async {
+        match select(pin!(reaper.run()), pin!(failing)).await {
+            Either::Left((end, _)) => end.map(drop),
+            Either::Right((end, _)) => end,
+        }
+    };
+    let end = match select(pin!(housekeeping), pin!(sessions)).await {
+        Either::Left((end, _)) | Either::Right((end, _)) => end,
     };
     agent.commands.kill_all();
     end

@@ -9,7 +9,7 @@ use std::os::unix::fs::{PermissionsExt, symlink};
 use pyro_proto::message::{Failure, FailureKind};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount};
+use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use crate::failure::failure;
@@ -47,8 +47,8 @@ pub fn fill_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts and makes the rest, inside whatever root there is now. Each is useful without the others, so none that fails
-/// stops the next. Gives the guest's memory in MiB.
+/// Mounts and makes the rest of what is not on a disk. Each is useful without the others, so none that fails stops the
+/// next. Gives the guest's memory in MiB.
 pub fn late() -> io::Result<u64> {
     let tmpfs = MountFlags::NOSUID | MountFlags::NODEV;
     let table: [(&str, &str, MountFlags, &CStr); 5] = [
@@ -74,6 +74,17 @@ pub fn late() -> io::Result<u64> {
     }
     let _ = fs::create_dir("/run/lock");
     let _ = fs::set_permissions("/run/lock", fs::Permissions::from_mode(0o1777));
+    let _ = fs::create_dir(crate::identity::DIRECTORY);
+    let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
+    if let Err(error) = loopback_up() {
+        super::power::note(&format!("loopback: {error}"));
+    }
+    let info = rustix::system::sysinfo();
+    Ok(u64::from(info.mem_unit) * info.totalram as u64 / (1024 * 1024))
+}
+
+/// Makes what every root has on its disk.
+pub fn files() {
     // On the disk, not in memory: builds fill it, and the disk is the larger of the two.
     if fs::symlink_metadata("/tmp")
         .map_or(true, |tmp| tmp.is_dir() && tmp.permissions().mode() & 0o7777 != 0o1777)
@@ -81,18 +92,25 @@ pub fn late() -> io::Result<u64> {
         let _ = fs::create_dir("/tmp");
         let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
     }
-    let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
     for (path, text) in [("/etc/hosts", HOSTS), ("/etc/resolv.conf", RESOLV_CONF)] {
         // A link that leads nowhere is the image's own arrangement.
         if fs::symlink_metadata(path).is_err() {
             let _ = fs::write(path, text);
         }
     }
-    if let Err(error) = loopback_up() {
-        super::power::note(&format!("loopback: {error}"));
+    show_machine_id();
+}
+
+/// Shows the machine id where programs look for it. A link there would be the image's own arrangement.
+fn show_machine_id() {
+    const SHOWN: &str = "/etc/machine-id";
+    let shown = match fs::symlink_metadata(SHOWN) {
+        Ok(stat) => stat.is_file(),
+        Err(_) => fs::write(SHOWN, "").is_ok(),
+    };
+    if shown && let Err(errno) = mount_bind(crate::identity::MACHINE_ID, SHOWN) {
+        super::power::note(&format!("the machine id: {}", io::Error::from(errno)));
     }
-    let info = rustix::system::sysinfo();
-    Ok(u64::from(info.mem_unit) * info.totalram as u64 / (1024 * 1024))
 }
 
 /// Brings `lo` up; the kernel gives it 127.0.0.1 and ::1 by itself.

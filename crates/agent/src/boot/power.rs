@@ -11,6 +11,10 @@ use rustix::system::RebootCommand;
 pub struct CommandLine {
     /// `pyro.oneshot`: power off when the host closes the stream after a session.
     pub oneshot: bool,
+    /// `pyro.bare`: leave the disk alone until the host orders the root to be assembled.
+    pub bare: bool,
+    /// `pyro.vsock`: the host connects by vsock, to a machine that ends only by a restart.
+    pub vsock: bool,
 }
 
 impl CommandLine {
@@ -20,8 +24,8 @@ impl CommandLine {
     }
 
     fn parse(line: &[u8]) -> Self {
-        let oneshot = line.split(u8::is_ascii_whitespace).any(|word| word == b"pyro.oneshot");
-        Self { oneshot }
+        let has = |wanted: &[u8]| line.split(u8::is_ascii_whitespace).any(|word| word == wanted);
+        Self { oneshot: has(b"pyro.oneshot"), bare: has(b"pyro.bare"), vsock: has(b"pyro.vsock") }
     }
 }
 
@@ -47,7 +51,7 @@ pub fn off() -> ! {
     }
     rustix::fs::sync();
     // Where nothing can cut the power the kernel halts for ever instead of saying so; a restart ends such a machine.
-    if std::path::Path::new("/sys/firmware/acpi").exists() {
+    if !CommandLine::read().vsock && std::path::Path::new("/sys/firmware/acpi").exists() {
         let _ = rustix::system::reboot(RebootCommand::PowerOff);
     }
     loop {
@@ -64,6 +68,7 @@ mod tests {
     fn words_are_whole() {
         assert!(CommandLine::parse(b"quiet pyro.oneshot\n").oneshot);
         assert!(!CommandLine::parse(b"pyro.oneshotx xpyro.oneshot\n").oneshot);
-        assert!(!CommandLine::parse(b"").oneshot);
+        assert!(CommandLine::parse(b"pyro.bare quiet").bare);
+        assert_eq!(CommandLine::parse(b""), CommandLine::default());
     }
 }

@@ -17,22 +17,62 @@ use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 use super::Root;
 use crate::failure::{failure, refusal};
 
-/// Assembles the root and makes it this process's; `/dev`, `/proc` and `/sys` come along.
-pub fn assemble() -> Root {
-    let (base, disk) = devices();
-    match (base, disk) {
-        (None, None) => Root::Bare,
-        (Some(base), Some(disk)) => match build(&base, &disk) {
-            Ok(()) => Root::Ready,
-            Err(failure) => Root::Failed(failure),
-        },
+/// Assembles the root and makes it this process's; `/dev`, `/proc`, `/sys` and `/run` come along. With `wait` the disk
+/// is left alone: what comes back is [`Root::Waiting`], to be finished by [`Waiting::assemble`].
+pub fn begin(wait: bool) -> Root {
+    let (base, disk) = match devices() {
+        (None, None) => return Root::Diskless,
+        (Some(base), Some(disk)) => (base, disk),
         (None, Some(_)) => {
-            Root::Failed(refusal(FailureKind::Internal, "base", "there is a disk and no base image"))
+            return Root::Failed(refusal(FailureKind::Internal, "base", "there is a disk and no base image"));
         }
         (Some(_), None) => {
-            Root::Failed(refusal(FailureKind::Internal, "disk", "there is a base image and no disk"))
+            return Root::Failed(refusal(FailureKind::Internal, "disk", "there is a base image and no disk"));
+        }
+    };
+    let waiting = match mount_base(&base) {
+        Ok(()) => Waiting { disk },
+        Err(failure) => return Root::Failed(failure),
+    };
+    if wait {
+        warm();
+        Root::Waiting(waiting)
+    } else {
+        waiting.assemble()
+    }
+}
+
+/// A guest with its base mounted and its disk untouched: it can be saved and be given another disk when it is
+/// restored.
+#[derive(Debug)]
+pub struct Waiting {
+    disk: String,
+}
+
+impl Waiting {
+    /// Mounts the disk, assembles the root and makes it this process's.
+    pub fn assemble(&self) -> Root {
+        match assemble(&self.disk) {
+            Ok(()) => Root::Ready,
+            Err(failure) => Root::Failed(failure),
         }
     }
+}
+
+/// Runs a shell from the base once, so that what every command needs is in the page cache when the guest is saved.
+fn warm() {
+    use std::os::unix::process::CommandExt;
+    let mut shell = std::process::Command::new("/bin/sh");
+    shell.args(["-c", "true"]).env_clear();
+    // SAFETY: between fork and exec only two system calls are made; the process has one thread.
+    unsafe {
+        shell.pre_exec(|| {
+            rustix::process::chroot("/base")?;
+            Ok(rustix::process::chdir("/")?)
+        });
+    }
+    // It only warms: an image without a shell is as good.
+    let _ = shell.status();
 }
 
 /// The block devices: base and disk.
@@ -55,20 +95,29 @@ fn devices() -> (Option<String>, Option<String>) {
     (base, disk)
 }
 
-fn build(base: &str, disk: &str) -> Result<(), Failure> {
-    let fail = |stage: &'static str| move |errno: Errno| failure(FailureKind::Internal, stage, errno, stage);
-    let make = |path: &str| match rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755)) {
+fn fail(stage: &'static str) -> impl Fn(Errno) -> Failure {
+    move |errno| failure(FailureKind::Internal, stage, errno, stage)
+}
+
+fn make(path: &str) -> Result<(), Failure> {
+    match rustix::fs::mkdir(path, rustix::fs::Mode::from_raw_mode(0o755)) {
         Ok(()) | Err(Errno::EXIST) => Ok(()),
         Err(errno) => Err(failure(FailureKind::Internal, "mkdir", errno, path)),
-    };
+    }
+}
+
+fn mount_base(base: &str) -> Result<(), Failure> {
     for path in ["/base", "/disk", "/new"] {
         make(path)?;
     }
-    mount(format!("/dev/{base}"), "/base", "ext4", MountFlags::RDONLY, None::<&CStr>)
-        .map_err(fail("base"))?;
+    mount(format!("/dev/{base}"), "/base", "ext4", MountFlags::RDONLY, None::<&CStr>).map_err(fail("base"))
+}
+
+fn assemble(disk: &str) -> Result<(), Failure> {
+    let device = format!("/dev/{disk}");
+    forget(&device).map_err(fail("disk"))?;
     // Access times on the disk would turn reading into writing, and every snapshot larger.
-    mount(format!("/dev/{disk}"), "/disk", "ext4", MountFlags::NOATIME, c"noinit_itable")
-        .map_err(fail("disk"))?;
+    mount(device, "/disk", "ext4", MountFlags::NOATIME, c"noinit_itable").map_err(fail("disk"))?;
     for path in ["/disk/.pyro", "/disk/.pyro/upper", "/disk/.pyro/work", "/disk/workspace"] {
         make(path)?;
     }
@@ -78,11 +127,26 @@ fn build(base: &str, disk: &str) -> Result<(), Failure> {
         make(path)?;
     }
     mount_bind("/disk/workspace", "/new/workspace").map_err(fail("workspace"))?;
-    for name in ["dev", "proc", "sys"] {
+    for name in ["dev", "proc", "sys", "run"] {
         mount_move(format!("/{name}"), format!("/new/{name}")).map_err(fail("move"))?;
     }
     rustix::process::chdir("/new").map_err(fail("chdir"))?;
     mount_move(".", "/").map_err(fail("move"))?;
     rustix::process::chroot(".").map_err(fail("chroot"))?;
-    rustix::process::chdir("/").map_err(fail("chdir"))
+    rustix::process::chdir("/").map_err(fail("chdir"))?;
+    super::mounts::files();
+    Ok(())
+}
+
+const BLKFLSBUF: libc::Ioctl = 0x1261;
+
+/// Drops what the kernel may hold of the device: it looked for partitions when the guest booted, maybe on another disk.
+fn forget(device: &str) -> Result<(), Errno> {
+    use rustix::fs::{Mode, OFlags};
+    let device = rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
+    // SAFETY: BLKFLSBUF takes no argument.
+    if unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&device), BLKFLSBUF) } < 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(())
 }

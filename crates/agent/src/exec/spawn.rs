@@ -18,8 +18,6 @@ use crate::failure::{failure, refusal, resource_kind};
 /// What differs between a guest's PID 1 and a plain process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Setup {
-    /// Give children an `oom_score_adj` of 0: the agent's own protects it.
-    pub reset_oom_score: bool,
     /// Make each command the subreaper of its tree, so that the tree can be found by walking `/proc`.
     pub subreaper: bool,
     /// The limit on open files that children get: soft, hard.
@@ -258,13 +256,6 @@ unsafe fn prepare(job: &mut Job) -> Stage {
         if let Some((soft, hard)) = job.setup.open_files {
             let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
             libc::setrlimit(libc::RLIMIT_NOFILE, &limit);
-        }
-        if job.setup.reset_oom_score {
-            let fd = libc::open(c"/proc/self/oom_score_adj".as_ptr(), libc::O_WRONLY | libc::O_CLOEXEC);
-            if fd >= 0 {
-                libc::write(fd, c"0".as_ptr().cast(), 1);
-                libc::close(fd);
-            }
         }
         if job.setup.subreaper {
             libc::prctl(libc::PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0);

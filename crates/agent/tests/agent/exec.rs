@@ -222,6 +222,8 @@ fn identity_is_checked_and_harmless_outside_a_guest() {
             entropy: [1; 32],
             hostname: "elsewhere".to_owned(),
             machine_id: [2; 16],
+            generation: [3; 16],
+            boot_id: Some([4; 16]),
         };
         match client.call(&Request::Identify(identity.clone())).await {
             Reply::Identified(info) => {
@@ -232,6 +234,12 @@ fn identity_is_checked_and_harmless_outside_a_guest() {
         }
         assert_ne!(client.run(&["uname", "-n"]).await.text(), "elsewhere\n");
         assert_eq!(std::fs::read("/etc/hostname").ok(), before);
+        assert_eq!(client.call(&Request::SetClock(1)).await, Reply::Done);
+        assert!(std::time::UNIX_EPOCH.elapsed().unwrap().as_secs() > 1_000_000_000);
+        match client.call(&Request::Assemble).await {
+            Reply::Failed(failure) => assert_eq!(failure.kind, FailureKind::BadRequest),
+            other => panic!("{other:?}"),
+        }
         identity.hostname = "no good".to_owned();
         match client.call(&Request::Identify(identity)).await {
             Reply::Failed(failure) => assert_eq!(failure.kind, FailureKind::BadRequest),

@@ -2,8 +2,9 @@
 
 use clap::Subcommand;
 use pyro_core::backend::{self, Probe};
+use pyro_core::cause;
 use pyro_core::environment::Status;
-use pyro_core::runtime::KERNEL;
+use pyro_core::template::Stored;
 use serde_json::{Value, json};
 
 use crate::error::{CliError, print_json};
@@ -31,11 +32,14 @@ pub enum Env {
     Pull {
         /// The environment, such as debian:12
         environment: String,
+        /// Leave the first run to boot: make no template for it now
+        #[arg(long)]
+        no_warm: bool,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
     },
-    /// Remove what no environment of the catalog uses
+    /// Remove old versions, leftovers, and the saved guests that starts are restored from
     Prune {
         /// Print one JSON object
         #[arg(long)]
@@ -59,7 +63,7 @@ impl Env {
         match self {
             Self::List { json } => list(json),
             Self::Inspect { environment, json } => inspect(&environment, json),
-            Self::Pull { environment, json } => pull(&environment, json).await,
+            Self::Pull { environment, no_warm, json } => pull(&environment, !no_warm, json).await,
             Self::Prune { json } => prune(json),
         }
     }
@@ -83,12 +87,13 @@ fn list(json: bool) -> Result<u8, CliError> {
 }
 
 fn inspect(name: &str, json: bool) -> Result<u8, CliError> {
-    let status = places::factory(None)?.store().inspect(name)?;
+    let status = places::factory(None)?.inspect(name)?;
     show(&status, json)
 }
 
-/// Installs it and, meanwhile, finds out what runs guests here, so that no first run waits for that.
-async fn pull(name: &str, json: bool) -> Result<u8, CliError> {
+/// Installs it and, meanwhile, finds out what runs guests here; then leaves a saved guest behind, so that the first run
+/// waits for neither.
+async fn pull(name: &str, warm: bool, json: bool) -> Result<u8, CliError> {
     let factory = places::factory(None)?;
     factory.store().inspect(name)?;
     let progress = Pull::new(name);
@@ -99,24 +104,29 @@ async fn pull(name: &str, json: bool) -> Result<u8, CliError> {
         }
     };
     let (pulled, ()) = tokio::join!(factory.pull(name, move |event| progress.show(&event)), probing);
-    pulled?;
-    show(&factory.store().inspect(name)?, json)
+    let installed = pulled?;
+    if warm {
+        eprintln!("[pull] phase=warm environment={name}");
+        let warmed = factory.warm(&installed, &mut |remark| eprintln!("[pull] {remark}")).await;
+        if let Err(error) = warmed {
+            eprintln!("[pull] template=none: {}", cause::chain(&error));
+        }
+    }
+    show(&factory.inspect(name)?, json)
 }
 
 fn show(status: &Status, json: bool) -> Result<u8, CliError> {
     let mut value = serde_json::to_value(status).unwrap_or_default();
-    if status.installed {
-        // The manifest names the kernel's file; without a runtime there is none.
-        let kernel = places::factory(None)?.bundle().ok().and_then(|bundle| bundle.artifact_path(KERNEL));
-        value["kernel_image"] = kernel.map(|path| path.display().to_string()).into();
-    }
     if json {
         print_json(&value);
-    } else if let Value::Object(fields) = value {
+    } else if let Value::Object(fields) = &mut value {
+        if let Some(templates) = &status.templates {
+            fields["templates"] = templates.iter().map(line).collect();
+        }
         let width = fields.keys().map(String::len).max().unwrap_or_default();
         for (name, value) in fields {
             let text = match value {
-                Value::String(text) => text,
+                Value::String(text) => text.clone(),
                 Value::Null => "-".into(),
                 Value::Array(items) => items.iter().filter_map(Value::as_str).collect::<Vec<_>>().join(" "),
                 other => other.to_string(),
@@ -129,15 +139,27 @@ fn show(status: &Status, json: bool) -> Result<u8, CliError> {
     Ok(0)
 }
 
+/// One template in a few words.
+fn line(template: &Stored) -> String {
+    let Stored { kind, vcpu_count, mem_mib, backend, accelerator, bytes, .. } = template;
+    let mib = bytes.div_ceil(1 << 20);
+    format!("{kind}:{vcpu_count}x{mem_mib}MiB:{backend}/{accelerator}:{mib}MiB")
+}
+
 fn prune(json: bool) -> Result<u8, CliError> {
-    let pruned = places::factory(None)?.store().prune(&[])?;
+    let pruned = places::factory(None)?.prune()?;
     if json {
         print_json(&serde_json::to_value(&pruned).unwrap_or_default());
     } else {
-        for dir in &pruned.deleted_environment_dirs {
+        for dir in pruned.environments.deleted_environment_dirs.iter().chain(&pruned.deleted_template_dirs) {
             println!("{dir}");
         }
-        eprintln!("[prune] removed={}", pruned.count);
+        eprintln!(
+            "[prune] removed={} templates={} template_bytes={}",
+            pruned.environments.count,
+            pruned.deleted_template_dirs.len(),
+            pruned.freed_template_bytes
+        );
     }
     Ok(0)
 }

@@ -1,5 +1,6 @@
 //! The verbs, one file each.
 
+mod bench;
 mod demo;
 mod doctor;
 mod env;
@@ -21,6 +22,8 @@ pub enum Command {
     Doctor(doctor::Args),
     /// Run the whole life cycle of a VM and print it as JSON
     Demo(demo::Args),
+    /// Measure starts, commands, memory and disk on this host
+    Bench(bench::Args),
 }
 
 impl Command {
@@ -31,6 +34,7 @@ impl Command {
             Self::Env(env) => env.wants_json(),
             Self::Doctor(args) => args.json,
             Self::Demo(_) => false,
+            Self::Bench(args) => args.json,
         }
     }
 
@@ -41,6 +45,7 @@ impl Command {
             Self::Env(env) => env.execute().await,
             Self::Doctor(args) => args.execute().await,
             Self::Demo(args) => args.execute().await,
+            Self::Bench(args) => args.execute().await,
         }
     }
 }

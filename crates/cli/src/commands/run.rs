@@ -4,6 +4,7 @@ use std::ffi::OsString;
 
 use pyro_core::command::{CommandLine, Options, Streams};
 use pyro_core::run::{RunEvent, RunReport, run_in_vm};
+use pyro_core::start::{How, Use};
 use pyro_core::vm::{ExecutionMode, VmRequest, timeout};
 
 use crate::error::{CliError, print_json};
@@ -53,6 +54,12 @@ pub struct Args {
     /// Run the command on this terminal
     #[arg(short = 't', long, conflicts_with = "json")]
     tty: bool,
+    /// Boot the guest even where a saved one could be restored
+    #[arg(long)]
+    cold: bool,
+    /// Show where the time went
+    #[arg(long)]
+    timings: bool,
     /// What runs the guest: auto, firecracker or qemu [env: PYRO_BACKEND]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,
@@ -64,7 +71,10 @@ impl Args {
         let command = CommandLine::from_words(self.command_args).ok_or_else(|| {
             CliError::Usage("there is no command to run: pyro run ENVIRONMENT -- COMMAND...".into())
         })?;
-        let factory = places::factory(self.backend.as_deref())?;
+        let mut factory = places::factory(self.backend.as_deref())?;
+        if self.cold {
+            factory.templates = Use::Nothing;
+        }
         let request = VmRequest {
             environment: self.environment,
             vcpu_count: self.vcpu_count,
@@ -120,10 +130,22 @@ impl Args {
             "[run] environment={environment} execution_mode={} exit_code={} duration_ms={}",
             report.execution_mode, report.exit_code, report.duration_ms
         );
+        if self.timings {
+            show_timings(&report);
+        }
         if self.json {
             print_json(&serde_json::to_value(&report).unwrap_or_default());
         }
         Ok(exit_code(&report))
+    }
+}
+
+fn show_timings(report: &RunReport) {
+    let how = report.start.map_or("none", How::name);
+    eprintln!("[run] timings start={how}");
+    for phase in &report.timings {
+        let name = phase.step.name();
+        eprintln!("      {name:22} {:8.1} ms   at {:8.1} ms", phase.took_ms, phase.at_ms);
     }
 }
 
@@ -142,6 +164,7 @@ fn lines(event: &RunEvent) -> Vec<String> {
     match event {
         RunEvent::Create { environment } => vec![format!("[run] phase=create environment={environment}")],
         RunEvent::Start(info) => vec![format!("[run] phase=start vm_id={}", info.vm_id)],
+        RunEvent::Remark(remark) => vec![format!("[run] {remark}")],
         RunEvent::Execute { info, host_reason } => {
             let mut lines = Vec::new();
             if info.execution_mode == ExecutionMode::HostCompat {

@@ -55,6 +55,9 @@ fn wrong_usage_exits_2() {
         &["run", "--nonsense", "debian:12", "--", "true"],
         &["run", "-t", "--json", "debian:12", "--", "true"],
         &["env", "pull"],
+        &["bench", "--runs", "0"],
+        &["bench", "--parallel", "0"],
+        &["bench", "--only", "nonsense"],
         &["nonsense"],
         &[],
     ] {
@@ -79,6 +82,8 @@ fn what_is_not_there_yet_is_one_line() {
         &["demo", "--network"],
         &["demo", "ollama"],
         &["run", "--backend", "nonsense", "debian:12", "--", "true"],
+        &["bench", "--backend", "nonsense"],
+        &["bench", "--output", "/nonexistent/file"],
     ] {
         let said = world.pyro(args);
         assert_eq!(said.code, Some(1), "{args:?} {said:?}");

@@ -4,6 +4,8 @@
 
 mod contract;
 mod microvm_bad_days;
+mod microvm_bench;
 mod microvm_endings;
 mod microvm_run;
+mod microvm_template;
 mod support;

@@ -149,9 +149,16 @@ pub struct Status {
     /// The manifest of what is installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub install_manifest: Option<String>,
-    /// The kernel it would be started with, which is the runtime's: for whoever knows that to fill in.
+    /// The kernel it would be started with, which is the runtime's: for whoever knows that to fill in, like the two
+    /// below.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub kernel_image: Option<String>,
+    /// The saved guests that starts are restored from.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub templates: Option<Vec<crate::template::Stored>>,
+    /// Bytes of disk that they take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_bytes: Option<u64>,
     /// The image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs_image: Option<String>,
@@ -184,6 +191,8 @@ impl Status {
             installed_version: manifest.map(|m| m.version.clone()),
             install_manifest: installed.map(|i| text(&i.manifest_path())),
             kernel_image: None,
+            templates: None,
+            template_bytes: None,
             rootfs_image: installed.map(|i| text(&i.base_path())),
             source: manifest.map(|m| m.source.to_string()),
         }

@@ -96,10 +96,23 @@ impl Store {
     pub fn new_disk(&self, dir: &Path) -> Result<File, EnvironmentError> {
         let blank = self.blank_disk()?;
         let from = File::open(&blank).map_err(|e| EnvironmentError::cache(&blank, "opened", e))?;
+        self.copy_disk(&from, dir)
+    }
+
+    /// A copy of the disk `from`, as [`Store::new_disk`] makes one of the blank disk.
+    ///
+    /// # Errors
+    /// When `dir` cannot be written to.
+    pub fn copy_disk(&self, from: &File, dir: &Path) -> Result<File, EnvironmentError> {
         let make = || {
-            fs::create_dir_all(dir)?;
-            let to = tempfile::tempfile_in(dir)?;
-            copy_sparse(&from, &to)?;
+            let to = match tempfile::tempfile_in(dir) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    fs::create_dir_all(dir)?;
+                    tempfile::tempfile_in(dir)?
+                }
+                made => made?,
+            };
+            copy_sparse(from, &to)?;
             Ok(to)
         };
         make().map_err(|error: io::Error| {
@@ -174,6 +187,6 @@ impl Store {
             File::open(&path)?.sync_all()
         };
         put().map_err(written)?;
-        super::install::move_in(&out, dir).map_err(written)
+        super::install::move_in(&out, dir, 0o755).map_err(written)
     }
 }

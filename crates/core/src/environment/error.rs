@@ -156,7 +156,7 @@ impl EnvironmentError {
         matches!(self, Self::Unknown { .. })
     }
 
-    pub(super) fn cache(path: &Path, doing: &'static str, source: io::Error) -> Self {
+    pub(crate) fn cache(path: &Path, doing: &'static str, source: io::Error) -> Self {
         Self::Cache { path: path.to_owned(), doing, source }
     }
 

@@ -45,10 +45,10 @@ pub(super) enum Filler {
 }
 
 /// A directory to build in, for its owner alone; removed with this.
-pub(super) struct Building(PathBuf);
+pub(crate) struct Building(PathBuf);
 
 impl Building {
-    pub(super) fn new(parent: &Path) -> Result<Self, EnvironmentError> {
+    pub(crate) fn new(parent: &Path) -> Result<Self, EnvironmentError> {
         let dir = tempfile::Builder::new()
             .prefix(BUILDING)
             .tempdir_in(parent)
@@ -56,7 +56,7 @@ impl Building {
         Ok(Self(dir.keep()))
     }
 
-    pub(super) fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -69,13 +69,13 @@ impl Drop for Building {
 }
 
 /// Removes what interrupted work left in `dir`. The caller holds its lock. Returns what was removed.
-pub(super) fn sweep(dir: &Path) -> Vec<PathBuf> {
+pub(crate) fn sweep(dir: &Path) -> Vec<PathBuf> {
     leftovers(dir).into_iter().filter(|path| remove_any(path).is_ok()).collect()
 }
 
 /// As [`sweep`], for a caller that has no other business with the lock and may not even write: a pull that was killed
 /// when all but its own cleaning up was done.
-pub(super) fn sweep_if_idle(dir: &Path) {
+pub(crate) fn sweep_if_idle(dir: &Path) {
     if !leftovers(dir).is_empty()
         && let Ok(Some(_held)) = lock::try_acquire(&dir.join(".lock"))
     {
@@ -98,16 +98,16 @@ fn remove_any(path: &Path) -> io::Result<()> {
 }
 
 /// Takes a published directory out of sight in one step, then removes it.
-pub(super) fn discard(dir: &Path) -> io::Result<()> {
+pub(crate) fn discard(dir: &Path) -> io::Result<()> {
     let parent = dir.parent().unwrap_or(Path::new("."));
     let trash = tempfile::Builder::new().prefix(TRASH).tempdir_in(parent)?.keep();
     fs::rename(dir, &trash)?;
     process::remove_tree(&trash)
 }
 
-/// Puts the directory `out` at `target`, whatever is there, once all of it is on disk.
-pub(super) fn move_in(out: &Path, target: &Path) -> io::Result<()> {
-    fs::set_permissions(out, fs::Permissions::from_mode(0o755))?;
+/// Puts the directory `out` at `target`, whatever is there, with this mode, once all of it is on disk.
+pub(crate) fn move_in(out: &Path, target: &Path, mode: u32) -> io::Result<()> {
+    fs::set_permissions(out, fs::Permissions::from_mode(mode))?;
     File::open(out)?.sync_all()?;
     match rustix::fs::renameat_with(CWD, out, CWD, target, RenameFlags::NOREPLACE) {
         // What was there goes with the directory that `out` was in.
@@ -198,12 +198,12 @@ pub(super) fn build(
         fs::write(&path, stamp::seal(&manifest)?)?;
         fs::set_permissions(&path, fs::Permissions::from_mode(0o644))?;
         File::open(&path)?.sync_all()?;
-        move_in(&out, &dir.join(&version))?;
+        move_in(&out, &dir.join(&version), 0o755)?;
         point(dir, &version)
     };
     publish().map_err(written)
 }
 
-pub(super) fn unix_now() -> u64 {
+pub(crate) fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

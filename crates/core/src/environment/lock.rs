@@ -13,10 +13,10 @@ use super::{CancelToken, EnvironmentError};
 
 /// Held until dropped, or until the process ends however it ends.
 #[derive(Debug)]
-pub(super) struct Lock(#[expect(dead_code, reason = "closing it is what releases the lock")] File);
+pub(crate) struct Lock(#[expect(dead_code, reason = "closing it is what releases the lock")] File);
 
 /// Takes the lock; calls `waiting` once if another holds it.
-pub(super) fn acquire(
+pub(crate) fn acquire(
     path: &Path,
     cancel: &CancelToken,
     waiting: &mut dyn FnMut(),
@@ -41,7 +41,7 @@ pub(super) fn acquire(
 }
 
 /// Takes the lock if nobody holds it.
-pub(super) fn try_acquire(path: &Path) -> Result<Option<Lock>, EnvironmentError> {
+pub(crate) fn try_acquire(path: &Path) -> Result<Option<Lock>, EnvironmentError> {
     let file = open(path)?;
     let free = try_flock(&file).map_err(|e| EnvironmentError::cache(path, "locked", e))?;
     Ok((free && is_still(&file, path)).then_some(Lock(file)))

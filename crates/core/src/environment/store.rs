@@ -272,7 +272,7 @@ impl Store {
 }
 
 /// Bytes that are free for us on the file system of `dir`, or of the nearest directory above it that exists.
-pub(super) fn free(dir: &Path) -> u64 {
+pub(crate) fn free(dir: &Path) -> u64 {
     dir.ancestors()
         .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
         .find_map(|dir| rustix::fs::statvfs(dir).ok())

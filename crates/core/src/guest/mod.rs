@@ -142,6 +142,16 @@ impl Guest {
         }
     }
 
+    /// Sets the guest's wall clock, nanoseconds since 1970 UTC.
+    pub async fn set_clock(&self, unix_time_ns: u64) -> Result<(), GuestError> {
+        self.done("the time", &Request::SetClock(unix_time_ns)).await
+    }
+
+    /// Lets a guest that waits for it mount its disk and assemble its root.
+    pub async fn assemble(&self) -> Result<(), GuestError> {
+        self.done("the order to assemble its root", &Request::Assemble).await
+    }
+
     /// Asks for a sign of life.
     pub async fn ping(&self) -> Result<(), GuestError> {
         self.done("a ping", &Request::Ping).await

@@ -28,7 +28,7 @@ pub struct Manifest {
     pub platform: String,
     /// Versions of what the bundle was made from, by name.
     pub component_versions: BTreeMap<String, String>,
-    /// The files, by what they are: `kernel`, `initramfs`, `agent`.
+    /// The files, by what they are: `kernel`, `initramfs`, `agent`, `floor`.
     pub artifacts: BTreeMap<String, Artifact>,
     /// What was measured.
     pub capabilities: Capabilities,

@@ -39,3 +39,10 @@ pub const KERNEL: &str = "kernel";
 pub const INITRAMFS: &str = "initramfs";
 /// The artifact that is the agent by itself.
 pub const AGENT: &str = "agent";
+/// The artifact that is Firecracker. A runtime without it runs guests under QEMU.
+pub const FIRECRACKER: &str = "firecracker";
+/// The artifact that is Firecracker's jailer, of the same version.
+pub const JAILER: &str = "jailer";
+/// The artifact that is the initial file system of the floor, which `pyro bench` compares starts with: a program that
+/// answers lines, and nothing of ours. A runtime without it runs guests all the same.
+pub const FLOOR: &str = "floor";

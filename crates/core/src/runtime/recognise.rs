@@ -7,7 +7,7 @@ use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
 
-use super::{AGENT, INITRAMFS, KERNEL};
+use super::{AGENT, FIRECRACKER, FLOOR, INITRAMFS, JAILER, KERNEL};
 
 /// A kernel of ours is 20 MB; one that has lost most of that is none.
 const KERNEL_SIZE: std::ops::RangeInclusive<u64> = (1 << 20)..=(512 << 20);
@@ -36,8 +36,8 @@ pub(super) struct Init {
 pub(super) fn check(name: &str, file: &File) -> Result<(), String> {
     match name {
         KERNEL => kernel(file),
-        INITRAMFS => initramfs(file).map(drop),
-        AGENT => agent(file),
+        INITRAMFS | FLOOR => initramfs(file).map(drop),
+        AGENT | FIRECRACKER | JAILER => program(file),
         other => {
             Err(format!("this version of pyro does not know what an artifact called {other:?} has to be"))
         }
@@ -58,7 +58,7 @@ fn kernel(file: &File) -> Result<(), String> {
     if has_entry { Ok(()) } else { Err("it is an ELF file without the note of a PVH entry point".into()) }
 }
 
-fn agent(file: &File) -> Result<(), String> {
+fn program(file: &File) -> Result<(), String> {
     static_program(file, 0, size(file)?)
 }
 
@@ -263,7 +263,7 @@ mod tests {
             cpio.extend(bytes.iter().map(|b| b"0123456789abcdef"[usize::from(b % 16)]));
             for content in [&bytes, &elf, &cpio] {
                 let file = file(&content[..content.len().min(cut)]);
-                for name in [KERNEL, INITRAMFS, AGENT, "other"] {
+                for name in [KERNEL, INITRAMFS, AGENT, FLOOR, "other"] {
                     prop_assert!(check(name, &file).is_err());
                 }
             }

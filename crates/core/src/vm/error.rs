@@ -39,6 +39,13 @@ pub enum VmError {
     /// The kernel gave no random bytes.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
+    /// A file of the VM cannot be made or used.
+    #[error("a file for the VM's disk or memory cannot be used")]
+    Disk {
+        /// What the kernel said.
+        #[source]
+        source: std::io::Error,
+    },
     /// The VM is in another state.
     #[error("VM {vm_id} is {state}: it cannot be {wanted}")]
     State {

@@ -10,26 +10,26 @@
 //! had a name. Several VMs in one process are kept by [`registry`].
 
 mod error;
+mod factory;
 mod limits;
 pub mod registry;
 
-use std::sync::Arc;
-
-use pyro_vmm::{Cache, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS};
+use pyro_vmm::Shape;
 use serde::Serialize;
 
-use crate::backend::{self, Choice, Preference, Probe};
+use crate::backend::{self, Probe};
 use crate::cause;
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
-use crate::config::Config;
-use crate::environment::{CancelToken, EnvironmentError, Installed, PullEvent, Store};
+use crate::environment::{Installed, PullEvent};
 use crate::host;
 use crate::host_compat;
 use crate::identity;
-use crate::launch::{self, BootError, Booted, Root};
-use crate::runtime::{Bundle, INITRAMFS, KERNEL};
+use crate::launch::Booted;
+use crate::start::{self, How, Remark, Started};
+use crate::timeline::{Step, Timeline};
 
 pub use error::VmError;
+pub use factory::{Factory, Pruned};
 pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout};
 
 /// Whether a guest, or in its stead the host, ran something.
@@ -93,89 +93,6 @@ pub struct VmInfo {
     pub metadata: std::collections::BTreeMap<String, String>,
 }
 
-/// Where VMs come from on this host: the places, the wish for a backend, the installed environments.
-#[derive(Clone, Debug)]
-pub struct Factory {
-    /// Where things are.
-    pub config: Arc<Config>,
-    /// What the person asked for.
-    pub preference: Preference,
-}
-
-impl Factory {
-    /// The store of installed environments.
-    pub fn store(&self) -> Store {
-        Store::new(self.config.environment_dir.clone())
-    }
-
-    /// The runtime bundle.
-    pub fn bundle(&self) -> Result<Bundle, VmError> {
-        Ok(Bundle::open(&self.config.bundle_dir, &self.config.cache_dir)?)
-    }
-
-    /// The environment, installed now if it was not, or not as it should be.
-    ///
-    /// # Errors
-    /// When it is unknown, or cannot be installed.
-    pub async fn environment(
-        &self,
-        name: &str,
-        events: impl FnMut(PullEvent) + Send + 'static,
-    ) -> Result<Installed, VmError> {
-        let store = self.store();
-        if let Some(installed) = store.installed(name)? {
-            match installed.open_base() {
-                // What is damaged is installed anew, never booted.
-                Err(EnvironmentError::Corrupt { .. }) => {}
-                opened => return opened.map(|_| installed).map_err(Into::into),
-            }
-        }
-        self.pull(name, events).await
-    }
-
-    /// Installs the environment. Dropping the future cancels the work, and blocks until nothing is left of it.
-    pub async fn pull(
-        &self,
-        name: &str,
-        mut events: impl FnMut(PullEvent) + Send + 'static,
-    ) -> Result<Installed, VmError> {
-        let (store, name) = (self.store(), name.to_owned());
-        let cancel = CancelToken::new();
-        let (done, finished) = std::sync::mpsc::channel::<()>();
-        let guard = CancelOnDrop(cancel.clone(), finished);
-        let pulled = tokio::task::spawn_blocking(move || {
-            // Dropped with the closure's last action, also when that is a panic.
-            let _done = done;
-            store.pull(&name, &mut events, &cancel)
-        })
-        .await;
-        drop(guard);
-        match pulled {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(VmError::PullPanicked),
-        }
-    }
-}
-
-/// A cancelled installation removes a chroot of some hundred MiB: that is worth waiting for, and not for ever.
-const CLEAN_UP: std::time::Duration = std::time::Duration::from_secs(30);
-
-struct CancelOnDrop(CancelToken, std::sync::mpsc::Receiver<()>);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-        // The sender is dropped, never used: any answer is the end.
-        let _ = self.1.recv_timeout(CLEAN_UP);
-    }
-}
-
-/// The agent powers off when its host goes away; and no `dummy0` beside the loopback interface.
-const KERNEL_ARGS: [&str; 2] = ["pyro.oneshot", "dummy.numdummies=0"];
-
-/// How long a kernel that hung may hang again, for its console's sake.
-const DIAGNOSIS: std::time::Duration = std::time::Duration::from_secs(10);
-
 /// What runs a VM's commands.
 enum Engine {
     None,
@@ -195,6 +112,8 @@ pub struct Vm {
     engine: Engine,
     /// Why the host stands in for a guest.
     host_reason: Option<String>,
+    timeline: Timeline,
+    how: Option<How>,
 }
 
 impl Vm {
@@ -206,6 +125,7 @@ impl Vm {
         request: VmRequest,
         events: impl FnMut(PullEvent) + Send + 'static,
     ) -> Result<Self, VmError> {
+        let timeline = Timeline::begin(factory.observer.clone());
         limits::check(&request, host::available_memory_mib())?;
         let (environment, host_reason) = match factory.environment(&request.environment, events).await {
             Ok(installed) => (Some(installed), None),
@@ -225,6 +145,8 @@ impl Vm {
             state: "created",
             engine: Engine::None,
             host_reason,
+            timeline,
+            how: None,
         })
     }
 
@@ -244,6 +166,16 @@ impl Vm {
     /// Why the host stands in for a guest, where it does.
     pub fn host_reason(&self) -> Option<&str> {
         self.host_reason.as_deref()
+    }
+
+    /// The steps of its life so far.
+    pub fn timeline(&self) -> &Timeline {
+        &self.timeline
+    }
+
+    /// Where its guest came from, once it has one.
+    pub fn how(&self) -> Option<How> {
+        self.how
     }
 
     /// What it is now.
@@ -294,21 +226,24 @@ impl Vm {
         self.expires_at().is_some_and(|at| now > at)
     }
 
-    /// Boots the guest.
+    /// Starts the guest, restored or booted; `tell` hears why it was not simply restored.
     ///
     /// With `allow_host_compat`, a guest that cannot run is no error: the host stands in, and
     /// [`Vm::host_reason`] says why.
-    pub async fn start(&mut self) -> Result<(), VmError> {
+    pub async fn start(&mut self, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<(), VmError> {
         if self.state != "created" {
             return Err(VmError::State { vm_id: self.id.clone(), state: self.state, wanted: "started" });
         }
         self.last_activity = identity::unix_now();
         let started = match &self.environment {
-            Some(environment) => self.boot(environment).await.map(Some),
+            Some(environment) => self.bring_up(environment, tell).await.map(Some),
             None => Ok(None),
         };
         self.engine = match started {
-            Ok(Some((booted, why))) => Engine::Guest(Box::new(booted), why),
+            Ok(Some((started, why))) => {
+                self.how = Some(started.how);
+                Engine::Guest(Box::new(started.booted), why)
+            }
             Ok(None) => Engine::Host,
             Err(error) if self.request.allow_host_compat && error.no_guest_can_run() => {
                 self.host_reason = Some(cause::chain(&error));
@@ -320,43 +255,19 @@ impl Vm {
         Ok(())
     }
 
-    async fn boot(&self, environment: &Installed) -> Result<(Booted, String), VmError> {
-        let config = &self.factory.config;
+    async fn bring_up(
+        &self,
+        environment: &Installed,
+        tell: &mut (dyn FnMut(Remark) + Send),
+    ) -> Result<(Started, String), VmError> {
         let bundle = self.factory.bundle()?;
-        let Choice { qemu, why, .. } =
-            backend::choose(config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
-        let hostname = || format!("pyro-{}", self.id);
-        let deadline = config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(qemu.accelerator));
-        let spec = self.spec(&bundle, environment, &[])?;
-        let error = match launch::boot(&qemu, spec, hostname(), Root::Needed, deadline).await {
-            Ok(booted) => return Ok((booted, why)),
-            Err(error) => error,
-        };
-        // A kernel that hangs says nothing on a quiet console: let it hang once more, talking.
-        if let BootError::Deadline { after, console } = &error
-            && console.trim().is_empty()
-        {
-            let spec = self.spec(&bundle, environment, VERBOSE_KERNEL_ARGS)?;
-            let again = launch::boot(&qemu, spec, hostname(), Root::Needed, deadline.min(DIAGNOSIS)).await;
-            if let Err(BootError::Deadline { console, .. }) = again {
-                return Err(BootError::Deadline { after: *after, console }.into());
-            }
-        }
-        Err(error.into())
-    }
-
-    /// What this VM's machine is made of; opened anew for each boot, its disk blank.
-    fn spec(&self, bundle: &Bundle, environment: &Installed, kernel_args: &[&str]) -> Result<Spec, VmError> {
-        let parts = Parts {
-            kernel: bundle.open_artifact(KERNEL)?,
-            initramfs: bundle.open_artifact(INITRAMFS)?,
-            base: Some(environment.open_base()?),
-            disk: Some(self.factory.store().new_disk(&self.factory.config.scratch_dir)?),
-            cache: Cache::Unsafe,
-            kernel_args: KERNEL_ARGS.iter().chain(kernel_args).map(|arg| (*arg).to_owned()).collect(),
-        };
+        let choice =
+            backend::choose(&self.factory.config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
-        Ok(Spec { shape, parts, memory: Memory::Private, start: Start::Cold })
+        let hostname = format!("pyro-{}", self.id);
+        let order = self.factory.order(&bundle, environment, &choice, shape, hostname, &self.timeline);
+        self.timeline.mark(Step::Prepared);
+        Ok((start::start(order, tell).await?, choice.why))
     }
 
     /// Runs one command. Dropping the future kills it.
@@ -376,6 +287,7 @@ impl Vm {
                 return Err(VmError::State { vm_id: self.id.clone(), state: self.state, wanted: "used" });
             }
         };
+        self.timeline.mark(Step::Executed);
         self.last_activity = identity::unix_now();
         Ok(outcome)
     }
@@ -384,6 +296,7 @@ impl Vm {
     pub async fn stop(&mut self) -> Result<(), VmError> {
         if let Engine::Guest(booted, _) = std::mem::replace(&mut self.engine, Engine::None) {
             booted.machine.stop().await.map_err(VmError::Stop)?;
+            self.timeline.mark(Step::Stopped);
         }
         self.state = "stopped";
         Ok(())

@@ -98,7 +98,7 @@ impl Registry {
     pub async fn start(&self, id: &str) -> Result<VmInfo, VmError> {
         let entry = self.entry(id)?;
         let mut vm = entry.lock().await;
-        vm.start().await?;
+        vm.start(&mut |_| ()).await?;
         Ok(vm.info())
     }
 
@@ -121,7 +121,7 @@ impl Registry {
         let stopped = vm.stop().await;
         let outcome = outcome?;
         stopped?;
-        Ok(RunReport::new(&info, command, outcome, Cleanup::deleted(id, "post_exec_cleanup")))
+        Ok(RunReport::new(&vm, &info, command, outcome, Cleanup::deleted(id, "post_exec_cleanup")))
     }
 
     /// `vm_stop`: ends the guest and keeps the record.

@@ -14,6 +14,9 @@ use super::version::{Feature, FirecrackerVersion};
 use crate::VmmError;
 use crate::machine::{Cache, Memory, Shape, Start, kernel_line};
 
+/// Which machine Firecracker is told to be. Raised with any change of what a saved state depends on.
+pub(crate) const DEVICE_MODEL: u32 = 1;
+
 pub(super) const KERNEL: &str = "kernel";
 pub(super) const INITRAMFS: &str = "initramfs";
 pub(super) const BASE: &str = "base.ext4";

@@ -19,7 +19,7 @@ use super::version::{FirecrackerVersion, Step};
 use super::vsock;
 use crate::VmmError;
 use crate::death::{Death, Watch};
-use crate::machine::Shape;
+use crate::machine::{Launched, Shape};
 use crate::spawn::Killer;
 
 /// How long one request may take. They take milliseconds.
@@ -48,6 +48,7 @@ pub(crate) struct Handle {
     /// The VMM's user, in a jail.
     pub(super) user: Option<u32>,
     pub(super) paused: bool,
+    pub(crate) launched: Launched,
     /// Since it was paused it was saved, or it came out of a save.
     pub(super) saved: bool,
 }

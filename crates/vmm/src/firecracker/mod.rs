@@ -27,11 +27,12 @@ use std::fs::File;
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::Value;
 
+pub(crate) use config::DEVICE_MODEL;
 pub(crate) use handle::Handle;
 pub use jail::{Cgroups, Jail, Limits};
 pub use version::{Defect, Feature, FirecrackerVersion};
@@ -40,7 +41,7 @@ use self::control::Outlets;
 use self::home::Home;
 use self::version::Step;
 use crate::VmmError;
-use crate::machine::{Machine, Memory, Parts, Shape, Spec, Start};
+use crate::machine::{Launched, Machine, Memory, Parts, Shape, Spec, Start};
 use crate::spawn::{self, Order};
 use crate::warden::{self, Access};
 
@@ -107,6 +108,7 @@ impl Firecracker {
         let process = spawn::spawn(order).await.map_err(|source| spawn_error(&program, source))?;
         let (pid, killer) = (process.pid(), process.killer());
         let ends = control::start(process, Outlets { log, status }).map_err(host("watch the VMM"))?;
+        let now = Instant::now();
         let mut handle = Handle {
             ends,
             killer,
@@ -117,14 +119,18 @@ impl Firecracker {
             shape,
             user,
             paused: false,
+            launched: Launched { answered: now, ready: now },
             saved: false,
         };
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
             handle.find_pid().await?;
+            handle.launched.answered = Instant::now();
             match requests {
-                None => handle.load().await,
-                Some(requests) => handle.boot(requests).await,
+                None => handle.load().await?,
+                Some(requests) => handle.boot(requests).await?,
             }
+            handle.launched.ready = Instant::now();
+            Ok(())
         })
         .await
         .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: LAUNCH_DEADLINE }));

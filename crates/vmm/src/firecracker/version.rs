@@ -28,6 +28,15 @@ pub struct FirecrackerVersion {
     pub patch: u32,
 }
 
+/// Reads what `Display` writes, as `1.12.1`.
+impl std::str::FromStr for FirecrackerVersion {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<FirecrackerVersion, ()> {
+        FirecrackerVersion::of_text(text).ok_or(())
+    }
+}
+
 /// Something that some versions do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -105,6 +114,11 @@ impl FirecrackerVersion {
         let text = line.strip_prefix("Firecracker v").or_else(|| line.strip_prefix("Jailer v"))?;
         // A development build says `1.13.0-dev`.
         let (major, minor, patch) = numbers(text.split('-').next()?)?;
+        Some(FirecrackerVersion { major, minor, patch })
+    }
+
+    fn of_text(text: &str) -> Option<FirecrackerVersion> {
+        let (major, minor, patch) = numbers(text)?;
         Some(FirecrackerVersion { major, minor, patch })
     }
 

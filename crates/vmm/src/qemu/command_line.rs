@@ -17,6 +17,10 @@ use crate::machine::{Accelerator, Cache, Memory, Parts, Shape};
 /// first line on. Given at the end of [`Parts::kernel_args`], they overrule `quiet`. They cost a boot 5 to 10 %.
 pub const VERBOSE_KERNEL_ARGS: &[&str] = &["earlyprintk=ttyS0", "ignore_loglevel"];
 
+/// Which machine QEMU is told to be. Raised with any change of what a saved state depends on; a test compares the whole
+/// command line with the one that has this number.
+pub const DEVICE_MODEL: u32 = 1;
+
 /// Everything that goes into one QEMU process.
 #[derive(Debug)]
 pub(super) struct Line {
@@ -195,5 +199,72 @@ impl Out {
         // and nobody would ever continue it.
         let report = if access == Access::Read { "" } else { ",werror=report" };
         self.two("-device", format!("virtio-blk-device,drive={name}{report}"));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fmt::Write as _;
+
+    fn null() -> OwnedFd {
+        File::open("/dev/null").unwrap().into()
+    }
+
+    fn arguments(accelerator: Accelerator, memory: Memory, restores: bool) -> String {
+        let line = Line {
+            accelerator,
+            shape: Shape { vcpus: 2, mem_mib: 512 },
+            tsc_khz: 2_000_000,
+            parts: Parts {
+                kernel: null().into(),
+                initramfs: null().into(),
+                base: Some(null().into()),
+                disk: Some(null().into()),
+                cache: Cache::Unsafe,
+                kernel_args: vec!["word".to_owned()],
+            },
+            memory,
+            restores,
+            qmp: null(),
+            port: null(),
+            console: null(),
+        };
+        let (args, inherit) = line.build().unwrap();
+        let mut text = String::new();
+        for arg in args {
+            let mut arg = arg.into_string().unwrap();
+            for (at, fd) in inherit.iter().enumerate() {
+                let number = fd.as_raw_fd();
+                arg = arg.replace(&format!("/fd/{number}"), &format!("/fd/<{at}>"));
+                for end in [",", ""] {
+                    let found = format!("fd={number}{end}");
+                    if arg.ends_with(&found) || end == "," && arg.contains(&found) {
+                        arg = arg.replace(&found, &format!("fd=<{at}>{end}"));
+                    }
+                }
+            }
+            let _ = writeln!(text, "{arg}");
+        }
+        text
+    }
+
+    /// A saved state fits only the machine it was saved from.
+    #[test]
+    fn the_device_model_is_frozen() {
+        let text = format!(
+            "# QEMU device model {DEVICE_MODEL}\n## tcg, cold\n{}## kvm, restored\n{}",
+            arguments(Accelerator::Tcg, Memory::Private, false),
+            arguments(Accelerator::Kvm, Memory::From(null().into()), true),
+        );
+        let path = format!("{}/src/qemu/device-model.txt", env!("CARGO_MANIFEST_DIR"));
+        if std::env::var_os("PYRO_FREEZE_DEVICE_MODEL").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(
+            text,
+            std::fs::read_to_string(&path).unwrap(),
+            "raise DEVICE_MODEL, then PYRO_FREEZE_DEVICE_MODEL=1 writes {path}"
+        );
     }
 }

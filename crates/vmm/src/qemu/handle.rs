@@ -5,7 +5,7 @@
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::sync::PoisonError;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tokio::sync::oneshot;
@@ -13,7 +13,7 @@ use tokio::sync::oneshot;
 use super::control::{self, Ask, Ends};
 use crate::VmmError;
 use crate::death::{Death, Watch};
-use crate::machine::{Accelerator, Shape};
+use crate::machine::{Accelerator, Launched, Shape};
 use crate::spawn::{Killer, Process};
 
 /// How long one command may take. They take milliseconds.
@@ -30,6 +30,7 @@ pub(crate) struct Handle {
     /// Guest memory is a file that is mapped shared: saves leave it out.
     pub(super) shares_memory: bool,
     pub(super) paused: bool,
+    pub(crate) launched: Launched,
     stream: Option<UnixStream>,
 }
 
@@ -61,7 +62,9 @@ impl Handle {
         let ends =
             control::start(process, tokio_stream(qmp)?, tokio_stream(console)?, stderr).map_err(host)?;
         let stream = Some(stream(port).map_err(host)?);
-        Ok(Handle { ends, killer, pid, accelerator, shape, shares_memory, paused: false, stream })
+        let now = Instant::now();
+        let launched = Launched { answered: now, ready: now };
+        Ok(Handle { ends, killer, pid, accelerator, shape, shares_memory, paused: false, launched, stream })
     }
 
     pub(crate) fn accelerator(&self) -> Accelerator {

@@ -13,10 +13,11 @@ mod qmp;
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 use std::process::Stdio;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
+pub(crate) use command_line::DEVICE_MODEL;
 pub use command_line::VERBOSE_KERNEL_ARGS;
 pub(crate) use handle::Handle;
 
@@ -101,10 +102,12 @@ impl Qemu {
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
             handle.negotiate(maps_file).await?;
-            match start {
-                Start::Cold => Ok(()),
-                Start::Restore { state } => handle.load(state).await,
+            handle.launched.answered = Instant::now();
+            if let Start::Restore { state } = start {
+                handle.load(state).await?;
             }
+            handle.launched.ready = Instant::now();
+            Ok(())
         })
         .await
         .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: LAUNCH_DEADLINE }));

@@ -1,24 +1,26 @@
-//! Which VMM and accelerator a guest runs under, and why.
+//! Which VMM and accelerator a guest runs under, and why; `firecracker` finds that VMM's binaries.
 //!
 //! `/dev/kvm` existing proves nothing: there are hosts where it opens, creates VMs, and never runs a guest's user
 //! space. So `auto` boots the real kernel once under every candidate, side by side, with a short deadline, and
 //! remembers the answer for as long as host kernel, CPU, VMM and runtime stay the same.
 
+mod firecracker;
+
 use std::fs;
 use std::io::{Read, Write};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use pyro_vmm::{Cache, Memory, Parts, Qemu, Shape, Spec, Start};
+use pyro_vmm::{Cache, Memory, Parts, Shape, Spec, Start};
 
-pub use pyro_vmm::{Accelerator, Backend};
+pub use pyro_vmm::{Accelerator, Backend, Qemu, Vmm};
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::host;
-use crate::launch::{self, BootError, Root};
+use crate::launch::{self, BootError, Root, Wish};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL, RuntimeError};
+use crate::timeline::Timeline;
 
 /// What the person asked for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -30,6 +32,17 @@ pub enum Preference {
     Firecracker,
     /// QEMU, with KVM where that boots.
     Qemu,
+}
+
+impl Preference {
+    /// As people ask for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Firecracker => "firecracker",
+            Self::Qemu => "qemu",
+        }
+    }
 }
 
 impl std::str::FromStr for Preference {
@@ -72,16 +85,25 @@ pub struct Candidate {
     pub backend: String,
     /// `kvm` or `tcg`.
     pub accelerator: String,
+    /// The VMM's version, where that decides what can be asked of it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub version: Option<String>,
     /// What came of it.
     #[serde(flatten)]
     pub verdict: Verdict,
+}
+
+impl Candidate {
+    fn is(&self, backend: Backend, accelerator: Accelerator) -> bool {
+        self.backend == backend.to_string() && self.accelerator == accelerator.to_string()
+    }
 }
 
 /// The backend to use, and how that was decided.
 #[derive(Clone, Debug)]
 pub struct Choice {
     /// How guests are started.
-    pub qemu: Qemu,
+    pub vmm: Vmm,
     /// Why this one, in one line.
     pub why: String,
     /// All that were considered, best first; empty when nothing had to be tried.
@@ -93,9 +115,9 @@ pub struct Choice {
 /// Why there is no backend.
 #[derive(Debug, thiserror::Error)]
 pub enum BackendError {
-    /// Firecracker was demanded.
-    #[error("the firecracker backend is not part of this version of pyro")]
-    NoFirecracker,
+    /// Firecracker was demanded, and cannot run guests here.
+    #[error("the firecracker backend cannot be used: {0}")]
+    NoFirecracker(String),
     /// No QEMU on this host.
     #[error("no QEMU on this host: {} was not found", .0.display())]
     NoQemu(PathBuf),
@@ -111,7 +133,9 @@ impl BackendError {
     /// What to do about it.
     pub fn hint(&self) -> Option<String> {
         match self {
-            Self::NoFirecracker => Some("use --backend auto or --backend qemu".into()),
+            Self::NoFirecracker(_) => {
+                Some("`pyro doctor` says what it lacks; --backend auto uses QEMU instead".into())
+            }
             Self::NoQemu(_) => {
                 Some("install it: apt-get install --no-install-recommends qemu-system-x86".into())
             }
@@ -157,20 +181,38 @@ pub async fn choose(
     preference: Preference,
     probe: Probe,
 ) -> Result<Choice, BackendError> {
-    if preference == Preference::Firecracker {
-        return Err(BackendError::NoFirecracker);
-    }
-    let binary = &config.qemu_binary;
-    let Ok(binary_stat) = fs::metadata(binary) else {
-        return Err(BackendError::NoQemu(binary.clone()));
-    };
     let kvm = host::access("/dev/kvm");
+    let no_kvm = if !kvm.exists {
+        Some("this host has no /dev/kvm")
+    } else if !(kvm.readable && kvm.writable) {
+        Some("/dev/kvm may not be opened by this user")
+    } else {
+        None
+    };
+    let qemu = fs::metadata(&config.qemu_binary).is_ok().then(|| config.qemu_binary.clone());
+    if qemu.is_none() && (preference == Preference::Qemu || no_kvm.is_some()) {
+        return Err(BackendError::NoQemu(config.qemu_binary.clone()));
+    }
+    if let Some(why) = no_kvm {
+        if preference == Preference::Firecracker {
+            return Err(BackendError::NoFirecracker(why.into()));
+        }
+        if probe == Probe::IfNeeded
+            && let Some(binary) = qemu
+        {
+            let vmm = Vmm::Qemu(Qemu { binary, accelerator: Accelerator::Tcg });
+            let why = format!("software emulation, because {why}");
+            return Ok(Choice { vmm, why, candidates: Vec::new(), remembered: false });
+        }
+    }
     let key = Key {
         host_kernel: host::kernel_release(),
         cpu: host::cpu_model(),
-        qemu: format!("{} {} {}", binary.display(), binary_stat.size(), binary_stat.mtime()),
+        qemu: host::program_identity(&config.qemu_binary),
+        firecracker: config.firecracker_binary.as_deref().map(host::program_identity).unwrap_or_default(),
         runtime: bundle.digest(),
         kvm: format!("{kvm:?}"),
+        root: firecracker::is_root(),
     };
     let path = config.cache_dir.join(REMEMBERED);
     let remembered = if probe == Probe::IfNeeded { recall(&path, &key) } else { None };
@@ -178,82 +220,97 @@ pub async fn choose(
     let candidates = match remembered {
         Some(candidates) => candidates,
         None => {
-            let no_kvm = if !kvm.exists {
-                Some("this host has no /dev/kvm")
-            } else if !(kvm.readable && kvm.writable) {
-                Some("/dev/kvm may not be opened by this user")
-            } else {
-                None
-            };
-            if probe == Probe::IfNeeded
-                && let Some(why) = no_kvm
-            {
-                let qemu = Qemu { binary: binary.clone(), accelerator: Accelerator::Tcg };
-                let why = format!("software emulation, because {why}");
-                return Ok(Choice { qemu, why, candidates: Vec::new(), remembered: false });
-            }
-            let with_kvm = async {
-                match no_kvm {
-                    Some(why) => Ok(Verdict::Untried { why: why.into() }),
-                    None => try_boot(binary, bundle, Accelerator::Kvm, KVM_DEADLINE).await,
-                }
-            };
-            let deadline = config.boot_deadline.unwrap_or(TCG_DEADLINE);
-            let (kvm, tcg) = tokio::join!(with_kvm, try_boot(binary, bundle, Accelerator::Tcg, deadline));
-            let candidates = vec![
-                Candidate {
-                    backend: Backend::Firecracker.to_string(),
-                    accelerator: Accelerator::Kvm.to_string(),
-                    verdict: Verdict::Untried { why: "not part of this version of pyro".into() },
-                },
-                Candidate {
-                    backend: Backend::Qemu.to_string(),
-                    accelerator: Accelerator::Kvm.to_string(),
-                    verdict: kvm?,
-                },
-                Candidate {
-                    backend: Backend::Qemu.to_string(),
-                    accelerator: Accelerator::Tcg.to_string(),
-                    verdict: tcg?,
-                },
-            ];
+            let candidates = try_all(config, bundle, qemu.as_deref(), no_kvm).await?;
             // Forgetting costs only another probe: a cache that cannot be written is no failure.
             let _ = remember(&path, &Remembered { key, candidates: candidates.clone() });
             candidates
         }
     };
-    let works = |accelerator: Accelerator| {
-        candidates.iter().any(|candidate| {
-            candidate.backend == Backend::Qemu.to_string()
-                && candidate.accelerator == accelerator.to_string()
-                && matches!(candidate.verdict, Verdict::Works { .. })
-        })
+    let wanted = |candidate: &&Candidate| match preference {
+        Preference::Auto => true,
+        Preference::Firecracker => candidate.is(Backend::Firecracker, Accelerator::Kvm),
+        Preference::Qemu => candidate.backend == Backend::Qemu.to_string(),
     };
-    let accelerator =
-        [Accelerator::Kvm, Accelerator::Tcg].into_iter().find(|accelerator| works(*accelerator));
-    let Some(accelerator) = accelerator else { return Err(BackendError::NoneWorks(candidates)) };
-    let why = match accelerator {
-        Accelerator::Kvm => "the guest kernel boots under KVM here".to_owned(),
-        Accelerator::Tcg => format!(
-            "software emulation, because {}",
-            candidates
-                .iter()
-                .find(|candidate| candidate.backend == "qemu" && candidate.accelerator == "kvm")
-                .map_or_else(|| "KVM was not tried".to_owned(), describe)
-        ),
+    let works = |candidate: &&Candidate| matches!(candidate.verdict, Verdict::Works { .. });
+    let Some(chosen) = candidates.iter().filter(wanted).find(works) else {
+        return Err(match candidates.iter().find(|one| one.is(Backend::Firecracker, Accelerator::Kvm)) {
+            Some(candidate) if preference == Preference::Firecracker => {
+                BackendError::NoFirecracker(describe(candidate))
+            }
+            _ => BackendError::NoneWorks(candidates),
+        });
     };
-    let qemu = Qemu { binary: binary.clone(), accelerator };
-    Ok(Choice { qemu, why, candidates, remembered: was_remembered })
+    let better: Vec<_> =
+        candidates.iter().filter(wanted).take_while(|one| !works(one)).map(describe).collect();
+    let why = if better.is_empty() {
+        "the guest boots under it here".to_owned()
+    } else {
+        format!("because {}", better.join("; "))
+    };
+    let why = if chosen.accelerator == Accelerator::Tcg.to_string() {
+        format!("software emulation, {why}")
+    } else {
+        why
+    };
+    let vmm = if chosen.is(Backend::Firecracker, Accelerator::Kvm) {
+        let version = chosen.version.as_deref().unwrap_or_default();
+        Vmm::Firecracker(firecracker::recalled(config, bundle, version).map_err(BackendError::NoFirecracker)?)
+    } else {
+        let kvm = chosen.accelerator == Accelerator::Kvm.to_string();
+        let accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Tcg };
+        Vmm::Qemu(Qemu { binary: config.qemu_binary.clone(), accelerator })
+    };
+    Ok(Choice { vmm, why, candidates, remembered: was_remembered })
+}
+
+/// Boots the guest under every candidate, side by side; best first.
+async fn try_all(
+    config: &Config,
+    bundle: &Bundle,
+    qemu: Option<&Path>,
+    no_kvm: Option<&str>,
+) -> Result<Vec<Candidate>, BackendError> {
+    let untried = |why: &str| Ok(Verdict::Untried { why: why.into() });
+    let with_firecracker = async {
+        match (no_kvm, firecracker::find(config, bundle).await) {
+            (_, Err(why)) => (None, untried(&why)),
+            (Some(why), Ok(found)) => (Some(found.version.to_string()), untried(why)),
+            (None, Ok(found)) => {
+                let version = found.version.to_string();
+                (Some(version), try_boot(&Vmm::Firecracker(found), bundle, KVM_DEADLINE).await)
+            }
+        }
+    };
+    let with_qemu = async |accelerator, deadline| match (qemu, no_kvm) {
+        (None, _) => untried("there is no qemu-system-x86_64 on this host"),
+        (_, Some(why)) if accelerator == Accelerator::Kvm => untried(why),
+        (Some(binary), _) => {
+            let vmm = Vmm::Qemu(Qemu { binary: binary.to_owned(), accelerator });
+            try_boot(&vmm, bundle, deadline).await
+        }
+    };
+    let deadline = config.boot_deadline.unwrap_or(TCG_DEADLINE);
+    let ((version, firecracker), kvm, tcg) = tokio::join!(
+        with_firecracker,
+        with_qemu(Accelerator::Kvm, KVM_DEADLINE),
+        with_qemu(Accelerator::Tcg, deadline)
+    );
+    let candidate = |backend: Backend, accelerator: Accelerator, version, verdict| Candidate {
+        backend: backend.to_string(),
+        accelerator: accelerator.to_string(),
+        version,
+        verdict,
+    };
+    Ok(vec![
+        candidate(Backend::Firecracker, Accelerator::Kvm, version, firecracker?),
+        candidate(Backend::Qemu, Accelerator::Kvm, None, kvm?),
+        candidate(Backend::Qemu, Accelerator::Tcg, None, tcg?),
+    ])
 }
 
 /// Boots kernel and agent without disks.
-async fn try_boot(
-    binary: &Path,
-    bundle: &Bundle,
-    accelerator: Accelerator,
-    deadline: Duration,
-) -> Result<Verdict, BackendError> {
-    match probe_boot(binary, bundle, accelerator, deadline).await {
+async fn try_boot(vmm: &Vmm, bundle: &Bundle, deadline: Duration) -> Result<Verdict, BackendError> {
+    match probe_boot(vmm, bundle, deadline).await {
         Ok(booted) => {
             let boot_ms = u64::try_from(booted.took.as_millis()).unwrap_or(u64::MAX);
             let _ = booted.machine.stop().await;
@@ -277,9 +334,8 @@ pub enum ProbeError {
 
 /// Boots the bundle's kernel and agent with no disks at all, which is the least that a working backend must do.
 pub async fn probe_boot(
-    binary: &Path,
+    vmm: &Vmm,
     bundle: &Bundle,
-    accelerator: Accelerator,
     deadline: Duration,
 ) -> Result<launch::Booted, ProbeError> {
     let parts = Parts {
@@ -288,12 +344,12 @@ pub async fn probe_boot(
         base: None,
         disk: None,
         cache: Cache::Unsafe,
-        kernel_args: Vec::new(),
+        kernel_args: launch::kernel_arg(vmm.backend()).map(str::to_owned).into_iter().collect(),
     };
     let spec =
         Spec { shape: Shape { vcpus: 1, mem_mib: 256 }, parts, memory: Memory::Private, start: Start::Cold };
-    let qemu = Qemu { binary: binary.to_owned(), accelerator };
-    Ok(launch::boot(&qemu, spec, "pyro-probe".into(), Root::Absent, deadline).await?)
+    let wish = Wish { hostname: "pyro-probe".into(), root: Root::Absent, deadline };
+    Ok(launch::boot(vmm, spec, &wish, &Timeline::begin(None)).await?)
 }
 
 /// The first line of the innermost cause that says something of its own.
@@ -313,8 +369,11 @@ struct Key {
     host_kernel: String,
     cpu: String,
     qemu: String,
+    firecracker: String,
     runtime: String,
     kvm: String,
+    /// Only root can jail a VMM.
+    root: bool,
 }
 
 #[derive(Serialize, Deserialize)]
@@ -349,8 +408,10 @@ mod tests {
             host_kernel: "6.1".into(),
             cpu: "c".into(),
             qemu: "q".into(),
+            firecracker: String::new(),
             runtime: runtime.into(),
             kvm: "k".into(),
+            root: false,
         }
     }
 
@@ -361,6 +422,7 @@ mod tests {
         let candidates = vec![Candidate {
             backend: "qemu".into(),
             accelerator: "tcg".into(),
+            version: None,
             verdict: Verdict::Works { boot_ms: 900 },
         }];
         remember(&path, &Remembered { key: key("a"), candidates: candidates.clone() }).unwrap();
@@ -377,6 +439,7 @@ mod tests {
         let candidates = vec![Candidate {
             backend: "qemu".into(),
             accelerator: "tcg".into(),
+            version: None,
             verdict: Verdict::Fails { why: "busy".into() },
         }];
         remember(&path, &Remembered { key: key("a"), candidates }).unwrap();

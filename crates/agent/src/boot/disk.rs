@@ -1,0 +1,61 @@
+//! A disk that fails under the guest, as when the host's is full: programs must get errors, and none may hang.
+//!
+//! ext4 then gives up its journal and stays read-only. What is dirty in memory cannot be written any more, and whoever
+//! is waiting for there to be less of it would wait for ever. Nobody has to wait when as much as there is memory may be
+//! dirty: the next write fails.
+
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+
+use tokio::io::unix::AsyncFd;
+
+use super::power;
+use crate::wire::watch;
+
+// From linux/fanotify.h; absent from older C libraries.
+const FAN_REPORT_FID: libc::c_uint = 0x200;
+const FAN_FS_ERROR: u64 = 0x8000;
+/// The file systems that are watched: the disk, by a directory of it.
+const ON_DISK: &std::ffi::CStr = c"/workspace";
+
+/// Listens for errors of file systems.
+pub struct Watch(AsyncFd<OwnedFd>);
+
+impl Watch {
+    /// Listens to none yet.
+    pub fn new() -> io::Result<Self> {
+        let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | FAN_REPORT_FID;
+        // SAFETY: creates a descriptor, which is owned from here on if it is valid.
+        let group = unsafe {
+            let fd = libc::fanotify_init(flags, 0);
+            if fd < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            OwnedFd::from_raw_fd(fd)
+        };
+        Ok(Self(watch(group)?))
+    }
+
+    /// Listens to the disk, once it is mounted.
+    pub fn begin(&self) {
+        let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
+        let group = self.0.get_ref().as_raw_fd();
+        // SAFETY: the path is a C string that lives forever.
+        let marked =
+            unsafe { libc::fanotify_mark(group, flags, FAN_FS_ERROR, libc::AT_FDCWD, ON_DISK.as_ptr()) };
+        if marked < 0 {
+            power::note(&format!("the disk is not watched: {}", io::Error::last_os_error()));
+        }
+    }
+
+    /// Waits for the first error, and lets nobody wait for the disk from then on.
+    pub async fn run(&self) -> io::Result<()> {
+        self.0.readable().await?.retain_ready();
+        for file in ["/proc/sys/vm/dirty_ratio", "/proc/sys/vm/dirty_background_ratio"] {
+            let _ = std::fs::write(file, "100");
+        }
+        power::note("the disk failed: it is read-only from here on");
+        // What follows says no more.
+        std::future::pending().await
+    }
+}

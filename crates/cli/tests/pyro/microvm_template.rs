@@ -1,0 +1,116 @@
+//! Starts from saved guests, as people see them: the first run, the second, `--timings`, `env inspect` and `env prune`.
+
+use std::path::PathBuf;
+
+use serde_json::Value;
+
+use crate::support::{World, finish, prepared};
+
+/// A world whose cache has the prepared environments and nothing else: no templates.
+fn world() -> World {
+    let mut world = World::new();
+    let cache = world.home.path().join("environments");
+    std::fs::create_dir(&cache).unwrap();
+    for entry in std::fs::read_dir(prepared("PYRO_ENVIRONMENT_CACHE_DIR")).unwrap().flatten() {
+        let name = entry.file_name();
+        if !name.to_string_lossy().starts_with('.') {
+            std::os::unix::fs::symlink(entry.path(), cache.join(name)).unwrap();
+        }
+    }
+    world.set("PYRO_ENVIRONMENT_CACHE_DIR", &cache);
+    world
+}
+
+fn templates(world: &World) -> Vec<PathBuf> {
+    let dir = world.home.path().join("environments/.templates");
+    let keys = std::fs::read_dir(dir).into_iter().flatten().flatten();
+    keys.map(|key| key.path().join("template")).filter(|path| path.exists()).collect()
+}
+
+const JSON: [&str; 7] = ["run", "--json", "--mem-mib", "256", "debian:12-base", "--", "echo hello"];
+
+fn steps(report: &Value) -> Vec<&str> {
+    report["timings"].as_array().unwrap().iter().map(|phase| phase["step"].as_str().unwrap()).collect()
+}
+
+#[test]
+fn the_first_run_boots_and_every_later_one_is_restored() {
+    let world = world();
+    let first = world.pyro(&JSON);
+    assert!(first.err.contains("[run] template=building"), "{first:?}");
+    let report = first.json();
+    assert_eq!((&report["start"], &report["stdout"]), (&"booted".into(), &"hello\n".into()));
+    assert!(steps(&report).contains(&"build_published"), "{report}");
+    for _ in 0..3 {
+        let later = world.pyro(&JSON);
+        assert!(!later.err.contains("template="), "{later:?}");
+        let report = later.json();
+        assert_eq!((&report["start"], &report["stdout"]), (&"restored".into(), &"hello\n".into()));
+        let whole = [
+            "prepared",
+            "template_opened",
+            "disk_made",
+            "vmm_answered",
+            "state_loaded",
+            "connected",
+            "identified",
+            "executed",
+            "stopped",
+        ];
+        assert_eq!(steps(&report), whole);
+        let phases = report["timings"].as_array().unwrap();
+        let sum: f64 = phases.iter().map(|phase| phase["took_ms"].as_f64().unwrap()).sum();
+        let last = phases.last().unwrap()["at_ms"].as_f64().unwrap();
+        assert!((sum - last).abs() < 0.2, "the phases are the whole: {report}");
+    }
+    assert_eq!(templates(&world).len(), 1);
+    let cold =
+        world.pyro(&["run", "--cold", "--timings", "--mem-mib", "256", "debian:12-base", "--", "true"]);
+    assert!(cold.err.contains("[run] timings start=booted\n"), "{cold:?}");
+    assert!(cold.err.lines().any(|line| line.trim_start().starts_with("vmm_answered ")), "{cold:?}");
+    assert!(!cold.err.contains("build_"), "{cold:?}");
+}
+
+#[test]
+fn eight_first_runs_at_once_make_one_template() {
+    let world = world();
+    let children: Vec<_> = (0..8).map(|_| world.start(&JSON)).collect();
+    let mut starts: Vec<String> = Vec::new();
+    for child in children {
+        let said = finish(child);
+        assert_eq!(said.code, Some(0), "{said:?}");
+        let report = said.json();
+        assert_eq!(report["stdout"], "hello\n");
+        starts.push(report["start"].as_str().unwrap().to_owned());
+    }
+    starts.sort();
+    assert_eq!(starts[0], "booted");
+    assert_eq!(starts[1..], vec!["restored"; 7]);
+    assert_eq!(templates(&world).len(), 1);
+}
+
+#[test]
+fn pull_warms_inspect_shows_and_prune_removes() {
+    let world = world();
+    let cold = world.pyro(&["env", "pull", "--no-warm", "--json", "debian:12-base"]);
+    assert_eq!((cold.code, cold.json()["template_bytes"].as_u64()), (Some(0), Some(0)), "{cold:?}");
+    let pulled = world.pyro(&["env", "pull", "--json", "debian:12-base"]);
+    assert!(pulled.err.contains("[pull] phase=warm environment=debian:12-base"), "{pulled:?}");
+    let shown = world.pyro(&["env", "inspect", "--json", "debian:12-base"]).json();
+    assert_eq!(shown, pulled.json());
+    assert!(shown["template_bytes"].as_u64().unwrap() > 10 << 20, "{shown}");
+    let template = &shown["templates"][0];
+    assert_eq!(
+        (&template["kind"], &template["vcpu_count"], &template["mem_mib"]),
+        (&"fresh".into(), &1.into(), &1024.into())
+    );
+    assert!(world.pyro(&["env", "inspect", "debian:12-base"]).stdout().contains("fresh:1x1024MiB:qemu/"));
+    // The first run of the default shape is restored already.
+    let run = world.pyro(&["run", "--json", "debian:12-base", "--", "true"]).json();
+    assert_eq!(run["start"], "restored");
+    let pruned = world.pyro(&["env", "prune", "--json"]).json();
+    assert_eq!(pruned["deleted_template_dirs"].as_array().unwrap().len(), 1, "{pruned}");
+    assert_eq!(pruned["freed_template_bytes"], shown["template_bytes"]);
+    assert_eq!(templates(&world), Vec::<PathBuf>::new());
+    assert_eq!(world.pyro(&JSON).json()["start"], "booted");
+}

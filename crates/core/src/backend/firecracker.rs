@@ -1,0 +1,91 @@
+//! Which Firecracker: the system's where that is newer than the runtime's and nothing is known to be wrong with it, else
+//! the runtime's; jailed whenever we are root.
+
+use std::path::{Path, PathBuf};
+
+use pyro_vmm::{Cgroups, Firecracker, FirecrackerVersion, Jail, Limits};
+
+use crate::cause;
+use crate::config::Config;
+use crate::runtime::{Bundle, FIRECRACKER, JAILER};
+
+/// Users of jailed VMMs: numbers that nobody else uses, above those that systems give to containers.
+const JAIL_IDS: std::ops::Range<u32> = 0x7870_0000..0x7871_0000;
+
+/// Whether VMMs are jailed.
+pub(super) fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+/// The best one here, asked for its version; `Err` says why there is none.
+pub(super) async fn find(config: &Config, bundle: &Bundle) -> Result<Firecracker, String> {
+    let bundled = match bundled(bundle) {
+        Ok(binary) => match FirecrackerVersion::of(&binary).await {
+            Ok(version) => Ok((binary, version)),
+            Err(error) => Err(cause::chain(&error)),
+        },
+        Err(why) => Err(why),
+    };
+    let system = match &config.firecracker_binary {
+        Some(binary) => FirecrackerVersion::of(binary).await.ok().map(|version| (binary.clone(), version)),
+        None => None,
+    };
+    let (binary, version) = match (system, bundled) {
+        (Some(system), Ok(bundled)) if is_good(system.1) && system.1 > bundled.1 => system,
+        (_, Ok(bundled)) => bundled,
+        (Some(system), Err(_)) if is_good(system.1) => system,
+        (Some((_, version)), Err(_)) => {
+            let known: Vec<_> = version.defects().iter().map(ToString::to_string).collect();
+            return Err(format!("the system's firecracker {version} is refused: {}", known.join("; ")));
+        }
+        (None, Err(why)) => return Err(why),
+    };
+    made(config, bundle, binary, version)
+}
+
+/// The one that [`find`] found when it was of this version.
+pub(super) fn recalled(config: &Config, bundle: &Bundle, version: &str) -> Result<Firecracker, String> {
+    let known = version.parse().map_err(|()| format!("{version:?} is no version of firecracker"))?;
+    let of_runtime = bundle.manifest().component_versions.get(FIRECRACKER).is_some_and(|v| v == version);
+    let binary = match &config.firecracker_binary {
+        Some(system) if !of_runtime => system.clone(),
+        _ => bundled(bundle)?,
+    };
+    made(config, bundle, binary, known)
+}
+
+/// Nothing that a throw-away VM would meet is known to be wrong with it. Differential snapshots are not made.
+fn is_good(version: FirecrackerVersion) -> bool {
+    version.defects().iter().all(|defect| *defect == pyro_vmm::Defect::DiffAbove3Gib)
+}
+
+/// The runtime's own, verified.
+fn bundled(bundle: &Bundle) -> Result<PathBuf, String> {
+    let path = bundle.artifact_path(FIRECRACKER).ok_or("this runtime was made without firecracker")?;
+    bundle.open_artifact(FIRECRACKER).map_err(|error| cause::chain(&error))?;
+    Ok(path)
+}
+
+fn made(
+    config: &Config,
+    bundle: &Bundle,
+    binary: PathBuf,
+    version: FirecrackerVersion,
+) -> Result<Firecracker, String> {
+    let jail = if is_root() { Some(jail(bundle, &binary)?) } else { None };
+    Ok(Firecracker { binary, version, run_dir: config.run_dir.clone(), jail })
+}
+
+fn jail(bundle: &Bundle, firecracker: &Path) -> Result<Jail, String> {
+    let binary = if bundle.artifact_path(FIRECRACKER).as_deref() == Some(firecracker) {
+        bundle.open_artifact(JAILER).map_err(|error| cause::chain(&error))?;
+        bundle.artifact_path(JAILER)
+    } else {
+        // Both come from one release, in one directory.
+        firecracker.parent().map(|dir| dir.join("jailer")).filter(|path| path.is_file())
+    };
+    let binary = binary.ok_or_else(|| format!("there is no jailer beside {}", firecracker.display()))?;
+    let cgroups =
+        Cgroups::of_host().map_err(|error| format!("the host's cgroups cannot be read: {error}"))?;
+    Ok(Jail { binary, ids: JAIL_IDS, cgroups, limits: Limits::default() })
+}

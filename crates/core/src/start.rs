@@ -1,0 +1,475 @@
+//! How a guest comes to run: restored from a template, else booted, leaving a template behind for the next start.
+//!
+//! ```text
+//!   template found ----> restore ----> runs
+//!      |  none, or not to be trusted       |  refused, silent
+//!      v                                   v
+//!   lock it; has somebody made it meanwhile? --> restore
+//!      |  no
+//!      v
+//!   boot, save on the way, go on with the very guest that was saved
+//!      |  cannot be saved
+//!      v
+//!   it runs all the same
+//! ```
+//!
+//! Nothing about a template is an error of a start: each way out of the first line costs time and one sentence.
+
+use std::fs::File;
+use std::os::unix::net::UnixStream;
+use std::time::{Duration, Instant};
+
+use pyro_vmm::{Accelerator, Cache, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm};
+use serde::Serialize;
+
+use crate::cause;
+use crate::config::Config;
+use crate::environment::{CancelToken, DISK_BYTES, Installed, Store};
+use crate::launch::{self, BootError, Booted, Root, Wish};
+use crate::runtime::{Bundle, INITRAMFS, KERNEL};
+use crate::template::{Key, Kind, Lookup, Maker, Template, Templates};
+use crate::timeline::{Step, Timeline};
+use crate::vm::VmError;
+
+/// How a guest came to run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum How {
+    /// From a template.
+    Restored,
+    /// By booting.
+    Booted,
+}
+
+impl How {
+    /// As payloads name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Restored => "restored",
+            Self::Booted => "booted",
+        }
+    }
+}
+
+/// Whether a start may use templates.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Use {
+    /// Restore where that is possible, and leave a template behind where it is not.
+    #[default]
+    Templates,
+    /// Boot, and leave nothing behind.
+    Nothing,
+}
+
+/// What there is to say about a start that was no plain restore.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Remark {
+    /// There is no template for it: it boots, and leaves one.
+    First,
+    /// The template cannot be used, and why: it boots, and leaves a new one.
+    Unusable(String),
+    /// Another start is making the template; this one waits for it.
+    Waiting,
+    /// No template can be left behind, and why.
+    NotSaved(String),
+}
+
+/// As one line of key and value says it.
+impl std::fmt::Display for Remark {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::First => {
+                f.write_str("template=building (the first start of its kind boots; later ones do not)")
+            }
+            Self::Unusable(why) => write!(f, "template=rebuilding (this start boots): {why}"),
+            Self::Waiting => f.write_str("template=waiting (another start is making it)"),
+            Self::NotSaved(why) => write!(f, "template=none (this start boots): {why}"),
+        }
+    }
+}
+
+/// All that a start is made from.
+pub struct Order<'a> {
+    /// Where things are.
+    pub config: &'a Config,
+    /// The runtime.
+    pub bundle: &'a Bundle,
+    /// The environment.
+    pub environment: &'a Installed,
+    /// What runs it.
+    pub vmm: &'a Vmm,
+    /// Its size.
+    pub shape: Shape,
+    /// The guest's host name.
+    pub hostname: String,
+    /// Our words on its kernel's command line.
+    pub kernel_args: Vec<String>,
+    /// Its disk.
+    pub disk: Disk,
+    /// Whether it may come from a template.
+    pub templates: Use,
+    /// Told of its steps.
+    pub timeline: &'a Timeline,
+}
+
+/// The writable disk of a guest.
+pub enum Disk {
+    /// A blank one.
+    Blank,
+    /// This one, which holds a file system laid out as [`Store::new_disk`] does.
+    Existing(File),
+}
+
+impl Disk {
+    fn kind(&self) -> Kind {
+        match self {
+            Self::Blank => Kind::Fresh,
+            Self::Existing(_) => Kind::Bare,
+        }
+    }
+}
+
+/// A guest that runs.
+pub struct Started {
+    /// The guest.
+    pub booted: Booted,
+    /// Where it came from.
+    pub how: How,
+}
+
+/// How long a restored guest may take to answer. It takes a twentieth of a second; a host that is very busy, some.
+fn restore_deadline(accelerator: Accelerator) -> Duration {
+    match accelerator {
+        Accelerator::Kvm => Duration::from_secs(5),
+        Accelerator::Tcg => Duration::from_secs(15),
+    }
+}
+
+/// Less than this is free: no template is written, which would take some 100 MiB.
+const LEAST_FREE: u64 = 512 << 20;
+/// How long a kernel that hung may hang again, for its console's sake.
+const DIAGNOSIS: Duration = Duration::from_secs(10);
+/// Tells the agent to leave the disk alone until it is ordered to assemble its root.
+const BARE_ARG: &str = "pyro.bare";
+
+/// Starts a guest.
+///
+/// # Errors
+/// When it cannot even be booted.
+pub async fn start(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<Started, VmError> {
+    let order = Plan::new(order);
+    if order.templates == Use::Nothing {
+        return order.boot().await;
+    }
+    let mut bad = None;
+    let remark = match order.store.find(&order.key) {
+        Lookup::Found(template) => match order.restore(template).await? {
+            Ok(started) => return Ok(started),
+            Err((inode, why)) => {
+                bad = Some(inode);
+                Remark::Unusable(why)
+            }
+        },
+        Lookup::Missing => Remark::First,
+        Lookup::Unusable(why) => Remark::Unusable(why),
+    };
+    let maker = match order.maker(tell).await {
+        Ok(maker) => maker,
+        Err(why) => {
+            if remark != Remark::First {
+                tell(remark);
+            }
+            tell(Remark::NotSaved(why));
+            return order.boot().await;
+        }
+    };
+    order.timeline.mark(Step::BuildLocked);
+    // Somebody may have made it while this start waited, or before it looked anew.
+    if let Lookup::Found(template) = order.store.find(&order.key)
+        && bad != Some(template.inode())
+        && let Ok(started) = order.restore(template).await?
+    {
+        return Ok(started);
+    }
+    tell(remark);
+    maker.discard(bad);
+    order.boot_and_save(maker, tell).await
+}
+
+/// Makes the template for `order`, whose disk is not used, unless it is there. Says whether it was made.
+///
+/// # Errors
+/// When the guest does not boot; what keeps it from being saved is told as a remark.
+pub async fn warm(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<bool, VmError> {
+    let order = Plan::new(order);
+    if let Lookup::Found(_) = order.store.find(&order.key) {
+        return Ok(false);
+    }
+    let maker = match order.maker(tell).await {
+        Ok(maker) => maker,
+        Err(why) => {
+            tell(Remark::NotSaved(why));
+            return Ok(false);
+        }
+    };
+    if let Lookup::Found(_) = order.store.find(&order.key) {
+        return Ok(false);
+    }
+    maker.discard(None);
+    let (disk, booted, port) = order.boot_for(&maker).await?;
+    match maker.save(booted, port, disk, order.timeline).await {
+        Ok(saved) => {
+            let _ = saved.machine.stop().await;
+            if let Err(error) = saved.outcome {
+                tell(Remark::NotSaved(cause::chain(&error)));
+                return Ok(false);
+            }
+            Ok(true)
+        }
+        Err(error) => {
+            tell(Remark::NotSaved(cause::chain(&error)));
+            Ok(false)
+        }
+    }
+}
+
+/// An order with what follows from it.
+struct Plan<'a> {
+    order: Order<'a>,
+    store: Templates,
+    environments: Store,
+    key: Key,
+}
+
+impl<'a> std::ops::Deref for Plan<'a> {
+    type Target = Order<'a>;
+    fn deref(&self) -> &Order<'a> {
+        &self.order
+    }
+}
+
+impl<'a> Plan<'a> {
+    fn new(mut order: Order<'a>) -> Self {
+        let kind = order.disk.kind();
+        order.kernel_args.extend(launch::kernel_arg(order.vmm.backend()).map(str::to_owned));
+        if kind == Kind::Bare && order.templates == Use::Templates {
+            order.kernel_args.push(BARE_ARG.into());
+        }
+        let key = Key::new(kind, order.bundle, order.environment, order.vmm, order.shape, &order.kernel_args);
+        Self {
+            store: Templates::new(order.config.template_dir.clone()),
+            environments: Store::new(order.config.environment_dir.clone()),
+            key,
+            order,
+        }
+    }
+
+    fn wish(&self, deadline: Duration, root: Root) -> Wish {
+        Wish { hostname: self.hostname.clone(), root, deadline }
+    }
+
+    fn boot_deadline(&self) -> Duration {
+        self.config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(self.vmm.accelerator()))
+    }
+
+    /// What a machine is made of, its files opened anew.
+    fn spec(&self, disk: File, memory: Memory, start: Start, more_args: &[&str]) -> Result<Spec, VmError> {
+        let words = self.kernel_args.iter().cloned().chain(more_args.iter().map(|word| (*word).to_owned()));
+        let parts = Parts {
+            kernel: self.bundle.open_artifact(KERNEL)?,
+            initramfs: self.bundle.open_artifact(INITRAMFS)?,
+            base: Some(self.environment.open_base()?),
+            disk: Some(disk),
+            cache: Cache::Unsafe,
+            kernel_args: words.collect(),
+        };
+        Ok(Spec { shape: self.shape, parts, memory, start })
+    }
+
+    /// The guest's own disk, for a cold boot.
+    fn disk(&self) -> Result<File, VmError> {
+        match &self.order.disk {
+            Disk::Blank => Ok(self.environments.new_disk(&self.config.scratch_dir)?),
+            Disk::Existing(disk) => disk.try_clone().map_err(|source| VmError::Disk { source }),
+        }
+    }
+
+    /// Boots without regard to templates.
+    async fn boot(&self) -> Result<Started, VmError> {
+        let deadline = self.boot_deadline();
+        let root = if self.bare() { Root::Assemble } else { Root::Ready };
+        let spec = self.spec(self.disk()?, Memory::Private, Start::Cold, &[])?;
+        let booted = launch::boot(self.vmm, spec, &self.wish(deadline, root), self.timeline).await;
+        match booted {
+            Ok(booted) => Ok(Started { booted, how: How::Booted }),
+            Err(error) => Err(self.diagnose(error, deadline).await),
+        }
+    }
+
+    fn bare(&self) -> bool {
+        self.kernel_args.iter().any(|word| word == BARE_ARG)
+    }
+
+    /// A kernel that hangs says nothing on a quiet console: lets it hang once more, talking.
+    async fn diagnose(&self, error: BootError, deadline: Duration) -> VmError {
+        if let BootError::Deadline { after, console } = &error
+            && console.trim().is_empty()
+            && let Ok(disk) = self.environments.new_disk(&self.config.scratch_dir)
+            && let Ok(spec) = self.spec(disk, Memory::Private, Start::Cold, VERBOSE_KERNEL_ARGS)
+        {
+            let wish = self.wish(deadline.min(DIAGNOSIS), Root::Ready);
+            let again = launch::boot(self.vmm, spec, &wish, &Timeline::begin(None)).await;
+            if let Err(BootError::Deadline { console, .. }) = again {
+                return BootError::Deadline { after: *after, console }.into();
+            }
+        }
+        error.into()
+    }
+
+    /// Restores a template. What keeps the template from being used is the inner error, with which one it was.
+    async fn restore(&self, template: Template) -> Result<Result<Started, (u64, String)>, VmError> {
+        self.timeline.mark(Step::TemplateOpened);
+        let inode = template.inode();
+        let Template { memory, state, disk: saved, .. } = template;
+        let disk = match (&self.order.disk, saved) {
+            (Disk::Existing(disk), _) => disk.try_clone().map_err(|source| VmError::Disk { source })?,
+            (Disk::Blank, Some(saved)) => self.environments.copy_disk(&saved, &self.config.scratch_dir)?,
+            (Disk::Blank, None) => return Ok(Err((inode, "it has no disk".into()))),
+        };
+        self.timeline.mark(Step::DiskMade);
+        let spec = self.spec(disk, Memory::From(memory), Start::Restore { state }, &[])?;
+        let root = if self.bare() { Root::Assemble } else { Root::Ready };
+        let wish = self.wish(restore_deadline(self.vmm.accelerator()), root);
+        match launch::boot(self.vmm, spec, &wish, self.timeline).await {
+            Ok(booted) => Ok(Ok(Started { booted, how: How::Restored })),
+            // A disk that cannot be mounted is not the template's fault, and no other start would do better.
+            Err(error @ BootError::Root(_)) if self.bare() => Err(error.into()),
+            Err(error) => Ok(Err((inode, first_line(&cause::chain(&error))))),
+        }
+    }
+
+    /// Becomes the one who makes the template, or says why there cannot be one.
+    async fn maker(&self, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<Maker, String> {
+        let root = &self.config.template_dir;
+        let free = crate::environment::free(root);
+        if free < LEAST_FREE {
+            let (free, least) = (free >> 20, LEAST_FREE >> 20);
+            return Err(format!("{free} MiB are free on {}, and {least} MiB should be", root.display()));
+        }
+        let (store, key) = (self.store.clone(), self.key.clone());
+        let cancel = CancelToken::new();
+        let on_drop = CancelOnDrop(cancel.clone());
+        let (waits, mut waiting) = tokio::sync::oneshot::channel();
+        let mut waits = Some(waits);
+        let mut made = tokio::task::spawn_blocking(move || {
+            Maker::new(store, key, &cancel, &mut || {
+                let _ = waits.take().map(|waits| waits.send(()));
+            })
+        });
+        let made = tokio::select! {
+            biased;
+            made = &mut made => made,
+            // A closed channel is no wait.
+            Ok(()) = &mut waiting => {
+                tell(Remark::Waiting);
+                made.await
+            }
+        };
+        drop(on_drop);
+        match made {
+            Ok(Ok(maker)) => Ok(maker),
+            Ok(Err(error)) => Err(cause::chain(&error)),
+            Err(_) => Err("the thread that waits for its lock ended".into()),
+        }
+    }
+
+    /// Boots a guest to be saved: its disk, itself, and a second descriptor of its port if it has one.
+    async fn boot_for(&self, maker: &Maker) -> Result<(File, Booted, Option<UnixStream>), VmError> {
+        let host = |source| VmError::Disk { source };
+        let disk = match self.key.kind {
+            Kind::Fresh => self.environments.new_disk(&self.config.scratch_dir)?,
+            // Nothing but holes: whatever a guest shows later cannot be from here.
+            Kind::Bare => {
+                let disk = tempfile::tempfile_in(&self.config.scratch_dir).map_err(host)?;
+                disk.set_len(DISK_BYTES).map_err(host)?;
+                disk
+            }
+        };
+        let kept = disk.try_clone().map_err(host)?;
+        // One that is faster to fault in than a file on a disk, where the VMM can run in it.
+        let memory = if self.vmm.backend().owns_memory() {
+            Memory::Owned(maker.memory().map_err(host)?)
+        } else {
+            Memory::Private
+        };
+        let deadline = self.boot_deadline();
+        let root = if self.bare() { Root::Later } else { Root::Ready };
+        let spec = self.spec(disk, memory, Start::Cold, &[])?;
+        let (booted, port) = match launch::boot_keeping_port(
+            self.vmm,
+            spec,
+            &self.wish(deadline, root),
+            self.timeline,
+        )
+        .await
+        {
+            Ok(booted) => booted,
+            Err(error) => return Err(self.diagnose(error, deadline).await),
+        };
+        self.timeline.mark(Step::BuildBooted);
+        Ok((kept, booted, port))
+    }
+
+    /// Boots, saves what has booted, and goes on with it.
+    async fn boot_and_save(
+        &self,
+        maker: Maker,
+        tell: &mut (dyn FnMut(Remark) + Send),
+    ) -> Result<Started, VmError> {
+        let (disk, booted, port) = self.boot_for(&maker).await?;
+        let saved = match maker.save(booted, port, disk, self.timeline).await {
+            Ok(saved) => saved,
+            Err(error) => {
+                tell(Remark::NotSaved(cause::chain(&error)));
+                return self.boot().await;
+            }
+        };
+        if let Err(error) = saved.outcome {
+            tell(Remark::NotSaved(cause::chain(&error)));
+        }
+        if self.bare() {
+            // Its disk was a blank one: it cannot be given another.
+            let _ = saved.machine.stop().await;
+            if let Lookup::Found(template) = self.store.find(&self.key)
+                && let Ok(started) = self.restore(template).await?
+            {
+                return Ok(Started { how: How::Booted, ..started });
+            }
+            return self.boot().await;
+        }
+        let wish = self.wish(self.boot_deadline(), Root::Ready);
+        let again = launch::meet(saved.machine, saved.port, true, &wish, Instant::now(), self.timeline).await;
+        match again {
+            Ok(booted) => Ok(Started { booted, how: How::Booted }),
+            Err(error) => {
+                tell(Remark::NotSaved(format!(
+                    "the guest did not go on after it was saved: {}",
+                    first_line(&cause::chain(&error))
+                )));
+                self.boot().await
+            }
+        }
+    }
+}
+
+struct CancelOnDrop(CancelToken);
+
+impl Drop for CancelOnDrop {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}
+
+fn first_line(text: &str) -> String {
+    text.lines().next().unwrap_or_default().trim_end_matches(':').to_owned()
+}

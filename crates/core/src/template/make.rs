@@ -1,0 +1,167 @@
+//! From a booted guest to a template: warm it, end the session, pause it, save it, write it down, give it its name.
+//!
+//! The guest is whole afterwards: whoever had it booted may resume it and go on.
+
+use std::fs::File;
+use std::io;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use pyro_vmm::{Machine, VmmError};
+use rustix::fs::MemfdFlags;
+
+use super::store::{DISK, Draft, MEMORY, STATE};
+use super::{Key, Kind, Templates};
+use crate::command::{self, CommandError, CommandLine, Options, Streams};
+use crate::environment::lock::Lock;
+use crate::environment::{CancelToken, EnvironmentError, copy_sparse};
+use crate::guest::GuestError;
+use crate::launch::Booted;
+use crate::timeline::{Step, Timeline};
+
+/// How long the shell that warms a guest may take. What it would say does not matter.
+const WARM_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a guest gets to be back at listening once it has ended its session, before it is paused: what is left to
+/// do then is done anew by every guest that is restored.
+const SETTLE: Duration = Duration::from_millis(30);
+
+/// Why a booted guest is no template. It may still be of use itself.
+#[derive(Debug, thiserror::Error)]
+pub enum SaveError {
+    /// Its files cannot be made.
+    #[error(transparent)]
+    Cache(#[from] EnvironmentError),
+    /// Writing them failed.
+    #[error("it cannot be written")]
+    Write(#[source] io::Error),
+    /// The shell in it failed.
+    #[error("its shell cannot be run")]
+    Warm(#[source] CommandError),
+    /// It would not end its session.
+    #[error("its guest does not listen")]
+    Detach(#[source] GuestError),
+    /// The VMM would not pause or save it.
+    #[error("the virtual machine monitor does not save it")]
+    Vmm(#[source] VmmError),
+}
+
+/// Whoever makes the template of one key: alone, for as long as this lives.
+pub(crate) struct Maker {
+    templates: Templates,
+    key: Key,
+    _lock: Lock,
+    /// Guest memory while the guest boots: a file without a name, faster to fault in than one on a disk.
+    memory: File,
+}
+
+/// A guest that was saved, or not: paused, its session ended.
+pub(crate) struct Saved {
+    /// The VMM.
+    pub machine: Machine,
+    /// The port on which its agent listens, if it has one.
+    pub port: Option<UnixStream>,
+    /// Whether the template is there now.
+    pub outcome: Result<(), SaveError>,
+}
+
+impl Maker {
+    /// Waits for whoever makes it already, calling `waiting` once. Blocks; the token ends the wait.
+    pub(crate) fn new(
+        templates: Templates,
+        key: Key,
+        cancel: &CancelToken,
+        waiting: &mut dyn FnMut(),
+    ) -> Result<Self, SaveError> {
+        let lock = templates.lock(&key, cancel, waiting)?;
+        let memory = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC)
+            .map_err(|errno| SaveError::Write(errno.into()))?;
+        Ok(Self { templates, key, _lock: lock, memory: File::from(memory) })
+    }
+
+    /// Removes what was found to be of no use; not what somebody else made since.
+    pub(crate) fn discard(&self, inode: Option<u64>) {
+        self.templates.discard(&self.key, inode);
+    }
+
+    /// The file to boot the guest's memory in.
+    pub(crate) fn memory(&self) -> io::Result<File> {
+        self.memory.try_clone()
+    }
+
+    /// Saves the guest, whose memory is [`Maker::memory`] and whose disk is `disk`.
+    ///
+    /// `None` when it did not come to that, and the VMM is gone or of no use.
+    pub(crate) async fn save(
+        self,
+        booted: Booted,
+        port: Option<UnixStream>,
+        disk: File,
+        timeline: &Timeline,
+    ) -> Result<Saved, SaveError> {
+        let Booted { mut machine, guest, .. } = booted;
+        if self.key.kind == Kind::Fresh {
+            let shell = CommandLine::Shell("true".into());
+            let options = Options { timeout: Some(WARM_DEADLINE), ..Options::default() };
+            let watch = machine.watch();
+            command::execute(&guest, &watch, &shell, &options, &mut Streams::kept_only())
+                .await
+                .map_err(SaveError::Warm)?;
+        }
+        timeline.mark(Step::BuildWarmed);
+        guest.detach().await.map_err(SaveError::Detach)?;
+        tokio::time::sleep(SETTLE).await;
+        machine.pause().await.map_err(SaveError::Vmm)?;
+        timeline.mark(Step::BuildPaused);
+        let outcome = self.write(&mut machine, disk, timeline).await;
+        Ok(Saved { machine, port, outcome })
+    }
+
+    async fn write(self, machine: &mut Machine, disk: File, timeline: &Timeline) -> Result<(), SaveError> {
+        let draft = self.templates.draft(&self.key)?;
+        let state = draft.create(STATE).map_err(SaveError::Write)?;
+        let memory = draft.create(MEMORY).map_err(SaveError::Write)?;
+        let own = |file: &File| file.try_clone().map_err(SaveError::Write);
+        let beside = machine.backend().saves_memory_beside().then(|| own(&memory)).transpose()?;
+        let saved = beside.is_some();
+        machine.save(own(&state)?, beside).await.map_err(SaveError::Vmm)?;
+        timeline.mark(Step::BuildStateSaved);
+        let timeline = timeline.clone();
+        let written = tokio::task::spawn_blocking(move || {
+            self.write_files(&draft, &state, &memory, saved, &disk, &timeline)
+        });
+        written.await.unwrap_or_else(|_| Err(SaveError::Write(io::Error::other("the writer ended"))))
+    }
+
+    fn write_files(
+        &self,
+        draft: &Draft,
+        state: &File,
+        memory: &File,
+        memory_is_saved: bool,
+        disk: &File,
+        timeline: &Timeline,
+    ) -> Result<(), SaveError> {
+        let write = || -> io::Result<()> {
+            if !memory_is_saved {
+                copy_sparse(&self.memory, memory)?;
+            }
+            timeline.mark(Step::BuildMemoryWritten);
+            let disk = match self.key.kind {
+                Kind::Fresh => {
+                    let copy = draft.create(DISK)?;
+                    copy_sparse(disk, &copy)?;
+                    Some(copy)
+                }
+                Kind::Bare => None,
+            };
+            timeline.mark(Step::BuildDiskWritten);
+            draft.complete(&self.key, memory, state, disk.as_ref())
+        };
+        write().map_err(SaveError::Write)?;
+        timeline.mark(Step::BuildSynced);
+        self.templates.publish(&self.key, draft)?;
+        self.templates.thin_out();
+        timeline.mark(Step::BuildPublished);
+        Ok(())
+    }
+}

@@ -1,0 +1,120 @@
+//! A process that is killed at any step of making or restoring a template leaves nothing that a later start trusts
+//! wrongly: each step by its name.
+
+use std::os::unix::process::ExitStatusExt as _;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use pyro_core::start::{Disk, How};
+use pyro_core::timeline::{Observer, Step};
+use pyro_vmm::Shape;
+
+use crate::support::{BASE, Host, config, restored, shell, stop};
+
+const STEP: &str = "PYRO_TEST_DIE_AT";
+const DIR: &str = "PYRO_TEST_DIE_IN";
+const MEM: &str = "PYRO_TEST_DIE_MEM";
+
+fn shape(mem_mib: u32) -> Shape {
+    Shape { vcpus: 1, mem_mib }
+}
+
+/// What the killed process runs: this test, told by its environment what to do. Without that it does nothing.
+#[tokio::test]
+async fn the_one_who_dies() {
+    let (Ok(step), Ok(dir), Ok(mem)) = (std::env::var(STEP), std::env::var(DIR), std::env::var(MEM)) else {
+        return;
+    };
+    let dir = std::path::PathBuf::from(dir);
+    let holder = tempfile::tempdir().unwrap();
+    let host = Host::with(holder, config(&dir), BASE).await;
+    let observer = Observer::new(move |taken| {
+        if taken.name() == step {
+            let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
+        }
+    });
+    let (started, _) = host.try_start(shape(mem.parse().unwrap()), Disk::Blank, Some(observer)).await;
+    let _ = started.map(|_| ());
+    panic!("the step was never taken");
+}
+
+/// Processes that run a VM of this size: the sizes of these tests are nobody else's.
+fn vmms(mem_mib: u32) -> usize {
+    let size = format!("{mem_mib}M").into_bytes();
+    let entries = std::fs::read_dir("/proc").unwrap().flatten();
+    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
+    lines.filter(|line| line.split(|byte| *byte == 0).any(|word| word == size)).count()
+}
+
+async fn dies(host: &Host, step: Step, mem_mib: u32) {
+    let mut child = Command::new(std::env::current_exe().unwrap());
+    child.args(["--exact", "killed::the_one_who_dies", "--nocapture"]);
+    child.env(STEP, step.name()).env(DIR, host.dir.path()).env(MEM, mem_mib.to_string());
+    let status = tokio::task::spawn_blocking(move || child.output().unwrap()).await.unwrap();
+    assert_eq!(status.status.signal(), Some(9), "{step}: {status:?}");
+    let begin = Instant::now();
+    while vmms(mem_mib) > 0 {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{step}: its VMM lives on");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Kills a start at `step`, then starts twice more.
+async fn killed_at(host: &Host, step: Step, mem_mib: u32, next: How) {
+    dies(host, step, mem_mib).await;
+    let (guest, remarks) = host.start(shape(mem_mib), Disk::Blank).await;
+    assert_eq!(guest.how, next, "{step}: {remarks:?}");
+    assert_eq!(
+        shell(&guest, "echo works; cat /etc/debian_version | cut -c1-2").await,
+        "works\n12\n",
+        "{step}"
+    );
+    stop(guest).await;
+    assert_eq!(host.leftovers(), Vec::<std::path::PathBuf>::new(), "{step}");
+    stop(restored(host, shape(mem_mib)).await).await;
+}
+
+async fn while_making(step: Step, mem_mib: u32, next: How) {
+    killed_at(&Host::new(BASE).await, step, mem_mib, next).await;
+}
+
+macro_rules! making {
+    ($($name:ident: $step:ident, $mem:literal, $next:ident;)*) => {
+        $(#[tokio::test]
+        async fn $name() {
+            while_making(Step::$step, $mem, How::$next).await;
+        })*
+    };
+}
+
+making! {
+    killed_when_it_has_the_lock: BuildLocked, 257, Booted;
+    killed_when_the_vmm_answers: VmmAnswered, 258, Booted;
+    killed_when_the_guest_is_connected: Connected, 259, Booted;
+    killed_when_the_guest_is_identified: Identified, 260, Booted;
+    killed_when_the_guest_is_booted: BuildBooted, 261, Booted;
+    killed_when_the_guest_is_warm: BuildWarmed, 262, Booted;
+    killed_when_the_guest_is_paused: BuildPaused, 263, Booted;
+    killed_when_the_state_is_saved: BuildStateSaved, 264, Booted;
+    killed_when_the_memory_is_written: BuildMemoryWritten, 265, Booted;
+    killed_when_the_disk_is_written: BuildDiskWritten, 266, Booted;
+    killed_when_all_is_on_disk_without_a_name: BuildSynced, 267, Booted;
+    killed_when_it_has_its_name: BuildPublished, 268, Restored;
+}
+
+#[tokio::test]
+async fn killed_at_each_step_of_a_restore() {
+    const MEM_MIB: u32 = 269;
+    let host = Host::new(BASE).await;
+    stop(host.start(shape(MEM_MIB), Disk::Blank).await.0).await;
+    for step in [
+        Step::TemplateOpened,
+        Step::DiskMade,
+        Step::VmmAnswered,
+        Step::StateLoaded,
+        Step::Connected,
+        Step::Identified,
+    ] {
+        killed_at(&host, step, MEM_MIB, How::Restored).await;
+    }
+}

@@ -1,0 +1,9 @@
+//! Starts from templates, in real microVMs, from what `make test` prepared.
+
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+mod bare;
+mod identity;
+mod killed;
+mod support;
+mod trouble;

@@ -1,0 +1,147 @@
+//! A host with templates of its own, and guests started on it.
+
+use std::fs::File;
+use std::path::PathBuf;
+
+use pyro_core::backend::{self, Choice, Preference, Probe};
+use pyro_core::command::{self, CommandLine, Options, Streams};
+use pyro_core::config::Config;
+use pyro_core::environment::Installed;
+use pyro_core::start::{self, Disk, How, Order, Remark, Started, Use};
+use pyro_core::timeline::{Observer, Timeline};
+use pyro_core::vm::{Factory, VmError};
+use pyro_vmm::Shape;
+
+/// Small and quick to boot.
+pub const BASE: &str = "debian:12-base";
+pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 256 };
+
+fn prepared(variable: &str) -> PathBuf {
+    match std::env::var_os(variable) {
+        Some(path) => path.into(),
+        None => {
+            panic!("{variable} is not set: run `make test`, which prepares the runtime and the environments")
+        }
+    }
+}
+
+/// The prepared runtime and environments, and everything else below one directory.
+pub fn config(dir: &std::path::Path) -> Config {
+    Config {
+        bundle_dir: prepared("PYRO_RUNTIME_BUNDLE_DIR"),
+        environment_dir: prepared("PYRO_ENVIRONMENT_CACHE_DIR"),
+        template_dir: dir.join("templates"),
+        cache_dir: dir.join("host"),
+        scratch_dir: dir.join("scratch"),
+        qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
+        boot_deadline: None,
+    }
+}
+
+/// A host of a test's own.
+pub struct Host {
+    pub dir: tempfile::TempDir,
+    pub factory: Factory,
+    pub environment: Installed,
+    choice: Choice,
+}
+
+impl Host {
+    pub async fn new(environment: &str) -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        let config = config(dir.path());
+        Self::with(dir, config, environment).await
+    }
+
+    pub async fn with(dir: tempfile::TempDir, config: Config, environment: &str) -> Self {
+        std::fs::create_dir_all(&config.scratch_dir).unwrap();
+        let factory = Factory::new(config, Preference::Auto);
+        let environment = factory.environment(environment, |_| ()).await.unwrap();
+        let bundle = factory.bundle().unwrap();
+        let choice =
+            backend::choose(&factory.config, &bundle, factory.preference, Probe::IfNeeded).await.unwrap();
+        Self { dir, factory, environment, choice }
+    }
+
+    /// Starts a guest; what there was to say about it.
+    pub async fn start(&self, shape: Shape, disk: Disk) -> (Started, Vec<Remark>) {
+        let (started, remarks) = self.try_start(shape, disk, None).await;
+        (started.unwrap(), remarks)
+    }
+
+    pub async fn try_start(
+        &self,
+        shape: Shape,
+        disk: Disk,
+        observer: Option<Observer>,
+    ) -> (Result<Started, VmError>, Vec<Remark>) {
+        let bundle = self.factory.bundle().unwrap();
+        let timeline = Timeline::begin(observer);
+        let order = Order {
+            config: &self.factory.config,
+            bundle: &bundle,
+            environment: &self.environment,
+            qemu: &self.choice.qemu,
+            shape,
+            hostname: format!("test-{}", pyro_core::identity::new_id().unwrap()),
+            kernel_args: vec!["pyro.oneshot".into(), "dummy.numdummies=0".into()],
+            disk,
+            templates: Use::Templates,
+            timeline: &timeline,
+        };
+        let mut remarks = Vec::new();
+        let started = start::start(order, &mut |remark| remarks.push(remark)).await;
+        (started, remarks)
+    }
+
+    /// A blank disk that can be given to several guests, one after the other.
+    pub fn new_disk(&self) -> File {
+        self.factory.store().new_disk(&self.factory.config.scratch_dir).unwrap()
+    }
+
+    /// The directory of the one template that there is.
+    pub fn template(&self) -> PathBuf {
+        let mut all: Vec<_> = std::fs::read_dir(&self.factory.config.template_dir).unwrap().collect();
+        assert_eq!(all.len(), 1, "{all:?}");
+        all.remove(0).unwrap().path().join("template")
+    }
+
+    /// Files that are neither a whole template nor its lock.
+    pub fn leftovers(&self) -> Vec<PathBuf> {
+        let mut found = Vec::new();
+        let dirs = std::fs::read_dir(&self.factory.config.template_dir).into_iter().flatten().flatten();
+        for dir in dirs {
+            let entries = std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path());
+            found.extend(entries.filter(|path| !path.ends_with("template") && !path.ends_with(".lock")));
+        }
+        found.extend(
+            std::fs::read_dir(&self.factory.config.scratch_dir).unwrap().flatten().map(|entry| entry.path()),
+        );
+        found
+    }
+}
+
+/// Runs a shell line; its output. It must succeed.
+pub async fn shell(started: &Started, line: &str) -> String {
+    let options = Options { timeout: Some(std::time::Duration::from_secs(60)), ..Options::default() };
+    let watch = started.booted.machine.watch();
+    let command = CommandLine::Shell(line.into());
+    let outcome =
+        command::execute(&started.booted.guest, &watch, &command, &options, &mut Streams::kept_only())
+            .await
+            .unwrap();
+    let stderr = String::from_utf8_lossy(&outcome.stderr.bytes).into_owned();
+    assert_eq!(outcome.exit_code, 0, "{line}: {stderr}");
+    String::from_utf8(outcome.stdout.bytes).unwrap()
+}
+
+pub async fn stop(started: Started) {
+    started.booted.machine.stop().await.unwrap();
+}
+
+/// A guest that was started twice in this shape: the second time it was restored.
+pub async fn restored(host: &Host, shape: Shape) -> Started {
+    let (started, remarks) = host.start(shape, Disk::Blank).await;
+    assert_eq!((started.how, remarks.as_slice()), (How::Restored, &[][..]));
+    started
+}
