@@ -21,6 +21,7 @@ const ROWS: [(&str, &str, bool); 14] = [
     ("template_build", "ms", true),
     ("template_write", "ms", false),
     ("idle_memory", "MiB", true),
+    ("first_memory", "MiB", true),
     ("vmm_memory", "MiB", false),
     ("disk", "MiB", false),
 ];

@@ -1,4 +1,4 @@
-//! Memory of one more VM that was restored, has run something, and now waits.
+//! Memory of VMs that were restored, have run something, and now wait: of the first, and of one more.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -15,31 +15,55 @@ const COMMANDS: usize = 2;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 pub(super) async fn memory(bench: &mut Bench<'_>) -> Vec<Row> {
-    let measure = Measure::IdleMemory;
-    let (mut ours, mut floor) = (Series::default(), Series::default());
+    let (mut ours, mut floor) = (Pair::default(), Pair::default());
     for _ in 0..bench.plan.amount.runs {
-        bench.floor_sample(measure, &mut floor, async |floor| floor.idle_memory(COMMANDS).await).await;
-        let sample = match tokio::time::timeout(DEADLINE, one(bench)).await {
+        if let Some(bare) = &bench.floor {
+            let sample = bare.idle_memory(COMMANDS).await.map_err(|why| format!("the floor: {why}"));
+            floor.keep(bench, sample);
+        }
+        let sample = match tokio::time::timeout(DEADLINE, two(bench)).await {
             Ok(sample) => sample,
             Err(_) => Err(format!("it did not end within {} s", DEADLINE.as_secs())),
         };
-        bench.keep(measure, &mut ours, sample);
+        ours.keep(bench, sample);
     }
-    let what = format!("PSS of all processes of one more restored VM, which waits after {COMMANDS} programs");
-    let floor_is = format!("PSS of one more restored bare VMM after {COMMANDS} programs");
-    vec![Row::new("idle_memory", "MiB", what, ours).against(floor_is, floor)]
+    let row = |name, of, ours, floor| {
+        let what = format!("PSS of all processes of {of} restored VM, which waits after {COMMANDS} programs");
+        Row::new(name, "MiB", what, ours).against(format!("the same of {of} restored bare VMM"), floor)
+    };
+    vec![
+        row("idle_memory", "one more", ours.more, floor.more),
+        row("first_memory", "the first", ours.alone, floor.alone),
+    ]
 }
 
-/// The second of two.
-async fn one(bench: &Bench<'_>) -> Result<f64, String> {
+/// Of the first VM while it is alone, and what another adds to all.
+#[derive(Default)]
+struct Pair {
+    alone: Series,
+    more: Series,
+}
+
+impl Pair {
+    fn keep(&mut self, bench: &mut Bench<'_>, sample: Result<(f64, f64), String>) {
+        bench.keep(
+            Measure::IdleMemory,
+            &mut self.alone,
+            sample.as_ref().map(|both| both.0).map_err(Clone::clone),
+        );
+        self.more.push(sample.map(|both| both.1));
+    }
+}
+
+/// One VM, and then another.
+async fn two(bench: &Bench<'_>) -> Result<(f64, f64), String> {
     let first = Idle::start(bench).await?;
+    let alone = first.pss()?;
     let second = Idle::start(bench).await?;
-    // As long as the floor's guest is given.
-    tokio::time::sleep(super::floor::qemu::SETTLE).await;
-    let used = second.child.id().ok_or("it ended".to_owned()).and_then(memory::pss_of_all_mib);
+    let both = first.pss()? + second.pss()?;
     second.end().await?;
     first.end().await?;
-    used
+    Ok((alone, both - alone))
 }
 
 /// A `pyro run` whose command has run its programs and reads from a pipe.
@@ -58,9 +82,16 @@ impl Idle {
         let (stdin, stdout) = child.stdin.take().zip(child.stdout.take()).ok_or("it has no pipes")?;
         let mut lines = BufReader::new(stdout).lines();
         match lines.next_line().await {
-            Ok(Some(line)) if line == "ready" => Ok(Self { child, stdin, _stdout: lines }),
-            other => Err(format!("its command said {other:?} instead of ready")),
+            Ok(Some(line)) if line == "ready" => {}
+            other => return Err(format!("its command said {other:?} instead of ready")),
         }
+        // As long as the floor's guest is given.
+        tokio::time::sleep(super::floor::qemu::SETTLE).await;
+        Ok(Self { child, stdin, _stdout: lines })
+    }
+
+    fn pss(&self) -> Result<f64, String> {
+        memory::pss_of_all_mib(self.child.id().ok_or("it ended")?)
     }
 
     async fn end(mut self) -> Result<(), String> {

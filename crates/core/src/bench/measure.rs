@@ -68,7 +68,7 @@ impl Measure {
             Self::ColdStart => &["cold_start"],
             Self::WarmStart => &["warm_start"],
             Self::BusyStart => &["busy_start"],
-            Self::IdleMemory => &["idle_memory"],
+            Self::IdleMemory => &["idle_memory", "first_memory"],
             Self::VmmMemory => &["vmm_memory"],
             Self::Disk => &["disk"],
         }

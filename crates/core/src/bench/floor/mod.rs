@@ -59,8 +59,8 @@ impl Floor {
         on_thread(bare, move |bare, given_up| bare.restore_many(n, given_up)).await
     }
 
-    /// Memory of a restored one that has run `commands` programs and waits, MiB.
-    pub(super) async fn idle_memory(&self, commands: usize) -> Result<f64, String> {
+    /// Memory of restored ones that have run `commands` programs and wait, MiB: of the first, and what another adds.
+    pub(super) async fn idle_memory(&self, commands: usize) -> Result<(f64, f64), String> {
         let Self::Qemu(bare) = self;
         on_thread(bare, move |bare, given_up| bare.idle_memory(commands, given_up)).await
     }

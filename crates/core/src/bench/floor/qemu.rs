@@ -88,24 +88,26 @@ impl Bare {
         Ok(answered.into_iter().fold(0.0, f64::max))
     }
 
-    /// Restores two, has each run `commands` programs, and looks at the second's proportional set size, MiB: one more
-    /// where there is one.
+    /// Restores one and then another, has each run `commands` programs, and looks at their proportional set sizes, MiB:
+    /// that of the first while it is alone, and what the second adds to all.
     pub(in crate::bench) fn idle_memory(
         &self,
         commands: usize,
         given_up: &AtomicBool,
-    ) -> Result<f64, String> {
+    ) -> Result<(f64, f64), String> {
         let idle = || {
             let (mut qemu, mut port, _) = self.restored(given_up)?;
             for _ in 0..commands {
                 qemu.ask(&mut port, "run")?;
             }
+            std::thread::sleep(SETTLE);
             Ok::<_, String>((qemu, port))
         };
-        let _first = idle()?;
-        let (qemu, _port) = idle()?;
-        std::thread::sleep(SETTLE);
-        crate::bench::memory::pss_mib(qemu.child.id())
+        let pss = |qemu: &Qemu<'_>| crate::bench::memory::pss_mib(qemu.child.id());
+        let (first, _port) = idle()?;
+        let alone = pss(&first)?;
+        let (second, _port) = idle()?;
+        Ok((alone, pss(&first)? + pss(&second)? - alone))
     }
 
     fn boot<'a>(&self, ram: &str, given_up: &'a AtomicBool) -> Result<(Qemu<'a>, f64), String> {
