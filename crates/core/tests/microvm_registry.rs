@@ -29,9 +29,11 @@ fn registry() -> (Registry, tempfile::TempDir) {
         cache_dir: cache.path().join("host"),
         scratch_dir: cache.path().to_owned(),
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
+        firecracker_binary: None,
+        run_dir: cache.path().join("run"),
         boot_deadline: None,
     };
-    (Registry::new(Factory::new(config, Preference::Auto)), cache)
+    (Registry::new(Factory::new(config, Preference::Qemu)), cache)
 }
 
 fn request() -> VmRequest {

@@ -66,8 +66,16 @@ impl From<Output> for Said {
 }
 
 impl World {
-    /// With the prepared runtime and environments.
+    /// With the prepared runtime and environments, and QEMU: on a host whose `/dev/kvm` only pretends, a first look at
+    /// every backend takes seconds.
     pub fn new() -> Self {
+        let mut world = Self::of_any_backend();
+        world.set("PYRO_BACKEND", "qemu");
+        world
+    }
+
+    /// With the prepared runtime and environments, and whatever runs guests best.
+    pub fn of_any_backend() -> Self {
         let mut world = Self::bare();
         for variable in ["PYRO_RUNTIME_BUNDLE_DIR", "PYRO_ENVIRONMENT_CACHE_DIR"] {
             world.set(variable, prepared(variable));

@@ -159,7 +159,12 @@ fn describe(candidate: &Candidate) -> String {
 /// When `/dev/kvm` works a guest is up within a second; a host that only pretends never gets there.
 const KVM_DEADLINE: Duration = Duration::from_secs(6);
 const TCG_DEADLINE: Duration = Duration::from_secs(60);
-const REMEMBERED: &str = "backend.json";
+/// One for each preference: what was not wanted was not tried.
+const REMEMBERED: [(Preference, &str); 3] = [
+    (Preference::Auto, "backend.json"),
+    (Preference::Firecracker, "backend-firecracker.json"),
+    (Preference::Qemu, "backend-qemu.json"),
+];
 const REMEMBERED_LIMIT: u64 = 64 * 1024;
 
 /// Whether an earlier answer will do.
@@ -214,13 +219,14 @@ pub async fn choose(
         kvm: format!("{kvm:?}"),
         root: firecracker::is_root(),
     };
-    let path = config.cache_dir.join(REMEMBERED);
+    let file = REMEMBERED.iter().find(|(of, _)| *of == preference).map_or("backend.json", |(_, file)| file);
+    let path = config.cache_dir.join(file);
     let remembered = if probe == Probe::IfNeeded { recall(&path, &key) } else { None };
     let was_remembered = remembered.is_some();
     let candidates = match remembered {
         Some(candidates) => candidates,
         None => {
-            let candidates = try_all(config, bundle, qemu.as_deref(), no_kvm).await?;
+            let candidates = try_all(config, bundle, preference, qemu.as_deref(), no_kvm).await?;
             // Forgetting costs only another probe: a cache that cannot be written is no failure.
             let _ = remember(&path, &Remembered { key, candidates: candidates.clone() });
             candidates
@@ -267,11 +273,16 @@ pub async fn choose(
 async fn try_all(
     config: &Config,
     bundle: &Bundle,
+    preference: Preference,
     qemu: Option<&Path>,
     no_kvm: Option<&str>,
 ) -> Result<Vec<Candidate>, BackendError> {
     let untried = |why: &str| Ok(Verdict::Untried { why: why.into() });
+    const UNWANTED: &str = "another backend was asked for";
     let with_firecracker = async {
+        if preference == Preference::Qemu {
+            return (None, untried(UNWANTED));
+        }
         match (no_kvm, firecracker::find(config, bundle).await) {
             (_, Err(why)) => (None, untried(&why)),
             (Some(why), Ok(found)) => (Some(found.version.to_string()), untried(why)),
@@ -282,6 +293,7 @@ async fn try_all(
         }
     };
     let with_qemu = async |accelerator, deadline| match (qemu, no_kvm) {
+        _ if preference == Preference::Firecracker => untried(UNWANTED),
         (None, _) => untried("there is no qemu-system-x86_64 on this host"),
         (_, Some(why)) if accelerator == Accelerator::Kvm => untried(why),
         (Some(binary), _) => {

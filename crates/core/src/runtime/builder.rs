@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::bundle::{init_digest, io_error};
 use super::manifest::{Artifact, ArtifactKind, Capabilities, Manifest, is_plain_name};
-use super::{AGENT, Bundle, Evidence, INITRAMFS, MANIFEST, PLATFORM, RuntimeError, SCHEMA, recognise};
+use super::{AGENT, Bundle, Evidence, FIRECRACKER, INITRAMFS, JAILER, MANIFEST, PLATFORM, RuntimeError, SCHEMA, recognise};
 use crate::stamp;
 
 /// Gathers what goes into a bundle.
@@ -239,10 +239,17 @@ fn swap_in(building: &Path, dir: &Path) -> io::Result<()> {
 }
 
 /// Temporary files are made for their owner alone; a bundle is for everybody to read.
+///
+/// Programs of this host are executable too; what the guest runs is not for the host to run.
 fn set_readable(path: &Path) -> io::Result<()> {
     use std::os::unix::fs::PermissionsExt as _;
-    let mode = if path.is_dir() { 0o755 } else { 0o644 };
+    let mode = if path.is_dir() || is_program(path) { 0o755 } else { 0o644 };
     fs::set_permissions(path, fs::Permissions::from_mode(mode))
+}
+
+/// A program that the host runs. Their files have their artifacts' names.
+fn is_program(path: &Path) -> bool {
+    path.file_name().is_some_and(|name| name == FIRECRACKER || name == JAILER)
 }
 
 fn sync_dir(dir: &Path) -> io::Result<()> {

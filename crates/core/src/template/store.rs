@@ -273,10 +273,11 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A new file of it, for its owner alone.
+    /// A new file of it. Only its owner gets past the directory; a jailed VMM, which is given the file and not the way to
+    /// it, must be able to read it.
     pub(super) fn create(&self, name: &str) -> io::Result<File> {
         use std::os::unix::fs::OpenOptionsExt as _;
-        File::options().read(true).write(true).create_new(true).mode(0o600).open(self.out.join(name))
+        File::options().read(true).write(true).create_new(true).mode(0o644).open(self.out.join(name))
     }
 
     /// Brings all of it to the host's disk, and describes it.

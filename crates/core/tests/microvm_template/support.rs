@@ -34,6 +34,8 @@ pub fn config(dir: &std::path::Path) -> Config {
         cache_dir: dir.join("host"),
         scratch_dir: dir.join("scratch"),
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
+        firecracker_binary: None,
+        run_dir: dir.join("scratch/run"),
         boot_deadline: None,
     }
 }
@@ -55,7 +57,7 @@ impl Host {
 
     pub async fn with(dir: tempfile::TempDir, config: Config, environment: &str) -> Self {
         std::fs::create_dir_all(&config.scratch_dir).unwrap();
-        let factory = Factory::new(config, Preference::Auto);
+        let factory = Factory::new(config, Preference::Qemu);
         let environment = factory.environment(environment, |_| ()).await.unwrap();
         let bundle = factory.bundle().unwrap();
         let choice =
@@ -81,7 +83,7 @@ impl Host {
             config: &self.factory.config,
             bundle: &bundle,
             environment: &self.environment,
-            qemu: &self.choice.qemu,
+            vmm: &self.choice.vmm,
             shape,
             hostname: format!("test-{}", pyro_core::identity::new_id().unwrap()),
             kernel_args: vec!["pyro.oneshot".into(), "dummy.numdummies=0".into()],
