@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{World, children, eventually, finish, running};
 
 /// Every row, and whether it is compared with something.
-const ROWS: [(&str, &str, bool); 14] = [
+const ROWS: [(&str, &str, bool); 15] = [
     ("cold_start", "ms", true),
     ("warm_start", "ms", true),
     ("parallel_batch", "ms", true),
