@@ -123,8 +123,12 @@ fn is_current(
     }
     let manifest = bundle.manifest();
     let Parts { kernel, agent, floor, firecracker } = parts;
-    let mut files: Vec<(_, &Path)> =
-        vec![(KERNEL, &kernel.vmlinux), (INITRAMFS, &agent.initramfs), (AGENT, &agent.program), (FLOOR, floor)];
+    let mut files: Vec<(_, &Path)> = vec![
+        (KERNEL, &kernel.vmlinux),
+        (INITRAMFS, &agent.initramfs),
+        (AGENT, &agent.program),
+        (FLOOR, floor),
+    ];
     if let Some(binaries) = firecracker {
         files.extend([(FIRECRACKER, &*binaries.firecracker), (JAILER, &*binaries.jailer)]);
     }

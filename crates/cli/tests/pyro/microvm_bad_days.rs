@@ -86,14 +86,18 @@ fn without_any_guest_the_host_stands_in_only_when_allowed_and_loudly() {
 #[test]
 fn firecracker_is_used_or_refused_with_the_reason() {
     let world = World::of_any_backend();
-    let asked = world.pyro(&["run", "--json", "--backend", "firecracker", "debian:12-base", "--", "echo hello"]);
+    let asked =
+        world.pyro(&["run", "--json", "--backend", "firecracker", "debian:12-base", "--", "echo hello"]);
     let auto = world.pyro(&["run", "--json", "debian:12-base", "--", "echo hello"]);
     assert_eq!((auto.code, &auto.json()["stdout"]), (Some(0), &"hello\n".into()), "{auto:?}");
     if asked.code == Some(0) {
         assert_eq!(asked.json()["backend"], "firecracker");
         assert_eq!(auto.json()["backend"], "firecracker");
     } else {
-        println!("NOT TESTED: guests under Firecracker, which does not run them here: {}", asked.json()["error"]);
+        println!(
+            "NOT TESTED: guests under Firecracker, which does not run them here: {}",
+            asked.json()["error"]
+        );
         let error = asked.json()["error"].as_str().unwrap().to_owned();
         assert!(error.contains("the firecracker backend cannot be used: "), "{error}");
         assert!(asked.json()["hint"].as_str().unwrap().contains("pyro doctor"), "{asked:?}");

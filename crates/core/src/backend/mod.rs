@@ -9,12 +9,14 @@ mod firecracker;
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::pin::pin;
+use std::time::{Duration, Instant};
 
 use pyro_vmm::{Cache, Memory, Parts, Shape, Spec, Start};
 
 pub use pyro_vmm::{Accelerator, Backend, Qemu, Vmm};
 use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::host;
@@ -158,6 +160,8 @@ fn describe(candidate: &Candidate) -> String {
 
 /// When `/dev/kvm` works a guest is up within a second; a host that only pretends never gets there.
 const KVM_DEADLINE: Duration = Duration::from_secs(6);
+/// So much longer than software emulation took twice, hardware may take.
+const KVM_GRACE: Duration = Duration::from_millis(500);
 const TCG_DEADLINE: Duration = Duration::from_secs(60);
 /// One for each preference: what was not wanted was not tried.
 const REMEMBERED: [(Preference, &str); 3] = [
@@ -277,36 +281,64 @@ async fn try_all(
     qemu: Option<&Path>,
     no_kvm: Option<&str>,
 ) -> Result<Vec<Candidate>, BackendError> {
-    let untried = |why: &str| Ok(Verdict::Untried { why: why.into() });
+    let not_tried = |why: &str| Verdict::Untried { why: why.into() };
     const UNWANTED: &str = "another backend was asked for";
     let with_firecracker = async {
         if preference == Preference::Qemu {
-            return (None, untried(UNWANTED));
+            return (None, Err(not_tried(UNWANTED)));
         }
         match (no_kvm, firecracker::find(config, bundle).await) {
-            (_, Err(why)) => (None, untried(&why)),
-            (Some(why), Ok(found)) => (Some(found.version.to_string()), untried(why)),
-            (None, Ok(found)) => {
-                let version = found.version.to_string();
-                (Some(version), try_boot(&Vmm::Firecracker(found), bundle, KVM_DEADLINE).await)
-            }
+            (_, Err(why)) => (None, Err(not_tried(&why))),
+            (Some(why), Ok(found)) => (Some(found.version.to_string()), Err(not_tried(why))),
+            (None, Ok(found)) => (Some(found.version.to_string()), Ok(Vmm::Firecracker(found))),
         }
     };
     let with_qemu = async |accelerator, deadline| match (qemu, no_kvm) {
-        _ if preference == Preference::Firecracker => untried(UNWANTED),
-        (None, _) => untried("there is no qemu-system-x86_64 on this host"),
-        (_, Some(why)) if accelerator == Accelerator::Kvm => untried(why),
+        _ if preference == Preference::Firecracker => Ok(not_tried(UNWANTED)),
+        (None, _) => Ok(not_tried("there is no qemu-system-x86_64 on this host")),
+        (_, Some(why)) if accelerator == Accelerator::Kvm => Ok(not_tried(why)),
         (Some(binary), _) => {
             let vmm = Vmm::Qemu(Qemu { binary: binary.to_owned(), accelerator });
             try_boot(&vmm, bundle, deadline).await
         }
     };
-    let deadline = config.boot_deadline.unwrap_or(TCG_DEADLINE);
-    let ((version, firecracker), kvm, tcg) = tokio::join!(
-        with_firecracker,
-        with_qemu(Accelerator::Kvm, KVM_DEADLINE),
-        with_qemu(Accelerator::Tcg, deadline)
-    );
+    let (late, is_late) = watch::channel(false);
+    let in_time = async |boot: &mut (dyn Future<Output = Result<Verdict, BackendError>> + Unpin)| {
+        let mut is_late = is_late.clone();
+        tokio::select! {
+            biased;
+            verdict = boot => verdict,
+            _ = is_late.wait_for(|late| *late) => Ok(Verdict::Fails {
+                why: "it had not booted the guest when software emulation had done so long before".into(),
+            }),
+        }
+    };
+    let firecracker = async {
+        let (version, vmm) = with_firecracker.await;
+        let verdict = match vmm {
+            Ok(vmm) => in_time(&mut pin!(try_boot(&vmm, bundle, KVM_DEADLINE))).await,
+            Err(verdict) => Ok(verdict),
+        };
+        (version, verdict)
+    };
+    let kvm = async { in_time(&mut pin!(with_qemu(Accelerator::Kvm, KVM_DEADLINE))).await };
+    let mut hardware = pin!(async { tokio::join!(firecracker, kvm) });
+    let begin = Instant::now();
+    let mut software = pin!(with_qemu(Accelerator::Tcg, config.boot_deadline.unwrap_or(TCG_DEADLINE)));
+    let (((version, firecracker), kvm), tcg) = tokio::select! {
+        hardware = &mut hardware => (hardware, software.await),
+        tcg = &mut software => {
+            // Hardware is several times faster, on a busy host too: what is so late will not come.
+            let hardware = tokio::select! {
+                hardware = &mut hardware => hardware,
+                () = tokio::time::sleep(begin.elapsed() + KVM_GRACE) => {
+                    late.send_replace(true);
+                    hardware.await
+                }
+            };
+            (hardware, tcg)
+        }
+    };
     let candidate = |backend: Backend, accelerator: Accelerator, version, verdict| Candidate {
         backend: backend.to_string(),
         accelerator: accelerator.to_string(),

@@ -16,7 +16,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::bundle::{init_digest, io_error};
 use super::manifest::{Artifact, ArtifactKind, Capabilities, Manifest, is_plain_name};
-use super::{AGENT, Bundle, Evidence, FIRECRACKER, INITRAMFS, JAILER, MANIFEST, PLATFORM, RuntimeError, SCHEMA, recognise};
+use super::{
+    AGENT, Bundle, Evidence, FIRECRACKER, INITRAMFS, JAILER, MANIFEST, PLATFORM, RuntimeError, SCHEMA,
+    recognise,
+};
 use crate::stamp;
 
 /// Gathers what goes into a bundle.
