@@ -1,6 +1,7 @@
 //! Where things are on this host, from environment variables and the home directory. The only reader of either.
 
 use std::env;
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -52,11 +53,14 @@ pub fn config() -> Result<Config, CliError> {
         .unwrap_or_else(|| PathBuf::from("qemu-system-x86_64"));
     let environment_dir =
         directory("PYRO_ENVIRONMENT_CACHE_DIR").unwrap_or_else(|| cache_dir.join("environments"));
-    // Beside the environments they are of, unless those are somebody else's.
-    let template_dir = if environment_dir.is_dir() && !writable(&environment_dir) {
+    // Beside the environments they are of, unless somebody else keeps his there: each user has his own.
+    let beside = environment_dir.join(".templates");
+    let theirs =
+        std::fs::metadata(&beside).is_ok_and(|stat| stat.uid() != rustix::process::geteuid().as_raw());
+    let template_dir = if theirs || environment_dir.is_dir() && !writable(&environment_dir) {
         cache_dir.join("templates")
     } else {
-        environment_dir.join(".templates")
+        beside
     };
     Ok(Config {
         bundle_dir,

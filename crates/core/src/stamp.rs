@@ -175,7 +175,12 @@ impl Stamps {
     /// Forgets everything.
     pub(crate) fn clear(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.dir) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            // Gone already, or somebody just wrote another.
+            Err(error)
+                if !matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
+            {
+                Err(error)
+            }
             _ => Ok(()),
         }
     }

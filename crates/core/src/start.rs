@@ -19,12 +19,12 @@ use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use pyro_vmm::{Accelerator, Cache, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm};
+use pyro_vmm::{Accelerator, Cache, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
 use serde::Serialize;
 
 use crate::cause;
 use crate::config::Config;
-use crate::environment::{CancelToken, DISK_BYTES, Installed, Store};
+use crate::environment::{CancelToken, DISK_BYTES, EnvironmentError, Installed, Store};
 use crate::launch::{self, BootError, Booted, Root, Wish};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL};
 use crate::template::{Key, Kind, Lookup, Maker, Template, Templates};
@@ -145,8 +145,16 @@ fn restore_deadline(accelerator: Accelerator) -> Duration {
     }
 }
 
-/// Less than this is free: no template is written, which would take some 100 MiB.
-const LEAST_FREE: u64 = 512 << 20;
+/// What must be free for a template of a guest of this size to be written, bytes: several times what one takes.
+fn least_free(mem_mib: u32) -> u64 {
+    (256 << 20) + (u64::from(mem_mib) << 20) / 16
+}
+
+/// How long another start may take over the template before this one boots by itself. It takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// How far the rate of the host's time-stamp counter may be from the one that a template's guest was told. A measurement
+/// is exact to 75 parts in a million; a guest's clock goes wrong by a millisecond a second at this.
+const RATE_TOLERANCE: f64 = 1e-3;
 /// How long a kernel that hung may hang again, for its console's sake.
 const DIAGNOSIS: Duration = Duration::from_secs(10);
 /// Tells the agent to leave the disk alone until it is ordered to assemble its root.
@@ -176,10 +184,10 @@ pub async fn start(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> R
     let maker = match order.maker(tell).await {
         Ok(maker) => maker,
         Err(why) => {
-            if remark != Remark::First {
-                tell(remark);
-            }
-            tell(Remark::NotSaved(why));
+            tell(Remark::NotSaved(match remark {
+                Remark::Unusable(wrong) => format!("{wrong}; a new one cannot be made: {why}"),
+                _ => why,
+            }));
             return order.boot().await;
         }
     };
@@ -330,18 +338,47 @@ impl<'a> Plan<'a> {
     async fn restore(&self, template: Template) -> Result<Result<Started, (u64, String)>, VmError> {
         self.timeline.mark(Step::TemplateOpened);
         let inode = template.inode();
-        let Template { memory, state, disk: saved, .. } = template;
+        let Template { memory, state, disk: saved, tsc_khz, .. } = template;
         let disk = match (&self.order.disk, saved) {
             (Disk::Existing(disk), _) => disk.try_clone().map_err(|source| VmError::Disk { source })?,
-            (Disk::Blank, Some(saved)) => self.environments.copy_disk(&saved, &self.config.scratch_dir)?,
+            (Disk::Blank, Some(saved)) => {
+                match self.environments.copy_disk(&saved, &self.config.scratch_dir) {
+                    Ok(disk) => disk,
+                    Err(error @ EnvironmentError::NoSpace { .. }) => return Err(error.into()),
+                    Err(error) => return Ok(Err((inode, cause::chain(&error)))),
+                }
+            }
             (Disk::Blank, None) => return Ok(Err((inode, "it has no disk".into()))),
         };
         self.timeline.mark(Step::DiskMade);
         let spec = self.spec(disk, Memory::From(memory), Start::Restore { state }, &[])?;
         let root = if self.bare() { Root::Assemble } else { Root::Ready };
         let wish = self.wish(restore_deadline(self.vmm.accelerator()), root);
-        match launch::boot(self.vmm, spec, &wish, self.timeline).await {
+        // Beside the start of the VMM, which has a processor of its own to keep busy.
+        let rate = tokio::task::spawn_blocking(pyro_vmm::tsc_khz);
+        let booted = launch::boot(self.vmm, spec, &wish, self.timeline).await;
+        let now_khz = rate.await.unwrap_or_default();
+        if self.vmm.accelerator() == Accelerator::Tcg && !same_rate(tsc_khz, now_khz) {
+            if let Ok(booted) = booted {
+                let _ = booted.machine.stop().await;
+            }
+            let why = format!(
+                "its guest's clock goes by a counter of {tsc_khz} kHz, and this host's has {now_khz}"
+            );
+            return Ok(Err((inode, why)));
+        }
+        match booted {
             Ok(booted) => Ok(Ok(Started { booted, how: How::Restored })),
+            // What has nothing to do with the template would keep a boot from succeeding too.
+            Err(
+                error @ (BootError::Randomness(_)
+                | BootError::Launch(
+                    VmmError::BinaryMissing { .. }
+                    | VmmError::Spawn { .. }
+                    | VmmError::OutOfMemory { .. }
+                    | VmmError::Host { .. },
+                )),
+            ) => Err(error.into()),
             // A disk that cannot be mounted is not the template's fault, and no other start would do better.
             Err(error @ BootError::Root(_)) if self.bare() => Err(error.into()),
             Err(error) => Ok(Err((inode, first_line(&cause::chain(&error))))),
@@ -351,9 +388,9 @@ impl<'a> Plan<'a> {
     /// Becomes the one who makes the template, or says why there cannot be one.
     async fn maker(&self, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<Maker, String> {
         let root = &self.config.template_dir;
-        let free = crate::environment::free(root);
-        if free < LEAST_FREE {
-            let (free, least) = (free >> 20, LEAST_FREE >> 20);
+        let (free, least) = (crate::environment::free(root), least_free(self.shape.mem_mib));
+        if free < least {
+            let (free, least) = (free >> 20, least >> 20);
             return Err(format!("{free} MiB are free on {}, and {least} MiB should be", root.display()));
         }
         let (store, key) = (self.store.clone(), self.key.clone());
@@ -372,7 +409,15 @@ impl<'a> Plan<'a> {
             // A closed channel is no wait.
             Ok(()) = &mut waiting => {
                 tell(Remark::Waiting);
-                made.await
+                match tokio::time::timeout(PATIENCE, &mut made).await {
+                    Ok(made) => made,
+                    Err(_) => {
+                        return Err(format!(
+                            "another start has been making it for {} s, and may be stopped",
+                            PATIENCE.as_secs()
+                        ));
+                    }
+                }
             }
         };
         drop(on_drop);
@@ -460,6 +505,10 @@ impl<'a> Plan<'a> {
             }
         }
     }
+}
+
+fn same_rate(then_khz: u64, now_khz: u64) -> bool {
+    (then_khz as f64 - now_khz as f64).abs() <= now_khz as f64 * RATE_TOLERANCE
 }
 
 struct CancelOnDrop(CancelToken);

@@ -114,3 +114,53 @@ fn pull_warms_inspect_shows_and_prune_removes() {
     assert_eq!(templates(&world), Vec::<PathBuf>::new());
     assert_eq!(world.pyro(&JSON).json()["start"], "booted");
 }
+
+/// Removing and making templates at the same time costs some starts a boot, and nothing else.
+#[test]
+fn pruning_beside_starts_breaks_neither() {
+    let world = world();
+    std::thread::scope(|scope| {
+        let runs: Vec<_> = (0..2)
+            .map(|_| {
+                scope.spawn(|| {
+                    for _ in 0..5 {
+                        let said = world.pyro(&JSON);
+                        assert_eq!(
+                            (said.code, &said.json()["stdout"]),
+                            (Some(0), &"hello\n".into()),
+                            "{said:?}"
+                        );
+                        assert!(!said.err.contains("template=none"), "{said:?}");
+                    }
+                })
+            })
+            .collect();
+        while runs.iter().any(|run| !run.is_finished()) {
+            let pruned = world.pyro(&["env", "prune"]);
+            assert_eq!(pruned.code, Some(0), "{pruned:?}");
+            std::thread::sleep(std::time::Duration::from_millis(100));
+        }
+    });
+}
+
+/// Ctrl-C while the first run makes its template, at moments spread over all of that: nothing half-made stays.
+#[test]
+fn an_interrupted_first_run_leaves_no_half_of_a_template() {
+    let world = world();
+    for wait in [300, 700, 900, 1000, 1100, 1200, 1300, 1500] {
+        let child = world.start(&JSON);
+        std::thread::sleep(std::time::Duration::from_millis(wait));
+        // It may have ended by itself.
+        let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
+        let said = finish(child);
+        assert!(matches!(said.code, Some(0 | 130)), "{said:?}");
+        let keys = std::fs::read_dir(world.home.path().join("environments/.templates")).into_iter().flatten();
+        for key in keys.flatten() {
+            let left: Vec<_> =
+                std::fs::read_dir(key.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+            let whole = |name: &std::ffi::OsString| name == ".lock" || name == "template";
+            assert!(left.iter().all(whole), "after {wait} ms: {left:?}");
+        }
+        assert!(world.pyro(&["env", "prune"]).code == Some(0));
+    }
+}

@@ -5,6 +5,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use pyro_vmm::{Machine, VmmError};
@@ -64,6 +65,24 @@ pub(crate) struct Saved {
     pub outcome: Result<(), SaveError>,
 }
 
+/// Removes a directory when it is dropped before the work in it is over.
+struct Abandoned(Option<PathBuf>);
+
+impl Abandoned {
+    fn over(mut self) {
+        self.0 = None;
+    }
+}
+
+impl Drop for Abandoned {
+    fn drop(&mut self) {
+        if let Some(dir) = &self.0 {
+            // What cannot be removed now is swept by the next maker.
+            let _ = std::fs::remove_dir_all(dir);
+        }
+    }
+}
+
 impl Maker {
     /// Waits for whoever makes it already, calling `waiting` once. Blocks; the token ends the wait.
     pub(crate) fn new(
@@ -118,6 +137,8 @@ impl Maker {
 
     async fn write(self, machine: &mut Machine, disk: File, timeline: &Timeline) -> Result<(), SaveError> {
         let draft = self.templates.draft(&self.key)?;
+        // Whoever gives up meanwhile, as by Ctrl-C, leaves nothing behind: the writer then finds no directory to go on in.
+        let abandoned = Abandoned(Some(draft.path().to_owned()));
         let state = draft.create(STATE).map_err(SaveError::Write)?;
         let memory = draft.create(MEMORY).map_err(SaveError::Write)?;
         let own = |file: &File| file.try_clone().map_err(SaveError::Write);
@@ -129,7 +150,9 @@ impl Maker {
         let written = tokio::task::spawn_blocking(move || {
             self.write_files(&draft, &state, &memory, saved, &disk, &timeline)
         });
-        written.await.unwrap_or_else(|_| Err(SaveError::Write(io::Error::other("the writer ended"))))
+        let written = written.await;
+        abandoned.over();
+        written.unwrap_or_else(|_| Err(SaveError::Write(io::Error::other("the writer ended"))))
     }
 
     fn write_files(

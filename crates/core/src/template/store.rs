@@ -34,7 +34,10 @@ pub(super) const STATE: &str = "state";
 pub(super) const DISK: &str = "disk.ext4";
 const PUBLISHED: &str = "template";
 const LOCK: &str = ".lock";
-/// So many templates are kept; those that no start used for the longest time go first. Each takes some 60 to 200 MiB.
+/// How often a directory that somebody removes under us is made again.
+const LOCK_TRIES: usize = 20;
+/// So many templates are kept; those that no start used for the longest time go first. Each takes some 60 MiB, and 2 % of
+/// the guest's memory.
 const KEPT: usize = 12;
 
 /// What `fstat` says of a complete file.
@@ -68,6 +71,8 @@ struct Manifest {
     memory: Identity,
     state: Identity,
     disk: Option<Identity>,
+    /// The rate of the host's time-stamp counter, as the guest was told when it booted: its clock goes by that for ever.
+    tsc_khz: u64,
     /// Unix seconds.
     created_at: u64,
 }
@@ -81,6 +86,8 @@ pub struct Template {
     pub state: File,
     /// The disk that goes with it, to be copied; a bare one has none.
     pub disk: Option<File>,
+    /// The rate of the host's time-stamp counter when it was made, kHz.
+    pub tsc_khz: u64,
     inode: u64,
 }
 
@@ -158,11 +165,21 @@ impl Templates {
         waiting: &mut dyn FnMut(),
     ) -> Result<Lock, EnvironmentError> {
         let dir = self.dir(key);
-        let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-        made.map_err(|e| EnvironmentError::cache(&dir, "created", e))?;
-        let held = lock::acquire(&dir.join(LOCK), cancel, waiting)?;
-        install::sweep(&dir);
-        Ok(held)
+        for _ in 0..LOCK_TRIES {
+            let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
+            made.map_err(|e| EnvironmentError::cache(&dir, "created", e))?;
+            match lock::acquire(&dir.join(LOCK), cancel, waiting) {
+                Ok(held) => {
+                    install::sweep(&dir);
+                    return Ok(held);
+                }
+                // Somebody removes templates at this moment.
+                Err(_) if !dir.exists() => {}
+                Err(error) => return Err(error),
+            }
+        }
+        let gone = std::io::ErrorKind::NotFound.into();
+        Err(EnvironmentError::cache(&dir, "kept: templates are being removed over and over", gone))
     }
 
     /// A directory to make the template of `key` in. The caller holds its lock.
@@ -173,7 +190,7 @@ impl Templates {
             .mode(0o700)
             .create(&out)
             .map_err(|e| EnvironmentError::cache(&out, "created", e))?;
-        Ok(Draft { _building: building, out })
+        Ok(Draft { building, out })
     }
 
     /// Makes a draft that is on disk the template of `key`, in place of whatever is there.
@@ -195,6 +212,7 @@ impl Templates {
     pub(super) fn thin_out(&self) {
         let used = |dir: &PathBuf| fs::metadata(dir.join(LOCK)).and_then(|stat| stat.modified()).ok();
         let mut dirs = self.dirs();
+        dirs.retain(|dir| dir.join(PUBLISHED).exists());
         dirs.sort_by_key(used);
         let surplus = dirs.len().saturating_sub(KEPT);
         for dir in dirs.iter().take(surplus) {
@@ -246,16 +264,20 @@ impl Templates {
     /// directories removed and the bytes freed.
     ///
     /// # Errors
-    /// When one cannot be removed; those before it are.
+    /// When one cannot be removed; the others are.
     pub fn prune(&self) -> Result<(Vec<String>, u64), EnvironmentError> {
-        let (mut removed, mut freed) = (Vec::new(), 0);
+        let (mut removed, mut freed, mut failed) = (Vec::new(), 0, None);
         for dir in self.dirs() {
-            if let Some(bytes) = remove(&dir)? {
-                removed.push(dir.display().to_string());
-                freed += bytes;
+            match remove(&dir) {
+                Ok(Some(bytes)) => {
+                    removed.push(dir.display().to_string());
+                    freed += bytes;
+                }
+                Ok(None) => {}
+                Err(error) => failed = Some(error),
             }
         }
-        Ok((removed, freed))
+        failed.map_or(Ok((removed, freed)), Err)
     }
 }
 
@@ -268,7 +290,7 @@ impl Template {
 
 /// A template that has no name yet; removed when dropped unpublished.
 pub(super) struct Draft {
-    _building: Building,
+    building: Building,
     out: PathBuf,
 }
 
@@ -278,6 +300,11 @@ impl Draft {
     pub(super) fn create(&self, name: &str) -> io::Result<File> {
         use std::os::unix::fs::OpenOptionsExt as _;
         File::options().read(true).write(true).create_new(true).mode(0o644).open(self.out.join(name))
+    }
+
+    /// Where it is being made.
+    pub(super) fn path(&self) -> &Path {
+        self.building.path()
     }
 
     /// Brings all of it to the host's disk, and describes it.
@@ -297,6 +324,7 @@ impl Draft {
             memory: Identity::of(memory)?,
             state: Identity::of(state)?,
             disk: disk.map(Identity::of).transpose()?,
+            tsc_khz: pyro_vmm::tsc_khz(),
             created_at: install::unix_now(),
         };
         let mut file = self.create(MANIFEST)?;
@@ -307,7 +335,13 @@ impl Draft {
 
 /// Removes the directory of one key, unless somebody has its lock. Gives the bytes freed.
 fn remove(dir: &Path) -> Result<Option<u64>, EnvironmentError> {
-    let Some(held) = lock::try_acquire(&dir.join(LOCK))? else { return Ok(None) };
+    let held = match lock::try_acquire(&dir.join(LOCK)) {
+        Ok(Some(held)) => held,
+        Ok(None) => return Ok(None),
+        // Somebody else was quicker.
+        Err(_) if !dir.exists() => return Ok(None),
+        Err(error) => return Err(error),
+    };
     install::sweep(dir);
     let published = dir.join(PUBLISHED);
     let bytes = allocated(&published);
@@ -341,7 +375,10 @@ fn read_manifest(dir: &File) -> Result<Manifest, String> {
 fn open(dir: &File, key: &Key) -> Result<Template, String> {
     let stat = dir.metadata().map_err(|e| format!("it cannot be read: {e}"))?;
     let user = rustix::process::geteuid().as_raw();
-    if stat.uid() != user || stat.mode() & 0o022 != 0 {
+    if stat.uid() != user {
+        return Err("it belongs to another user".into());
+    }
+    if stat.mode() & 0o022 != 0 {
         return Err("others than this user can write to it".into());
     }
     let manifest = read_manifest(dir)?;
@@ -364,6 +401,7 @@ fn open(dir: &File, key: &Key) -> Result<Template, String> {
         memory: file(MEMORY, manifest.memory, true)?,
         state: file(STATE, manifest.state, false)?,
         disk: manifest.disk.map(|disk| file(DISK, disk, false)).transpose()?,
+        tsc_khz: manifest.tsc_khz,
         inode: stat.ino(),
     })
 }

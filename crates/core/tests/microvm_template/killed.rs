@@ -9,11 +9,17 @@ use pyro_core::start::{Disk, How};
 use pyro_core::timeline::{Observer, Step};
 use pyro_vmm::Shape;
 
-use crate::support::{BASE, Host, config, restored, shell, stop};
+use crate::support::{BASE, Host, config, shell, stop};
 
 const STEP: &str = "PYRO_TEST_DIE_AT";
 const DIR: &str = "PYRO_TEST_DIE_IN";
 const MEM: &str = "PYRO_TEST_DIE_MEM";
+const BARE: &str = "PYRO_TEST_DIE_BARE";
+
+/// A blank disk, or one of the guest's own, for which there is another kind of template.
+fn disk(host: &Host, bare: bool) -> Disk {
+    if bare { Disk::Existing(host.new_disk()) } else { Disk::Blank }
+}
 
 fn shape(mem_mib: u32) -> Shape {
     Shape { vcpus: 1, mem_mib }
@@ -33,7 +39,8 @@ async fn the_one_who_dies() {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     });
-    let (started, _) = host.try_start(shape(mem.parse().unwrap()), Disk::Blank, Some(observer)).await;
+    let disk = disk(&host, std::env::var_os(BARE).is_some());
+    let (started, _) = host.try_start(shape(mem.parse().unwrap()), disk, Some(observer)).await;
     let _ = started.map(|_| ());
     panic!("the step was never taken");
 }
@@ -46,10 +53,13 @@ fn vmms(mem_mib: u32) -> usize {
     lines.filter(|line| line.split(|byte| *byte == 0).any(|word| word == size)).count()
 }
 
-async fn dies(host: &Host, step: Step, mem_mib: u32) {
+async fn dies(host: &Host, step: Step, mem_mib: u32, bare: bool) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "killed::the_one_who_dies", "--nocapture"]);
     child.env(STEP, step.name()).env(DIR, host.dir.path()).env(MEM, mem_mib.to_string());
+    if bare {
+        child.env(BARE, "1");
+    }
     let status = tokio::task::spawn_blocking(move || child.output().unwrap()).await.unwrap();
     assert_eq!(status.status.signal(), Some(9), "{step}: {status:?}");
     let begin = Instant::now();
@@ -60,9 +70,9 @@ async fn dies(host: &Host, step: Step, mem_mib: u32) {
 }
 
 /// Kills a start at `step`, then starts twice more.
-async fn killed_at(host: &Host, step: Step, mem_mib: u32, next: How) {
-    dies(host, step, mem_mib).await;
-    let (guest, remarks) = host.start(shape(mem_mib), Disk::Blank).await;
+async fn killed_at(host: &Host, step: Step, mem_mib: u32, bare: bool, next: How) {
+    dies(host, step, mem_mib, bare).await;
+    let (guest, remarks) = host.start(shape(mem_mib), disk(host, bare)).await;
     assert_eq!(guest.how, next, "{step}: {remarks:?}");
     assert_eq!(
         shell(&guest, "echo works; cat /etc/debian_version | cut -c1-2").await,
@@ -71,11 +81,13 @@ async fn killed_at(host: &Host, step: Step, mem_mib: u32, next: How) {
     );
     stop(guest).await;
     assert_eq!(host.leftovers(), Vec::<std::path::PathBuf>::new(), "{step}");
-    stop(restored(host, shape(mem_mib)).await).await;
+    let (guest, remarks) = host.start(shape(mem_mib), disk(host, bare)).await;
+    assert_eq!((guest.how, remarks.as_slice()), (How::Restored, &[][..]), "{step}");
+    stop(guest).await;
 }
 
 async fn while_making(step: Step, mem_mib: u32, next: How) {
-    killed_at(&Host::new(BASE).await, step, mem_mib, next).await;
+    killed_at(&Host::new(BASE).await, step, mem_mib, false, next).await;
 }
 
 macro_rules! making {
@@ -115,6 +127,20 @@ async fn killed_at_each_step_of_a_restore() {
         Step::Connected,
         Step::Identified,
     ] {
-        killed_at(&host, step, MEM_MIB, How::Restored).await;
+        killed_at(&host, step, MEM_MIB, false, How::Restored).await;
+    }
+}
+
+/// The same of the template for guests that bring a disk, at the steps where it goes another way.
+#[tokio::test]
+async fn killed_while_a_bare_template_is_made_or_restored() {
+    for (step, mem_mib, next) in [
+        (Step::BuildBooted, 270, How::Booted),
+        (Step::BuildPaused, 271, How::Booted),
+        (Step::BuildSynced, 272, How::Booted),
+        (Step::BuildPublished, 273, How::Restored),
+        (Step::Assembled, 274, How::Restored),
+    ] {
+        killed_at(&Host::new(BASE).await, step, mem_mib, true, next).await;
     }
 }

@@ -88,6 +88,34 @@ async fn a_damaged_template_costs_a_boot_and_one_line() {
     stop(guest).await;
 }
 
+/// On a disk that was moved to another host everything else about a template may still be right, and its guest's clock
+/// would go by that other host's counter.
+#[tokio::test]
+async fn a_template_of_a_host_with_another_clock_rate_is_not_used() {
+    use sha2::Digest as _;
+    let host = Host::new(BASE).await;
+    stop(host.start(SHAPE, Disk::Blank).await.0).await;
+    let path = host.template().join("manifest.json");
+    let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
+    manifest.as_object_mut().unwrap().remove("checksum").unwrap();
+    let khz = manifest["tsc_khz"].as_u64().unwrap();
+    manifest["tsc_khz"] = (khz + khz / 100).into();
+    let sum: String = sha2::Sha256::digest(serde_json::to_vec(&manifest).unwrap())
+        .iter()
+        .map(|byte| format!("{byte:02x}"))
+        .collect();
+    manifest["checksum"] = sum.into();
+    fs::write(&path, serde_json::to_vec(&manifest).unwrap()).unwrap();
+    let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
+    assert_eq!(guest.how, How::Booted);
+    match remarks.as_slice() {
+        [Remark::Unusable(why)] => assert!(why.contains("clock goes by a counter"), "{why}"),
+        other => panic!("{other:?}"),
+    }
+    stop(guest).await;
+    stop(restored(&host, SHAPE).await).await;
+}
+
 #[tokio::test]
 async fn a_template_of_another_kind_is_not_believed() {
     let host = Host::new(BASE).await;

@@ -26,6 +26,7 @@ pub const DEVICE_MODEL: u32 = 1;
 pub(super) struct Line {
     pub(super) accelerator: Accelerator,
     pub(super) shape: Shape,
+    /// 0 where nobody will read it.
     pub(super) tsc_khz: u64,
     pub(super) parts: Parts,
     pub(super) memory: Memory,
@@ -124,7 +125,9 @@ impl Line {
         // panic=-1: a panic resets at once, and -no-reboot makes a reset the end of QEMU.
         let mut words = vec!["console=ttyS0".to_owned(), "quiet".to_owned(), "panic=-1".to_owned()];
         if self.accelerator == Accelerator::Tcg {
-            words.push(format!("tsc_early_khz={}", self.tsc_khz));
+            if self.tsc_khz > 0 {
+                words.push(format!("tsc_early_khz={}", self.tsc_khz));
+            }
             // Rewriting code costs the translator dear: a kernel with one processor would patch every lock prefix out
             // of itself, some 80 ms of a boot. (`nolapic_timer` would save the 100 ms in which the kernel measures the
             // local APIC's timer, but a guest on the PIT hangs after most restores.)

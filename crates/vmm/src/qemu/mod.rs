@@ -67,8 +67,12 @@ impl Qemu {
     pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
         let Spec { shape, parts, memory, start } = spec;
         command_line::check(shape, &memory)?;
-        // A few milliseconds of computing the first time: not on a runtime's worker.
-        let khz = tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz());
+        // A few milliseconds of computing the first time: not on a runtime's worker. A guest that is restored was told
+        // when it booted.
+        let khz = match start {
+            Start::Cold => tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz()),
+            Start::Restore { .. } => 0,
+        };
 
         let (qmp, qmp_theirs) = pair()?;
         let (port, port_theirs) = pair()?;
