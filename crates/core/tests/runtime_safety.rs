@@ -268,8 +268,16 @@ fn what_is_no_real_artifact_cannot_be_declared_one() {
         assert!(builder.write(&bench.at("runtime"), &bench.at("cache")).is_err(), "{path:?}");
     }
     let builder = bench.builder([ArtifactKind::Real; 3]);
-    let builder = builder.artifact("jailer", bench.at("in/agent"), "jailer", "1", ArtifactKind::Real);
+    let builder = builder.artifact("helper", bench.at("in/agent"), "helper", "1", ArtifactKind::Real);
     assert!(builder.write(&bench.at("runtime"), &bench.at("cache")).is_err());
+    // A script is no VMM either.
+    fs::write(bench.at("in/script"), &script).unwrap();
+    for name in ["firecracker", "jailer"] {
+        let builder = bench.builder([ArtifactKind::Real; 3]);
+        let builder = builder.artifact(name, bench.at("in/script"), name, "1", ArtifactKind::Real);
+        let error = builder.write(&bench.at("runtime"), &bench.at("cache")).unwrap_err();
+        assert!(matches!(error, RuntimeError::NotReal { .. }), "{name}: {error}");
+    }
     nothing_is_claimed(bench.dir.path());
 }
 

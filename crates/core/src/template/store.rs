@@ -25,7 +25,7 @@ use crate::environment::{CancelToken, EnvironmentError};
 use crate::stamp;
 
 /// The layout of these manifests.
-const SCHEMA: u32 = 1;
+const SCHEMA: u32 = 2;
 /// A manifest has some 2 KiB.
 const MAX_MANIFEST: u64 = 64 * 1024;
 const MANIFEST: &str = "manifest.json";
