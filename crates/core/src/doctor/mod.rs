@@ -2,12 +2,13 @@
 //!
 //! Nothing here is remembered from an earlier look: each candidate backend is booted again.
 
+mod traps;
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
-use pyro_vmm::{Qemu, kvm};
+use pyro_vmm::{Accelerator, Qemu, Vmm};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -15,7 +16,7 @@ use crate::backend::{self, Candidate, Choice, Preference, Probe, Verdict};
 use crate::cause::chain;
 use crate::config::Config;
 use crate::environment::{Store, catalog_version};
-use crate::host::{self, CgroupVersion};
+use crate::host;
 use crate::runtime::{AGENT, Bundle, FIRECRACKER, INITRAMFS, JAILER, KERNEL, MANIFEST};
 
 pub use crate::runtime::PLATFORM;
@@ -63,10 +64,6 @@ impl Report {
 
 /// Less free space than this is worth a word: one environment and a few disks need it, MiB.
 const LITTLE_SPACE_MIB: u64 = 2048;
-/// `KVM_CREATE_VM` costs less than a millisecond where nothing is wrong; tens where a worker thread is moved
-/// between cgroups first.
-const SLOW_CREATE_VM: Duration = Duration::from_millis(15);
-
 /// Looks at everything. `search_path` is where the front end looks for programs.
 pub async fn examine(config: &Config, preference: Preference, search_path: &[PathBuf]) -> Report {
     let mut checks = Vec::new();
@@ -114,8 +111,10 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         Err(_) => None,
     };
     checks.extend(backend_checks(choice.as_ref()));
-    checks.extend(kvm_checks());
-    checks.push(cgroup_check());
+    if let Some(Ok(choice)) = &choice {
+        checks.push(confinement(&choice.vmm));
+    }
+    checks.extend(traps::checks());
     checks.push(cache_check(&config.environment_dir));
     checks.push(builder_check(search_path));
     checks.push(check(
@@ -186,6 +185,31 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
     checks
 }
 
+/// What stands between a guest and this host, beside the guest's own kernel. SECURITY.md has it in full.
+fn confinement(vmm: &Vmm) -> Check {
+    let (status, detail, remedy) = match vmm {
+        Vmm::Firecracker(firecracker) if firecracker.jail.is_some() => (
+            Status::Ok,
+            "hardware virtualisation, and a jail for each VM: a user, a root directory, processes and limits of its own",
+            None,
+        ),
+        Vmm::Firecracker(_) => (
+            Status::Warn,
+            "hardware virtualisation; Firecracker runs as this user behind its seccomp filter, in no jail",
+            Some("as root, pyro puts each VM into one"),
+        ),
+        Vmm::Qemu(qemu) if qemu.accelerator == Accelerator::Kvm => {
+            (Status::Warn, "hardware virtualisation; QEMU runs as this user behind its seccomp filter", None)
+        }
+        Vmm::Qemu(_) => (
+            Status::Warn,
+            "software emulation isolates from accidents; it is no boundary that its makers promise",
+            Some("against code that means to get out, use a host whose KVM runs guests"),
+        ),
+    };
+    check("confinement", status, detail.into(), remedy.map(str::to_owned))
+}
+
 fn kvm_remedy(candidate: &Candidate) -> Option<String> {
     if candidate.accelerator != "kvm" {
         return None;
@@ -198,38 +222,6 @@ fn kvm_remedy(candidate: &Candidate) -> Option<String> {
     } else {
         "this host offers /dev/kvm without being able to run a guest on it, as some nested or page-table-virtualised hosts do; a host with hardware virtualisation boots several times faster".into()
     })
-}
-
-fn kvm_checks() -> Vec<Check> {
-    let access = host::access("/dev/kvm");
-    if !(access.readable && access.writable) {
-        return Vec::new();
-    }
-    vec![match kvm::create_vm_cost() {
-        Ok(cost) if cost < SLOW_CREATE_VM => {
-            check("kvm", Status::Ok, format!("KVM_CREATE_VM takes {:.1} ms", cost.as_secs_f64() * 1e3), None)
-        }
-        Ok(cost) => check(
-            "kvm",
-            Status::Warn,
-            format!("KVM_CREATE_VM takes {:.1} ms, which every start under KVM pays", cost.as_secs_f64() * 1e3),
-            Some("remount the cgroup v2 hierarchy with favordynmods, or set kvm.nx_huge_pages=never (on CPUs without the ITLB multihit defect)".into()),
-        ),
-        Err(error) => check("kvm", Status::Warn, format!("KVM_CREATE_VM fails: {error}"), None),
-    }]
-}
-
-fn cgroup_check() -> Check {
-    match host::cgroup_version() {
-        CgroupVersion::V2 => check("cgroup", Status::Ok, "version 2".into(), None),
-        CgroupVersion::V1 => check("cgroup", Status::Ok, "version 1 controllers are mounted".into(), None),
-        CgroupVersion::None => check(
-            "cgroup",
-            Status::Warn,
-            "no cgroup hierarchy is mounted".into(),
-            Some("mount -t cgroup2 none /sys/fs/cgroup".into()),
-        ),
-    }
 }
 
 fn cache_check(dir: &Path) -> Check {
