@@ -30,17 +30,25 @@ pub(super) async fn find(config: &Config, bundle: &Bundle) -> Result<Firecracker
         Some(binary) => FirecrackerVersion::of(binary).await.ok().map(|version| (binary.clone(), version)),
         None => None,
     };
-    let (binary, version) = match (system, bundled) {
-        (Some(system), Ok(bundled)) if is_good(system.1) && system.1 > bundled.1 => system,
-        (_, Ok(bundled)) => bundled,
-        (Some(system), Err(_)) if is_good(system.1) => system,
+    let (binary, version) = better(system, bundled)?;
+    made(config, bundle, binary, version)
+}
+
+/// A binary and what it says of itself.
+type Versioned = (PathBuf, FirecrackerVersion);
+
+/// The system's where it is newer and good, else the runtime's; `Err` says why neither.
+fn better(system: Option<Versioned>, bundled: Result<Versioned, String>) -> Result<Versioned, String> {
+    match (system, bundled) {
+        (Some(system), Ok(bundled)) if is_good(system.1) && system.1 > bundled.1 => Ok(system),
+        (_, Ok(bundled)) => Ok(bundled),
+        (Some(system), Err(_)) if is_good(system.1) => Ok(system),
         (Some((_, version)), Err(_)) => {
             let known: Vec<_> = version.defects().iter().map(ToString::to_string).collect();
-            return Err(format!("the system's firecracker {version} is refused: {}", known.join("; ")));
+            Err(format!("the system's firecracker {version} is refused: {}", known.join("; ")))
         }
-        (None, Err(why)) => return Err(why),
-    };
-    made(config, bundle, binary, version)
+        (None, Err(why)) => Err(why),
+    }
 }
 
 /// The one that [`find`] found when it was of this version.
@@ -88,4 +96,35 @@ fn jail(bundle: &Bundle, firecracker: &Path) -> Result<Jail, String> {
     let cgroups =
         Cgroups::of_host().map_err(|error| format!("the host's cgroups cannot be read: {error}"))?;
     Ok(Jail { binary, ids: JAIL_IDS, cgroups, limits: Limits::default() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn one(path: &str, version: &str) -> Versioned {
+        (path.into(), version.parse().unwrap())
+    }
+
+    fn chosen(system: Option<&str>, bundled: Option<&str>) -> Result<String, String> {
+        let system = system.map(|version| one("/usr/bin/firecracker", version));
+        let bundled = bundled.map(|version| one("/bundle/firecracker", version)).ok_or("none".to_owned());
+        better(system, bundled).map(|(path, version)| format!("{} {version}", path.display()))
+    }
+
+    #[test]
+    fn the_newer_good_one_is_used() {
+        let (system, bundled) = ("/usr/bin/firecracker", "/bundle/firecracker");
+        assert_eq!(chosen(Some("1.15.1"), Some("1.12.1")), Ok(format!("{system} 1.15.1")));
+        assert_eq!(chosen(Some("1.12.0"), Some("1.12.1")), Ok(format!("{bundled} 1.12.1")));
+        assert_eq!(chosen(None, Some("1.12.1")), Ok(format!("{bundled} 1.12.1")));
+        assert_eq!(chosen(Some("1.15.1"), None), Ok(format!("{system} 1.15.1")));
+        // Known to be broken: newer, and not used; alone, and refused by name.
+        for broken in ["1.16.0", "1.16.1"] {
+            assert_eq!(chosen(Some(broken), Some("1.12.1")), Ok(format!("{bundled} 1.12.1")));
+            assert!(chosen(Some(broken), None).unwrap_err().contains(&format!("{broken} is refused: its ")));
+        }
+        assert!(chosen(Some("1.7.0"), None).unwrap_err().contains("not supported"));
+        assert_eq!(chosen(None, None), Err("none".to_owned()));
+    }
 }

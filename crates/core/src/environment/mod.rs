@@ -39,6 +39,6 @@ pub use event::{Phase, Progress, PullEvent, Unit};
 pub use manifest::{EnvironmentManifest, Rootfs, Source};
 pub use packages::Package;
 pub use prune::Pruned;
-pub use sparse::copy_sparse;
+pub use sparse::{copy_sparse, dig_holes};
 pub(crate) use store::free;
 pub use store::{Installed, Store};

@@ -15,7 +15,7 @@ use super::store::{DISK, Draft, MEMORY, STATE};
 use super::{Key, Kind, Templates};
 use crate::command::{self, CommandError, CommandLine, Options, Streams};
 use crate::environment::lock::Lock;
-use crate::environment::{CancelToken, EnvironmentError, copy_sparse};
+use crate::environment::{CancelToken, EnvironmentError, copy_sparse, dig_holes};
 use crate::guest::GuestError;
 use crate::launch::Booted;
 use crate::timeline::{Step, Timeline};
@@ -165,7 +165,9 @@ impl Maker {
         timeline: &Timeline,
     ) -> Result<(), SaveError> {
         let write = || -> io::Result<()> {
-            if !memory_is_saved {
+            if memory_is_saved {
+                dig_holes(memory)?;
+            } else {
                 copy_sparse(&self.memory, memory)?;
             }
             timeline.mark(Step::BuildMemoryWritten);
