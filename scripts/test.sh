@@ -28,4 +28,6 @@ for environment in debian:12 debian:12-base debian:12-build; do
 done
 step "building the tests" cargo nextest run --workspace --locked --no-run
 step "documentation tests" cargo test --workspace --doc --locked --quiet
-step "tests" cargo nextest run --workspace --locked
+log=target/tests.log
+step "tests" cargo nextest run --workspace --locked 2>&1 | tee "$log"
+echo "==> not tested here, for want of a KVM that runs guests' programs: $(grep -c 'NOT TESTED' "$log" || true)"
