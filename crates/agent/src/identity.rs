@@ -40,6 +40,8 @@ pub const DIRECTORY: &str = "/run/pyro";
 /// no comparison of it.
 pub const MACHINE_ID: &str = "/run/pyro/machine-id";
 const GENERATION: &str = "/run/pyro/generation";
+/// What `/etc/hosts` shows where the image has none of its own: the guest's own name among others.
+pub const HOSTS: &str = "/run/pyro/hosts";
 
 /// The places of a guest's identity, open from the start: what a restored guest need not look up it need not wait for.
 #[derive(Debug)]
@@ -47,6 +49,7 @@ pub struct Identity {
     random: OwnedFd,
     machine_id: OwnedFd,
     generation: OwnedFd,
+    hosts: OwnedFd,
 }
 
 impl Identity {
@@ -55,8 +58,9 @@ impl Identity {
         let device = OFlags::WRONLY | OFlags::CLOEXEC;
         Ok(Self {
             random: rustix::fs::open("/dev/urandom", device, Mode::empty())?,
-            machine_id: create(MACHINE_ID)?,
-            generation: create(GENERATION)?,
+            machine_id: create(MACHINE_ID, 0o444)?,
+            generation: create(GENERATION, 0o444)?,
+            hosts: create(HOSTS, 0o644)?,
         })
     }
 
@@ -68,6 +72,7 @@ impl Identity {
         set_clock(given.unix_time_ns)?;
         credit(self.random.as_fd(), &given.entropy).map_err(say("entropy"))?;
         rustix::system::sethostname(given.hostname.as_bytes()).map_err(say("the host name"))?;
+        write(self.hosts.as_fd(), &hosts(&given.hostname)).map_err(say("the hosts"))?;
         write(self.generation.as_fd(), &hex(&given.generation)).map_err(say("the generation"))?;
         write(self.machine_id.as_fd(), &hex(&given.machine_id)).map_err(say("the machine id"))?;
         if let Some(id) = &given.boot_id {
@@ -96,13 +101,18 @@ fn show_boot_id(id: &[u8; 16]) -> Result<(), Errno> {
     let digits = hex(&id);
     let text =
         [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..32]].join("-") + "\n";
-    write(create(&ours)?.as_fd(), &text)?;
+    write(create(&ours, 0o444)?.as_fd(), &text)?;
     let same = |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
     // Once it is mounted the next id only has to be written.
     if !same(rustix::fs::stat(&ours)?, rustix::fs::stat(KERNELS)?) {
         rustix::mount::mount_bind(&ours, KERNELS)?;
     }
     Ok(())
+}
+
+/// The guest's hosts, of one length whatever its name is.
+fn hosts(name: &str) -> String {
+    format!("127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\t{name:63}\n")
 }
 
 /// `bytes` in hexadecimal, and a newline.
@@ -116,9 +126,9 @@ fn hex(bytes: &[u8; 16]) -> String {
 }
 
 /// Opens a file for writing that everybody may read; not through a link.
-fn create(path: &str) -> Result<OwnedFd, Errno> {
+fn create(path: &str, mode: u32) -> Result<OwnedFd, Errno> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    rustix::fs::open(path, flags, Mode::from_raw_mode(0o444))
+    rustix::fs::open(path, flags, Mode::from_raw_mode(mode))
 }
 
 /// Writes a file's few bytes anew: it always has the same number of them, and takes them whole or fails.
@@ -161,6 +171,12 @@ mod tests {
         for bad in ["", "-a", "a-", "a.b", "a b", "ä", "a\n", &"x".repeat(64)] {
             assert!(!is_host_name(bad), "{bad}");
         }
+    }
+
+    #[test]
+    fn hosts_have_one_length() {
+        assert_eq!(hosts("a").len(), hosts(&"x".repeat(63)).len());
+        assert!(hosts("pyro-1").contains("\n127.0.1.1\tpyro-1 "));
     }
 
     #[test]

@@ -15,7 +15,8 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 use crate::failure::failure;
 
 const HOST_NAME: &str = "pyro";
-const HOSTS: &str = "127.0.0.1\tlocalhost\n::1\tlocalhost ip6-localhost ip6-loopback\n127.0.1.1\tpyro\n";
+/// The line by which an image says that its hosts are nobody's in particular.
+const ANYBODYS: &str = "127.0.1.1\tpyro\n";
 /// No name server is reachable in this generation; with the file in place a lookup fails at once.
 const RESOLV_CONF: &str = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
 
@@ -92,13 +93,26 @@ pub fn files() {
         let _ = fs::create_dir("/tmp");
         let _ = fs::set_permissions("/tmp", fs::Permissions::from_mode(0o1777));
     }
-    for (path, text) in [("/etc/hosts", HOSTS), ("/etc/resolv.conf", RESOLV_CONF)] {
-        // A link that leads nowhere is the image's own arrangement.
-        if fs::symlink_metadata(path).is_err() {
-            let _ = fs::write(path, text);
-        }
+    // A link that leads nowhere is the image's own arrangement.
+    if fs::symlink_metadata("/etc/resolv.conf").is_err() {
+        let _ = fs::write("/etc/resolv.conf", RESOLV_CONF);
     }
+    show_hosts();
     show_machine_id();
+}
+
+/// Lets `/etc/hosts` lead to the guest's own, which change with its name, unless the image or somebody in the guest has
+/// hosts of his own there. A link, so that whoever edits it in place or anew can.
+fn show_hosts() {
+    const SHOWN: &str = "/etc/hosts";
+    let anybodys = match fs::symlink_metadata(SHOWN) {
+        Ok(stat) => stat.is_file() && fs::read_to_string(SHOWN).is_ok_and(|text| text.contains(ANYBODYS)),
+        Err(_) => true,
+    };
+    if anybodys {
+        let _ = fs::remove_file(SHOWN);
+        let _ = symlink(crate::identity::HOSTS, SHOWN);
+    }
 }
 
 /// Shows the machine id where programs look for it. A link there would be the image's own arrangement.

@@ -86,7 +86,15 @@ async fn two_restored_guests_share_nothing_that_is_a_guests_own() {
         given.dedup();
         assert_eq!(given.len(), 3, "{what} is shared: {given:?}");
     }
-    // What the identity says is what programs see.
+    // What the identity says is what programs see, and they can look their own name up.
+    for guest in [&first, &second, &third] {
+        let own = shell(
+            guest,
+            "getent hosts \"$(uname -n)\" localhost; echo >> /etc/hosts; sed -i s/x/x/ /etc/hosts",
+        )
+        .await;
+        assert!(own.starts_with("127.0.1.1") && own.contains("localhost"), "{own}");
+    }
     let host_name = shell(&second, "cat /etc/machine-id | wc -c; uname -n | cut -c1-5").await;
     assert_eq!(host_name, "33\ntest-\n");
     for guest in [first, second, third] {
