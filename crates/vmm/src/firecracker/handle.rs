@@ -208,9 +208,14 @@ impl Handle {
     async fn call(&self, during: &'static str, watch: &Watch) -> Result<Api, VmmError> {
         tokio::select! {
             biased;
-            connected = Api::connect(&self.root, config::API) => {
-                connected.map_err(|source| VmmError::Host { doing: "connect to the VMM", source })
-            }
+            connected = Api::connect(&self.root, config::API) => match connected {
+                Ok(api) => Ok(api),
+                // Mostly because the process is ending, and its death says more.
+                Err(source) => match tokio::time::timeout(GRACE, watch.ended()).await {
+                    Ok(death) => Err(died(during, death)),
+                    Err(_) => Err(VmmError::Host { doing: "connect to the VMM", source }),
+                },
+            },
             death = watch.ended() => Err(died(during, death)),
         }
     }

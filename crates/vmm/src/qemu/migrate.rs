@@ -63,7 +63,22 @@ impl Handle {
         // Unlimited: the default is what a network would bear.
         self.command("migrate-set-parameters", json!({ "max-bandwidth": 0 })).await?;
         self.command_with("getfd", json!({ "fdname": "state" }), Some(state.into())).await?;
-        self.migrate("migrate").await
+        self.migrate("migrate").await?;
+        self.saved_for_good().await
+    }
+
+    /// Waits until a machine whose migration is complete may go on: QEMU says the one a moment before it allows the other.
+    async fn saved_for_good(&self) -> Result<(), VmmError> {
+        let allowed = async {
+            loop {
+                let status = self.command("query-status", Value::Null).await?;
+                if status.get("status").and_then(Value::as_str) != Some("finish-migrate") {
+                    return Ok(());
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        self.bounded("migrate", deadline(self.shape.mem_mib), allowed).await
     }
 
     /// Runs one migration to its end.
