@@ -13,6 +13,7 @@
 use std::collections::VecDeque;
 use std::ffi::OsStr;
 use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::os::unix::process::CommandExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 
@@ -115,14 +116,15 @@ pub(super) fn run(
 ) -> io::Result<Outcome> {
     let (reader, writer) = io::pipe()?;
     command.stdin(Stdio::null()).stdout(writer.try_clone()?).stderr(writer);
-    let mut child = command.spawn()?;
+    // A group of its own, to be killed whole: a jail that is killed while it forks leaves the one it just made.
+    let mut child = command.process_group(0).spawn()?;
     // The command holds ends of the pipe for as long as it lives; ours would keep it from ending.
     command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
     let kill = Pid::from_raw(child.id().cast_signed())
         .ok_or_else(|| io::Error::other("a child without a process id"))
-        .and_then(|pid| Ok(rustix::process::pidfd_open(pid, PidfdFlags::empty())?));
-    let pidfd = match kill {
-        Ok(pidfd) => pidfd,
+        .and_then(|pid| Ok((pid, rustix::process::pidfd_open(pid, PidfdFlags::empty())?)));
+    let (group, pidfd) = match kill {
+        Ok(both) => both,
         Err(error) => {
             child.kill()?;
             child.wait()?;
@@ -130,8 +132,10 @@ pub(super) fn run(
         }
     };
     let guard = cancel.on_cancel(move || {
-        // It may have ended by itself; then there is nothing to kill.
-        let _ = rustix::process::pidfd_send_signal(&pidfd, Signal::KILL);
+        // It may have ended by itself and be reaped; then there is nothing to kill, and its number may be another's.
+        if rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
+            let _ = rustix::process::kill_process_group(group, Signal::KILL);
+        }
     });
     let mut tail = VecDeque::new();
     let mut reader = BufReader::new(reader);
