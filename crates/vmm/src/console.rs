@@ -4,6 +4,9 @@
 
 use std::collections::VecDeque;
 
+/// How much of a guest's console is kept, in bytes: several screens, and every kernel panic with its trace.
+pub(crate) const CONSOLE_LIMIT: usize = 16 * 1024;
+
 /// The last bytes of a stream.
 #[derive(Debug)]
 pub struct Tail {

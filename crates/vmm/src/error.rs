@@ -1,11 +1,12 @@
 //! What can go wrong with a VMM, as the caller can act on it.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::death::Death;
 use crate::firecracker::Defect;
+use crate::sandbox::{Fault, Step};
 
 /// A failure of, or with, a VMM process.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +25,14 @@ pub enum VmmError {
     Spawn {
         /// The path that was tried.
         binary: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// The VMM could not be confined, or what it was to be confined with could not be made.
+    #[error("cannot {doing}")]
+    Sandbox {
+        /// What was being done.
+        doing: String,
         /// What the kernel said.
         source: io::Error,
     },
@@ -108,4 +117,27 @@ pub enum VmmError {
     /// The machine was saved while it ran. Pause it first.
     #[error("the machine must be paused to be saved")]
     NotPaused,
+}
+
+impl VmmError {
+    /// Why `binary`, which is to be had from `source_of_it`, did not come to run.
+    pub(crate) fn of_spawn(binary: &Path, source_of_it: &'static str, fault: Fault) -> VmmError {
+        let Fault { step, source } = fault;
+        if step == Step::Exec || !binary.exists() {
+            VmmError::of_run(binary, source_of_it, source)
+        } else {
+            VmmError::Sandbox { doing: step.to_string(), source }
+        }
+    }
+
+    /// Why `binary`, which is to be had from `source_of_it`, cannot be run.
+    pub(crate) fn of_run(binary: &Path, source_of_it: &'static str, source: io::Error) -> VmmError {
+        let binary = binary.to_owned();
+        // The kernel says the same when its interpreter or its directory is missing, so it is looked at.
+        if binary.exists() {
+            VmmError::Spawn { binary, source }
+        } else {
+            VmmError::BinaryMissing { binary, source_of_it }
+        }
+    }
 }

@@ -15,23 +15,28 @@
 //! directory for each machine, which goes when the machine ends, and with the next launch when its owner was killed.
 //! Invariant: every wait on a VMM ends: by its answer, its death, or a deadline.
 
+mod cgroup;
 mod console;
 mod death;
 mod error;
 mod firecracker;
+mod home;
 pub mod kvm;
 mod machine;
 mod qemu;
+mod sandbox;
 mod spawn;
 mod tsc;
 mod warden;
 
+pub use cgroup::Cgroups;
 pub use console::Tail;
 pub use death::{Death, Exit, Reason, Watch};
 pub use error::VmmError;
-pub use firecracker::{Cgroups, Defect, Feature, Firecracker, FirecrackerVersion, Jail, Limits, STREAM_PORT};
+pub use firecracker::{Defect, Feature, Firecracker, FirecrackerVersion, Jail, STREAM_PORT};
 pub use machine::{Accelerator, Backend, Cache, Launched, Machine, Memory, Parts, Shape, Spec, Start, Vmm};
 pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
+pub use sandbox::{Confined, Limits, Users};
 pub use tsc::tsc_khz;
 
 /// A path that means what this process has open under a descriptor.

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::VmmError;
 use crate::death::Watch;
+use crate::sandbox::Confined;
 use crate::{firecracker, qemu};
 
 /// The size of a machine.
@@ -312,6 +313,14 @@ impl Machine {
         match &self.adapter {
             Adapter::Firecracker(handle) => handle.pid(),
             Adapter::Qemu(handle) => handle.pid(),
+        }
+    }
+
+    /// What its VMM is confined by, beside its own seccomp filter.
+    pub fn confined(&self) -> Confined {
+        match &self.adapter {
+            Adapter::Firecracker(handle) => handle.confined,
+            Adapter::Qemu(handle) => handle.confined,
         }
     }
 

@@ -8,22 +8,31 @@
 //! it before the person's own programs.
 
 use std::any::Any;
-use std::ffi::OsString;
-use std::io;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::process::CommandExt;
+use std::convert::Infallible;
+use std::ffi::{CString, OsString};
+use std::fs::File;
+use std::io::{self, Read};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::process::ExitStatusExt;
 use std::path::PathBuf;
-use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::process::ExitStatus;
+use std::ptr;
 use std::sync::{Arc, OnceLock, mpsc};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::fs::{Mode, OFlags};
-use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
+use rustix::process::{
+    PidfdFlags, Resource, Rlimit, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
+use crate::sandbox::{self, Confined, Fault, Prepared, Step};
 use crate::warden;
 
 /// How much likelier than an ordinary process the VMM is to be chosen when the host runs out of memory (-1000 to
@@ -44,10 +53,19 @@ pub(crate) struct Order {
     pub(crate) directory: PathBuf,
     /// Whether its standard output is wanted.
     pub(crate) stdout: bool,
-    /// A namespace of its own, under a warden.
-    pub(crate) warden: Option<warden::Order>,
+    /// What is put around it.
+    pub(crate) containment: Containment,
     /// Dropped after the process is gone, or when it never came to be.
     pub(crate) leftover: Option<Box<dyn Any + Send>>,
+}
+
+/// What is put around a VMM.
+#[derive(Debug)]
+pub(crate) enum Containment {
+    /// The jailer's doing, under a warden.
+    Warden(warden::Order),
+    /// Ours.
+    Sandbox(Box<sandbox::Plan>),
 }
 
 /// A descriptor of a process, for signals: unlike a number it never means somebody else.
@@ -86,34 +104,68 @@ impl AsRawFd for Killer {
 /// A child process, killed and reaped at the latest when this is dropped.
 #[derive(Debug)]
 pub(crate) struct Process {
-    child: Child,
+    pid: u32,
     killer: Killer,
     reaped: bool,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+    confined: Confined,
     _leftover: Option<Box<dyn Any + Send>>,
 }
 
 impl Process {
     pub(crate) fn pid(&self) -> u32 {
-        self.child.id()
+        self.pid
     }
 
     pub(crate) fn killer(&self) -> Killer {
         self.killer.clone()
     }
 
-    pub(crate) fn take_stdout(&mut self) -> Option<ChildStdout> {
-        self.child.stdout.take()
+    /// What is around it.
+    pub(crate) fn confined(&self) -> Confined {
+        self.confined
     }
 
-    pub(crate) fn take_stderr(&mut self) -> Option<ChildStderr> {
-        self.child.stderr.take()
+    pub(crate) fn take_stdout(&mut self) -> Option<OwnedFd> {
+        self.stdout.take()
+    }
+
+    pub(crate) fn take_stderr(&mut self) -> Option<OwnedFd> {
+        self.stderr.take()
     }
 
     /// Its exit status if it has ended; reaps it then. An error means that somebody else reaped it.
     pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
-        let status = self.child.try_wait();
+        let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+        let status = loop {
+            match waitid(WaitId::PidFd(self.killer.as_fd()), options) {
+                Err(Errno::INTR) => {}
+                other => break other,
+            }
+        };
         self.reaped = !matches!(status, Ok(None));
-        status
+        Ok(status?.map(|status| {
+            // The two forms that `wait` has for them.
+            let exited = status.exit_status().map(|code| code << 8);
+            ExitStatus::from_raw(exited.or(status.terminating_signal()).unwrap_or_default())
+        }))
+    }
+
+    /// Its exit status, once it has ended; `None` when somebody else reaped it. Safe to cancel.
+    pub(crate) async fn reaped(&mut self, ended: &AsyncFd<Killer>) -> Option<ExitStatus> {
+        loop {
+            let readable = ended.readable().await;
+            match self.try_wait() {
+                Ok(Some(status)) => return Some(status),
+                Ok(None) => {
+                    if let Ok(mut readable) = readable {
+                        readable.clear_ready();
+                    }
+                }
+                Err(_) => return None,
+            }
+        }
     }
 }
 
@@ -125,19 +177,21 @@ impl Drop for Process {
         self.killer.kill();
         let limit = Timespec::try_from(REAP_WAIT).ok();
         let mut ends = [PollFd::new(&self.killer, PollFlags::IN)];
-        while let Err(rustix::io::Errno::INTR) = poll(&mut ends, limit.as_ref()) {}
+        while let Err(Errno::INTR) = poll(&mut ends, limit.as_ref()) {}
         let _status = self.try_wait();
     }
 }
 
-type Answer = io::Result<Process>;
+type Answer = Result<Process, Fault>;
 
 /// Starts `order` from the spawning thread.
 pub(crate) async fn spawn(order: Order) -> Answer {
+    let gone = || Fault { step: Step::Clone, source: io::Error::other("the spawning thread is gone") };
     let (answer, receive) = oneshot::channel();
     // A caller that is cancelled drops `receive`: the process is then dropped, killed and reaped, by the thread.
-    spawner()?.send((order, answer)).map_err(|_| io::Error::other("the spawning thread is gone"))?;
-    receive.await.map_err(|_| io::Error::other("the spawning thread is gone"))?
+    let thread = spawner().map_err(|source| Fault { step: Step::Clone, source })?;
+    thread.send((order, answer)).map_err(|_| gone())?;
+    receive.await.map_err(|_| gone())?
 }
 
 type Job = (Order, oneshot::Sender<Answer>);
@@ -158,72 +212,203 @@ fn spawner() -> io::Result<mpsc::Sender<Job>> {
     Ok(SPAWNER.get_or_init(|| sender).clone())
 }
 
-fn start(order: Order) -> Answer {
-    let mut command = Command::new(&order.binary);
-    command
-        .args(&order.args)
-        .env_clear()
-        .current_dir(&order.directory)
-        .stdin(Stdio::null())
-        .stdout(if order.stdout { Stdio::piped() } else { Stdio::null() })
-        .stderr(Stdio::piped());
-    let keep: Vec<RawFd> = order.inherit.iter().map(AsRawFd::as_raw_fd).collect();
-    let parent = rustix::process::getpid();
-    let watched = pidfd_open(parent, PidfdFlags::empty())?;
-    let confined = order.warden.is_some();
-    let warden = order.warden;
-    // SAFETY: the closure runs between fork and exec in a process that may have had other threads, so it may only do
-    // what is async-signal-safe: it makes plain system calls on values captured before the fork and allocates
-    // nothing (io::Error from an errno does not allocate).
-    unsafe {
-        command.pre_exec(move || {
-            before_exec(&watched, &keep)?;
-            warden.as_ref().map_or(Ok(()), warden::Order::enter)
-        });
-    }
-    let spawned = if confined { warden::in_new_pid_namespace(|| command.spawn()) } else { command.spawn() };
-    // The closure holds descriptors that only the child has a use for.
-    drop(command);
-    let mut child = spawned?;
-    drop(order.inherit);
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
-    let pidfd = match pid.map(|pid| pidfd_open(pid, PidfdFlags::empty())) {
-        Some(Ok(pidfd)) => pidfd,
-        other => {
-            let _ended = child.kill().and_then(|()| child.wait());
-            return Err(other
-                .and_then(Result::err)
-                .map_or_else(|| io::Error::other("no process id"), Into::into));
+/// Starts `order`, confined as far as the host allows.
+fn start(mut order: Order) -> Answer {
+    loop {
+        let fault = match attempt(&mut order) {
+            Ok(mut process) => {
+                process._leftover = order.leftover.take();
+                return Ok(process);
+            }
+            Err(fault) => fault,
+        };
+        let weaker = match &mut order.containment {
+            Containment::Sandbox(plan) => plan.weaken(fault.step),
+            Containment::Warden(_) => false,
+        };
+        if !weaker {
+            return Err(fault);
         }
-    };
-    Ok(Process { child, killer: Killer { pidfd: Arc::new(pidfd) }, reaped: false, _leftover: order.leftover })
+    }
 }
 
-/// In the child, after fork. Async-signal-safe calls only.
-fn before_exec(parent: &OwnedFd, keep: &[RawFd]) -> io::Result<()> {
-    rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-    // A parent that died before the line above sends nothing any more. Asked by descriptor: from inside a new PID
-    // namespace the parent has no number.
-    let mut ends = [PollFd::new(parent, PollFlags::IN)];
-    if poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))? != 0 {
-        return Err(io::Error::from_raw_os_error(libc::ESRCH));
+fn attempt(order: &mut Order) -> Answer {
+    let fault = |step| move |source| Fault { step, source };
+    let c_string = |text: &[u8]| CString::new(text).map_err(|error| fault(Step::Exec)(error.into()));
+    // In a root directory of its own a link may lead nowhere. What does not exist fails when it is run.
+    let binary = order.binary.canonicalize().unwrap_or_else(|_| order.binary.clone());
+    let program = c_string(binary.as_os_str().as_bytes())?;
+    let words = order.args.iter().map(|word| c_string(word.as_bytes())).collect::<Result<Vec<_>, _>>()?;
+    let mut argv: Vec<_> = [&program].into_iter().chain(&words).map(|word| word.as_ptr()).collect();
+    argv.push(ptr::null());
+    let directory = c_string(order.directory.as_os_str().as_bytes())?;
+    let pipe = || pipe_with(PipeFlags::CLOEXEC).map_err(Fault::at(Step::Streams));
+    let null = File::options().read(true).write(true).open("/dev/null").map_err(fault(Step::Streams))?;
+    let (stdout, stdout_theirs) =
+        if order.stdout { pipe().map(|(a, b)| (Some(a), Some(b)))? } else { (None, None) };
+    let (stderr, stderr_theirs) = pipe()?;
+    let (mut report, report_theirs) = pipe().map(|(ours, theirs)| (File::from(ours), theirs))?;
+    let parent =
+        pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(Fault::at(Step::Orphan))?;
+    let (confined, doors, prepared, warden) = match &mut order.containment {
+        Containment::Warden(warden) => {
+            let user = warden.user;
+            let confined =
+                Confined { user, namespaces: true, jailer: true, cgroup: warden.cgroup, landlock: false };
+            (confined, &[][..], None, Some(&*warden))
+        }
+        Containment::Sandbox(plan) => {
+            let prepared = plan.prepare(&binary).map_err(fault(Step::View))?;
+            (plan.confined(), plan.doors(), Some(prepared), None)
+        }
+    };
+    let flags = match &prepared {
+        Some(prepared) => prepared.clone_flags(),
+        None => libc::CLONE_NEWPID,
+    };
+    let keep: Vec<RawFd> = order.inherit.iter().map(AsRawFd::as_raw_fd).collect();
+    let image = Image {
+        program: program.as_ptr(),
+        argv: argv.as_ptr(),
+        directory: &directory,
+        streams: [
+            null.as_fd(),
+            stdout_theirs.as_ref().map_or(null.as_fd(), OwnedFd::as_fd),
+            stderr_theirs.as_fd(),
+        ],
+        keep: &keep,
+        parent: &parent,
+        doors,
+        prepared: prepared.as_ref(),
+        warden,
+    };
+    let mut pidfd: libc::c_int = -1;
+    // Not libc's fork, which runs handlers and takes locks that another thread may hold. Not vfork either: the child
+    // makes changes to itself that this process must not see.
+    // SAFETY: without a stack and without CLONE_VM this is a fork: the child goes on here with memory of its own, in
+    // which no other thread runs. The kernel writes one descriptor to `pidfd`.
+    let pid = unsafe {
+        let flags = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
+        libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0)
+    };
+    if pid < 0 {
+        return Err(Fault { step: Step::Clone, source: io::Error::last_os_error() });
     }
-    rustix::process::setsid()?;
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })?;
-    // Not worth failing for: without it only the choice under memory pressure is worse.
-    if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
-        let _ = rustix::io::write(&file, OOM_SCORE_ADJUST);
+    if pid == 0 {
+        image.become_it(&report_theirs);
     }
-    // Everything of ours is close-on-exec already; this catches what some library or our own parent left open.
-    close_on_exec_from(3)?;
-    for &descriptor in keep {
-        // SAFETY: `descriptor` is open in this process: the fork copied it from the parent, which holds it until
-        // after the exec. fcntl(F_SETFD) changes a flag and no ownership.
-        if unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) } < 0 {
-            return Err(io::Error::last_os_error());
+    // SAFETY: the kernel just made this descriptor for us.
+    let killer = Killer { pidfd: Arc::new(unsafe { OwnedFd::from_raw_fd(pidfd) }) };
+    let process = Process {
+        pid: u32::try_from(pid).unwrap_or_default(),
+        killer,
+        reaped: false,
+        stdout,
+        stderr: Some(stderr),
+        confined,
+        _leftover: None,
+    };
+    // Only the child holds the other ends now.
+    drop((report_theirs, stdout_theirs, stderr_theirs));
+    let mut words = Vec::new();
+    // The end of the pipe is the program's beginning, or the child's end.
+    report.read_to_end(&mut words).map_err(fault(Step::Clone))?;
+    match words.split_first_chunk::<4>() {
+        None => Ok(process),
+        Some((errno, rest)) => {
+            let step = rest.first().copied().and_then(Step::of).unwrap_or(Step::Clone);
+            process.killer.kill();
+            Err(Fault { step, source: io::Error::from_raw_os_error(i32::from_ne_bytes(*errno)) })
         }
     }
-    Ok(())
+}
+
+/// What a child is to become, made before the clone.
+struct Image<'a> {
+    program: *const libc::c_char,
+    argv: *const *const libc::c_char,
+    directory: &'a CString,
+    streams: [BorrowedFd<'a>; 3],
+    keep: &'a [RawFd],
+    parent: &'a OwnedFd,
+    doors: &'a [OwnedFd],
+    prepared: Option<&'a Prepared>,
+    warden: Option<&'a warden::Order>,
+}
+
+impl Image<'_> {
+    /// In the child: becomes the program, or says why not. Async-signal-safe calls only.
+    fn become_it(&self, report: &OwnedFd) -> ! {
+        let Err(fault) = self.try_to();
+        let errno = fault.source.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
+        let words = [errno[0], errno[1], errno[2], errno[3], fault.step as u8];
+        let _unheard = rustix::io::write(report, &words);
+        // SAFETY: ends this process without running anything that was the parent's.
+        unsafe { libc::_exit(127) }
+    }
+
+    fn try_to(&self) -> Result<Infallible, Fault> {
+        self.still_ours()?;
+        rustix::process::setsid().map_err(Fault::at(Step::Orphan))?;
+        for (number, stream) in (0..).zip(self.streams) {
+            // SAFETY: plain numbers; the three standard ones are nobody's in this process.
+            if unsafe { libc::dup2(stream.as_raw_fd(), number) } < 0 {
+                return Err(Fault { step: Step::Streams, source: io::Error::last_os_error() });
+            }
+        }
+        // As a program expects to be started: no signal blocked, and the one ignored that Rust programs ignore.
+        // SAFETY: an empty set and a default action; no handler of ours is ever run in the program.
+        unsafe {
+            let mut none = std::mem::zeroed();
+            libc::sigemptyset(&raw mut none);
+            libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
+            libc::signal(libc::SIGPIPE, libc::SIG_DFL);
+        }
+        let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+        rustix::process::setrlimit(Resource::Core, no_core).map_err(Fault::at(Step::Limits))?;
+        // Not worth failing for: without it only the choice under memory pressure is worse.
+        if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
+            let _ = rustix::io::write(&file, OOM_SCORE_ADJUST);
+        }
+        sandbox::join_group(self.doors)?;
+        let mut directory = self.directory.as_c_str();
+        if let Some(prepared) = self.prepared {
+            prepared.enter(|| self.still_ours())?;
+            directory = prepared.directory().unwrap_or(directory);
+        }
+        rustix::process::chdir(directory).map_err(Fault::at(Step::View))?;
+        // Everything of ours is close-on-exec already; this catches what some library or our own parent left open.
+        close_on_exec_from(3).map_err(|source| Fault { step: Step::Descriptors, source })?;
+        for &descriptor in self.keep {
+            // SAFETY: `descriptor` is open in this process: the clone copied it from the parent, which holds it until
+            // after the exec. fcntl(F_SETFD) changes a flag and no ownership.
+            if unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) } < 0 {
+                return Err(Fault { step: Step::Descriptors, source: io::Error::last_os_error() });
+            }
+        }
+        if let Some(warden) = self.warden {
+            warden.enter().map_err(|source| Fault { step: Step::Warden, source })?;
+        }
+        if let Some(prepared) = self.prepared {
+            prepared.restrict()?;
+        }
+        // SAFETY: C strings and an array of them that ends with a null, made before the clone; no environment.
+        unsafe { libc::execve(self.program, self.argv, [ptr::null()].as_ptr()) };
+        Err(Fault { step: Step::Exec, source: io::Error::last_os_error() })
+    }
+
+    /// Asks to be killed when the parent ends, and looks whether it has.
+    fn still_ours(&self) -> Result<(), Fault> {
+        let at = Fault::at(Step::Orphan);
+        rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(&at)?;
+        // A parent that died before the line above sends nothing any more. Asked by descriptor: from inside a new PID
+        // namespace the parent has no number.
+        let mut ends = [PollFd::new(self.parent, PollFlags::IN)];
+        match poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_err(&at)? {
+            0 => Ok(()),
+            _ => Err(at(Errno::SRCH)),
+        }
+    }
 }
 
 /// Marks every descriptor from `first` on close-on-exec.

@@ -20,13 +20,13 @@ use std::ffi::CString;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::process::Child;
 
-use rustix::fs::{CWD, Mode, OFlags};
+use rustix::fs::CWD;
+use rustix::io::Errno;
 use rustix::mount::{
     MountPropagationFlags, MoveMountFlags, OpenTreeFlags, mount_change, move_mount, open_tree,
 };
-use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space};
+use rustix::thread::UnshareFlags;
 
 /// A mount that is attached nowhere yet.
 #[derive(Debug)]
@@ -48,27 +48,35 @@ impl Mount {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(file.as_fd(), c"", flags)?;
-        let mut set = libc::MOUNT_ATTR_NOSUID | libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC;
-        if access == Access::Read {
-            set |= libc::MOUNT_ATTR_RDONLY;
-        }
-        let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
-        // SAFETY: the descriptor is open, the path is a C string, and `attributes` is as long as said; the kernel only
-        // reads from it.
-        let done = unsafe {
-            libc::syscall(
-                libc::SYS_mount_setattr,
-                tree.as_raw_fd(),
-                c"".as_ptr(),
-                libc::AT_EMPTY_PATH,
-                &raw const attributes,
-                size_of::<libc::mount_attr>(),
-            )
-        };
-        if done != 0 {
-            return Err(io::Error::last_os_error());
-        }
+        restrict(&tree, access, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC)?;
         Ok(Mount { tree, name: CString::new(name).map_err(io::Error::other)? })
+    }
+}
+
+/// Makes a mount that is attached nowhere, and all below it, one that nobody gains anything by: without set-user-id
+/// programs and, for reading alone, without writing; `also` are more such attributes. Async-signal-safe.
+pub(crate) fn restrict(tree: &OwnedFd, access: Access, also: u64) -> rustix::io::Result<()> {
+    let mut set = libc::MOUNT_ATTR_NOSUID | also;
+    if access == Access::Read {
+        set |= libc::MOUNT_ATTR_RDONLY;
+    }
+    let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
+    // SAFETY: the descriptor is open, the path is a C string, and `attributes` is as long as said; the kernel only
+    // reads from it.
+    let done = unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            tree.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH | libc::AT_RECURSIVE,
+            &raw const attributes,
+            size_of::<libc::mount_attr>(),
+        )
+    };
+    if done == 0 {
+        Ok(())
+    } else {
+        Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO))
     }
 }
 
@@ -79,6 +87,10 @@ pub(crate) struct Order {
     pub(crate) mounts: Vec<Mount>,
     /// Where the exit status of the last process goes, as `waitpid` gave it.
     pub(crate) status: OwnedFd,
+    /// The user that the VMM gets.
+    pub(crate) user: Option<u32>,
+    /// Whether it gets a cgroup.
+    pub(crate) cgroup: bool,
 }
 
 impl Order {
@@ -120,9 +132,7 @@ impl Order {
             let reaped = unsafe { libc::waitpid(-1, &raw mut status, 0) };
             if reaped > 0 {
                 last = status;
-            } else if rustix::io::Errno::from_io_error(&io::Error::last_os_error())
-                != Some(rustix::io::Errno::INTR)
-            {
+            } else if Errno::from_io_error(&io::Error::last_os_error()) != Some(Errno::INTR) {
                 break;
             }
         }
@@ -132,22 +142,5 @@ impl Order {
             libc::write(status_fd, bytes.as_ptr().cast(), bytes.len());
             libc::_exit(0)
         }
-    }
-}
-
-/// Runs `spawn` so that the process it makes is the first of a new PID namespace. Only for a thread that starts no
-/// other thread.
-pub(crate) fn in_new_pid_namespace(spawn: impl FnOnce() -> io::Result<Child>) -> io::Result<Child> {
-    let own = rustix::fs::open(c"/proc/thread-self/ns/pid", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-    // SAFETY: a PID namespace concerns only the processes that this thread makes from here on.
-    unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWPID) }?;
-    let spawned = spawn();
-    match (move_into_link_name_space(own.as_fd(), Some(LinkNameSpaceType::ProcessID)), spawned) {
-        (Ok(()), spawned) => spawned,
-        (Err(errno), Ok(mut child)) => {
-            let _ended = child.kill().and_then(|()| child.wait());
-            Err(errno.into())
-        }
-        (Err(errno), Err(_)) => Err(errno.into()),
     }
 }

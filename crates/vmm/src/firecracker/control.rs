@@ -21,12 +21,9 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{oneshot, watch};
 
-use crate::console::Tail;
+use crate::console::{CONSOLE_LIMIT, Tail};
 use crate::death::{Death, Exit, Reason, is_panic};
 use crate::spawn::{Killer, Process};
-
-/// How much of the guest's console is kept: several screens, and every kernel panic with its trace.
-const CONSOLE_LIMIT: usize = 16 * 1024;
 
 /// How much of Firecracker's own words is kept, for its log and its stderr each.
 const WORDS_LIMIT: usize = 8 * 1024;
@@ -56,8 +53,8 @@ pub(super) struct Ends {
 pub(super) fn start(mut process: Process, outlets: Outlets) -> io::Result<Ends> {
     let ended = process.killer().ended()?;
     let pipe = |end: Option<OwnedFd>| end.map(Receiver::from_owned_fd).transpose();
-    let console = pipe(process.take_stdout().map(Into::into))?;
-    let stderr = pipe(process.take_stderr().map(Into::into))?;
+    let console = pipe(process.take_stdout())?;
+    let stderr = pipe(process.take_stderr())?;
     let log = pipe(Some(outlets.log))?;
     let (wanted, unwanted) = oneshot::channel();
     let (death, death_seen) = watch::channel(None);
@@ -135,15 +132,7 @@ impl Control {
         let mut stopped = false;
         let status = loop {
             tokio::select! {
-                readable = ended.readable() => match process.try_wait() {
-                    Ok(Some(status)) => break Some(status),
-                    Ok(None) => {
-                        if let Ok(mut readable) = readable {
-                            readable.clear_ready();
-                        }
-                    }
-                    Err(_) => break None,
-                },
+                status = process.reaped(ended) => break status,
                 _closed = &mut unwanted, if !stopped => {
                     stopped = true;
                     killer.kill();

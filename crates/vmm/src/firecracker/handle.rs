@@ -20,6 +20,7 @@ use super::vsock;
 use crate::VmmError;
 use crate::death::{Death, Watch};
 use crate::machine::{Launched, Shape};
+use crate::sandbox::Confined;
 use crate::spawn::Killer;
 
 /// How long one request may take. They take milliseconds.
@@ -47,6 +48,7 @@ pub(crate) struct Handle {
     pub(super) shape: Shape,
     /// The VMM's user, in a jail.
     pub(super) user: Option<u32>,
+    pub(crate) confined: Confined,
     pub(super) paused: bool,
     pub(crate) launched: Launched,
     /// Since it was paused it was saved, or it came out of a save.

@@ -17,14 +17,13 @@ mod complaint;
 mod config;
 mod control;
 mod handle;
-mod home;
 mod jail;
 mod save;
 mod version;
 mod vsock;
 
 use std::fs::File;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -34,15 +33,16 @@ use serde_json::Value;
 
 pub(crate) use config::DEVICE_MODEL;
 pub(crate) use handle::Handle;
-pub use jail::{Cgroups, Jail, Limits};
+pub use jail::Jail;
 pub use version::{Defect, Feature, FirecrackerVersion};
 
 use self::control::Outlets;
-use self::home::Home;
 use self::version::Step;
 use crate::VmmError;
+use crate::home::{self, Home};
 use crate::machine::{Launched, Machine, Memory, Parts, Shape, Spec, Start};
-use crate::spawn::{self, Order};
+use crate::sandbox::{Limits, Needs, Plan};
+use crate::spawn::{self, Containment, Order};
 use crate::warden::{self, Access};
 
 /// The vsock port on which the guest listens for the stream of [`Machine::connect`].
@@ -65,7 +65,7 @@ pub struct Firecracker {
     /// Holds a directory for each running machine. Made when it is missing; what a killed process left in it goes with
     /// the next launch.
     pub run_dir: PathBuf,
-    /// Confinement. Without one, the VMM has its seccomp filter and this process's rights.
+    /// Firecracker's own jailer. Without one the VMM is this process's user, in a sandbox of ours.
     pub jail: Option<Jail>,
 }
 
@@ -105,7 +105,9 @@ impl Firecracker {
             prepare.await.map_err(|source| host("prepare the VMM's directory")(source.into()))??;
         let Prepared { order, root, log, status, user, requests } = prepared;
         let program = order.binary.clone();
-        let process = spawn::spawn(order).await.map_err(|source| spawn_error(&program, source))?;
+        let process =
+            spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&program, SOURCE, fault))?;
+        let confined = process.confined();
         let (pid, killer) = (process.pid(), process.killer());
         let ends = control::start(process, Outlets { log, status }).map_err(host("watch the VMM"))?;
         let now = Instant::now();
@@ -118,6 +120,7 @@ impl Firecracker {
             version: self.version,
             shape,
             user,
+            confined,
             paused: false,
             launched: Launched { answered: now, ready: now },
             saved: false,
@@ -147,7 +150,7 @@ impl Firecracker {
     /// Removes what killed processes left in [`Firecracker::run_dir`]. Every launch does so too.
     pub fn sweep(&self) {
         home::sweep(&self.kind(), |id| match &self.jail {
-            Some(jail) => jail.cgroup_directories(id),
+            Some(jail) => jail.users.cgroup_directories(id),
             None => Vec::new(),
         });
     }
@@ -170,7 +173,7 @@ impl Firecracker {
         let files = files(parts, memory, start);
         let of_vmm = config::arguments();
         let (home, mut order, status, user) = match &self.jail {
-            None => self.unjailed(files, of_vmm)?,
+            None => self.unjailed(files, shape, longest_file, of_vmm)?,
             Some(jail) => self.jailed(jail, files, shape, longest_file, of_vmm)?,
         };
         let log = home.pipe(config::LOG).map_err(host("make a pipe for the VMM's log"))?;
@@ -183,16 +186,33 @@ impl Firecracker {
         Ok(Prepared { order, root, log, status, user, requests })
     }
 
-    fn unjailed(&self, files: Vec<Named>, of_vmm: Vec<std::ffi::OsString>) -> Result<Half, VmmError> {
+    fn unjailed(
+        &self,
+        files: Vec<Named>,
+        shape: Shape,
+        longest_file: u64,
+        of_vmm: Vec<std::ffi::OsString>,
+    ) -> Result<Half, VmmError> {
         let home = Home::make(&self.kind(), home::any_name).map_err(host("make the VMM's directory"))?;
-        let mut inherit = Vec::new();
-        for (name, file, _access) in files {
+        let (mut inherit, mut opens) = (Vec::new(), Vec::new());
+        for (name, file, access) in files {
             home.link(name, &file).map_err(host("name a file for the VMM"))?;
+            opens.push((file.as_raw_fd(), access));
             inherit.push(file);
         }
         let mut args = vec!["--id".into(), home.id().into()];
         args.extend(of_vmm);
-        let order = order(&self.binary, args, inherit, None);
+        let needs = Needs {
+            shape,
+            limits: Limits::FIRECRACKER,
+            longest_file,
+            spare_threads: jail::SPARE_THREADS,
+            kvm: true,
+            home: Some(home.root_path()),
+            opens,
+        };
+        let plan = Plan::new(needs, None, None, self.run_dir.clone());
+        let order = order(&self.binary, args, inherit, Containment::Sandbox(Box::new(plan)));
         Ok((home, order, None, None))
     }
 
@@ -204,14 +224,14 @@ impl Firecracker {
         longest_file: u64,
         of_vmm: Vec<std::ffi::OsString>,
     ) -> Result<Half, VmmError> {
-        jail.check()?;
+        jail.users.check()?;
         let mut user = 0;
         let choose = || {
-            user = jail.any_id();
+            user = jail.users.any_id();
             user.to_string()
         };
         let mut home = Home::make(&self.kind(), choose).map_err(host("make the VMM's directory"))?;
-        home.owns_cgroups(jail.cgroup_directories(home.id()));
+        home.owns_cgroups(jail.users.cgroup_directories(home.id()));
         let mut mounts = Vec::new();
         for (name, file, access) in &files {
             mounts.push(jail.admit(&home, user, &jail::Part { name, file, access: *access })?);
@@ -219,8 +239,10 @@ impl Firecracker {
         let (status, theirs) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| host("make a pipe for the VMM's end")(errno.into()))?;
         let args = jail.arguments(&self.binary, &self.run_dir, user, shape, longest_file, of_vmm);
-        let warden = warden::Order { mounts, status: theirs };
-        Ok((home, order(&jail.binary, args, Vec::new(), Some(warden)), Some(status), Some(user)))
+        let cgroup = jail.users.cgroups.is_some();
+        let warden = warden::Order { mounts, status: theirs, user: Some(user), cgroup };
+        let order = order(&jail.binary, args, Vec::new(), Containment::Warden(warden));
+        Ok((home, order, Some(status), Some(user)))
     }
 }
 
@@ -263,7 +285,7 @@ fn order(
     binary: &Path,
     args: Vec<std::ffi::OsString>,
     inherit: Vec<OwnedFd>,
-    warden: Option<warden::Order>,
+    containment: Containment,
 ) -> Order {
     Order {
         binary: binary.to_owned(),
@@ -271,22 +293,11 @@ fn order(
         inherit,
         directory: "/".into(),
         stdout: true,
-        warden,
+        containment,
         leftover: None,
     }
 }
 
 fn host(doing: &'static str) -> impl Fn(std::io::Error) -> VmmError {
     move |source| VmmError::Host { doing, source }
-}
-
-/// Why `binary` could not be run.
-fn spawn_error(binary: &Path, source: std::io::Error) -> VmmError {
-    let binary = binary.to_owned();
-    // Also when its directory went away, so it is looked at.
-    if source.kind() == std::io::ErrorKind::NotFound && !binary.exists() {
-        VmmError::BinaryMissing { binary, source_of_it: SOURCE }
-    } else {
-        VmmError::Spawn { binary, source }
-    }
 }

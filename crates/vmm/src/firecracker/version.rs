@@ -204,7 +204,7 @@ pub(super) async fn ask(binary: &Path, option: &'static str) -> Result<String, V
     let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
         .await
         .map_err(|_| VmmError::Deadline { command: option, after: VERSION_DEADLINE })?
-        .map_err(|source| super::spawn_error(binary, source))?;
+        .map_err(|source| VmmError::of_run(binary, super::SOURCE, source))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

@@ -8,10 +8,11 @@
 
 use std::ffi::OsString;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use crate::VmmError;
 use crate::machine::{Accelerator, Cache, Memory, Parts, Shape};
+use crate::warden::Access as Opened;
 
 /// Kernel arguments for a boot that is made to see why an earlier one hung or died: the whole kernel log, from the
 /// first line on. Given at the end of [`Parts::kernel_args`], they overrule `quiet`. They cost a boot 5 to 10 %.
@@ -50,8 +51,8 @@ pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
 
 impl Line {
     /// The arguments, and the descriptors that the numbers in them mean.
-    pub(super) fn build(self) -> Result<(Vec<OsString>, Vec<OwnedFd>), VmmError> {
-        let mut out = Out::default();
+    pub(super) fn build(self) -> Result<Built, VmmError> {
+        let mut out = Built::default();
         let kernel_line = self.kernel_line()?;
         let mem_mib = self.shape.mem_mib;
 
@@ -79,19 +80,19 @@ impl Line {
         match self.memory {
             Memory::Private => out.two("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M")),
             Memory::Owned(file) => {
-                let path = out.path(file);
+                let path = out.path(file, Opened::Write);
                 out.two("-object", ram_file(mem_mib, &path, "on"));
             }
             Memory::From(file) => {
-                let path = out.path(file);
+                let path = out.path(file, Opened::Write);
                 out.two("-object", ram_file(mem_mib, &path, "off"));
             }
         }
         out.two("-machine", "microvm,rtc=on,pit=on,pic=on,acpi=on,pcie=off,usb=off,graphics=off,isa-serial=on,memory-backend=ram".to_owned());
 
-        let kernel = out.path(self.parts.kernel);
+        let kernel = out.path(self.parts.kernel, Opened::Read);
         out.two("-kernel", kernel);
-        let initramfs = out.path(self.parts.initramfs);
+        let initramfs = out.path(self.parts.initramfs, Opened::Read);
         out.two("-initrd", initramfs);
         out.two("-append", kernel_line);
 
@@ -117,7 +118,7 @@ impl Line {
             // -S: a loaded machine waits to be told to run.
             out.plain(["-incoming", "defer", "-S"]);
         }
-        Ok((out.args, out.inherit))
+        Ok(out)
     }
 
     fn kernel_line(&self) -> Result<String, VmmError> {
@@ -151,13 +152,15 @@ enum Access {
 
 /// Arguments under construction, with the descriptors they mention.
 #[derive(Debug, Default)]
-struct Out {
-    args: Vec<OsString>,
-    inherit: Vec<OwnedFd>,
+pub(super) struct Built {
+    pub(super) args: Vec<OsString>,
+    pub(super) inherit: Vec<OwnedFd>,
+    /// Those of them that QEMU opens anew by their paths.
+    pub(super) opens: Vec<(RawFd, Opened)>,
     sets: u32,
 }
 
-impl Out {
+impl Built {
     fn plain<const N: usize>(&mut self, words: [&str; N]) {
         self.args.extend(words.map(OsString::from));
     }
@@ -175,8 +178,10 @@ impl Out {
     }
 
     /// Passes a file on; a path that opens it anew in QEMU.
-    fn path(&mut self, file: File) -> String {
-        format!("/proc/self/fd/{}", self.number(file.into()))
+    fn path(&mut self, file: File, access: Opened) -> String {
+        let number = self.number(file.into());
+        self.opens.push((number, access));
+        format!("/proc/self/fd/{number}")
     }
 
     /// A virtio block device over `file`.
@@ -233,7 +238,7 @@ mod tests {
             port: null(),
             console: null(),
         };
-        let (args, inherit) = line.build().unwrap();
+        let Built { args, inherit, .. } = line.build().unwrap();
         let mut text = String::new();
         for arg in args {
             let mut arg = arg.into_string().unwrap();

@@ -15,7 +15,7 @@ use std::collections::HashMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::{ChildStderr, ExitStatus};
+use std::process::ExitStatus;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
@@ -26,12 +26,9 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::qmp::{self, Message};
-use crate::console::Tail;
+use crate::console::{CONSOLE_LIMIT, Tail};
 use crate::death::{Death, Exit, Reason, is_panic};
 use crate::spawn::{Killer, Process};
-
-/// How much of the guest's console is kept: several screens, and every kernel panic with its trace.
-const CONSOLE_LIMIT: usize = 16 * 1024;
 
 /// How much of QEMU's stderr is kept. A KVM internal error dumps some 2 KiB of registers.
 const STDERR_LIMIT: usize = 8 * 1024;
@@ -140,15 +137,7 @@ impl Control {
         let (mut qmp_open, mut console_open, mut owned) = (true, true, true);
         let status = loop {
             tokio::select! {
-                readable = ended.readable() => match process.try_wait() {
-                    Ok(Some(status)) => break Some(status),
-                    Ok(None) => {
-                        if let Ok(mut readable) = readable {
-                            readable.clear_ready();
-                        }
-                    }
-                    Err(_) => break None,
-                },
+                status = process.reaped(ended) => break status,
                 ask = asked.recv(), if owned => match ask {
                     Some(ask) => self.send(ask),
                     None => {
@@ -333,6 +322,6 @@ fn send_all(socket: &UnixStream, line: &[u8], descriptor: Option<&OwnedFd>) -> i
 }
 
 /// The async end of a child's stderr.
-pub(super) fn stderr(pipe: ChildStderr) -> io::Result<tokio::net::unix::pipe::Receiver> {
-    tokio::net::unix::pipe::Receiver::from_owned_fd(pipe.into())
+pub(super) fn stderr(pipe: OwnedFd) -> io::Result<tokio::net::unix::pipe::Receiver> {
+    tokio::net::unix::pipe::Receiver::from_owned_fd(pipe)
 }

@@ -14,6 +14,7 @@ use super::control::{self, Ask, Ends};
 use crate::VmmError;
 use crate::death::{Death, Watch};
 use crate::machine::{Accelerator, Launched, Shape};
+use crate::sandbox::Confined;
 use crate::spawn::{Killer, Process};
 
 /// How long one command may take. They take milliseconds.
@@ -29,6 +30,7 @@ pub(crate) struct Handle {
     pub(super) shape: Shape,
     /// Guest memory is a file that is mapped shared: saves leave it out.
     pub(super) shares_memory: bool,
+    pub(crate) confined: Confined,
     pub(super) paused: bool,
     pub(crate) launched: Launched,
     stream: Option<UnixStream>,
@@ -52,7 +54,7 @@ impl Handle {
         port: OwnedFd,
     ) -> Result<Handle, VmmError> {
         let host = |source| VmmError::Host { doing: "watch the VMM", source };
-        let (pid, killer) = (process.pid(), process.killer());
+        let (pid, killer, confined) = (process.pid(), process.killer(), process.confined());
         let stream = |end: OwnedFd| {
             let end = UnixStream::from(end);
             end.set_nonblocking(true).map(|()| end)
@@ -64,7 +66,18 @@ impl Handle {
         let stream = Some(stream(port).map_err(host)?);
         let now = Instant::now();
         let launched = Launched { answered: now, ready: now };
-        Ok(Handle { ends, killer, pid, accelerator, shape, shares_memory, paused: false, launched, stream })
+        Ok(Handle {
+            ends,
+            killer,
+            pid,
+            accelerator,
+            shape,
+            shares_memory,
+            confined,
+            paused: false,
+            launched,
+            stream,
+        })
     }
 
     pub(crate) fn accelerator(&self) -> Accelerator {

@@ -10,7 +10,9 @@ mod handle;
 mod migrate;
 mod qmp;
 
+use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -21,8 +23,11 @@ pub(crate) use command_line::DEVICE_MODEL;
 pub use command_line::VERBOSE_KERNEL_ARGS;
 pub(crate) use handle::Handle;
 
+use crate::cgroup::Group;
+use crate::home::{self, Home};
 use crate::machine::{Accelerator, Machine, Memory, Spec, Start};
-use crate::spawn::{self, Order};
+use crate::sandbox::{Limits, Needs, Plan, Users, check_readable};
+use crate::spawn::{self, Containment, Order};
 use crate::{VmmError, tsc};
 
 /// How long QEMU may take from its start to its first answer. It takes 30 ms on an idle host; the rest is for a host
@@ -31,6 +36,9 @@ const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
 
 /// How long `--version` may take.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+
+/// Threads beside the vCPUs: at most 64 for disks, a few of QEMU's own.
+const SPARE_THREADS: u64 = 80;
 
 /// Where to have the binary from.
 const PACKAGE: &str = "on Debian: the package qemu-system-x86";
@@ -42,6 +50,11 @@ pub struct Qemu {
     pub binary: PathBuf,
     /// What executes guest instructions.
     pub accelerator: Accelerator,
+    /// Where a machine's lock is, and its root directory in its own mount namespace. Made when it is missing; what a
+    /// killed process left in it goes with the next launch.
+    pub run_dir: PathBuf,
+    /// Users and cgroups for the machines, which only root can give; otherwise they are this process's user.
+    pub users: Option<Users>,
 }
 
 /// What `--version` says.
@@ -74,6 +87,14 @@ impl Qemu {
             Start::Restore { .. } => 0,
         };
 
+        if self.users.is_some() {
+            check_readable("the kernel", &parts.kernel)?;
+            check_readable("the initramfs", &parts.initramfs)?;
+        }
+        let disk = parts.disk.as_ref().map_or(Ok(0), |disk| disk.metadata().map(|metadata| metadata.len()));
+        let disk = disk.map_err(|source| VmmError::Host { doing: "look at the disk", source })?;
+        let longest_file = disk.max(shape.memory_bytes());
+
         let (qmp, qmp_theirs) = pair()?;
         let (port, port_theirs) = pair()?;
         let (console, console_theirs) = pair()?;
@@ -91,17 +112,34 @@ impl Qemu {
             port: port_theirs,
             console: console_theirs,
         };
-        let (args, inherit) = line.build()?;
+        let command_line::Built { args, inherit, opens, .. } = line.build()?;
+        let needs = Needs {
+            shape,
+            limits: Limits::QEMU,
+            longest_file,
+            spare_threads: SPARE_THREADS,
+            kvm: self.accelerator == Accelerator::Kvm,
+            home: None,
+            opens,
+        };
+        let this = self.clone();
+        // Small file operations: not on a runtime's worker.
+        let contained = tokio::task::spawn_blocking(move || this.contain(needs));
+        let (plan, home) = contained.await.map_err(|source| VmmError::Host {
+            doing: "prepare the VMM's sandbox",
+            source: source.into(),
+        })??;
         let order = Order {
             binary: self.binary.clone(),
             args,
             inherit,
             directory: "/".into(),
             stdout: false,
-            warden: None,
-            leftover: None,
+            containment: Containment::Sandbox(Box::new(plan)),
+            leftover: home.map(|home| Box::new(home) as _),
         };
-        let process = spawn::spawn(order).await.map_err(|source| self.spawn_error(source))?;
+        let process =
+            spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&self.binary, PACKAGE, fault))?;
 
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
@@ -135,7 +173,7 @@ impl Qemu {
         let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
             .await
             .map_err(|_| VmmError::Deadline { command: "--version", after: VERSION_DEADLINE })?
-            .map_err(|source| self.spawn_error(source))?;
+            .map_err(|source| VmmError::of_run(&self.binary, PACKAGE, source))?;
         let printed = String::from_utf8_lossy(&output.stdout);
         QemuVersion::parse(&printed).ok_or_else(|| VmmError::Version {
             binary: self.binary.clone(),
@@ -143,13 +181,32 @@ impl Qemu {
         })
     }
 
-    fn spawn_error(&self, source: std::io::Error) -> VmmError {
-        let binary = self.binary.clone();
-        if source.kind() == std::io::ErrorKind::NotFound {
-            VmmError::BinaryMissing { binary, source_of_it: PACKAGE }
-        } else {
-            VmmError::Spawn { binary, source }
-        }
+    /// What is put around a QEMU with these needs, and the directory that holds its user's number.
+    fn contain(&self, needs: Needs) -> Result<(Plan, Option<Home>), VmmError> {
+        let host = |doing| move |source| VmmError::Host { doing, source };
+        DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(&self.run_dir)
+            .map_err(host("make the directory for running machines"))?;
+        let Some(users) = &self.users else {
+            return Ok((Plan::new(needs, None, None, self.run_dir.clone()), None));
+        };
+        users.check()?;
+        let kind = self.run_dir.join("qemu");
+        home::sweep(&kind, |id| users.cgroup_directories(id));
+        let mut user = 0;
+        let choose = || {
+            user = users.any_id();
+            user.to_string()
+        };
+        let mut home = Home::make(&kind, choose).map_err(host("make the VMM's directory"))?;
+        home.owns_cgroups(users.cgroup_directories(home.id()));
+        let memory = needs.shape.memory_bytes() + (u64::from(needs.limits.overhead_mib) << 20);
+        let threads = u64::from(needs.shape.vcpus) + needs.spare_threads;
+        // A host whose cgroups cannot be written has none for this.
+        let group = users.cgroups.and_then(|cgroups| Group::make(cgroups, home.id(), memory, threads).ok());
+        Ok((Plan::new(needs, Some(user), group, self.run_dir.clone()), Some(home)))
     }
 }
 

@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::guest::{self, said};
-use pyro_vmm::{Cgroups, Jail, Limits, Reason, VmmError};
+use pyro_vmm::{Cgroups, Jail, Limits, Reason, Users, VmmError};
 
 fn field(pid: u32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -24,7 +24,7 @@ async fn the_vmm_is_nobody_and_sees_nothing_else() {
     let (uid, other) = (field(one.pid(), "Uid"), field(two.pid(), "Uid"));
     assert_ne!(uid, other, "each has a user of its own");
     let id: u32 = uid.split(' ').next().unwrap().parse().unwrap();
-    assert!(place.firecracker.jail.as_ref().unwrap().ids.contains(&id));
+    assert!(place.firecracker.jail.as_ref().unwrap().users.ids.contains(&id));
     assert_eq!(uid, [id.to_string().as_str(); 4].join(" "));
     assert_eq!(field(one.pid(), "Gid"), uid);
     assert_eq!(field(one.pid(), "Groups"), "");
@@ -134,7 +134,7 @@ async fn files_that_cannot_be_brought_in_are_named() {
     let error = place.firecracker.launch(spec).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        "bad machine specification: base.ext4 may not be read by others (mode 0600), and in its jail the VMM is one"
+        "bad machine specification: base.ext4 may not be read by others (mode 0600), and its VMM, which has a user of its own, is one"
     );
     let mut spec = place.spec();
     spec.parts.disk = Some(guest::memfd());
@@ -157,7 +157,7 @@ async fn what_cannot_start_in_its_jail_is_told() {
     adapter.jail = Some(Jail { binary: "/nonexistent/jailer".into(), ..jail.clone() });
     let error = adapter.launch(place.spec()).await.unwrap_err();
     assert!(matches!(&error, VmmError::BinaryMissing { .. }), "{error:?}");
-    adapter.jail = Some(Jail { ids: 0..5, ..jail });
+    adapter.jail = Some(Jail { users: Users { ids: 0..5, ..jail.users.clone() }, ..jail });
     let error = adapter.launch(place.spec()).await.unwrap_err();
     assert!(matches!(&error, VmmError::Spec(_)), "{error:?}");
     place.assert_clean();

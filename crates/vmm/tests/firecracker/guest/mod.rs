@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use pyro_vmm::{
     Cache, Cgroups, Death, Firecracker, FirecrackerVersion, Jail, Limits, Machine, Memory, Parts, Shape,
-    Spec, Start,
+    Spec, Start, Users,
 };
 
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 64 };
@@ -48,9 +48,8 @@ pub fn jailed() -> Place {
     let mut place = place();
     place.firecracker.jail = Some(Jail {
         binary: binary("jailer"),
-        ids: ids(),
-        cgroups: Cgroups::of_host().unwrap(),
-        limits: Limits::default(),
+        users: Users { ids: ids(), cgroups: Cgroups::of_host().unwrap() },
+        limits: Limits::FIRECRACKER,
     });
     place
 }

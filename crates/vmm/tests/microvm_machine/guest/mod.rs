@@ -6,11 +6,10 @@ use std::ffi::OsStr;
 use std::fs::File;
 use std::io::Write;
 use std::os::fd::{AsRawFd, FromRawFd};
-use std::path::PathBuf;
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pyro_vmm::{Accelerator, Cache, Machine, Memory, Parts, Qemu, Shape, Spec, Start};
+use pyro_vmm::{Accelerator, Cache, Cgroups, Machine, Memory, Parts, Qemu, Shape, Spec, Start, Users};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -19,8 +18,15 @@ pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 256 };
 /// How long a guest may take to boot on a host that other tests keep busy.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 
+/// As pyro runs it: with a user of its own when this is root.
 pub fn qemu() -> Qemu {
-    Qemu { binary: PathBuf::from("/usr/bin/qemu-system-x86_64"), accelerator: Accelerator::Tcg }
+    static RUN_DIR: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
+    let run_dir = RUN_DIR.get_or_init(|| tempfile::tempdir().unwrap()).path().to_owned();
+    let start = 800_000_000 + std::process::id() % 10_000 * 10_000;
+    let users = rustix::process::geteuid()
+        .is_root()
+        .then(|| Users { ids: start..start + 10_000, cgroups: Cgroups::of_host().unwrap() });
+    Qemu { binary: "/usr/bin/qemu-system-x86_64".into(), accelerator: Accelerator::Tcg, run_dir, users }
 }
 
 /// The kernel to boot.

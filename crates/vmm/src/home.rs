@@ -7,6 +7,7 @@
 //!                                           api.sock, v.sock, log    what it makes or is given to talk
 //! ```
 //!
+//! QEMU, which needs no names, has one for the lock and the id alone.
 //! The layout is the jailer's, and is kept without it. The lock is what tells a living machine from one whose owner was
 //! killed: the kernel lets go of it when the owner ends, and whoever gets it may remove the directory.
 
@@ -30,7 +31,7 @@ const CGROUP_TRIES: u32 = 20;
 
 /// A machine's directory. Dropping it removes it, so it must outlive the machine's processes.
 #[derive(Debug)]
-pub(super) struct Home {
+pub(crate) struct Home {
     dir: PathBuf,
     id: String,
     root: Arc<OwnedFd>,
@@ -41,7 +42,7 @@ pub(super) struct Home {
 
 impl Home {
     /// Makes a directory below `kind` whose name `choose` gives; a name that is taken is not used.
-    pub(super) fn make(kind: &Path, mut choose: impl FnMut() -> String) -> io::Result<Home> {
+    pub(crate) fn make(kind: &Path, mut choose: impl FnMut() -> String) -> io::Result<Home> {
         DirBuilder::new().recursive(true).mode(0o700).create(kind)?;
         for _ in 0..TRIES {
             let id = choose();
@@ -67,39 +68,39 @@ impl Home {
         Err(io::Error::other("every name that was tried is taken"))
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         &self.id
     }
 
     /// The VMM's working directory, as a descriptor.
-    pub(super) fn root(&self) -> &Arc<OwnedFd> {
+    pub(crate) fn root(&self) -> &Arc<OwnedFd> {
         &self.root
     }
 
     /// Its path.
-    pub(super) fn root_path(&self) -> PathBuf {
+    pub(crate) fn root_path(&self) -> PathBuf {
         self.dir.join("root")
     }
 
     /// Cgroups to remove with it.
-    pub(super) fn owns_cgroups(&mut self, cgroups: Vec<PathBuf>) {
+    pub(crate) fn owns_cgroups(&mut self, cgroups: Vec<PathBuf>) {
         self.cgroups = cgroups;
     }
 
     /// Gives `name` to what this process has open under the number of `file`, for a child that inherits it.
-    pub(super) fn link(&self, name: &str, file: &OwnedFd) -> io::Result<()> {
+    pub(crate) fn link(&self, name: &str, file: &OwnedFd) -> io::Result<()> {
         Ok(rustix::fs::symlinkat(crate::proc_path(file), self.root.as_fd(), name)?)
     }
 
     /// Makes an empty file that something is mounted on.
-    pub(super) fn placeholder(&self, name: &str) -> io::Result<()> {
+    pub(crate) fn placeholder(&self, name: &str) -> io::Result<()> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         rustix::fs::openat(self.root.as_fd(), name, flags, Mode::empty())?;
         Ok(())
     }
 
     /// Gives the file a second name, outside of what the VMM sees, if it can have one; the file under that name.
-    pub(super) fn second_name(&self, name: &str, file: &OwnedFd) -> io::Result<OwnedFd> {
+    pub(crate) fn second_name(&self, name: &str, file: &OwnedFd) -> io::Result<OwnedFd> {
         let path = self.dir.join(name);
         rustix::fs::linkat(
             rustix::fs::CWD,
@@ -112,7 +113,7 @@ impl Home {
     }
 
     /// Makes a pipe with a name for the VMM's log; our end, which never sees an end of file.
-    pub(super) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
+    pub(crate) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
         rustix::fs::mknodat(self.root.as_fd(), name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         Ok(rustix::fs::openat(self.root.as_fd(), name, flags, Mode::empty())?)
@@ -136,7 +137,7 @@ impl Drop for Unfinished<'_> {
 
 /// Removes the directories below `kind` whose owners are gone, and the cgroups that go by their names. What cannot be
 /// removed stays for the next time.
-pub(super) fn sweep(kind: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
+pub(crate) fn sweep(kind: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(kind) else { return };
     for entry in entries.flatten() {
         let (dir, id) = (entry.path(), entry.file_name());
@@ -147,12 +148,12 @@ pub(super) fn sweep(kind: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
 }
 
 /// A name that nobody uses by accident.
-pub(super) fn any_name() -> String {
+pub(crate) fn any_name() -> String {
     format!("{:08x}", any_number() & 0xffff_ffff)
 }
 
 /// A number that differs from call to call and process to process.
-pub(super) fn any_number() -> u64 {
+pub(crate) fn any_number() -> u64 {
     RandomState::new().hash_one(())
 }
 

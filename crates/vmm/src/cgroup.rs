@@ -1,0 +1,131 @@
+//! Control groups: what bounds a VMM's memory and processes whatever it does.
+//!
+//! The cgroup of a machine is below `pyro` in the memory and pids hierarchies (v1) or the only one (v2). The jailer
+//! makes its own there; [`Group`] makes one for a VMM that has no jailer.
+
+use std::fs::{self, DirBuilder, File};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+
+/// Below every controller, the cgroup whose children are the machines'. It stays.
+pub(crate) const PARENT: &str = "pyro";
+
+/// Which kind of cgroups has the memory and pids controllers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cgroups {
+    /// A hierarchy for each controller.
+    V1,
+    /// One hierarchy for all.
+    V2,
+}
+
+impl Cgroups {
+    /// What this host has.
+    ///
+    /// # Errors
+    /// When the list of mounts cannot be read.
+    pub fn of_host() -> io::Result<Option<Cgroups>> {
+        let mounts = fs::read_to_string("/proc/self/mounts")?;
+        if let Some(point) = mount_point(&mounts, Cgroups::V2, "") {
+            let controllers = fs::read_to_string(point.join("cgroup.controllers")).unwrap_or_default();
+            if ["memory", "pids"].iter().all(|one| controllers.split_whitespace().any(|has| has == *one)) {
+                return Ok(Some(Cgroups::V2));
+            }
+        }
+        let has = |controller| mount_point(&mounts, Cgroups::V1, controller).is_some();
+        Ok((has("memory") && has("pids")).then_some(Cgroups::V1))
+    }
+
+    /// As the jailer names it.
+    pub(crate) fn number(self) -> &'static str {
+        match self {
+            Cgroups::V1 => "1",
+            Cgroups::V2 => "2",
+        }
+    }
+
+    /// The directories of the machine with this id.
+    pub(crate) fn directories(self, id: &str) -> Vec<PathBuf> {
+        let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+        let controllers: &[&str] = match self {
+            Cgroups::V1 => &["memory", "pids"],
+            Cgroups::V2 => &[""],
+        };
+        let points = controllers.iter().filter_map(|controller| mount_point(&mounts, self, controller));
+        points.map(|point| point.join(PARENT).join(id)).collect()
+    }
+}
+
+/// Where a controller's hierarchy is mounted; under v2 the first, as the jailer has it.
+fn mount_point(mounts: &str, cgroups: Cgroups, controller: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_source, point, kind, options) =
+            (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
+        let fits = match cgroups {
+            Cgroups::V1 => kind == "cgroup" && options.split(',').any(|option| option == controller),
+            Cgroups::V2 => kind == "cgroup2",
+        };
+        fits.then(|| PathBuf::from(point))
+    })
+}
+
+/// The cgroup of one machine: made, limited, and ready to be joined. Its directories are removed by
+/// [`Home`](crate::home::Home), which owns them.
+#[derive(Debug)]
+pub(crate) struct Group {
+    /// Where a process writes `0` to join.
+    pub(crate) doors: Vec<OwnedFd>,
+}
+
+impl Group {
+    /// Makes the cgroups of the machine `id`, which may use so many bytes of memory and so many threads.
+    ///
+    /// # Errors
+    /// When the host's cgroups cannot be written: in many containers they are read-only.
+    pub(crate) fn make(cgroups: Cgroups, id: &str, memory: u64, threads: u64) -> io::Result<Group> {
+        let mut doors = Vec::new();
+        for dir in cgroups.directories(id) {
+            let parent = dir.parent().unwrap_or(Path::new("/"));
+            if cgroups == Cgroups::V2 {
+                // Controllers reach a cgroup through all above it.
+                for above in parent.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
+                    DirBuilder::new().recursive(true).mode(0o755).create(above)?;
+                    fs::write(above.join("cgroup.subtree_control"), "+memory +pids")?;
+                }
+            }
+            DirBuilder::new().recursive(true).mode(0o755).create(&dir)?;
+            for (file, limit) in
+                [("memory.limit_in_bytes", memory), ("memory.max", memory), ("pids.max", threads)]
+            {
+                let file = dir.join(file);
+                if file.exists() {
+                    fs::write(file, limit.to_string())?;
+                }
+            }
+            doors.push(File::options().write(true).open(dir.join("cgroup.procs"))?.into());
+        }
+        Ok(Group { doors })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HYBRID: &str = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\n\
+        cgroup /sys/fs/cgroup/cpu,cpuacct cgroup rw,cpu,cpuacct 0 0\n\
+        cgroup /sys/fs/cgroup/memory cgroup rw,relatime,memory 0 0\n\
+        cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0\n";
+
+    #[test]
+    fn mount_points_are_found() {
+        let find = |cgroups, controller| mount_point(HYBRID, cgroups, controller);
+        assert_eq!(find(Cgroups::V1, "memory"), Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(find(Cgroups::V1, "cpuacct"), Some("/sys/fs/cgroup/cpu,cpuacct".into()));
+        assert_eq!(find(Cgroups::V1, "pids"), None);
+        assert_eq!(find(Cgroups::V2, ""), Some("/sys/fs/cgroup/unified".into()));
+    }
+}

@@ -1,0 +1,299 @@
+//! What a child does to itself between its clone and its exec. Async-signal-safe: system calls on what was made before,
+//! and no allocation.
+
+use std::ffi::CStr;
+use std::fmt;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
+use rustix::io::Errno;
+use rustix::mount::{
+    MountFlags, MountPropagationFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_change,
+    mount_remount, move_mount, open_tree, unmount,
+};
+use rustix::process::{Resource, Rlimit};
+use rustix::thread::CapabilitiesSecureBits;
+
+use super::Prepared;
+use super::view::{Entry, MOST, View};
+use crate::warden::{Access, restrict};
+
+/// Where a child was when it failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
+pub(crate) enum Step {
+    Clone,
+    Orphan,
+    Streams,
+    Group,
+    UserMap,
+    View,
+    Limits,
+    User,
+    Landlock,
+    Filter,
+    Descriptors,
+    Warden,
+    Exec,
+}
+
+impl Step {
+    const ALL: [Step; 13] = [
+        Step::Clone,
+        Step::Orphan,
+        Step::Streams,
+        Step::Group,
+        Step::UserMap,
+        Step::View,
+        Step::Limits,
+        Step::User,
+        Step::Landlock,
+        Step::Filter,
+        Step::Descriptors,
+        Step::Warden,
+        Step::Exec,
+    ];
+
+    /// The step with this number.
+    pub(crate) fn of(number: u8) -> Option<Step> {
+        Step::ALL.get(usize::from(number)).copied()
+    }
+}
+
+impl fmt::Display for Step {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Step::Clone => "make a process in namespaces of its own",
+            Step::Orphan => "tie the VMM to this process",
+            Step::Streams => "connect the VMM's streams",
+            Step::Group => "put the VMM into its cgroup",
+            Step::UserMap => "map the VMM's user",
+            Step::View => "make the VMM's root directory",
+            Step::Limits => "limit the VMM",
+            Step::User => "give the VMM a user of its own",
+            Step::Landlock => "restrict the VMM's files",
+            Step::Filter => "filter the VMM's system calls",
+            Step::Descriptors => "hand descriptors to the VMM",
+            Step::Warden => "start the VMM's warden",
+            Step::Exec => "run the VMM",
+        })
+    }
+}
+
+/// Why there is no VMM.
+#[derive(Debug)]
+pub(crate) struct Fault {
+    pub(crate) step: Step,
+    pub(crate) source: io::Error,
+}
+
+impl Fault {
+    pub(crate) fn at(step: Step) -> impl Fn(Errno) -> Fault {
+        move |errno| Fault { step, source: errno.into() }
+    }
+}
+
+/// The caller's user and group, as a new user namespace is told them.
+#[derive(Debug)]
+pub(super) struct Maps {
+    user: Vec<u8>,
+    group: Vec<u8>,
+}
+
+impl Maps {
+    /// Each is mapped to itself: a user is nobody else inside.
+    pub(super) fn of_caller() -> Maps {
+        let line = |id: u32| format!("{id} {id} 1").into_bytes();
+        Maps {
+            user: line(rustix::process::geteuid().as_raw()),
+            group: line(rustix::process::getegid().as_raw()),
+        }
+    }
+
+    fn write(&self) -> Result<(), Errno> {
+        // Without it an ordinary user may not map a group.
+        write_to(c"/proc/self/setgroups", b"deny")?;
+        write_to(c"/proc/self/uid_map", &self.user)?;
+        write_to(c"/proc/self/gid_map", &self.group)
+    }
+}
+
+/// A resource limit, soft and hard.
+#[derive(Debug)]
+pub(super) struct Limit {
+    resource: Resource,
+    most: u64,
+}
+
+impl Limit {
+    pub(super) fn new(resource: Resource, most: u64) -> Limit {
+        Limit { resource, most }
+    }
+
+    fn set(&self) -> Result<(), Errno> {
+        // Nobody may raise what was lowered before us.
+        let hard = rustix::process::getrlimit(self.resource).maximum.unwrap_or(u64::MAX).min(self.most);
+        rustix::process::setrlimit(self.resource, Rlimit { current: Some(hard), maximum: Some(hard) })
+    }
+}
+
+/// Joins the cgroups behind `doors`.
+pub(crate) fn join_group(doors: &[OwnedFd]) -> Result<(), Fault> {
+    doors.iter().try_for_each(|door| rustix::io::write(door, b"0").map(drop)).map_err(Fault::at(Step::Group))
+}
+
+impl Prepared {
+    /// Namespaces, root directory, limits and user. `still_ours` checks that the parent lives, and asks to die with it:
+    /// the kernel forgets that when a process changes its user.
+    pub(crate) fn enter(&self, still_ours: impl Fn() -> Result<(), Fault>) -> Result<(), Fault> {
+        if let Some(maps) = &self.maps {
+            maps.write().map_err(Fault::at(Step::UserMap))?;
+        }
+        if let Some(view) = &self.view {
+            view.enter().map_err(Fault::at(Step::View))?;
+        }
+        self.limits.iter().try_for_each(Limit::set).map_err(Fault::at(Step::Limits))?;
+        self.change_user().map_err(Fault::at(Step::User))?;
+        still_ours()
+    }
+
+    fn change_user(&self) -> Result<(), Errno> {
+        // A program run as user 0 would get every capability back, inside a namespace too.
+        let no_root = CapabilitiesSecureBits::NO_ROOT | CapabilitiesSecureBits::NO_ROOT_LOCKED;
+        match self.user {
+            Some(id) => {
+                let (user, group) = (Uid::from_raw(id), Gid::from_raw(id));
+                match self.kvm_group {
+                    Some(kvm) => rustix::thread::set_thread_groups(&[Gid::from_raw(kvm)])?,
+                    None => rustix::thread::set_thread_groups(&[])?,
+                }
+                rustix::thread::set_thread_res_gid(group, group, group)?;
+                rustix::thread::set_thread_res_uid(user, user, user)
+            }
+            // Without the capability to do so there is none to lose.
+            None => match rustix::thread::set_capabilities_secure_bits(no_root) {
+                Err(Errno::PERM) => Ok(()),
+                other => other,
+            },
+        }
+    }
+
+    /// The two filters; nothing of the above can be done after them.
+    pub(crate) fn restrict(&self) -> Result<(), Fault> {
+        rustix::thread::set_no_new_privs(true).map_err(Fault::at(Step::Landlock))?;
+        if let Some(ruleset) = &self.ruleset {
+            // SAFETY: a descriptor that is open, and no pointers.
+            let done = unsafe {
+                libc::syscall(libc::SYS_landlock_restrict_self, std::os::fd::AsRawFd::as_raw_fd(ruleset), 0)
+            };
+            if done != 0 {
+                return Err(Fault { step: Step::Landlock, source: io::Error::last_os_error() });
+            }
+        }
+        seccompiler::apply_filter(&self.filter)
+            .map_err(|_| Fault { step: Step::Filter, source: io::Error::last_os_error() })
+    }
+
+    /// The working directory.
+    pub(crate) fn directory(&self) -> Option<&CStr> {
+        self.view.as_ref().map(|view| view.directory.as_c_str())
+    }
+}
+
+impl View {
+    fn enter(&self) -> Result<(), Errno> {
+        mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
+        // Taken before the new root hides anything.
+        let mut trees = [const { None }; MOST];
+        for (tree, entry) in trees.iter_mut().zip(&self.entries) {
+            if let Entry::Bind { from, access, .. } = entry {
+                *tree = Some(take(from, *access)?);
+            }
+        }
+        let host_proc = take(c"/proc", Access::Read).ok();
+        let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+        mount(c"tmpfs", self.mount_point.as_c_str(), c"tmpfs", flags, c"size=1m,nr_inodes=256,mode=0755")?;
+        rustix::process::chdir(self.mount_point.as_c_str())?;
+        for (tree, entry) in trees.iter().zip(&self.entries) {
+            entry.make(tree.as_ref())?;
+        }
+        mount_proc(host_proc.as_ref())?;
+        match rustix::process::pivot_root(c".", c".") {
+            Ok(()) => unmount(c".", UnmountFlags::DETACH)?,
+            // The root of a system that runs from its initramfs cannot be changed so.
+            Err(Errno::INVAL) => {
+                rustix::mount::mount_move(c".", c"/")?;
+                rustix::process::chroot(c".")?;
+            }
+            Err(errno) => return Err(errno),
+        }
+        rustix::process::chdir(c"/")?;
+        mount_remount(c"/", MountFlags::RDONLY | MountFlags::BIND | flags, c"")
+    }
+}
+
+impl Entry {
+    fn make(&self, tree: Option<&OwnedFd>) -> Result<(), Errno> {
+        match (self, tree) {
+            (Entry::Directory(name), _) => rustix::fs::mkdir(name.as_c_str(), Mode::from_raw_mode(0o755)),
+            (Entry::Link { name, target }, _) => rustix::fs::symlink(target.as_c_str(), name.as_c_str()),
+            (Entry::Bind { name, is_directory, .. }, Some(tree)) => {
+                if !is_directory {
+                    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+                    drop(rustix::fs::open(name.as_c_str(), flags, Mode::empty())?);
+                }
+                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
+                move_mount(tree.as_fd(), c"", CWD, name.as_c_str(), flags)
+            }
+            (Entry::Bind { .. }, None) => Err(Errno::INVAL),
+            (Entry::Device { name, number, owner }, _) => {
+                let mode = Mode::RUSR | Mode::WUSR;
+                rustix::fs::mknodat(CWD, name.as_c_str(), FileType::CharacterDevice, mode, *number)?;
+                let (user, group) = (Uid::from_raw(*owner), Gid::from_raw(*owner));
+                rustix::fs::chownat(CWD, name.as_c_str(), Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
+            }
+        }
+    }
+}
+
+/// A mount of what is at `path`, attached nowhere, with what is mounted below it.
+fn take(path: &CStr, access: Access) -> Result<OwnedFd, Errno> {
+    let flags =
+        OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
+    let tree = open_tree(CWD, path, flags)?;
+    // What can be written is no program, what is only read no device.
+    let also = if access == Access::Write { libc::MOUNT_ATTR_NOEXEC } else { libc::MOUNT_ATTR_NODEV };
+    restrict(&tree, access, also)?;
+    Ok(tree)
+}
+
+/// The processes of this namespace. In a container whose own `/proc` is partly hidden the kernel allows no new one:
+/// then the host's, in which `/proc/self` is right as well.
+fn mount_proc(host: Option<&OwnedFd>) -> Result<(), Errno> {
+    let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
+    match (mount(c"proc", c"proc", c"proc", flags, None), host) {
+        (Err(Errno::PERM), Some(host)) => {
+            move_mount(host.as_fd(), c"", CWD, c"proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+        }
+        (done, _) => done,
+    }
+}
+
+fn write_to(path: &CStr, bytes: &[u8]) -> Result<(), Errno> {
+    let file = rustix::fs::open(path, OFlags::WRONLY | OFlags::CLOEXEC, Mode::empty())?;
+    rustix::io::write(&file, bytes).map(drop)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_keep_their_numbers() {
+        for (number, step) in (0..).zip(Step::ALL) {
+            assert_eq!((step as u8, Step::of(number)), (number, Some(step)));
+        }
+        assert_eq!(Step::of(13), None);
+    }
+}

@@ -1,0 +1,84 @@
+//! The landlock ruleset: which files a VMM may open, whatever its user may.
+
+use std::io;
+use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use landlock::{
+    ABI, Access as _, AccessFs, AccessNet, BitFlags, Compatible, PathBeneath, PathFd, Ruleset, RulesetAttr,
+    RulesetCreated, RulesetCreatedAttr, Scope,
+};
+
+use super::{Needs, view};
+use crate::warden::Access;
+
+/// The newest that is asked for; an older kernel gives what it has.
+const NEWEST: ABI = ABI::V6;
+
+/// The ruleset, or nothing where the kernel has no landlock.
+pub(super) fn ruleset(
+    needs: &Needs,
+    opens: &[(RawFd, Access)],
+    program: &Path,
+) -> io::Result<Option<OwnedFd>> {
+    let made = || {
+        let mut rules = Ruleset::default()
+            .set_compatibility(landlock::CompatLevel::BestEffort)
+            .handle_access(AccessFs::from_all(NEWEST))?
+            .handle_access(AccessNet::from_all(NEWEST))?
+            .scope(Scope::from_all(NEWEST))?
+            .create()?;
+        let run = AccessFs::ReadFile | AccessFs::Execute;
+        rules = allow(rules, program, run)?;
+        for directory in view::system(program) {
+            rules = allow(rules, &directory, run | AccessFs::ReadDir)?;
+        }
+        for device in view::devices(needs) {
+            rules =
+                allow(rules, device.as_ref(), AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev)?;
+        }
+        if let Some(home) = &needs.home {
+            let own = AccessFs::ReadFile
+                | AccessFs::WriteFile
+                | AccessFs::ReadDir
+                | AccessFs::MakeSock
+                | AccessFs::MakeReg
+                | AccessFs::RemoveFile
+                | AccessFs::Truncate;
+            rules = allow(rules, home, own)?;
+        }
+        for (file, access) in opens {
+            let may = match access {
+                Access::Read => BitFlags::from(AccessFs::ReadFile),
+                Access::Write => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
+            };
+            // SAFETY: the descriptor is one of those that the caller hands to the child, open until the child runs.
+            let file = unsafe { BorrowedFd::borrow_raw(*file) };
+            // Landlock has no rules for what is on no file system that can be mounted, and does not restrict it.
+            if is_memfd(file) {
+                continue;
+            }
+            rules = rules.add_rule(PathBeneath::new(file, may))?;
+        }
+        Ok::<_, landlock::RulesetError>(rules)
+    };
+    Ok(made().map_err(io::Error::other)?.into())
+}
+
+fn allow(
+    rules: RulesetCreated,
+    path: &Path,
+    access: BitFlags<AccessFs>,
+) -> Result<RulesetCreated, landlock::RulesetError> {
+    match PathFd::new(path) {
+        Ok(beneath) => rules.add_rule(PathBeneath::new(beneath, access)),
+        // What this host does not have needs no rule.
+        Err(_) => Ok(rules),
+    }
+}
+
+fn is_memfd(file: BorrowedFd<'_>) -> bool {
+    std::fs::read_link(crate::proc_path(&file))
+        .is_ok_and(|path| path.as_os_str().as_bytes().starts_with(b"/memfd:"))
+}

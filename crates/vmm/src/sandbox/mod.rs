@@ -1,0 +1,314 @@
+//! What is put around a VMM process beside its own seccomp filter, so that one that was taken over finds nothing.
+//!
+//! ```text
+//!   policy (Users, Limits) + what the VMM needs --> Plan --> Prepared --> in the child, between clone and exec
+//!                                                    ^          |
+//!                                                    +- weaker -+  what the host does not allow is left out, and said
+//! ```
+//!
+//! | what | root | not root |
+//! |---|---|---|
+//! | user | one of its own for each machine | the caller's |
+//! | namespaces | mount, network, IPC, PID | user, and the same |
+//! | root directory | empty but for what it needs, read-only | the same |
+//! | landlock | files that it needs; no TCP; no signals and abstract sockets beyond itself | the same |
+//! | system calls | none that make sockets beyond Unix ones, trace, mount, or load | the same |
+//! | limits | memory and threads by cgroup; data, threads, files, file size | without cgroup |
+//!
+//! `view` is the root directory, `landlock` and `filter` are the kernel's two filters, `enter` is all that happens in
+//! the child. Everything that allocates happens before the clone.
+
+mod enter;
+mod filter;
+mod landlock;
+mod view;
+
+use std::fmt;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{OwnedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+pub(crate) use enter::{Fault, Step, join_group};
+
+use crate::VmmError;
+use crate::cgroup::{Cgroups, Group};
+use crate::home::any_number;
+use crate::machine::Shape;
+use crate::warden::Access;
+
+/// What only root can give.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Users {
+    /// User ids, and group ids with the same numbers, that belong to nobody: each running machine has one of its own.
+    /// The wider the range, the less likely it is that another user of it, with another directory, takes the same.
+    pub ids: Range<u32>,
+    /// Which cgroups limit a machine; `None` where the host has none that do.
+    pub cgroups: Option<Cgroups>,
+}
+
+impl Users {
+    /// An id that may be free.
+    pub(crate) fn any_id(&self) -> u32 {
+        let width = u64::from(self.ids.end.saturating_sub(self.ids.start)).max(1);
+        // Below the width of a range of u32, so it fits.
+        self.ids.start + u32::try_from(any_number() % width).unwrap_or(0)
+    }
+
+    /// Refuses a range with root in it, or nobody.
+    pub(crate) fn check(&self) -> Result<(), VmmError> {
+        if self.ids.is_empty() || self.ids.contains(&0) {
+            let Range { start, end } = self.ids;
+            return Err(VmmError::Spec(format!("the user ids {start} to {end} cannot be a jail's")));
+        }
+        Ok(())
+    }
+
+    /// The cgroups of the machine with this id.
+    pub(crate) fn cgroup_directories(&self, id: &str) -> Vec<PathBuf> {
+        self.cgroups.map(|cgroups| cgroups.directories(id)).unwrap_or_default()
+    }
+}
+
+/// What a VMM may use. What follows from the machine's shape is not asked: how long a file may get, and threads.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Memory beyond the guest's, in MiB: the VMM itself, and page cache of its disk.
+    pub overhead_mib: u32,
+    /// Open files.
+    pub open_files: u32,
+}
+
+impl Limits {
+    /// For Firecracker, which takes 5 MiB itself; the rest is page cache, which is given back when it is needed.
+    pub const FIRECRACKER: Limits = Limits { overhead_mib: 64, open_files: 256 };
+    /// For QEMU, which takes up to 120 MiB itself; the rest is page cache.
+    pub const QEMU: Limits = Limits { overhead_mib: 512, open_files: 256 };
+}
+
+/// What a machine's VMM is confined by. What the host did not allow is missing.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Confined {
+    /// A user of its own.
+    pub user: Option<u32>,
+    /// Namespaces of its own, and a root directory with only what it needs.
+    pub namespaces: bool,
+    /// A landlock ruleset.
+    pub landlock: bool,
+    /// A cgroup that limits its memory and threads.
+    pub cgroup: bool,
+    /// Firecracker's own jailer did it.
+    pub jailer: bool,
+}
+
+impl fmt::Display for Confined {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let all = [
+            (self.jailer, "jailer"),
+            (self.user.is_some(), "a user of its own"),
+            (self.namespaces, "namespaces"),
+            (self.landlock, "landlock"),
+            (self.cgroup, "cgroup"),
+        ];
+        for (_, what) in all.iter().filter(|(is, _)| *is) {
+            write!(f, "{what}, ")?;
+        }
+        f.write_str("seccomp, limits")
+    }
+}
+
+/// What a VMM has to reach to do its work.
+#[derive(Debug)]
+pub(crate) struct Needs {
+    pub(crate) shape: Shape,
+    pub(crate) limits: Limits,
+    /// How long the longest file is that it may write, in bytes.
+    pub(crate) longest_file: u64,
+    /// Threads beside the vCPUs.
+    pub(crate) spare_threads: u64,
+    /// `/dev/kvm`.
+    pub(crate) kvm: bool,
+    /// A directory that it makes sockets in, which is its working directory.
+    pub(crate) home: Option<PathBuf>,
+    /// Inherited files that it opens anew by `/proc/self/fd`.
+    pub(crate) opens: Vec<(RawFd, Access)>,
+}
+
+/// What shall be put around one VMM.
+#[derive(Debug)]
+pub(crate) struct Plan {
+    pub(crate) needs: Needs,
+    /// A user of its own.
+    pub(crate) user: Option<u32>,
+    /// A cgroup of its own.
+    pub(crate) group: Option<Group>,
+    /// A directory that exists; in the VMM's own mount namespace its root is built on it.
+    pub(crate) mount_point: PathBuf,
+    namespaces: bool,
+    landlock: bool,
+}
+
+impl Plan {
+    /// All that this host may allow.
+    pub(crate) fn new(needs: Needs, user: Option<u32>, group: Option<Group>, mount_point: PathBuf) -> Plan {
+        Plan { needs, user, group, mount_point, namespaces: true, landlock: true }
+    }
+
+    /// What is confined by it.
+    pub(crate) fn confined(&self) -> Confined {
+        Confined {
+            user: self.user,
+            namespaces: self.namespaces,
+            landlock: self.landlock,
+            cgroup: self.group.is_some(),
+            jailer: false,
+        }
+    }
+
+    /// Leaves out what failed, if that can be left out. Hosts differ: a container may not make namespaces, a
+    /// distribution may forbid them to users, a kernel may lack landlock.
+    pub(crate) fn weaken(&mut self, step: Step) -> bool {
+        let had = match step {
+            Step::Clone | Step::UserMap | Step::View => std::mem::replace(&mut self.namespaces, false),
+            Step::Group => self.group.take().is_some(),
+            Step::User => self.user.take().is_some(),
+            Step::Landlock => std::mem::replace(&mut self.landlock, false),
+            _ => false,
+        };
+        had
+    }
+
+    /// Everything that a child does not have the means to make.
+    pub(crate) fn prepare(&mut self, program: &Path) -> io::Result<Prepared> {
+        let opens: &[(RawFd, Access)] = &self.needs.opens;
+        let view = match self.namespaces {
+            true => Some(view::View::new(&self.needs, self.user, program, &self.mount_point)?),
+            false => None,
+        };
+        let ruleset = match self.landlock {
+            true => landlock::ruleset(&self.needs, opens, program)?,
+            false => None,
+        };
+        self.landlock = ruleset.is_some();
+        Ok(Prepared {
+            namespaces: self.namespaces,
+            maps: (self.namespaces && self.user.is_none()).then(enter::Maps::of_caller),
+            view,
+            user: self.user,
+            kvm_group: if self.needs.kvm && self.user.is_some() { view::kvm_group() } else { None },
+            limits: self.limits(),
+            ruleset,
+            filter: filter::program()?,
+        })
+    }
+
+    fn limits(&self) -> Vec<enter::Limit> {
+        let Needs { shape, limits, longest_file, spare_threads, .. } = &self.needs;
+        let threads = u64::from(shape.vcpus) + spare_threads;
+        // Stacks of threads count as data: 8 MiB each.
+        let data = shape.memory_bytes() + (u64::from(limits.overhead_mib) << 20) + threads * (8 << 20);
+        let mut all = vec![
+            enter::Limit::new(rustix::process::Resource::Nofile, limits.open_files.into()),
+            enter::Limit::new(rustix::process::Resource::Fsize, longest_file + FILE_ROOM),
+            enter::Limit::new(rustix::process::Resource::Data, data),
+        ];
+        // Counted for each user of a user namespace: for the caller's own user in the caller's own namespace, all of
+        // the caller's processes would count.
+        if self.user.is_some() || self.namespaces && counts_by_namespace() {
+            all.push(enter::Limit::new(rustix::process::Resource::Nproc, threads));
+        }
+        all
+    }
+
+    /// Where a process joins the cgroup.
+    pub(crate) fn doors(&self) -> &[OwnedFd] {
+        self.group.as_ref().map_or(&[], |group| &group.doors)
+    }
+}
+
+/// Files may grow this far beyond the largest that the machine was given: sockets, logs and the state are small.
+pub(crate) const FILE_ROOM: u64 = 16 << 20;
+
+/// Whether processes are counted for each user namespace, as they are from Linux 5.14 on.
+fn counts_by_namespace() -> bool {
+    let name = rustix::system::uname();
+    let release = name.release().to_string_lossy().into_owned();
+    let mut numbers =
+        release.split(|c: char| !c.is_ascii_digit()).map(|part| part.parse::<u32>().unwrap_or(0));
+    (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 14)
+}
+
+/// A plan made ready for one child.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    namespaces: bool,
+    maps: Option<enter::Maps>,
+    view: Option<view::View>,
+    user: Option<u32>,
+    kvm_group: Option<u32>,
+    limits: Vec<enter::Limit>,
+    ruleset: Option<OwnedFd>,
+    filter: filter::Program,
+}
+
+impl Prepared {
+    /// What the child is cloned with.
+    pub(crate) fn clone_flags(&self) -> libc::c_int {
+        let mut flags = 0;
+        if self.namespaces {
+            flags |= libc::CLONE_NEWNS | libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC;
+        }
+        if self.maps.is_some() {
+            flags |= libc::CLONE_NEWUSER;
+        }
+        flags
+    }
+}
+
+/// Refuses a file that a VMM with a user of its own could not open.
+pub(crate) fn check_readable(name: &str, file: &impl std::os::fd::AsFd) -> Result<(), VmmError> {
+    let stat = rustix::fs::fstat(file)
+        .map_err(|errno| VmmError::Host { doing: "look at a file of the machine", source: errno.into() })?;
+    if stat.st_mode & libc::S_IROTH == 0 {
+        return Err(VmmError::Spec(format!(
+            "{name} may not be read by others (mode {:04o}), and its VMM, which has a user of its own, is one",
+            stat.st_mode & 0o7777
+        )));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_stay_in_their_range_and_root_is_in_none() {
+        let users = |ids| Users { ids, cgroups: None };
+        let good = users(100_000..200_000);
+        assert!((0..1000).all(|_| good.ids.contains(&good.any_id())));
+        assert!(good.check().is_ok());
+        for ids in [0..10, 10..10] {
+            assert!(matches!(users(ids).check(), Err(VmmError::Spec(_))));
+        }
+    }
+
+    #[test]
+    fn what_a_host_forbids_is_left_out_once() {
+        let needs = Needs {
+            shape: Shape { vcpus: 1, mem_mib: 64 },
+            limits: Limits { overhead_mib: 64, open_files: 64 },
+            longest_file: 0,
+            spare_threads: 1,
+            kvm: false,
+            home: None,
+            opens: Vec::new(),
+        };
+        let mut plan = Plan::new(needs, Some(7), None, "/".into());
+        assert_eq!(plan.confined().to_string(), "a user of its own, namespaces, landlock, seccomp, limits");
+        assert!(plan.weaken(Step::View) && !plan.weaken(Step::Clone), "namespaces go once");
+        assert!(plan.weaken(Step::User) && plan.weaken(Step::Landlock) && !plan.weaken(Step::Group));
+        assert!(!plan.weaken(Step::Exec), "nothing makes a program that cannot be run run");
+        assert_eq!(plan.confined().to_string(), "seccomp, limits");
+    }
+}

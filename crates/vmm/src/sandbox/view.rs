@@ -1,0 +1,267 @@
+//! The root directory of a VMM: what it needs, read-only, and nothing else.
+//!
+//! It is built in the VMM's own mount namespace and ends with it; nobody else ever sees it, and nothing has to be
+//! undone.
+
+use std::collections::BTreeSet;
+use std::ffi::{CString, OsStr};
+use std::fs;
+use std::io::{self, Read};
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
+use std::path::{Path, PathBuf};
+
+use super::Needs;
+use crate::warden::Access;
+
+/// Where distributions keep programs and libraries.
+const SYSTEM: &[&str] =
+    &["/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix/store", "/gnu/store"];
+
+/// What the dynamic linker reads beside them.
+const LINKER: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
+
+/// Most things that a view can hold.
+pub(super) const MOST: usize = 32;
+
+/// The name of a VMM's working directory in its view.
+pub(super) const HOME: &str = "vm";
+
+/// One thing in a view. Names are relative to its root.
+#[derive(Debug)]
+pub(super) enum Entry {
+    Directory(CString),
+    Link {
+        name: CString,
+        target: CString,
+    },
+    /// A file or directory of the host's.
+    Bind {
+        from: CString,
+        name: CString,
+        is_directory: bool,
+        access: Access,
+    },
+    Device {
+        name: CString,
+        number: u64,
+        owner: u32,
+    },
+}
+
+/// A root directory to be.
+#[derive(Debug)]
+pub(super) struct View {
+    pub(super) mount_point: CString,
+    pub(super) entries: Vec<Entry>,
+    pub(super) directory: CString,
+}
+
+impl View {
+    /// What `needs` are, as mounts. With a `user` of its own the VMM gets a KVM device of its own too.
+    pub(super) fn new(
+        needs: &Needs,
+        user: Option<u32>,
+        program: &Path,
+        mount_point: &Path,
+    ) -> io::Result<View> {
+        let mut making = Making::default();
+        making.directory("proc")?;
+        for path in system(program) {
+            making.show(&path, Access::Read)?;
+        }
+        if !making.shows(program) {
+            making.show(program, Access::Read)?;
+        }
+        for device in devices(needs) {
+            match user {
+                // The host's may be for a group that the VMM is not in.
+                Some(owner) => making.device(Path::new(device), owner)?,
+                None => making.show(Path::new(device), Access::Write)?,
+            }
+        }
+        let mut directory = c"/".to_owned();
+        if let Some(home) = &needs.home {
+            making.directory(HOME)?;
+            let from = c_string(home.as_os_str())?;
+            making.entries.push(Entry::Bind {
+                from,
+                name: c_string(HOME.as_ref())?,
+                is_directory: true,
+                access: Access::Write,
+            });
+            directory = c_string(format!("/{HOME}").as_ref())?;
+        }
+        if making.entries.len() > MOST {
+            return Err(io::Error::other("the VMM needs too many places"));
+        }
+        Ok(View { mount_point: c_string(mount_point.as_os_str())?, entries: making.entries, directory })
+    }
+}
+
+/// What of the system `program` needs, where that is anything.
+pub(super) fn system(program: &Path) -> Vec<PathBuf> {
+    if is_static(program).unwrap_or(false) {
+        return Vec::new();
+    }
+    let mut all: Vec<PathBuf> = SYSTEM.iter().chain(LINKER).map(PathBuf::from).collect();
+    // An installation elsewhere has its data beside it.
+    if !SYSTEM.iter().any(|place| program.starts_with(place)) {
+        all.extend(program.parent().and_then(Path::parent).map(|prefix| prefix.join("share/qemu")));
+    }
+    all.retain(|path| fs::symlink_metadata(path).is_ok());
+    all
+}
+
+/// Whether `program` is an executable that needs no other file to be run.
+fn is_static(program: &Path) -> io::Result<bool> {
+    // An ELF header and program headers; what is none of it is a script, whose interpreter is in the system.
+    const INTERPRETER: u32 = 3;
+    let mut head = [0; 4096];
+    let read = fs::File::open(program)?.read(&mut head)?;
+    let head = &head[..read];
+    let number = |at: usize, size: usize| -> Option<u64> {
+        let bytes = head.get(at..at.checked_add(size)?)?;
+        Some(bytes.iter().rev().fold(0, |all, byte| all << 8 | u64::from(*byte)))
+    };
+    let headers = || {
+        let (first, size, count) = (number(32, 8)?, number(54, 2)?, number(56, 2)?);
+        (0..count)
+            .map(|index| number(usize::try_from(first + index * size).ok()?, 4))
+            .collect::<Option<Vec<_>>>()
+    };
+    Ok(head.starts_with(b"\x7fELF\x02\x01")
+        && headers().is_some_and(|kinds| !kinds.contains(&u64::from(INTERPRETER))))
+}
+
+/// Devices that a VMM opens.
+pub(super) fn devices(needs: &Needs) -> Vec<&'static str> {
+    let kvm = needs.kvm.then_some("/dev/kvm");
+    ["/dev/null", "/dev/urandom"].into_iter().chain(kvm).collect()
+}
+
+/// The group that may open the host's KVM device.
+pub(super) fn kvm_group() -> Option<u32> {
+    fs::metadata("/dev/kvm").ok().map(|metadata| metadata.gid())
+}
+
+#[derive(Default)]
+struct Making {
+    entries: Vec<Entry>,
+    made: BTreeSet<PathBuf>,
+    shown: Vec<PathBuf>,
+}
+
+impl Making {
+    /// A directory, with those above it.
+    fn directory(&mut self, name: impl AsRef<Path>) -> io::Result<()> {
+        let name = name.as_ref();
+        for part in name.ancestors().collect::<Vec<_>>().into_iter().rev() {
+            if !part.as_os_str().is_empty() && self.made.insert(part.to_owned()) {
+                self.entries.push(Entry::Directory(c_string(part.as_os_str())?));
+            }
+        }
+        Ok(())
+    }
+
+    /// A file or directory of the host's under its own name; a link as a link.
+    fn show(&mut self, path: &Path, access: Access) -> io::Result<()> {
+        let name = path.strip_prefix("/").map_err(io::Error::other)?;
+        let kind = fs::symlink_metadata(path)?.file_type();
+        if let Some(parent) = name.parent() {
+            self.directory(parent)?;
+        }
+        if kind.is_symlink() {
+            let (name, target) = (c_string(name.as_os_str())?, c_string(fs::read_link(path)?.as_os_str())?);
+            self.entries.push(Entry::Link { name, target });
+            return Ok(());
+        }
+        if kind.is_dir() {
+            self.directory(name)?;
+        }
+        self.shown.push(path.to_owned());
+        let (from, name) = (c_string(path.as_os_str())?, c_string(name.as_os_str())?);
+        self.entries.push(Entry::Bind { from, name, is_directory: kind.is_dir(), access });
+        Ok(())
+    }
+
+    fn shows(&self, path: &Path) -> bool {
+        self.shown.iter().any(|shown| path.starts_with(shown))
+    }
+
+    /// A device node like the host's, for this user alone.
+    fn device(&mut self, path: &Path, owner: u32) -> io::Result<()> {
+        let metadata = fs::metadata(path)?;
+        if !metadata.file_type().is_char_device() {
+            return Err(io::Error::other(format!("{} is no device", path.display())));
+        }
+        let name = path.strip_prefix("/").map_err(io::Error::other)?;
+        if let Some(parent) = name.parent() {
+            self.directory(parent)?;
+        }
+        self.entries.push(Entry::Device {
+            name: c_string(name.as_os_str())?,
+            number: metadata.rdev(),
+            owner,
+        });
+        Ok(())
+    }
+}
+
+pub(super) fn c_string(text: &OsStr) -> io::Result<CString> {
+    CString::new(text.as_bytes()).map_err(io::Error::other)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn needs(kvm: bool) -> Needs {
+        Needs {
+            shape: crate::Shape { vcpus: 1, mem_mib: 64 },
+            limits: crate::Limits::QEMU,
+            longest_file: 0,
+            spare_threads: 1,
+            kvm,
+            home: None,
+            opens: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_static_program_needs_nothing_of_the_system() {
+        let dir = tempfile::tempdir().unwrap();
+        for (name, option, of_system) in [("static", "-static", false), ("dynamic", "-pie", true)] {
+            let program = dir.path().join(name);
+            let source = dir.path().join("main.c");
+            fs::write(&source, "int main(void) { return 0; }").unwrap();
+            let made =
+                std::process::Command::new("cc").arg(option).arg(&source).arg("-o").arg(&program).status();
+            assert!(made.unwrap().success());
+            assert_eq!(!system(&program).is_empty(), of_system, "{name}");
+        }
+        let script = dir.path().join("script");
+        fs::write(&script, "#!/bin/sh\n").unwrap();
+        assert!(system(&script).contains(&"/usr".into()));
+    }
+
+    #[test]
+    fn a_program_outside_of_the_system_is_shown_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = dir.path().join("bin/qemu");
+        fs::create_dir_all(dir.path().join("bin")).unwrap();
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        fs::write(dir.path().join("bin/secret"), "x").unwrap();
+        let view = View::new(&needs(false), None, &program, Path::new("/")).unwrap();
+        let shown: Vec<_> = view
+            .entries
+            .iter()
+            .filter_map(|entry| match entry {
+                Entry::Bind { from, .. } => from.to_str().ok(),
+                _ => None,
+            })
+            .collect();
+        assert!(shown.contains(&program.to_str().unwrap()), "{shown:?}");
+        assert!(!shown.iter().any(|path| path.ends_with("/bin") && *path != "/bin"), "{shown:?}");
+    }
+}
