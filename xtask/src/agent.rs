@@ -54,18 +54,25 @@ pub fn build(places: &Places) -> Result<Agent, TaskError> {
         return Err(TaskError::Command { what: "building the agent".into(), status: status.to_string() });
     }
     let program = target.join(TARGET).join(PROFILE).join(PROGRAM);
-    let content = fs::read(&program).map_err(at(&program, "read"))?;
-    is_static(&content).map_err(|why| TaskError::Unfit { path: program.clone(), why: why.into() })?;
-    let archive = cpio::initramfs(&content).map_err(|error| TaskError::Unfit {
-        path: program.clone(),
-        why: format!("cannot be packed: {error}"),
-    })?;
     let initramfs = target.join("initramfs.cpio");
-    if fs::read(&initramfs).ok().as_ref() != Some(&archive) {
-        digest::replace(&initramfs, &archive).map_err(at(&initramfs, "written"))?;
-        say(&format!("[agent] {} ({} KiB)", initramfs.display(), archive.len() / 1024));
-    }
+    pack("agent", &program, &initramfs)?;
     Ok(Agent { version: version(&program)?, program, initramfs })
+}
+
+/// Packs a static program as the only one of an initramfs, which keeps its file untouched if that changes nothing.
+///
+/// # Errors
+/// When it cannot be read, is no static program, or the archive cannot be written.
+pub(crate) fn pack(what: &str, program: &Path, initramfs: &Path) -> Result<(), TaskError> {
+    let unfit = |why: String| TaskError::Unfit { path: program.to_owned(), why };
+    let content = fs::read(program).map_err(at(program, "read"))?;
+    is_static(&content).map_err(|why| unfit(why.into()))?;
+    let archive = cpio::initramfs(&content).map_err(|error| unfit(format!("cannot be packed: {error}")))?;
+    if fs::read(initramfs).ok().as_ref() != Some(&archive) {
+        digest::replace(initramfs, &archive).map_err(at(initramfs, "written"))?;
+        say(&format!("[{what}] {} ({} KiB)", initramfs.display(), archive.len() / 1024));
+    }
+    Ok(())
 }
 
 /// Static linking, and no path of this machine in the result.
@@ -102,7 +109,7 @@ fn version(program: &Path) -> Result<String, TaskError> {
 const PT_INTERP: u32 = 3;
 
 /// Whether this is an x86-64 ELF program that needs no dynamic linker; `Err` says what else it is.
-pub(crate) fn is_static(elf: &[u8]) -> Result<(), &'static str> {
+fn is_static(elf: &[u8]) -> Result<(), &'static str> {
     let number = |at: usize, len: usize| -> Option<u64> {
         let bytes = elf.get(at..at.checked_add(len)?)?;
         Some(bytes.iter().rev().fold(0, |sum, byte| sum << 8 | u64::from(*byte)))

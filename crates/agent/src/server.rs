@@ -42,36 +42,31 @@ pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
         }
         bound => bound?,
     };
-    let mut next = None;
-    loop {
-        let stream = match next.take() {
-            Some(stream) => stream,
-            None => listener.accept().await?.0,
-        };
-        let stream: tokio::net::UnixStream = stream;
-        let wire = Wire::new(OwnedFd::from(stream.into_std()?))?;
-        let session = pin!(one(agent, wire));
-        match select(session, pin!(listener.accept())).await {
-            Either::Left(((Outcome::Shutdown, _), _)) => break,
-            Either::Left(((Outcome::Next | Outcome::Closed, _), _)) => {}
-            Either::Right((accepted, _)) => next = Some(accepted?.0),
-        }
-    }
+    let accept = async || Ok(OwnedFd::from(listener.accept().await?.0.into_std()?));
+    on_connections(agent, accept, false).await?;
     std::fs::remove_file(path)
 }
 
 /// Serves whoever connects to `listener`; a new connection replaces the old. Ends on an order to shut down and, with
 /// `oneshot`, when the host closes a connection after a session without having detached.
 pub async fn on_vsock(agent: &Agent, listener: &Listener, oneshot: bool) -> io::Result<()> {
+    on_connections(agent, async || listener.accept().await, oneshot).await
+}
+
+/// Serves each connection that `accept` gives until that gives the next.
+async fn on_connections(
+    agent: &Agent,
+    accept: impl AsyncFn() -> io::Result<OwnedFd>,
+    oneshot: bool,
+) -> io::Result<()> {
     let mut next = None;
     loop {
         let connection = match next.take() {
             Some(connection) => connection,
-            None => listener.accept().await?,
+            None => accept().await?,
         };
         let wire = Wire::new(connection)?;
-        let session = pin!(one(agent, wire));
-        match select(session, pin!(listener.accept())).await {
+        match select(pin!(one(agent, wire)), pin!(accept())).await {
             Either::Left(((Outcome::Shutdown, _), _)) => return Ok(()),
             Either::Left(((Outcome::Closed, true), _)) if oneshot => return Ok(()),
             Either::Left(_) => {}

@@ -38,7 +38,7 @@ pub struct Guest {
     /// Where its identity goes.
     pub identity: identity::Identity,
     /// Its disk.
-    pub disk: disk::Watch,
+    pub disk: Rc<disk::Watch>,
 }
 
 impl Agent {

@@ -8,13 +8,14 @@
 //!
 //! Also here: the checksum that every manifest carries, so that one edited by hand is not believed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io;
 use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use rustix::fs::SeekFrom;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 /// Bytes read at once.
@@ -155,14 +156,14 @@ impl Stamps {
         content: Content,
         progress: &mut dyn FnMut(u64) -> bool,
     ) -> io::Result<String> {
-        let before = Identity::of(file)?;
+        let before = Stamped::of(file)?;
         let path = self.dir.join(before.file_name(content));
         if let Some(found) = fs::read_to_string(&path).ok().and_then(|text| before.recall(content, &text)) {
             return Ok(found);
         }
         let settled = before.wait_until_settled();
         let found = digest(file, content, progress)?;
-        if Identity::of(file)? != before {
+        if Stamped::of(file)? != before {
             return Err(io::Error::other("it was changed while it was being read"));
         }
         if settled {
@@ -194,32 +195,52 @@ impl Stamps {
     }
 }
 
-/// What `fstat` says that changes when content does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Identity {
-    device: u64,
+/// What `fstat` says that changes when content does. Without the device, whose number is another after a restart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Identity {
     inode: u64,
-    size: u64,
-    mtime: i128,
-    ctime: i128,
+    /// Bytes.
+    pub size: u64,
+    mtime_ns: i64,
+    ctime_ns: i64,
 }
 
 impl Identity {
-    fn of(file: &File) -> io::Result<Self> {
-        let stat = file.metadata()?;
-        let ns = |seconds: i64, nanos: i64| i128::from(seconds) * 1_000_000_000 + i128::from(nanos);
-        Ok(Self {
-            device: stat.dev(),
+    /// Of an open file.
+    pub(crate) fn of(file: &File) -> io::Result<Self> {
+        Ok(Self::from(&file.metadata()?))
+    }
+}
+
+impl From<&Metadata> for Identity {
+    fn from(stat: &Metadata) -> Self {
+        let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
+        Self {
             inode: stat.ino(),
             size: stat.size(),
-            mtime: ns(stat.mtime(), stat.mtime_nsec()),
-            ctime: ns(stat.ctime(), stat.ctime_nsec()),
-        })
+            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
+            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
+        }
+    }
+}
+
+/// A file among those of all devices, as a stamp knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Stamped {
+    device: u64,
+    file: Identity,
+}
+
+impl Stamped {
+    fn of(file: &File) -> io::Result<Self> {
+        let stat = file.metadata()?;
+        Ok(Self { device: stat.dev(), file: Identity::from(&stat) })
     }
 
     /// Waits out the tick of the clock in which the file changed; false when it seems to have changed in the future.
     fn wait_until_settled(&self) -> bool {
-        let left = self.ctime + SETTLED.as_nanos() as i128 - now_ns();
+        let left = i128::from(self.file.ctime_ns) + SETTLED.as_nanos() as i128 - now_ns();
         match u64::try_from(left).map(Duration::from_nanos) {
             Ok(left) if left > SETTLED => return false,
             Ok(left) => std::thread::sleep(left),
@@ -229,7 +250,7 @@ impl Identity {
     }
 
     fn file_name(&self, content: Content) -> String {
-        let Self { device, inode, .. } = self;
+        let Self { device, file: Identity { inode, .. } } = self;
         match content {
             Content::Whole => format!("{device:x}-{inode:x}"),
             Content::Extents => format!("{device:x}-{inode:x}-extents"),
@@ -238,8 +259,8 @@ impl Identity {
     }
 
     fn facts(&self, content: Content) -> String {
-        let Self { device, inode, size, mtime, ctime } = self;
-        format!("pyro-stamp 1 {content:?} {device} {inode} {size} {mtime} {ctime}")
+        let Self { device, file: Identity { inode, size, mtime_ns, ctime_ns } } = self;
+        format!("pyro-stamp 1 {content:?} {device} {inode} {size} {mtime_ns} {ctime_ns}")
     }
 
     /// The stamp's text; its last word guards against a torn write.

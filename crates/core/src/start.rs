@@ -27,7 +27,7 @@ use crate::config::Config;
 use crate::environment::{CancelToken, DISK_BYTES, EnvironmentError, Installed, Store};
 use crate::launch::{self, BootError, Booted, Root, Wish};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL};
-use crate::template::{Key, Kind, Lookup, Maker, Template, Templates};
+use crate::template::{Key, Kind, Lookup, Maker, Saved, Template, Templates};
 use crate::timeline::{Step, Timeline};
 use crate::vm::VmError;
 
@@ -224,21 +224,9 @@ pub async fn warm(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> Re
         return Ok(false);
     }
     maker.discard(None);
-    let (disk, booted, port) = order.boot_for(&maker).await?;
-    match maker.save(booted, port, disk, order.timeline).await {
-        Ok(saved) => {
-            let _ = saved.machine.stop().await;
-            if let Err(error) = saved.outcome {
-                tell(Remark::NotSaved(cause::chain(&error)));
-                return Ok(false);
-            }
-            Ok(true)
-        }
-        Err(error) => {
-            tell(Remark::NotSaved(cause::chain(&error)));
-            Ok(false)
-        }
-    }
+    let Some(saved) = order.boot_saved(maker, tell).await? else { return Ok(false) };
+    let _ = saved.machine.stop().await;
+    Ok(saved.outcome.is_ok())
 }
 
 /// An order with what follows from it.
@@ -305,9 +293,8 @@ impl<'a> Plan<'a> {
     /// Boots without regard to templates.
     async fn boot(&self) -> Result<Started, VmError> {
         let deadline = self.boot_deadline();
-        let root = if self.bare() { Root::Assemble } else { Root::Ready };
         let spec = self.spec(self.disk()?, Memory::Private, Start::Cold, &[])?;
-        let booted = launch::boot(self.vmm, spec, &self.wish(deadline, root), self.timeline).await;
+        let booted = launch::boot(self.vmm, spec, &self.wish(deadline, self.root()), self.timeline).await;
         match booted {
             Ok(booted) => Ok(Started { booted, how: How::Booted }),
             Err(error) => Err(self.diagnose(error, deadline).await),
@@ -316,6 +303,11 @@ impl<'a> Plan<'a> {
 
     fn bare(&self) -> bool {
         self.kernel_args.iter().any(|word| word == BARE_ARG)
+    }
+
+    /// What a guest with its own disk has to do before it can be used.
+    fn root(&self) -> Root {
+        if self.bare() { Root::Assemble } else { Root::Ready }
     }
 
     /// A kernel that hangs says nothing on a quiet console: lets it hang once more, talking.
@@ -352,20 +344,23 @@ impl<'a> Plan<'a> {
         };
         self.timeline.mark(Step::DiskMade);
         let spec = self.spec(disk, Memory::From(memory), Start::Restore { state }, &[])?;
-        let root = if self.bare() { Root::Assemble } else { Root::Ready };
-        let wish = self.wish(restore_deadline(self.vmm.accelerator()), root);
-        // Beside the start of the VMM, which has a processor of its own to keep busy.
-        let rate = tokio::task::spawn_blocking(pyro_vmm::tsc_khz);
+        let wish = self.wish(restore_deadline(self.vmm.accelerator()), self.root());
+        // An emulated guest reads the host's counter, by the rate that it was told when it booted. Measured beside the
+        // start of the VMM, which has a processor of its own to keep busy.
+        let emulated = self.vmm.accelerator() == Accelerator::Tcg;
+        let rate = emulated.then(|| tokio::task::spawn_blocking(pyro_vmm::tsc_khz));
         let booted = launch::boot(self.vmm, spec, &wish, self.timeline).await;
-        let now_khz = rate.await.unwrap_or_default();
-        if self.vmm.accelerator() == Accelerator::Tcg && !same_rate(tsc_khz, now_khz) {
-            if let Ok(booted) = booted {
-                let _ = booted.machine.stop().await;
+        if let Some(rate) = rate {
+            let now_khz = rate.await.unwrap_or_default();
+            if !same_rate(tsc_khz, now_khz) {
+                if let Ok(booted) = booted {
+                    let _ = booted.machine.stop().await;
+                }
+                let why = format!(
+                    "its guest's clock goes by a counter of {tsc_khz} kHz, and this host's has {now_khz}"
+                );
+                return Ok(Err((inode, why)));
             }
-            let why = format!(
-                "its guest's clock goes by a counter of {tsc_khz} kHz, and this host's has {now_khz}"
-            );
-            return Ok(Err((inode, why)));
         }
         match booted {
             Ok(booted) => Ok(Ok(Started { booted, how: How::Restored })),
@@ -465,23 +460,28 @@ impl<'a> Plan<'a> {
         Ok((kept, booted, port))
     }
 
+    /// Boots a guest and saves it. What keeps the template from being made is told; without a guest to go on with there is
+    /// nothing.
+    async fn boot_saved(
+        &self,
+        maker: Maker,
+        tell: &mut (dyn FnMut(Remark) + Send),
+    ) -> Result<Option<Saved>, VmError> {
+        let (disk, booted, port) = self.boot_for(&maker).await?;
+        let saved = maker.save(booted, port, disk, self.timeline).await;
+        if let Err(error) = saved.as_ref().and_then(|saved| saved.outcome.as_ref()) {
+            tell(Remark::NotSaved(cause::chain(error)));
+        }
+        Ok(saved.ok())
+    }
+
     /// Boots, saves what has booted, and goes on with it.
     async fn boot_and_save(
         &self,
         maker: Maker,
         tell: &mut (dyn FnMut(Remark) + Send),
     ) -> Result<Started, VmError> {
-        let (disk, booted, port) = self.boot_for(&maker).await?;
-        let saved = match maker.save(booted, port, disk, self.timeline).await {
-            Ok(saved) => saved,
-            Err(error) => {
-                tell(Remark::NotSaved(cause::chain(&error)));
-                return self.boot().await;
-            }
-        };
-        if let Err(error) = saved.outcome {
-            tell(Remark::NotSaved(cause::chain(&error)));
-        }
+        let Some(saved) = self.boot_saved(maker, tell).await? else { return self.boot().await };
         if self.bare() {
             // Its disk was a blank one: it cannot be given another.
             let _ = saved.machine.stop().await;

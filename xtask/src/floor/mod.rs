@@ -7,12 +7,9 @@ use std::fs;
 use std::path::PathBuf;
 use std::process::Command;
 
-use crate::agent::is_static;
-use crate::cpio;
-use crate::digest;
+use crate::agent::pack;
 use crate::error::{TaskError, at};
 use crate::places::{self, Places};
-use crate::progress::say;
 
 /// What it is made from.
 const SOURCE: &str = "xtask/src/floor/init.c";
@@ -35,16 +32,7 @@ pub fn build(places: &Places) -> Result<PathBuf, TaskError> {
         let what = "building the floor's guest".into();
         return Err(TaskError::Command { what, status: status.to_string() });
     }
-    let content = fs::read(&program).map_err(at(&program, "read"))?;
-    is_static(&content).map_err(|why| TaskError::Unfit { path: program.clone(), why: why.into() })?;
-    let archive = cpio::initramfs(&content).map_err(|error| TaskError::Unfit {
-        path: program.clone(),
-        why: format!("cannot be packed: {error}"),
-    })?;
     let initramfs = dir.join("floor.cpio");
-    if fs::read(&initramfs).ok().as_ref() != Some(&archive) {
-        digest::replace(&initramfs, &archive).map_err(at(&initramfs, "written"))?;
-        say(&format!("[floor] {} ({} KiB)", initramfs.display(), archive.len() / 1024));
-    }
+    pack("floor", &program, &initramfs)?;
     Ok(initramfs)
 }

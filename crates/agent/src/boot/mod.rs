@@ -193,7 +193,7 @@ pub fn run() -> ! {
     if let Err(error) = served {
         power::note(&format!("cannot go on: {error}"));
     }
-    power::off()
+    power::off(&words)
 }
 
 /// The out-of-memory killer never takes PID 1, so nothing need be said about that.
@@ -201,8 +201,8 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
     let reaper = Rc::new(Reaper::new(false)?);
     let setup = Setup { subreaper: matches!(trees, Trees::Walk(_)), open_files: Some(COMMANDS_OPEN_FILES) };
     let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
-    let disk = disk::Watch::new()?;
-    let agent = Agent::new(commands, root, Some(Guest { identity, disk }));
+    let disk = Rc::new(disk::Watch::new()?);
+    let agent = Agent::new(commands, root, Some(Guest { identity, disk: Rc::clone(&disk) }));
     agent.watch_disk();
     let sessions = async {
         if words.vsock {
@@ -220,14 +220,8 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
             port = wire.into_fd().ok_or_else(|| io::Error::other("the port is still in use"))?;
         }
     };
-    let failing = async {
-        match &agent.guest {
-            Some(guest) => guest.disk.run().await,
-            None => std::future::pending().await,
-        }
-    };
     let housekeeping = async {
-        match select(pin!(reaper.run()), pin!(failing)).await {
+        match select(pin!(reaper.run()), pin!(disk.run())).await {
             Either::Left((end, _)) => end.map(drop),
             Either::Right((end, _)) => end,
         }

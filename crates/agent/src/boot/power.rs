@@ -37,8 +37,8 @@ pub fn note(text: &str) {
     }
 }
 
-/// Ends all processes, writes everything out, and ends the guest.
-pub fn off() -> ! {
+/// Ends all processes, writes everything out, and ends the guest, which was started with these words.
+pub fn off(words: &CommandLine) -> ! {
     // Commands are dead already; what may be left are programs that left their cgroups.
     let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
     // SAFETY: sends a signal to all processes but this one, which is PID 1.
@@ -51,7 +51,7 @@ pub fn off() -> ! {
     }
     rustix::fs::sync();
     // Where nothing can cut the power the kernel halts for ever instead of saying so; a restart ends such a machine.
-    if !CommandLine::read().vsock && std::path::Path::new("/sys/firmware/acpi").exists() {
+    if !words.vsock && std::path::Path::new("/sys/firmware/acpi").exists() {
         let _ = rustix::system::reboot(RebootCommand::PowerOff);
     }
     loop {

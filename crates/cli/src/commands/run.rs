@@ -144,7 +144,7 @@ fn show_timings(report: &RunReport) {
     let how = report.start.map_or("none", How::name);
     eprintln!("[run] timings start={how}");
     for phase in &report.timings {
-        let name = phase.step.name();
+        let name = phase.step.to_string();
         eprintln!("      {name:22} {:8.1} ms   at {:8.1} ms", phase.took_ms, phase.at_ms);
     }
 }

@@ -45,17 +45,24 @@ impl Preference {
             Self::Qemu => "qemu",
         }
     }
+
+    /// Where its answer is remembered. One for each: what was not wanted was not tried.
+    fn file(self) -> &'static str {
+        match self {
+            Self::Auto => "backend.json",
+            Self::Firecracker => "backend-firecracker.json",
+            Self::Qemu => "backend-qemu.json",
+        }
+    }
 }
 
 impl std::str::FromStr for Preference {
     type Err = String;
     fn from_str(text: &str) -> Result<Self, String> {
-        match text {
-            "auto" => Ok(Self::Auto),
-            "firecracker" => Ok(Self::Firecracker),
-            "qemu" => Ok(Self::Qemu),
-            other => Err(format!("{other:?} is no backend: auto, firecracker or qemu")),
-        }
+        [Self::Auto, Self::Firecracker, Self::Qemu]
+            .into_iter()
+            .find(|preference| preference.name() == text)
+            .ok_or_else(|| format!("{text:?} is no backend: auto, firecracker or qemu"))
     }
 }
 
@@ -163,12 +170,6 @@ const KVM_DEADLINE: Duration = Duration::from_secs(6);
 /// So much longer than software emulation took twice, hardware may take.
 const KVM_GRACE: Duration = Duration::from_millis(500);
 const TCG_DEADLINE: Duration = Duration::from_secs(60);
-/// One for each preference: what was not wanted was not tried.
-const REMEMBERED: [(Preference, &str); 3] = [
-    (Preference::Auto, "backend.json"),
-    (Preference::Firecracker, "backend-firecracker.json"),
-    (Preference::Qemu, "backend-qemu.json"),
-];
 const REMEMBERED_LIMIT: u64 = 64 * 1024;
 
 /// Whether an earlier answer will do.
@@ -223,8 +224,7 @@ pub async fn choose(
         kvm: format!("{kvm:?}"),
         root: firecracker::is_root(),
     };
-    let file = REMEMBERED.iter().find(|(of, _)| *of == preference).map_or("backend.json", |(_, file)| file);
-    let path = config.cache_dir.join(file);
+    let path = config.cache_dir.join(preference.file());
     let remembered = if probe == Probe::IfNeeded { recall(&path, &key) } else { None };
     let was_remembered = remembered.is_some();
     let candidates = match remembered {
@@ -257,16 +257,13 @@ pub async fn choose(
     } else {
         format!("because {}", better.join("; "))
     };
-    let why = if chosen.accelerator == Accelerator::Tcg.to_string() {
-        format!("software emulation, {why}")
-    } else {
-        why
-    };
+    let why =
+        if chosen.is(Backend::Qemu, Accelerator::Tcg) { format!("software emulation, {why}") } else { why };
     let vmm = if chosen.is(Backend::Firecracker, Accelerator::Kvm) {
         let version = chosen.version.as_deref().unwrap_or_default();
         Vmm::Firecracker(firecracker::recalled(config, bundle, version).map_err(BackendError::NoFirecracker)?)
     } else {
-        let kvm = chosen.accelerator == Accelerator::Kvm.to_string();
+        let kvm = chosen.is(Backend::Qemu, Accelerator::Kvm);
         let accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Tcg };
         Vmm::Qemu(Qemu { binary: config.qemu_binary.clone(), accelerator })
     };
@@ -303,25 +300,15 @@ async fn try_all(
         }
     };
     let (late, is_late) = watch::channel(false);
-    let in_time = async |boot: &mut (dyn Future<Output = Result<Verdict, BackendError>> + Unpin)| {
-        let mut is_late = is_late.clone();
-        tokio::select! {
-            biased;
-            verdict = boot => verdict,
-            _ = is_late.wait_for(|late| *late) => Ok(Verdict::Fails {
-                why: "it had not booted the guest when software emulation had done so long before".into(),
-            }),
-        }
-    };
     let firecracker = async {
         let (version, vmm) = with_firecracker.await;
         let verdict = match vmm {
-            Ok(vmm) => in_time(&mut pin!(try_boot(&vmm, bundle, KVM_DEADLINE))).await,
+            Ok(vmm) => in_time(try_boot(&vmm, bundle, KVM_DEADLINE), is_late.clone()).await,
             Err(verdict) => Ok(verdict),
         };
         (version, verdict)
     };
-    let kvm = async { in_time(&mut pin!(with_qemu(Accelerator::Kvm, KVM_DEADLINE))).await };
+    let kvm = in_time(with_qemu(Accelerator::Kvm, KVM_DEADLINE), is_late.clone());
     let mut hardware = pin!(async { tokio::join!(firecracker, kvm) });
     let begin = Instant::now();
     let mut software = pin!(with_qemu(Accelerator::Tcg, config.boot_deadline.unwrap_or(TCG_DEADLINE)));
@@ -350,6 +337,20 @@ async fn try_all(
         candidate(Backend::Qemu, Accelerator::Kvm, None, kvm?),
         candidate(Backend::Qemu, Accelerator::Tcg, None, tcg?),
     ])
+}
+
+/// What comes of `boot`, unless it is late.
+async fn in_time(
+    boot: impl Future<Output = Result<Verdict, BackendError>>,
+    mut is_late: watch::Receiver<bool>,
+) -> Result<Verdict, BackendError> {
+    tokio::select! {
+        biased;
+        verdict = boot => verdict,
+        _ = is_late.wait_for(|late| *late) => Ok(Verdict::Fails {
+            why: "it had not booted the guest when software emulation had done so long before".into(),
+        }),
+    }
 }
 
 /// Boots kernel and agent without disks.

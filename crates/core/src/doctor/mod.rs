@@ -2,6 +2,7 @@
 //!
 //! Nothing here is remembered from an earlier look: each candidate backend is booted again.
 
+mod kvm;
 mod traps;
 
 use std::fs;
@@ -94,7 +95,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         Err(error) => check("runtime", Status::Fail, chain(error), error.hint()),
     });
     let qemu_version =
-        Qemu { binary: config.qemu_binary.clone(), accelerator: pyro_vmm::Accelerator::Tcg }.version().await;
+        Qemu { binary: config.qemu_binary.clone(), accelerator: Accelerator::Tcg }.version().await;
     checks.push(match &qemu_version {
         Ok(version) => {
             check("qemu", Status::Ok, format!("{} at {}", version.text, config.qemu_binary.display()), None)
@@ -211,14 +212,14 @@ fn confinement(vmm: &Vmm) -> Check {
 }
 
 fn kvm_remedy(candidate: &Candidate) -> Option<String> {
-    if candidate.accelerator != "kvm" {
+    if candidate.accelerator != Accelerator::Kvm.to_string() {
         return None;
     }
-    let kvm = host::access("/dev/kvm");
-    Some(if !kvm.exists {
+    let access = host::access(kvm::DEVICE);
+    Some(if !access.exists {
         "on a physical machine enable virtualisation in its firmware and load kvm_intel or kvm_amd; on a cloud VM choose a type with nested virtualisation".into()
-    } else if !(kvm.readable && kvm.writable) {
-        "join the group that owns /dev/kvm (usermod -aG kvm USER) and log in again".into()
+    } else if kvm::is_locked(access) {
+        kvm::remedy()
     } else {
         "this host offers /dev/kvm without being able to run a guest on it, as some nested or page-table-virtualised hosts do; a host with hardware virtualisation boots several times faster".into()
     })
@@ -278,7 +279,7 @@ fn payload(
     search_path: &[PathBuf],
     qemu_version: Option<String>,
 ) -> Value {
-    let kvm = host::access("/dev/kvm");
+    let kvm = host::access(kvm::DEVICE);
     let issues: Vec<_> = checks
         .iter()
         .filter(|check| check.status == Status::Fail)

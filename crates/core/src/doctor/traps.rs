@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use pyro_vmm::kvm;
 
+use super::kvm::{DEVICE, is_locked, locked_check};
 use super::{Check, Status, check};
 use crate::host::{self, CgroupVersion};
 
@@ -20,7 +21,7 @@ pub(super) fn checks() -> Vec<Check> {
     checks.push(virtualisation(
         &read("/proc/cpuinfo"),
         Path::new("/sys/module/kvm_pvm").exists(),
-        Path::new("/dev/kvm").exists(),
+        Path::new(DEVICE).exists(),
     ));
     checks.push(swap(&read("/proc/swaps")));
     checks.push(smt(&read("/sys/devices/system/cpu/smt/active")));
@@ -107,8 +108,11 @@ fn ksm(run: &str) -> Check {
 }
 
 fn kvm_checks() -> Vec<Check> {
-    let access = host::access("/dev/kvm");
-    if !(access.readable && access.writable) {
+    let access = host::access(DEVICE);
+    if is_locked(access) {
+        return vec![locked_check()];
+    }
+    if !access.exists {
         return Vec::new();
     }
     vec![match kvm::create_vm_cost() {

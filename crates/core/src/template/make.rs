@@ -109,7 +109,8 @@ impl Maker {
 
     /// Saves the guest, whose memory is [`Maker::memory`] and whose disk is `disk`.
     ///
-    /// `None` when it did not come to that, and the VMM is gone or of no use.
+    /// # Errors
+    /// When it did not come to that, and the VMM is gone or of no use; see [`Saved::outcome`] for the rest.
     pub(crate) async fn save(
         self,
         booted: Booted,

@@ -17,5 +17,5 @@ mod make;
 mod store;
 
 pub use key::{Key, Kind};
-pub(crate) use make::Maker;
+pub(crate) use make::{Maker, Saved};
 pub use store::{Lookup, Stored, Template, Templates};

@@ -22,7 +22,7 @@ use super::Key;
 use crate::environment::install::{self, Building};
 use crate::environment::lock::{self, Lock};
 use crate::environment::{CancelToken, EnvironmentError};
-use crate::stamp;
+use crate::stamp::{self, Identity};
 
 /// The layout of these manifests.
 const SCHEMA: u32 = 2;
@@ -39,29 +39,6 @@ const LOCK_TRIES: usize = 20;
 /// So many templates are kept; those that no start used for the longest time go first. Each takes some 60 MiB, and 2 % of
 /// the guest's memory.
 const KEPT: usize = 12;
-
-/// What `fstat` says of a complete file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Identity {
-    inode: u64,
-    size: u64,
-    mtime_ns: i64,
-    ctime_ns: i64,
-}
-
-impl Identity {
-    fn of(file: &File) -> io::Result<Self> {
-        let stat = file.metadata()?;
-        let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
-        Ok(Self {
-            inode: stat.ino(),
-            size: stat.size(),
-            mtime_ns: ns(stat.mtime(), stat.mtime_nsec()),
-            ctime_ns: ns(stat.ctime(), stat.ctime_nsec()),
-        })
-    }
-}
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -356,7 +333,7 @@ fn remove(dir: &Path) -> Result<Option<u64>, EnvironmentError> {
 
 fn read_manifest(dir: &File) -> Result<Manifest, String> {
     let mut bytes = Vec::new();
-    let file = open_in(dir, MANIFEST).map_err(|e| format!("its manifest cannot be read: {e}"))?;
+    let file = open_file(dir, MANIFEST, false).map_err(|e| format!("its manifest cannot be read: {e}"))?;
     file.take(MAX_MANIFEST)
         .read_to_end(&mut bytes)
         .map_err(|e| format!("its manifest cannot be read: {e}"))?;
@@ -404,10 +381,6 @@ fn open(dir: &File, key: &Key) -> Result<Template, String> {
         tsc_khz: manifest.tsc_khz,
         inode: stat.ino(),
     })
-}
-
-fn open_in(dir: &File, name: &str) -> io::Result<File> {
-    open_file(dir, name, false)
 }
 
 fn open_file(dir: &File, name: &str, writable: bool) -> io::Result<File> {

@@ -35,7 +35,7 @@ async fn the_one_who_dies() {
     let holder = tempfile::tempdir().unwrap();
     let host = Host::with(holder, config(&dir), BASE).await;
     let observer = Observer::new(move |taken| {
-        if taken.name() == step {
+        if taken.to_string() == step {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
         }
     });
@@ -56,7 +56,7 @@ fn vmms(mem_mib: u32) -> usize {
 async fn dies(host: &Host, step: Step, mem_mib: u32, bare: bool) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "killed::the_one_who_dies", "--nocapture"]);
-    child.env(STEP, step.name()).env(DIR, host.dir.path()).env(MEM, mem_mib.to_string());
+    child.env(STEP, step.to_string()).env(DIR, host.dir.path()).env(MEM, mem_mib.to_string());
     if bare {
         child.env(BARE, "1");
     }
