@@ -44,7 +44,9 @@ pub(super) fn boot(bundle: &Bundle) -> Result<(Probe, Duration), ProbeError> {
 }
 
 async fn boot_under(qemu: PathBuf, bundle: &Bundle) -> Result<(Probe, Duration), ProbeError> {
-    let vmm = Vmm::Qemu(Qemu { binary: qemu, accelerator: Accelerator::Tcg });
+    let dir = tempfile::tempdir().map_err(ProbeError::Setup)?;
+    let run_dir = dir.path().to_owned();
+    let vmm = Vmm::Qemu(Qemu { binary: qemu, accelerator: Accelerator::Tcg, run_dir, users: None });
     let booted = backend::probe_boot(&vmm, bundle, BOOT_DEADLINE).await?;
     let line = CommandLine::Argv(vec!["/init".into(), "--version".into()]);
     let options = Options { timeout: Some(EXEC_DEADLINE), ..Options::default() };

@@ -3,19 +3,11 @@
 
 use std::path::{Path, PathBuf};
 
-use pyro_vmm::{Cgroups, Firecracker, FirecrackerVersion, Jail, Limits};
+use pyro_vmm::{Firecracker, FirecrackerVersion, Jail, Limits, Users};
 
 use crate::cause;
 use crate::config::Config;
 use crate::runtime::{Bundle, FIRECRACKER, JAILER};
-
-/// Users of jailed VMMs: numbers that nobody else uses, above those that systems give to containers.
-const JAIL_IDS: std::ops::Range<u32> = 0x7870_0000..0x7871_0000;
-
-/// Whether VMMs are jailed.
-pub(super) fn is_root() -> bool {
-    rustix::process::geteuid().is_root()
-}
 
 /// The best one here, asked for its version; `Err` says why there is none.
 pub(super) async fn find(config: &Config, bundle: &Bundle) -> Result<Firecracker, String> {
@@ -80,11 +72,14 @@ fn made(
     binary: PathBuf,
     version: FirecrackerVersion,
 ) -> Result<Firecracker, String> {
-    let jail = if is_root() { Some(jail(bundle, &binary)?) } else { None };
+    let jail = match super::users()? {
+        Some(users) => Some(jail(bundle, &binary, users)?),
+        None => None,
+    };
     Ok(Firecracker { binary, version, run_dir: config.run_dir.clone(), jail })
 }
 
-fn jail(bundle: &Bundle, firecracker: &Path) -> Result<Jail, String> {
+fn jail(bundle: &Bundle, firecracker: &Path, users: Users) -> Result<Jail, String> {
     let binary = if bundle.artifact_path(FIRECRACKER).as_deref() == Some(firecracker) {
         bundle.open_artifact(JAILER).map_err(|error| cause::chain(&error))?;
         bundle.artifact_path(JAILER)
@@ -93,9 +88,7 @@ fn jail(bundle: &Bundle, firecracker: &Path) -> Result<Jail, String> {
         firecracker.parent().map(|dir| dir.join("jailer")).filter(|path| path.is_file())
     };
     let binary = binary.ok_or_else(|| format!("there is no jailer beside {}", firecracker.display()))?;
-    let cgroups =
-        Cgroups::of_host().map_err(|error| format!("the host's cgroups cannot be read: {error}"))?;
-    Ok(Jail { binary, ids: JAIL_IDS, cgroups, limits: Limits::default() })
+    Ok(Jail { binary, users, limits: Limits::FIRECRACKER })
 }
 
 #[cfg(test)]

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use pyro_vmm::{Cache, Memory, Parts, Shape, Spec, Start};
+use pyro_vmm::{Cache, Cgroups, Memory, Parts, Shape, Spec, Start, Users};
 
 pub use pyro_vmm::{Accelerator, Backend, Qemu, Vmm};
 use serde::{Deserialize, Serialize};
@@ -74,6 +74,10 @@ pub enum Verdict {
     Works {
         /// From starting the VMM to the agent's answer, milliseconds.
         boot_ms: u64,
+        /// Whether the VMM had namespaces and a root directory of its own.
+        namespaces: bool,
+        /// All that confined the VMM, as `pyro doctor` shows it.
+        confined: String,
     },
     /// It did not.
     Fails {
@@ -130,6 +134,9 @@ pub enum BackendError {
     /// No QEMU on this host.
     #[error("no QEMU on this host: {} was not found", .0.display())]
     NoQemu(PathBuf),
+    /// What confines a VMM cannot be found out.
+    #[error("no VMM can be confined here: {0}")]
+    Host(String),
     /// Nothing boots the kernel.
     #[error("no backend on this host boots the guest: {}", .0.iter().map(describe).collect::<Vec<_>>().join("; "))]
     NoneWorks(Vec<Candidate>),
@@ -151,6 +158,7 @@ impl BackendError {
             Self::NoneWorks(_) => {
                 Some("`pyro doctor` boots each candidate again and shows why it failed".into())
             }
+            Self::Host(_) => None,
             Self::Runtime(error) => error.hint(),
         }
     }
@@ -159,7 +167,7 @@ impl BackendError {
 fn describe(candidate: &Candidate) -> String {
     let how = format!("{} with {}", candidate.backend, candidate.accelerator);
     match &candidate.verdict {
-        Verdict::Works { boot_ms } => format!("{how} works ({boot_ms} ms)"),
+        Verdict::Works { boot_ms, .. } => format!("{how} works ({boot_ms} ms)"),
         Verdict::Fails { why } => format!("{how}: {why}"),
         Verdict::Untried { why } => format!("{how} was not tried: {why}"),
     }
@@ -210,7 +218,7 @@ pub async fn choose(
         if probe == Probe::IfNeeded
             && let Some(binary) = qemu
         {
-            let vmm = Vmm::Qemu(Qemu { binary, accelerator: Accelerator::Tcg });
+            let vmm = Vmm::Qemu(made_qemu(config, binary, Accelerator::Tcg)?);
             let why = format!("software emulation, because {why}");
             return Ok(Choice { vmm, why, candidates: Vec::new(), remembered: false });
         }
@@ -222,7 +230,7 @@ pub async fn choose(
         firecracker: config.firecracker_binary.as_deref().map(host::program_identity).unwrap_or_default(),
         runtime: bundle.digest(),
         kvm: format!("{kvm:?}"),
-        root: firecracker::is_root(),
+        root: rustix::process::geteuid().is_root(),
     };
     let path = config.cache_dir.join(preference.file());
     let remembered = if probe == Probe::IfNeeded { recall(&path, &key) } else { None };
@@ -265,9 +273,32 @@ pub async fn choose(
     } else {
         let kvm = chosen.is(Backend::Qemu, Accelerator::Kvm);
         let accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Tcg };
-        Vmm::Qemu(Qemu { binary: config.qemu_binary.clone(), accelerator })
+        Vmm::Qemu(made_qemu(config, config.qemu_binary.clone(), accelerator)?)
     };
     Ok(Choice { vmm, why, candidates, remembered: was_remembered })
+}
+
+/// Users of confined VMMs: numbers that nobody else uses, above those that systems give to containers.
+const USER_IDS: std::ops::Range<u32> = 0x7870_0000..0x7871_0000;
+
+/// What only root can give a VMM.
+fn users() -> Result<Option<Users>, String> {
+    if !rustix::process::geteuid().is_root() {
+        return Ok(None);
+    }
+    let cgroups =
+        Cgroups::of_host().map_err(|error| format!("the host's cgroups cannot be read: {error}"))?;
+    Ok(Some(Users { ids: USER_IDS, cgroups }))
+}
+
+/// This QEMU, confined as far as this user can.
+pub(crate) fn made_qemu(
+    config: &Config,
+    binary: PathBuf,
+    accelerator: Accelerator,
+) -> Result<Qemu, BackendError> {
+    let users = users().map_err(BackendError::Host)?;
+    Ok(Qemu { binary, accelerator, run_dir: config.run_dir.clone(), users })
 }
 
 /// Boots the guest under every candidate, side by side; best first.
@@ -295,7 +326,7 @@ async fn try_all(
         (None, _) => Ok(not_tried("there is no qemu-system-x86_64 on this host")),
         (_, Some(why)) if accelerator == Accelerator::Kvm => Ok(not_tried(why)),
         (Some(binary), _) => {
-            let vmm = Vmm::Qemu(Qemu { binary: binary.to_owned(), accelerator });
+            let vmm = Vmm::Qemu(made_qemu(config, binary.to_owned(), accelerator)?);
             try_boot(&vmm, bundle, deadline).await
         }
     };
@@ -358,8 +389,9 @@ async fn try_boot(vmm: &Vmm, bundle: &Bundle, deadline: Duration) -> Result<Verd
     match probe_boot(vmm, bundle, deadline).await {
         Ok(booted) => {
             let boot_ms = u64::try_from(booted.took.as_millis()).unwrap_or(u64::MAX);
+            let confined = booted.machine.confined();
             let _ = booted.machine.stop().await;
-            Ok(Verdict::Works { boot_ms })
+            Ok(Verdict::Works { boot_ms, namespaces: confined.namespaces, confined: confined.to_string() })
         }
         Err(ProbeError::Runtime(error)) => Err(error.into()),
         Err(ProbeError::Boot(error)) => Ok(Verdict::Fails { why: one_line(&error) }),
@@ -468,7 +500,7 @@ mod tests {
             backend: "qemu".into(),
             accelerator: "tcg".into(),
             version: None,
-            verdict: Verdict::Works { boot_ms: 900 },
+            verdict: Verdict::Works { boot_ms: 900, namespaces: true, confined: "x".into() },
         }];
         remember(&path, &Remembered { key: key("a"), candidates: candidates.clone() }).unwrap();
         assert_eq!(recall(&path, &key("a")), Some(candidates));

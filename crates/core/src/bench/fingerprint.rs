@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use pyro_vmm::Vmm;
+use pyro_vmm::{QemuVersion, Vmm};
 use serde::Serialize;
 
 use crate::backend::Choice;
@@ -68,7 +68,7 @@ impl Fingerprint {
             accelerator: choice.vmm.accelerator().to_string(),
             backend_reason: choice.why.clone(),
             vmm_version: match &choice.vmm {
-                Vmm::Qemu(qemu) => qemu.version().await.ok().map(|version| version.text),
+                Vmm::Qemu(qemu) => QemuVersion::of(&qemu.binary).await.ok().map(|version| version.text),
                 Vmm::Firecracker(firecracker) => Some(firecracker.version.to_string()),
             },
             pyro_version: env!("CARGO_PKG_VERSION").into(),

@@ -9,7 +9,7 @@ use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 
-use pyro_vmm::{Accelerator, Qemu, Vmm};
+use pyro_vmm::{Accelerator, QemuVersion};
 use serde::Serialize;
 use serde_json::{Value, json};
 
@@ -94,8 +94,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         }
         Err(error) => check("runtime", Status::Fail, chain(error), error.hint()),
     });
-    let qemu_version =
-        Qemu { binary: config.qemu_binary.clone(), accelerator: Accelerator::Tcg }.version().await;
+    let qemu_version = QemuVersion::of(&config.qemu_binary).await;
     checks.push(match &qemu_version {
         Ok(version) => {
             check("qemu", Status::Ok, format!("{} at {}", version.text, config.qemu_binary.display()), None)
@@ -113,7 +112,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
     };
     checks.extend(backend_checks(choice.as_ref()));
     if let Some(Ok(choice)) = &choice {
-        checks.push(confinement(&choice.vmm));
+        checks.push(confinement(choice));
     }
     checks.extend(traps::checks());
     checks.push(cache_check(&config.environment_dir));
@@ -159,7 +158,7 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
         .map(|candidate| {
             let how = format!("{} with {}", candidate.backend, candidate.accelerator);
             match &candidate.verdict {
-                Verdict::Works { boot_ms } => {
+                Verdict::Works { boot_ms, .. } => {
                     check("candidate", Status::Ok, format!("{how}: boots in {boot_ms} ms"), None)
                 }
                 Verdict::Fails { why } => {
@@ -186,29 +185,38 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
     checks
 }
 
-/// What stands between a guest and this host, beside the guest's own kernel. SECURITY.md has it in full.
-fn confinement(vmm: &Vmm) -> Check {
-    let (status, detail, remedy) = match vmm {
-        Vmm::Firecracker(firecracker) if firecracker.jail.is_some() => (
-            Status::Ok,
-            "hardware virtualisation, and a jail for each VM: a user, a root directory, processes and limits of its own",
-            None,
-        ),
-        Vmm::Firecracker(_) => (
-            Status::Warn,
-            "hardware virtualisation; Firecracker runs as this user behind its seccomp filter, in no jail",
-            Some("as root, pyro puts each VM into one"),
-        ),
-        Vmm::Qemu(qemu) if qemu.accelerator == Accelerator::Kvm => {
-            (Status::Warn, "hardware virtualisation; QEMU runs as this user behind its seccomp filter", None)
-        }
-        Vmm::Qemu(_) => (
-            Status::Warn,
-            "software emulation isolates from accidents; it is no boundary that its makers promise",
-            Some("against code that means to get out, use a host whose KVM runs guests"),
-        ),
+/// What stands between a guest and this host, beside the guest's own kernel: as the probe boot had it. SECURITY.md has
+/// it in full.
+fn confinement(choice: &backend::Choice) -> Check {
+    let verdicts = choice.candidates.iter().map(|candidate| &candidate.verdict);
+    let used = verdicts.filter_map(|verdict| match verdict {
+        Verdict::Works { namespaces, confined, .. } => Some((*namespaces, confined.as_str())),
+        _ => None,
+    });
+    let (namespaces, confined) = used.into_iter().next().unwrap_or((false, "nothing that was seen"));
+    let emulated = choice.vmm.accelerator() == Accelerator::Tcg;
+    let wall = if emulated {
+        "software emulation, which isolates from accidents and is no boundary that its makers promise"
+    } else {
+        "hardware virtualisation"
     };
-    check("confinement", status, detail.into(), remedy.map(str::to_owned))
+    let as_whom = match rustix::process::geteuid().is_root() {
+        true => "",
+        false => "; the VMM runs as this user (root could give it one of its own)",
+    };
+    let remedy = if !namespaces {
+        Some(
+            "this host lets nobody (or not this user) make namespaces: sysctl kernel.unprivileged_userns_clone=1, \
+             kernel.apparmor_restrict_unprivileged_userns=0, or a container with CAP_SYS_ADMIN",
+        )
+    } else if emulated {
+        Some("against code that means to get out, use a host whose KVM runs guests")
+    } else {
+        None
+    };
+    let status = if remedy.is_none() { Status::Ok } else { Status::Warn };
+    let detail = format!("{wall}; around the VMM: {confined}{as_whom}");
+    check("confinement", status, detail, remedy.map(str::to_owned))
 }
 
 fn kvm_remedy(candidate: &Candidate) -> Option<String> {

@@ -12,7 +12,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Read as _};
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
@@ -272,11 +272,13 @@ pub(super) struct Draft {
 }
 
 impl Draft {
-    /// A new file of it. Only its owner gets past the directory; a jailed VMM, which is given the file and not the way to
-    /// it, must be able to read it.
+    /// A new file of it. Only its owner gets past the directory; a VMM with a user of its own, which is given the file
+    /// and not the way to it, must be able to read it. QEMU opens memory for writing, though it only reads it.
     pub(super) fn create(&self, name: &str) -> io::Result<File> {
-        use std::os::unix::fs::OpenOptionsExt as _;
-        File::options().read(true).write(true).create_new(true).mode(0o644).open(self.out.join(name))
+        let file = File::options().read(true).write(true).create_new(true).open(self.out.join(name))?;
+        // Whatever this process's umask is.
+        file.set_permissions(fs::Permissions::from_mode(if name == MEMORY { 0o666 } else { 0o644 }))?;
+        Ok(file)
     }
 
     /// Where it is being made.

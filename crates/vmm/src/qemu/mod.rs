@@ -13,7 +13,7 @@ mod qmp;
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
@@ -163,24 +163,6 @@ impl Qemu {
         }
     }
 
-    /// Runs `--version`.
-    ///
-    /// # Errors
-    /// When the binary is missing, cannot run, does not answer within 10 s, or is no QEMU.
-    pub async fn version(&self) -> Result<QemuVersion, VmmError> {
-        let mut command = tokio::process::Command::new(&self.binary);
-        command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
-        let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
-            .await
-            .map_err(|_| VmmError::Deadline { command: "--version", after: VERSION_DEADLINE })?
-            .map_err(|source| VmmError::of_run(&self.binary, PACKAGE, source))?;
-        let printed = String::from_utf8_lossy(&output.stdout);
-        QemuVersion::parse(&printed).ok_or_else(|| VmmError::Version {
-            binary: self.binary.clone(),
-            output: printed.chars().take(200).collect(),
-        })
-    }
-
     /// What is put around a QEMU with these needs, and the directory that holds its user's number.
     fn contain(&self, needs: Needs) -> Result<(Plan, Option<Home>), VmmError> {
         let host = |doing| move |source| VmmError::Host { doing, source };
@@ -211,6 +193,24 @@ impl Qemu {
 }
 
 impl QemuVersion {
+    /// Runs `binary --version`.
+    ///
+    /// # Errors
+    /// When the binary is missing, cannot run, does not answer within 10 s, or is no QEMU.
+    pub async fn of(binary: &Path) -> Result<QemuVersion, VmmError> {
+        let mut command = tokio::process::Command::new(binary);
+        command.arg("--version").env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
+        let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
+            .await
+            .map_err(|_| VmmError::Deadline { command: "--version", after: VERSION_DEADLINE })?
+            .map_err(|source| VmmError::of_run(binary, PACKAGE, source))?;
+        let printed = String::from_utf8_lossy(&output.stdout);
+        QemuVersion::parse(&printed).ok_or_else(|| VmmError::Version {
+            binary: binary.to_owned(),
+            output: printed.chars().take(200).collect(),
+        })
+    }
+
     /// Reads `QEMU emulator version 7.2.22 (Debian 1:7.2+dfsg-7+deb12u18)`.
     fn parse(printed: &str) -> Option<QemuVersion> {
         let text = printed.lines().next()?.strip_prefix("QEMU emulator version ")?.trim();

@@ -4,7 +4,7 @@
 use std::ffi::CStr;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use rustix::fs::{AtFlags, CWD, FileType, Gid, Mode, OFlags, Uid};
 use rustix::io::Errno;
@@ -183,6 +183,9 @@ impl Prepared {
     pub(crate) fn restrict(&self) -> Result<(), Fault> {
         rustix::thread::set_no_new_privs(true).map_err(Fault::at(Step::Landlock))?;
         if let Some(ruleset) = &self.ruleset {
+            if self.user.is_some() && self.kvm_group.is_some() {
+                allow_own_kvm(ruleset).map_err(Fault::at(Step::Landlock))?;
+            }
             // SAFETY: a descriptor that is open, and no pointers.
             let done = unsafe {
                 libc::syscall(libc::SYS_landlock_restrict_self, std::os::fd::AsRawFd::as_raw_fd(ruleset), 0)
@@ -255,6 +258,41 @@ impl Entry {
             }
         }
     }
+}
+
+/// A rule for the KVM device that was made for this VMM alone and is not the host's.
+fn allow_own_kvm(ruleset: &OwnedFd) -> Result<(), Errno> {
+    // linux/landlock.h
+    #[repr(C, packed)]
+    struct PathBeneath {
+        allowed_access: u64,
+        parent_fd: i32,
+    }
+    const RULE_PATH_BENEATH: libc::c_int = 1;
+    const WRITE_FILE: u64 = 1 << 1;
+    const READ_FILE: u64 = 1 << 2;
+    const IOCTL_DEV: u64 = 1 << 15;
+    let device = rustix::fs::open(c"/dev/kvm", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+    // Kernels before 6.10 do not know the last.
+    let mut done = Err(Errno::INVAL);
+    for allowed_access in [READ_FILE | WRITE_FILE | IOCTL_DEV, READ_FILE | WRITE_FILE] {
+        let rule = PathBeneath { allowed_access, parent_fd: device.as_raw_fd() };
+        // SAFETY: a descriptor, and a structure that the kernel only reads and whose type the number names.
+        let added = unsafe {
+            libc::syscall(
+                libc::SYS_landlock_add_rule,
+                ruleset.as_raw_fd(),
+                RULE_PATH_BENEATH,
+                &raw const rule,
+                0,
+            )
+        };
+        done = match added {
+            0 => return Ok(()),
+            _ => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::IO)),
+        };
+    }
+    done
 }
 
 /// A mount of what is at `path`, attached nowhere, with what is mounted below it.

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::guest::{self, Talk};
-use pyro_vmm::{Accelerator, Death, Exit, Machine, Memory, Qemu, Reason, Shape, Spec, VmmError};
+use pyro_vmm::{Accelerator, Death, Exit, Machine, Memory, Qemu, QemuVersion, Reason, Shape, Spec, VmmError};
 
 async fn end_of(machine: &Machine) -> Death {
     tokio::time::timeout(Duration::from_secs(30), machine.watch().ended()).await.expect("the machine ends")
@@ -28,7 +28,7 @@ async fn a_missing_binary_names_its_package() {
         error.to_string(),
         "/nonexistent/qemu does not exist (on Debian: the package qemu-system-x86)"
     );
-    let error = qemu.version().await.unwrap_err();
+    let error = QemuVersion::of(&qemu.binary).await.unwrap_err();
     assert!(matches!(error, VmmError::BinaryMissing { .. }), "{error:?}");
 }
 
@@ -39,9 +39,9 @@ async fn a_binary_that_is_no_qemu_is_an_error() {
     assert!(matches!(error, VmmError::Spawn { .. }), "{error:?}");
     let error = no_qemu("/bin/false").launch(guest::cold()).await.unwrap_err();
     assert!(matches!(&error, VmmError::Died { death, .. } if death.how == Exit::Code(1)), "{error:?}");
-    let error = no_qemu("/bin/echo").version().await.unwrap_err();
+    let error = QemuVersion::of("/bin/echo".as_ref()).await.unwrap_err();
     assert!(matches!(error, VmmError::Version { .. }), "{error:?}");
-    assert!(guest::qemu().version().await.unwrap().major >= 7);
+    assert!(QemuVersion::of(&guest::qemu().binary).await.unwrap().major >= 7);
 }
 
 #[tokio::test]

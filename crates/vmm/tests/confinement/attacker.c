@@ -1,0 +1,166 @@
+/*
+ * What runs in the VMM's place: a program with all the rights of a VMM that was taken over, which tries what it must not
+ * be able to do. Says one line for each on standard error: "held NAME", or "ESCAPED NAME".
+ *
+ * Compiled by the tests with the places to attack: SECRET and OPEN_FILE (files of the user's), DISK (another machine's),
+ * OTHER (its VMM's process id), TESTER (the test's own), TCP_PORT, ABSTRACT and SOCKET (listening sockets), THREADS (the
+ * most that may be had), FILTERED (whether there is a filter of system calls).
+ */
+#define _GNU_SOURCE
+#include <arpa/inet.h>
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <linux/netlink.h>
+#include <linux/vm_sockets.h>
+#include <sched.h>
+#include <signal.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <string.h>
+#include <sys/mman.h>
+#include <sys/mount.h>
+#include <sys/ptrace.h>
+#include <sys/resource.h>
+#include <sys/socket.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/uio.h>
+#include <sys/un.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+static void verdict(const char *name, int escaped) {
+    dprintf(2, "%s %s\n", escaped ? "ESCAPED" : "held", name);
+}
+
+static int can_open(const char *path, int flags) {
+    int fd = open(path, flags, 0666);
+    if (fd >= 0) close(fd);
+    return fd >= 0;
+}
+
+static int can_connect(int family, const struct sockaddr *address, socklen_t length) {
+    int fd = socket(family, SOCK_STREAM, 0);
+    if (fd < 0) return 0;
+    int done = connect(fd, address, length) == 0;
+    close(fd);
+    return done;
+}
+
+static int connects_unix(const char *name, int abstract) {
+    struct sockaddr_un address = {.sun_family = AF_UNIX};
+    size_t at = abstract ? 1 : 0;
+    strncpy(address.sun_path + at, name, sizeof address.sun_path - 1 - at);
+    socklen_t length = offsetof(struct sockaddr_un, sun_path) + at + strlen(name) + (abstract ? 0 : 1);
+    return can_connect(AF_UNIX, (struct sockaddr *)&address, length);
+}
+
+static int connects_tcp(void) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(TCP_PORT)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    return can_connect(AF_INET, (struct sockaddr *)&address, sizeof address);
+}
+
+static int sends_udp(void) {
+    struct sockaddr_in address = {.sin_family = AF_INET, .sin_port = htons(TCP_PORT)};
+    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
+    int fd = socket(AF_INET, SOCK_DGRAM, 0);
+    return fd >= 0 && sendto(fd, "x", 1, 0, (struct sockaddr *)&address, sizeof address) == 1;
+}
+
+static int has_socket(int family, int type) { return socket(family, type, 0) >= 0; }
+
+static int sees_process(int pid) {
+    char path[64];
+    struct stat stat_of_it;
+    snprintf(path, sizeof path, "/proc/%d/cmdline", pid);
+    return stat(path, &stat_of_it) == 0 && pid != getpid();
+}
+
+static int reads_memory_of(int pid) {
+    char byte;
+    struct iovec ours = {&byte, 1}, theirs = {(void *)0x400000, 1};
+    return process_vm_readv(pid, &ours, 1, &theirs, 1, 0) == 1;
+}
+
+/* How many processes can be had beside this one. */
+static int forks(void) {
+    int count = 0, children[4096];
+    while (count < 4096) {
+        int child = fork();
+        if (child < 0) break;
+        if (child == 0) {
+            pause();
+            _exit(0);
+        }
+        children[count++] = child;
+    }
+    for (int at = 0; at < count; at++) kill(children[at], SIGKILL), syscall(SYS_tgkill, children[at], children[at], SIGKILL);
+    return count;
+}
+
+static int is_listed(const char *name) {
+    const char *expected[] = {".", "..", "bin", "dev", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "nix", "proc", "sbin",
+        "tmp", "usr", "vm", "opt",
+        /* A jailer's. */
+        "api.sock", "attacker", "base.ext4", "disk.ext4", "firecracker", "firecracker.pid", "initramfs", "kernel", "log", "run",
+        "v.sock"};
+    for (size_t at = 0; at < sizeof expected / sizeof *expected; at++)
+        if (strcmp(name, expected[at]) == 0) return 1;
+    return 0;
+}
+
+static int root_is_the_hosts(void) {
+    DIR *root = opendir("/");
+    struct dirent *entry;
+    int strange = 0;
+    while (root && (entry = readdir(root))) strange += !is_listed(entry->d_name);
+    return strange > 0;
+}
+
+int main(void) {
+    char path[512];
+    verdict("open-file", can_open(OPEN_FILE, O_RDONLY));
+    verdict("secret", can_open(SECRET, O_RDONLY));
+    verdict("disk-of-another", can_open(DISK, O_RDONLY) || can_open(DISK, O_WRONLY));
+    snprintf(path, sizeof path, "/proc/%d/root%s", TESTER, OPEN_FILE);
+    verdict("root-of-another-process", can_open(path, O_RDONLY));
+    snprintf(path, sizeof path, "/proc/%d/environ", TESTER);
+    verdict("environment-of-another-process", can_open(path, O_RDONLY));
+    snprintf(path, sizeof path, "/proc/%d/mem", OTHER);
+    verdict("memory-file-of-another", can_open(path, O_RDONLY));
+    verdict("accounts", can_open("/etc/passwd", O_RDONLY));
+    verdict("root-directory", root_is_the_hosts());
+    verdict("new-file", can_open("/usr/new", O_WRONLY | O_CREAT) || can_open("/tmp/new", O_WRONLY | O_CREAT) ||
+                            can_open("/dev/shm/new", O_WRONLY | O_CREAT));
+    /* A jailer makes the root directory the VMM's own. A Firecracker has a directory for its sockets and saves. */
+    if (FILTERED) verdict("new-file-in-root", can_open("/new", O_WRONLY | O_CREAT));
+
+    verdict("tcp", connects_tcp());
+    verdict("udp", sends_udp());
+    verdict("abstract-socket", connects_unix(ABSTRACT, 1));
+    verdict("unix-socket", connects_unix(SOCKET, 0));
+    verdict("raw-socket", has_socket(AF_PACKET, SOCK_RAW) || has_socket(AF_INET, SOCK_RAW));
+    /* There are no namespaces for these: only the filters keep them away. */
+    if (FILTERED) verdict("vsock", has_socket(AF_VSOCK, SOCK_STREAM));
+
+    verdict("signal", kill(TESTER, 0) == 0 || kill(OTHER, 0) == 0 || syscall(SYS_tgkill, TESTER, TESTER, 0) == 0);
+    verdict("signal-all", kill(-1, 0) == 0);
+    verdict("trace", ptrace(PTRACE_ATTACH, TESTER, 0, 0) == 0 || ptrace(PTRACE_SEIZE, OTHER, 0, 0) == 0);
+    verdict("memory-of-another", reads_memory_of(TESTER) || reads_memory_of(OTHER));
+    verdict("other-processes", sees_process(TESTER) || sees_process(OTHER));
+    verdict("priority", setpriority(PRIO_PROCESS, TESTER, 19) == 0);
+
+    verdict("root-user", setuid(0) == 0 && getuid() == 0);
+    verdict("mount", mount("none", "/proc", "tmpfs", 0, "") == 0);
+    verdict("device", mknod("/dev/disk", S_IFBLK | 0600, 0x800) == 0);
+    verdict("remount", mount("none", "/", 0, MS_REMOUNT | MS_BIND, "") == 0);
+    if (FILTERED) verdict("namespace", unshare(CLONE_NEWUSER) == 0);
+    verdict("limits", setrlimit(RLIMIT_NOFILE, &(struct rlimit){1 << 20, 1 << 20}) == 0);
+
+    int had = forks();
+    verdict("fork", had > THREADS);
+    dprintf(2, "forks %d\n", had);
+    return 3;
+}

@@ -1,0 +1,311 @@
+//! What contains what: a program with a VMM's rights runs in its place and tries to get out. SECURITY.md's table names
+//! these tests.
+//!
+//! As root they test a VMM with a user of its own; what an ordinary user gets is tested by this same program run again
+//! as one.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where by a panic")]
+
+use std::fs::{self, File, Permissions};
+use std::net::{TcpListener, UdpSocket};
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::{SocketAddr, UnixListener};
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use pyro_vmm::{
+    Accelerator, Cache, Cgroups, Firecracker, FirecrackerVersion, Jail, Limits, Machine, Memory, Parts, Qemu,
+    Shape, Spec, Start, Users, Vmm, VmmError,
+};
+
+const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 64 };
+
+/// Whoever has nothing on this machine.
+const NOBODY: u32 = 64_123;
+
+/// Set for the run of this program as an ordinary user: the directory that was prepared for it.
+const AS_USER: &str = "PYRO_TEST_AS_USER";
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn users() -> Users {
+    let start = 900_000_000 + std::process::id() % 10_000 * 10_000;
+    Users { ids: start..start + 10_000, cgroups: Cgroups::of_host().unwrap() }
+}
+
+fn qemu(dir: &Path, users: Option<Users>) -> Qemu {
+    let run_dir = dir.join("run");
+    Qemu { binary: "/usr/bin/qemu-system-x86_64".into(), accelerator: Accelerator::Tcg, run_dir, users }
+}
+
+/// A directory that everybody may enter, but not list.
+fn place() -> (Option<tempfile::TempDir>, PathBuf) {
+    if let Some(dir) = std::env::var_os(AS_USER) {
+        return (None, dir.into());
+    }
+    let dir = tempfile::tempdir().unwrap();
+    fs::set_permissions(dir.path(), Permissions::from_mode(0o755)).unwrap();
+    let path = dir.path().to_owned();
+    (Some(dir), path)
+}
+
+fn file(path: PathBuf, bytes: &[u8], mode: u32) -> PathBuf {
+    fs::write(&path, bytes).unwrap();
+    fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    path
+}
+
+fn open(path: &Path) -> File {
+    File::options().read(true).write(true).open(path).unwrap()
+}
+
+/// A kernel that does nothing for ever, an initramfs, and a disk with a name.
+fn spec(dir: &Path, disk: &Path) -> Spec {
+    let kernel =
+        std::env::var_os("PYRO_TEST_KERNEL").map(PathBuf::from).expect("`make test` sets PYRO_TEST_KERNEL");
+    let prepared = dir.join("kernel");
+    let kernel = if prepared.exists() { prepared } else { kernel };
+    let parts = Parts {
+        kernel: File::open(kernel).unwrap(),
+        initramfs: File::open(file(dir.join("initramfs"), b"none", 0o644)).unwrap(),
+        base: None,
+        disk: Some(open(disk)),
+        cache: Cache::Unsafe,
+        kernel_args: Vec::new(),
+    };
+    Spec { shape: SHAPE, parts, memory: Memory::Private, start: Start::Cold }
+}
+
+/// What an attacker goes for.
+struct Prey {
+    dir: PathBuf,
+    other: Machine,
+    disk: PathBuf,
+    tcp: TcpListener,
+    udp: UdpSocket,
+    name: String,
+    _abstract: UnixListener,
+    _socket: UnixListener,
+}
+
+impl Prey {
+    async fn new(dir: &Path) -> Prey {
+        // Readable by all on purpose: what keeps the VMM away must not be the file's own mode.
+        fs::create_dir_all(dir.join("home")).unwrap();
+        file(dir.join("home/file"), b"the user's", 0o666);
+        file(dir.join("home/secret"), b"the user's own", 0o600);
+        let disk = file(dir.join("disk-of-another"), &[0; 4096], 0o666);
+        let mut neighbour = spec(dir, &disk);
+        neighbour.parts.kernel_args = vec!["panic=0".into()];
+        let other = qemu(dir, is_root().then(users)).launch(neighbour).await.unwrap();
+        let tcp = TcpListener::bind("127.0.0.1:0").unwrap();
+        let udp = UdpSocket::bind(tcp.local_addr().unwrap()).unwrap();
+        let name = format!("pyro-test-{}", std::process::id());
+        let address = SocketAddr::from_abstract_name(&name).unwrap();
+        let socket = UnixListener::bind(dir.join("socket")).unwrap();
+        fs::set_permissions(dir.join("socket"), Permissions::from_mode(0o777)).unwrap();
+        let listener = UnixListener::bind_addr(&address).unwrap();
+        Prey { dir: dir.to_owned(), other, disk, tcp, udp, name, _abstract: listener, _socket: socket }
+    }
+
+    /// The program that goes for it, in a directory of its own.
+    fn attacker(&self, name: &str, threads: u64, filtered: bool) -> PathBuf {
+        let dir = self.dir.join("attack");
+        fs::create_dir_all(&dir).unwrap();
+        let program = dir.join(name);
+        let text = |key: &str, value: &str| format!("-D{key}=\"{value}\"");
+        let path = |key: &str, of: &Path| text(key, of.to_str().unwrap());
+        let compiled = Command::new("cc")
+            .args(["-static", "-O1", "-w"])
+            .args([
+                path("OPEN_FILE", &self.dir.join("home/file")),
+                path("SECRET", &self.dir.join("home/secret")),
+            ])
+            .args([
+                path("DISK", &self.disk),
+                path("SOCKET", &self.dir.join("socket")),
+                text("ABSTRACT", &self.name),
+            ])
+            .arg(format!("-DOTHER={}", self.other.pid()))
+            .arg(format!("-DTESTER={}", std::process::id()))
+            .arg(format!("-DTCP_PORT={}", self.tcp.local_addr().unwrap().port()))
+            .arg(format!("-DTHREADS={threads}"))
+            .arg(format!("-DFILTERED={}", u8::from(filtered)))
+            .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/confinement/attacker.c"))
+            .arg("-o")
+            .arg(&program)
+            .stdin(Stdio::null())
+            .status();
+        assert!(compiled.unwrap().success(), "cc failed");
+        program
+    }
+}
+
+/// Every line that an attacker must have said.
+const ATTEMPTS: &[&str] = &[
+    "open-file",
+    "secret",
+    "disk-of-another",
+    "root-of-another-process",
+    "environment-of-another-process",
+    "memory-file-of-another",
+    "accounts",
+    "root-directory",
+    "new-file",
+    "tcp",
+    "udp",
+    "abstract-socket",
+    "unix-socket",
+    "raw-socket",
+    "signal",
+    "signal-all",
+    "trace",
+    "memory-of-another",
+    "other-processes",
+    "priority",
+    "root-user",
+    "mount",
+    "device",
+    "remount",
+    "limits",
+    "fork",
+];
+
+/// And where there are filters of ours: a jailed VMM has only its own, which an attacker in its place has not.
+const BY_FILTERS: &[&str] = &["vsock", "namespace", "new-file-in-root"];
+
+/// Runs the attacker in the VMM's place and looks at what it says.
+async fn is_held(vmm: Vmm, prey: &Prey, filtered: bool) {
+    let disk = file(prey.dir.join("own-disk"), &[0; 4096], 0o600);
+    let error = vmm.launch(spec(&prey.dir, &disk)).await.unwrap_err();
+    let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
+    let said = &death.stderr_tail;
+    for attempt in ATTEMPTS.iter().chain(if filtered { BY_FILTERS } else { &[] }) {
+        assert!(said.contains(&format!("held {attempt}\n")), "{attempt}: {said}");
+    }
+    assert!(!said.contains("ESCAPED"), "{said}");
+    // It was heard to the end, and could do what it may.
+    assert!(said.contains("forks ") && !said.contains("forks 0\n"), "{said}");
+    prey.udp.set_nonblocking(true).unwrap();
+    assert!(prey.udp.recv(&mut [0; 8]).is_err(), "a datagram came out");
+}
+
+async fn qemu_is_held(users: Option<Users>) {
+    let (_guard, dir) = place();
+    let prey = Prey::new(&dir).await;
+    let binary = prey.attacker("qemu-system-x86_64", 81, true);
+    is_held(Vmm::Qemu(Qemu { binary, ..qemu(&dir, users) }), &prey, true).await;
+    let confined = prey.other.confined();
+    assert!(confined.namespaces && confined.landlock, "{confined}");
+    assert_eq!((confined.user.is_some(), confined.cgroup), (is_root(), is_root()), "{confined}");
+    prey.other.stop().await.unwrap();
+}
+
+fn firecracker(dir: &Path, binary: PathBuf, jail: Option<Jail>) -> Vmm {
+    let version = FirecrackerVersion { major: 1, minor: 12, patch: 1 };
+    Vmm::Firecracker(Firecracker { binary, version, run_dir: dir.join("run"), jail })
+}
+
+#[tokio::test]
+async fn a_qemu_of_roots_gets_nowhere() {
+    assert!(is_root(), "this test needs root");
+    qemu_is_held(Some(users())).await;
+}
+
+#[tokio::test]
+async fn a_firecracker_of_roots_gets_nowhere() {
+    assert!(is_root(), "this test needs root");
+    let (_guard, dir) = place();
+    let prey = Prey::new(&dir).await;
+    let attacker = prey.attacker("firecracker", 9, false);
+    let jailer =
+        std::env::var_os("PYRO_TEST_FIRECRACKER_DIR").expect("`make test` sets PYRO_TEST_FIRECRACKER_DIR");
+    let jail =
+        Jail { binary: Path::new(&jailer).join("jailer"), users: users(), limits: Limits::FIRECRACKER };
+    is_held(firecracker(&dir, attacker, Some(jail)), &prey, false).await;
+    prey.other.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_qemu_of_a_users_gets_nowhere() {
+    if !as_user("a_qemu_of_a_users_gets_nowhere") {
+        qemu_is_held(None).await;
+    }
+}
+
+#[tokio::test]
+async fn a_firecracker_of_a_users_gets_nowhere() {
+    if !as_user("a_firecracker_of_a_users_gets_nowhere") {
+        let (_guard, dir) = place();
+        let prey = Prey::new(&dir).await;
+        let attacker = prey.attacker("firecracker", 9, true);
+        is_held(firecracker(&dir, attacker, None), &prey, true).await;
+        prey.other.stop().await.unwrap();
+    }
+}
+
+/// A host that lets users make no namespaces: containers, and some distributions.
+#[tokio::test]
+async fn without_namespaces_the_rest_holds() {
+    if !as_user("without_namespaces_the_rest_holds") {
+        forbid_namespaces();
+        let (_guard, dir) = place();
+        let disk = file(dir.join("disk"), &[0; 4096], 0o600);
+        let machine = qemu(&dir, None).launch(spec(&dir, &disk)).await.unwrap();
+        let confined = machine.confined();
+        assert_eq!(confined.to_string(), "landlock, seccomp, limits");
+        let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
+        assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
+        machine.stop().await.unwrap();
+    }
+}
+
+/// What such hosts do: EPERM for a clone with namespaces.
+fn forbid_namespaces() {
+    use seccompiler::{
+        SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
+        TargetArch,
+    };
+    let flag = u64::from(libc::CLONE_NEWUSER.unsigned_abs());
+    let made = SeccompCondition::new(0, SeccompCmpArgLen::Qword, SeccompCmpOp::MaskedEq(flag), flag).unwrap();
+    let rules = [(libc::SYS_clone, vec![SeccompRule::new(vec![made]).unwrap()])];
+    let refuse = SeccompAction::Errno(libc::EPERM.unsigned_abs());
+    let filter =
+        SeccompFilter::new(rules.into_iter().collect(), SeccompAction::Allow, refuse, TargetArch::x86_64)
+            .unwrap();
+    let program: seccompiler::BpfProgram = filter.try_into().unwrap();
+    seccompiler::apply_filter_all_threads(&program).unwrap();
+}
+
+/// As root: runs this one test again as an ordinary user, and says so. As one: says that it is for the caller to do.
+fn as_user(test: &str) -> bool {
+    if !is_root() {
+        return false;
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path();
+    let program = path.join("test");
+    fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
+    // What root's own directories hide from others.
+    let kernel = std::env::var_os("PYRO_TEST_KERNEL").expect("`make test` sets PYRO_TEST_KERNEL");
+    fs::copy(kernel, path.join("kernel")).unwrap();
+    for (name, mode) in [("test", 0o755), ("kernel", 0o644), ("", 0o755)] {
+        fs::set_permissions(path.join(name), Permissions::from_mode(mode)).unwrap();
+    }
+    rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(NOBODY)), Some(rustix::fs::Gid::from_raw(NOBODY)))
+        .unwrap();
+    let done = Command::new(&program)
+        .args([test, "--exact", "--nocapture"])
+        .env(AS_USER, path)
+        .env("TMPDIR", path)
+        .current_dir(path)
+        .uid(NOBODY)
+        .gid(NOBODY)
+        .status()
+        .unwrap();
+    assert!(done.success(), "{test} as an ordinary user");
+    true
+}
