@@ -250,16 +250,16 @@ fn attempt(order: &mut Order) -> Answer {
     let (mut report, report_theirs) = pipe().map(|(ours, theirs)| (File::from(ours), theirs))?;
     let parent =
         pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(Fault::at(Step::Orphan))?;
-    let (confined, doors, prepared, warden) = match &mut order.containment {
+    let (confined, prepared, warden) = match &mut order.containment {
         Containment::Warden(warden) => {
             let user = warden.user;
             let confined =
                 Confined { user, namespaces: true, jailer: true, cgroup: warden.cgroup, landlock: false };
-            (confined, &[][..], None, Some(&*warden))
+            (confined, None, Some(&*warden))
         }
         Containment::Sandbox(plan) => {
             let prepared = plan.prepare(&binary).map_err(fault(Step::View))?;
-            (plan.confined(), plan.doors(), Some(prepared), None)
+            (plan.confined(), Some(prepared), None)
         }
     };
     let flags = match &prepared {
@@ -279,7 +279,6 @@ fn attempt(order: &mut Order) -> Answer {
         ],
         keep: &keep,
         parent: &parent,
-        doors,
         prepared: prepared.as_ref(),
         warden,
     };
@@ -332,7 +331,6 @@ struct Image<'a> {
     streams: [BorrowedFd<'a>; 3],
     keep: &'a [RawFd],
     parent: &'a OwnedFd,
-    doors: &'a [OwnedFd],
     prepared: Option<&'a Prepared>,
     warden: Option<&'a warden::Order>,
 }
@@ -371,7 +369,6 @@ impl Image<'_> {
         if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
             let _ = rustix::io::write(&file, OOM_SCORE_ADJUST);
         }
-        sandbox::join_group(self.doors)?;
         let mut directory = self.directory.as_c_str();
         if let Some(prepared) = self.prepared {
             prepared.enter(|| self.still_ours())?;

@@ -211,7 +211,7 @@ impl Firecracker {
             home: Some(home.root_path()),
             opens,
         };
-        let plan = Plan::new(needs, None, None, self.run_dir.clone());
+        let plan = Plan::new(needs, None, self.run_dir.clone());
         let order = order(&self.binary, args, inherit, Containment::Sandbox(Box::new(plan)));
         Ok((home, order, None, None))
     }

@@ -125,7 +125,7 @@ impl Qemu {
         let this = self.clone();
         // Small file operations: not on a runtime's worker.
         let contained = tokio::task::spawn_blocking(move || this.contain(needs));
-        let (plan, home) = contained.await.map_err(|source| VmmError::Host {
+        let (plan, group, home) = contained.await.map_err(|source| VmmError::Host {
             doing: "prepare the VMM's sandbox",
             source: source.into(),
         })??;
@@ -141,7 +141,15 @@ impl Qemu {
         let process =
             spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&self.binary, PACKAGE, fault))?;
 
+        // While QEMU starts, and before anybody reaps it: its number is its own until then.
+        let (pid, joined) = (process.pid(), |group: Group, pid| group.take_in(pid).is_ok());
+        let joined = match group {
+            Some(group) => tokio::task::spawn_blocking(move || joined(group, pid)).await.unwrap_or(false),
+            None => false,
+        };
+
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
+        handle.confined.cgroup = joined;
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
             handle.negotiate(maps_file).await?;
             handle.launched.answered = Instant::now();
@@ -163,8 +171,8 @@ impl Qemu {
         }
     }
 
-    /// What is put around a QEMU with these needs, and the directory that holds its user's number.
-    fn contain(&self, needs: Needs) -> Result<(Plan, Option<Home>), VmmError> {
+    /// What is put around a QEMU with these needs, its cgroup, and the directory that holds its user's number.
+    fn contain(&self, needs: Needs) -> Result<(Plan, Option<Group>, Option<Home>), VmmError> {
         let host = |doing| move |source| VmmError::Host { doing, source };
         DirBuilder::new()
             .recursive(true)
@@ -172,7 +180,7 @@ impl Qemu {
             .create(&self.run_dir)
             .map_err(host("make the directory for running machines"))?;
         let Some(users) = &self.users else {
-            return Ok((Plan::new(needs, None, None, self.run_dir.clone()), None));
+            return Ok((Plan::new(needs, None, self.run_dir.clone()), None, None));
         };
         users.check()?;
         let kind = self.run_dir.join("qemu");
@@ -188,7 +196,7 @@ impl Qemu {
         let threads = u64::from(needs.shape.vcpus) + needs.spare_threads;
         // A host whose cgroups cannot be written has none for this.
         let group = users.cgroups.and_then(|cgroups| Group::make(cgroups, home.id(), memory, threads).ok());
-        Ok((Plan::new(needs, Some(user), group, self.run_dir.clone()), Some(home)))
+        Ok((Plan::new(needs, Some(user), self.run_dir.clone()), group, Some(home)))
     }
 }
 

@@ -26,7 +26,6 @@ pub(crate) enum Step {
     Clone,
     Orphan,
     Streams,
-    Group,
     UserMap,
     View,
     Limits,
@@ -39,11 +38,10 @@ pub(crate) enum Step {
 }
 
 impl Step {
-    const ALL: [Step; 13] = [
+    const ALL: [Step; 12] = [
         Step::Clone,
         Step::Orphan,
         Step::Streams,
-        Step::Group,
         Step::UserMap,
         Step::View,
         Step::Limits,
@@ -67,7 +65,6 @@ impl fmt::Display for Step {
             Step::Clone => "make a process in namespaces of its own",
             Step::Orphan => "tie the VMM to this process",
             Step::Streams => "connect the VMM's streams",
-            Step::Group => "put the VMM into its cgroup",
             Step::UserMap => "map the VMM's user",
             Step::View => "make the VMM's root directory",
             Step::Limits => "limit the VMM",
@@ -136,11 +133,6 @@ impl Limit {
         let hard = rustix::process::getrlimit(self.resource).maximum.unwrap_or(u64::MAX).min(self.most);
         rustix::process::setrlimit(self.resource, Rlimit { current: Some(hard), maximum: Some(hard) })
     }
-}
-
-/// Joins the cgroups behind `doors`.
-pub(crate) fn join_group(doors: &[OwnedFd]) -> Result<(), Fault> {
-    doors.iter().try_for_each(|door| rustix::io::write(door, b"0").map(drop)).map_err(Fault::at(Step::Group))
 }
 
 impl Prepared {
@@ -332,6 +324,6 @@ mod tests {
         for (number, step) in (0..).zip(Step::ALL) {
             assert_eq!((step as u8, Step::of(number)), (number, Some(step)));
         }
-        assert_eq!(Step::of(13), None);
+        assert_eq!(Step::of(12), None);
     }
 }

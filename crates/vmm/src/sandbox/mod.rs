@@ -29,10 +29,10 @@ use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
 
-pub(crate) use enter::{Fault, Step, join_group};
+pub(crate) use enter::{Fault, Step};
 
 use crate::VmmError;
-use crate::cgroup::{Cgroups, Group};
+use crate::cgroup::Cgroups;
 use crate::home::any_number;
 use crate::machine::Shape;
 use crate::warden::Access;
@@ -140,8 +140,6 @@ pub(crate) struct Plan {
     pub(crate) needs: Needs,
     /// A user of its own.
     pub(crate) user: Option<u32>,
-    /// A cgroup of its own.
-    pub(crate) group: Option<Group>,
     /// A directory that exists; in the VMM's own mount namespace its root is built on it.
     pub(crate) mount_point: PathBuf,
     namespaces: bool,
@@ -150,8 +148,8 @@ pub(crate) struct Plan {
 
 impl Plan {
     /// All that this host may allow.
-    pub(crate) fn new(needs: Needs, user: Option<u32>, group: Option<Group>, mount_point: PathBuf) -> Plan {
-        Plan { needs, user, group, mount_point, namespaces: true, landlock: true }
+    pub(crate) fn new(needs: Needs, user: Option<u32>, mount_point: PathBuf) -> Plan {
+        Plan { needs, user, mount_point, namespaces: true, landlock: true }
     }
 
     /// What is confined by it.
@@ -160,7 +158,7 @@ impl Plan {
             user: self.user,
             namespaces: self.namespaces,
             landlock: self.landlock,
-            cgroup: self.group.is_some(),
+            cgroup: false,
             jailer: false,
         }
     }
@@ -168,14 +166,12 @@ impl Plan {
     /// Leaves out what failed, if that can be left out. Hosts differ: a container may not make namespaces, a
     /// distribution may forbid them to users, a kernel may lack landlock.
     pub(crate) fn weaken(&mut self, step: Step) -> bool {
-        let had = match step {
+        match step {
             Step::Clone | Step::UserMap | Step::View => std::mem::replace(&mut self.namespaces, false),
-            Step::Group => self.group.take().is_some(),
             Step::User => self.user.take().is_some(),
             Step::Landlock => std::mem::replace(&mut self.landlock, false),
             _ => false,
-        };
-        had
+        }
     }
 
     /// Everything that a child does not have the means to make.
@@ -218,11 +214,6 @@ impl Plan {
             all.push(enter::Limit::new(rustix::process::Resource::Nproc, threads));
         }
         all
-    }
-
-    /// Where a process joins the cgroup.
-    pub(crate) fn doors(&self) -> &[OwnedFd] {
-        self.group.as_ref().map_or(&[], |group| &group.doors)
     }
 }
 
@@ -304,10 +295,10 @@ mod tests {
             home: None,
             opens: Vec::new(),
         };
-        let mut plan = Plan::new(needs, Some(7), None, "/".into());
+        let mut plan = Plan::new(needs, Some(7), "/".into());
         assert_eq!(plan.confined().to_string(), "a user of its own, namespaces, landlock, seccomp, limits");
         assert!(plan.weaken(Step::View) && !plan.weaken(Step::Clone), "namespaces go once");
-        assert!(plan.weaken(Step::User) && plan.weaken(Step::Landlock) && !plan.weaken(Step::Group));
+        assert!(plan.weaken(Step::User) && plan.weaken(Step::Landlock) && !plan.weaken(Step::User));
         assert!(!plan.weaken(Step::Exec), "nothing makes a program that cannot be run run");
         assert_eq!(plan.confined().to_string(), "seccomp, limits");
     }

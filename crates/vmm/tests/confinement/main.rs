@@ -62,12 +62,15 @@ fn open(path: &Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
+/// A path that `make test` gives.
+fn given(variable: &str) -> PathBuf {
+    std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set: `make test` sets it")).into()
+}
+
 /// A kernel that does nothing for ever, an initramfs, and a disk with a name.
 fn spec(dir: &Path, disk: &Path) -> Spec {
-    let kernel =
-        std::env::var_os("PYRO_TEST_KERNEL").map(PathBuf::from).expect("`make test` sets PYRO_TEST_KERNEL");
     let prepared = dir.join("kernel");
-    let kernel = if prepared.exists() { prepared } else { kernel };
+    let kernel = if prepared.exists() { prepared } else { given("PYRO_TEST_KERNEL") };
     let parts = Parts {
         kernel: File::open(kernel).unwrap(),
         initramfs: File::open(file(dir.join("initramfs"), b"none", 0o644)).unwrap(),
@@ -221,10 +224,8 @@ async fn a_firecracker_of_roots_gets_nowhere() {
     let (_guard, dir) = place();
     let prey = Prey::new(&dir).await;
     let attacker = prey.attacker("firecracker", 9, false);
-    let jailer =
-        std::env::var_os("PYRO_TEST_FIRECRACKER_DIR").expect("`make test` sets PYRO_TEST_FIRECRACKER_DIR");
-    let jail =
-        Jail { binary: Path::new(&jailer).join("jailer"), users: users(), limits: Limits::FIRECRACKER };
+    let jailer = given("PYRO_TEST_FIRECRACKER_DIR");
+    let jail = Jail { binary: jailer.join("jailer"), users: users(), limits: Limits::FIRECRACKER };
     is_held(firecracker(&dir, attacker, Some(jail)), &prey, false).await;
     prey.other.stop().await.unwrap();
 }
@@ -290,7 +291,7 @@ fn as_user(test: &str) -> bool {
     let program = path.join("test");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
     // What root's own directories hide from others.
-    let kernel = std::env::var_os("PYRO_TEST_KERNEL").expect("`make test` sets PYRO_TEST_KERNEL");
+    let kernel = given("PYRO_TEST_KERNEL");
     fs::copy(kernel, path.join("kernel")).unwrap();
     for (name, mode) in [("test", 0o755), ("kernel", 0o644), ("", 0o755)] {
         fs::set_permissions(path.join(name), Permissions::from_mode(mode)).unwrap();
