@@ -6,6 +6,8 @@
 
 mod firecracker;
 
+pub(crate) use firecracker::find as find_firecracker;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
