@@ -137,10 +137,14 @@ fn nothing_is_left(world: &World) {
 #[test]
 fn an_interrupt_leaves_nothing() {
     let world = World::new();
-    for line in ["[bench] preparing the floor", "[bench] measuring template", "[bench] measuring idle_memory"]
-    {
-        let mut child =
-            world.start(&["bench", "--quick", "--only", "template,idle_memory", "debian:12-base"]);
+    for line in [
+        "[bench] preparing the floor",
+        "[bench] measuring template",
+        "[bench] measuring idle_memory",
+        "[bench] measuring launch",
+    ] {
+        let only = ["bench", "--quick", "--only", "template,idle_memory,launch", "debian:12-base"];
+        let mut child = world.start(&only);
         let mut talk = BufReader::new(child.stderr.take().unwrap());
         let mut said = String::new();
         while !said.lines().any(|said| said == line) {
