@@ -2,7 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-use std::path::PathBuf;
+mod backends;
+
 use std::time::Duration;
 
 use pyro_core::backend::Preference;
@@ -11,16 +12,17 @@ use pyro_core::config::Config;
 use pyro_core::vm::registry::Registry;
 use pyro_core::vm::{Factory, VmError, VmRequest};
 
-fn prepared(variable: &str) -> PathBuf {
-    match std::env::var_os(variable) {
-        Some(path) => path.into(),
-        None => {
-            panic!("{variable} is not set: run `make test`, which prepares the runtime and the environments")
-        }
-    }
+use backends::{on_each_backend, prepared};
+
+on_each_backend! {
+    async
+    a_vm_lives_from_create_to_exec
+    a_vm_can_be_stopped_looked_at_and_deleted
+    reaping_takes_only_what_has_expired
+    dropping_a_running_command_kills_its_vm
 }
 
-fn registry() -> (Registry, tempfile::TempDir) {
+fn registry(backend: Preference) -> (Registry, tempfile::TempDir) {
     let cache = tempfile::tempdir().unwrap();
     let config = Config {
         bundle_dir: prepared("PYRO_RUNTIME_BUNDLE_DIR"),
@@ -30,10 +32,10 @@ fn registry() -> (Registry, tempfile::TempDir) {
         scratch_dir: cache.path().to_owned(),
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
         firecracker_binary: None,
-        run_dir: cache.path().join("run"),
+        run_dir: cache.path().join("host/run"),
         boot_deadline: None,
     };
-    (Registry::new(Factory::new(config, Preference::Qemu)), cache)
+    (Registry::new(Factory::new(config, backend)), cache)
 }
 
 fn request() -> VmRequest {
@@ -44,9 +46,8 @@ fn line(text: &str) -> CommandLine {
     CommandLine::from_words(vec![text.into()]).unwrap()
 }
 
-#[tokio::test]
-async fn a_vm_lives_from_create_to_exec() {
-    let (vms, _cache) = registry();
+async fn a_vm_lives_from_create_to_exec(backend: Preference) {
+    let (vms, _cache) = registry(backend);
     let created = vms.create(request(), |_| {}).await.unwrap();
     assert_eq!((created.state, created.execution_mode.to_string()), ("created", "pending".to_owned()));
     assert!(created.expires_at.unwrap() > created.created_at);
@@ -55,7 +56,7 @@ async fn a_vm_lives_from_create_to_exec() {
     assert!(matches!(early, Err(VmError::State { .. })));
     let started = vms.start(&id).await.unwrap();
     assert_eq!((started.state, started.execution_mode.to_string()), ("started", "guest_vsock".to_owned()));
-    assert_eq!(started.backend, "qemu");
+    assert_eq!(started.backend, backend.name());
     assert!(matches!(vms.start(&id).await, Err(VmError::State { .. })));
     assert!(!vms.network_info(&id).await.unwrap().network_enabled);
     let options = Options {
@@ -71,9 +72,8 @@ async fn a_vm_lives_from_create_to_exec() {
     assert!(matches!(vms.status(&id).await, Err(VmError::Unknown(_))));
 }
 
-#[tokio::test]
-async fn a_vm_can_be_stopped_looked_at_and_deleted() {
-    let (vms, cache) = registry();
+async fn a_vm_can_be_stopped_looked_at_and_deleted(backend: Preference) {
+    let (vms, cache) = registry(backend);
     let id = vms.create(request(), |_| {}).await.unwrap().vm_id;
     vms.start(&id).await.unwrap();
     assert_eq!(vms.stop(&id).await.unwrap().state, "stopped");
@@ -86,11 +86,12 @@ async fn a_vm_can_be_stopped_looked_at_and_deleted() {
     let left: Vec<_> =
         std::fs::read_dir(cache.path()).unwrap().flatten().map(|entry| entry.file_name()).collect();
     assert_eq!(left, ["host"]);
+    let machines = std::fs::read_dir(cache.path().join("host/run/firecracker"));
+    assert_eq!(machines.into_iter().flatten().count(), 0);
 }
 
-#[tokio::test]
-async fn reaping_takes_only_what_has_expired() {
-    let (vms, _cache) = registry();
+async fn reaping_takes_only_what_has_expired(backend: Preference) {
+    let (vms, _cache) = registry(backend);
     let mortal = vms.create(VmRequest { ttl_seconds: 60, ..request() }, |_| {}).await.unwrap().vm_id;
     let eternal = vms.create(VmRequest { ttl_seconds: 0, ..request() }, |_| {}).await.unwrap();
     assert_eq!(eternal.expires_at, None);
@@ -102,9 +103,8 @@ async fn reaping_takes_only_what_has_expired() {
     assert!(vms.status(&eternal.vm_id).await.is_ok());
 }
 
-#[tokio::test]
-async fn dropping_a_running_command_kills_its_vm() {
-    let (vms, _cache) = registry();
+async fn dropping_a_running_command_kills_its_vm(backend: Preference) {
+    let (vms, _cache) = registry(backend);
     let id = vms.create(request(), |_| {}).await.unwrap().vm_id;
     vms.start(&id).await.unwrap();
     let mut streams = Streams::kept_only();

@@ -133,7 +133,11 @@ fn table(report: &Report) -> String {
     )];
     for row in &report.rows {
         let floor = row.floor.as_ref().and_then(|floor| floor.summary.median);
-        let failed = if row.failed() > 0 { format!("  {} FAILED", row.failed()) } else { String::new() };
+        let failed = match (row.failed(), &row.pending) {
+            (0, None) => String::new(),
+            (0, Some(_)) => "  pending".to_owned(),
+            (failed, _) => format!("  {failed} FAILED"),
+        };
         let line = format!(
             "{:name$}  {:>5} {:>9} {:>9} {:5} {:>9} {:>6}  {:>6}{failed}",
             row.name,
@@ -180,9 +184,10 @@ fn table(report: &Report) -> String {
 }
 
 fn legend(row: &Row) -> String {
-    match &row.floor {
-        Some(floor) => format!("{}; floor: {}", row.what, floor.what),
-        None => row.what.clone(),
+    match (&row.floor, &row.pending) {
+        (Some(floor), _) => format!("{}; floor: {}", row.what, floor.what),
+        (None, Some(why)) => format!("{}; pending: {why}", row.what),
+        (None, None) => row.what.clone(),
     }
 }
 

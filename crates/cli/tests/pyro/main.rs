@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../../../core/tests/backends/mod.rs"]
+mod backends;
 mod contract;
 mod microvm_bad_days;
 mod microvm_bench;

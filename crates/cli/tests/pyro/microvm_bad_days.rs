@@ -5,7 +5,20 @@ use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use pyro_core::backend::Preference;
+
+use crate::backends::on_each_backend;
 use crate::support::{Said, World, prepared};
+
+// The others are about the host or about one backend.
+on_each_backend! {
+    a_damaged_kernel_is_never_booted
+    a_damaged_manifest_is_refused
+    a_damaged_root_image_is_never_booted
+    a_read_only_environment_cache_is_enough
+    a_full_disk_under_the_vm_is_an_error_in_the_guest_and_no_hang
+    more_memory_than_the_host_has_is_refused_before_anything_starts
+}
 
 /// A copy of the prepared bundle that a test may damage.
 fn bundle_copy(world: &mut World) -> PathBuf {
@@ -105,9 +118,8 @@ fn firecracker_is_used_or_refused_with_the_reason() {
     }
 }
 
-#[test]
-fn a_damaged_kernel_is_never_booted() {
-    let mut world = World::new();
+fn a_damaged_kernel_is_never_booted(backend: Preference) {
+    let mut world = World::on(backend);
     let bundle = bundle_copy(&mut world);
     // Seen good once, so that only the change can tell.
     assert_eq!(world.pyro(&TRUE).code, Some(0));
@@ -117,9 +129,8 @@ fn a_damaged_kernel_is_never_booted() {
     assert!(said.code == Some(1) && said.stdout().contains("FAIL  runtime"), "{said:?}");
 }
 
-#[test]
-fn a_damaged_manifest_is_refused() {
-    let mut world = World::new();
+fn a_damaged_manifest_is_refused(backend: Preference) {
+    let mut world = World::on(backend);
     let bundle = bundle_copy(&mut world);
     for text in ["", "{", "[]", "{\"schema\": 999}"] {
         fs::write(bundle.join("manifest.json"), text).unwrap();
@@ -127,9 +138,8 @@ fn a_damaged_manifest_is_refused() {
     }
 }
 
-#[test]
-fn a_damaged_root_image_is_never_booted() {
-    let mut world = World::new();
+fn a_damaged_root_image_is_never_booted(backend: Preference) {
+    let mut world = World::on(backend);
     let environments = environments_copy(&mut world);
     assert_eq!(world.pyro(&TRUE).code, Some(0));
     damage(&find(&environments.join("debian-12-base"), "base.ext4"));
@@ -142,9 +152,8 @@ fn a_damaged_root_image_is_never_booted() {
     }
 }
 
-#[test]
-fn a_read_only_environment_cache_is_enough() {
-    let mut world = World::new();
+fn a_read_only_environment_cache_is_enough(backend: Preference) {
+    let mut world = World::on(backend);
     let environments = environments_copy(&mut world);
     let mounted = Mounted::read_only(&environments);
     let said = world.pyro(&TRUE);
@@ -186,9 +195,8 @@ fn a_full_disk_under_the_cache_is_one_clear_line_and_leaves_nothing() {
     drop(mounted);
 }
 
-#[test]
-fn a_full_disk_under_the_vm_is_an_error_in_the_guest_and_no_hang() {
-    let mut world = World::new();
+fn a_full_disk_under_the_vm_is_an_error_in_the_guest_and_no_hang(backend: Preference) {
+    let mut world = World::on(backend);
     let small = world.home.path().join("small");
     fs::create_dir(&small).unwrap();
     let mounted = Mounted::tmpfs(&small, "64m");
@@ -222,11 +230,10 @@ fn hanging_vmm(world: &World) -> PathBuf {
     path
 }
 
-#[test]
-fn more_memory_than_the_host_has_is_refused_before_anything_starts() {
+fn more_memory_than_the_host_has_is_refused_before_anything_starts(backend: Preference) {
     let text = fs::read_to_string("/proc/meminfo").unwrap();
     let kib: u64 = text.lines().next().unwrap().split_whitespace().nth(1).unwrap().parse().unwrap();
-    let said = World::new().pyro(&["run", "--mem-mib", "32768", "debian:12-base", "--", "true"]);
+    let said = World::on(backend).pyro(&["run", "--mem-mib", "32768", "debian:12-base", "--", "true"]);
     if kib / 1024 < 32_768 {
         one_error(&said, 1, &["mem_mib is 32768, and this host has", "MiB free", "--mem-mib"]);
     } else {

@@ -2,17 +2,33 @@
 
 use std::process::Command;
 
+use pyro_core::backend::Preference;
+
+use crate::backends::on_each_backend;
 use crate::support::{Traces, World, children, eventually, finish, running, started};
 
 fn kill(signal: &str, pid: u32) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
+on_each_backend! {
+    a_signal_to_pyro_takes_the_vm_down
+    sigkill_to_pyro_takes_the_vm_down
+    sigkill_while_the_guest_boots_takes_the_vm_down
+    a_vmm_that_is_killed_is_an_error_that_says_so
+    a_guest_that_ends_itself_is_an_error_that_says_so
+    a_guest_that_panics_is_an_error_with_its_last_words
+    a_fork_bomb_is_killed_when_its_time_is_up
+    eating_all_memory_kills_the_command_and_not_the_run
+    eight_at_once_all_succeed
+    memory_stays_bounded_whatever_comes
+    a_reader_that_does_not_read_stops_the_command
+}
+
 const SLEEP: [&str; 4] = ["run", "debian:12-base", "--", "echo ready; sleep 1000"];
 
-#[test]
-fn a_signal_to_pyro_takes_the_vm_down() {
-    let world = World::new();
+fn a_signal_to_pyro_takes_the_vm_down(backend: Preference) {
+    let world = World::on(backend);
     world.pyro(&["run", "debian:12-base", "--", "true"]);
     let before = Traces::of(&world);
     for (signal, code) in [("-INT", 130), ("-TERM", 143), ("-HUP", 129)] {
@@ -25,9 +41,8 @@ fn a_signal_to_pyro_takes_the_vm_down() {
     before.check(&world);
 }
 
-#[test]
-fn sigkill_to_pyro_takes_the_vm_down() {
-    let world = World::new();
+fn sigkill_to_pyro_takes_the_vm_down(backend: Preference) {
+    let world = World::on(backend);
     world.pyro(&["run", "debian:12-base", "--", "true"]);
     let before = Traces::of(&world);
     let (mut child, vmm, _out) = started(&world, &SLEEP);
@@ -37,9 +52,8 @@ fn sigkill_to_pyro_takes_the_vm_down() {
     before.check(&world);
 }
 
-#[test]
-fn sigkill_while_the_guest_boots_takes_the_vm_down() {
-    let world = World::new();
+fn sigkill_while_the_guest_boots_takes_the_vm_down(backend: Preference) {
+    let world = World::on(backend);
     let mut child = world.start(&["run", "debian:12-base", "--", "true"]);
     eventually("a VMM is there", || !children(child.id()).is_empty());
     let vmm = children(child.id())[0];
@@ -48,9 +62,8 @@ fn sigkill_while_the_guest_boots_takes_the_vm_down() {
     eventually("the VMM is gone", || !running(vmm));
 }
 
-#[test]
-fn a_vmm_that_is_killed_is_an_error_that_says_so() {
-    let world = World::new();
+fn a_vmm_that_is_killed_is_an_error_that_says_so(backend: Preference) {
+    let world = World::on(backend);
     let (child, vmm, _out) = started(&world, &SLEEP);
     kill("-KILL", vmm);
     let said = finish(child);
@@ -61,25 +74,28 @@ fn a_vmm_that_is_killed_is_an_error_that_says_so() {
     );
 }
 
-#[test]
-fn a_guest_that_powers_itself_off_is_an_error_that_says_so() {
-    let world = World::new();
-    let said = world.pyro(&["run", "debian:12-base", "--", "echo o > /proc/sysrq-trigger; sleep 1000"]);
+/// Firecracker's machine has no power to switch off: a guest there ends by a reset.
+fn a_guest_that_ends_itself_is_an_error_that_says_so(backend: Preference) {
+    let world = World::on(backend);
+    let (key, words) = match backend {
+        Preference::Firecracker => ("b", "the guest reset itself"),
+        _ => ("o", "the guest powered off"),
+    };
+    let script = format!("echo {key} > /proc/sysrq-trigger; sleep 1000");
+    let said = world.pyro(&["run", "debian:12-base", "--", &script]);
     assert_eq!(said.code, Some(1), "{said:?}");
-    assert!(said.err.contains("the guest powered off"), "{said:?}");
+    assert!(said.err.contains(words), "{said:?}");
 }
 
-#[test]
-fn a_guest_that_panics_is_an_error_with_its_last_words() {
-    let world = World::new();
+fn a_guest_that_panics_is_an_error_with_its_last_words(backend: Preference) {
+    let world = World::on(backend);
     let said = world.pyro(&["run", "debian:12-base", "--", "echo c > /proc/sysrq-trigger; sleep 1000"]);
     assert_eq!(said.code, Some(1), "{said:?}");
     assert!(said.err.contains("panic"), "{said:?}");
 }
 
-#[test]
-fn a_fork_bomb_is_killed_when_its_time_is_up() {
-    let world = World::new();
+fn a_fork_bomb_is_killed_when_its_time_is_up(backend: Preference) {
+    let world = World::on(backend);
     let said = world.pyro(&[
         "run",
         "--timeout-seconds",
@@ -91,9 +107,8 @@ fn a_fork_bomb_is_killed_when_its_time_is_up() {
     assert_eq!(said.code, Some(124), "{said:?}");
 }
 
-#[test]
-fn eating_all_memory_kills_the_command_and_not_the_run() {
-    let world = World::new();
+fn eating_all_memory_kills_the_command_and_not_the_run(backend: Preference) {
+    let world = World::on(backend);
     let script = "tail /dev/zero; echo $?";
     let said =
         world.pyro(&["run", "--mem-mib", "256", "--timeout-seconds", "90", "debian:12-base", "--", script]);
@@ -101,9 +116,8 @@ fn eating_all_memory_kills_the_command_and_not_the_run() {
     assert_eq!(said.stdout().lines().last(), Some("137"), "{said:?}");
 }
 
-#[test]
-fn eight_at_once_all_succeed() {
-    let world = World::new();
+fn eight_at_once_all_succeed(backend: Preference) {
+    let world = World::on(backend);
     world.pyro(&["run", "debian:12-base", "--", "true"]);
     let before = Traces::of(&world);
     let runs: Vec<_> = (0..8)
@@ -116,9 +130,8 @@ fn eight_at_once_all_succeed() {
     before.check(&world);
 }
 
-#[test]
-fn memory_stays_bounded_whatever_comes() {
-    let world = World::new();
+fn memory_stays_bounded_whatever_comes(backend: Preference) {
+    let world = World::on(backend);
     let script = "head -c 1073741824 /dev/zero; echo done >&2; sleep 1000";
     let mut child = world.start(&["run", "--timeout-seconds", "600", "debian:12-base", "--", script]);
     let mut out = child.stdout.take().unwrap();
@@ -140,9 +153,8 @@ fn memory_stays_bounded_whatever_comes() {
     finish(child);
 }
 
-#[test]
-fn a_reader_that_does_not_read_stops_the_command() {
-    let world = World::new();
+fn a_reader_that_does_not_read_stops_the_command(backend: Preference) {
+    let world = World::on(backend);
     let script = "(head -c 300000000 /dev/zero; echo written >&2) | cat; sleep 1000";
     let mut child = world.start(&["run", "--timeout-seconds", "600", "debian:12-base", "--", script]);
     let mut err = std::io::BufReader::new(child.stderr.take().unwrap());

@@ -1,12 +1,32 @@
 //! `pyro run`, `env`, `doctor` and `demo` when all is well.
 
+use pyro_core::backend::Preference;
 use serde_json::Value;
 
+use crate::backends::on_each_backend;
 use crate::support::{Traces, World};
 
-#[test]
-fn git_prints_its_version() {
-    let world = World::new();
+on_each_backend! {
+    git_prints_its_version
+    it_is_another_machine
+    streams_are_passed_byte_for_byte
+    arguments_arrive_untouched
+    the_exit_code_is_the_commands_own
+    a_timeout_kills_all_and_exits_124
+    a_background_child_does_not_hold_the_run
+    json_is_the_contracts_object
+    output_comes_as_it_happens
+    a_reader_that_goes_away_ends_the_run_quietly
+    a_terminal_is_a_terminal
+    the_demo_prints_its_life
+    the_doctor_boots_and_explains
+    nothing_is_left_of_a_run
+}
+
+fn git_prints_its_version(backend: Preference) {
+    let world = World::on(backend);
+    // The first of its kind makes a template, and says so.
+    world.pyro(&["run", "debian:12", "--", "true"]);
     let said = world.pyro(&["run", "debian:12", "--", "git", "--version"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.stdout().starts_with("git version 2."), "{said:?}");
@@ -19,9 +39,8 @@ fn git_prints_its_version() {
     assert_eq!(lines.len(), 4, "{said:?}");
 }
 
-#[test]
-fn it_is_another_machine() {
-    let world = World::new();
+fn it_is_another_machine(backend: Preference) {
+    let world = World::on(backend);
     let script = "cat /proc/sys/kernel/osrelease; echo $$; hostname; pwd; id -u; ls -A /workspace; cat /proc/1/comm; \
                   echo $HOME; test -e /dev/kvm || echo no-kvm; ls /sys/class/net; readlink -f /dev/fd; stat -c %a /tmp /dev/shm; \
                   cat /etc/machine-id | wc -c; touch /root/x /workspace/y /usr/bin/z && echo writable";
@@ -40,20 +59,18 @@ fn it_is_another_machine() {
     assert_eq!((next(), next(), next(), next()), ("1777", "1777", "33", "writable"), "{said:?}");
 }
 
-#[test]
-fn streams_are_passed_byte_for_byte() {
-    let world = World::new();
+fn streams_are_passed_byte_for_byte(backend: Preference) {
+    let world = World::on(backend);
     let said =
         world.pyro(&["run", "debian:12-base", "--", r"printf '\377\000\n'; printf 'e\376' >&2; exit 3"]);
     assert_eq!((said.code, &said.out[..]), (Some(3), &b"\xff\x00\n"[..]));
-    let world = World::new();
+    let world = World::on(backend);
     let said = world.pyro_with_input(&["run", "debian:12-base", "--", "cat; echo; wc -c"], b"all \xfe of it");
     assert_eq!(said.out, b"all \xfe of it\n0\n", "{said:?}");
 }
 
-#[test]
-fn arguments_arrive_untouched() {
-    let world = World::new();
+fn arguments_arrive_untouched(backend: Preference) {
+    let world = World::on(backend);
     let long = "x".repeat(100_000);
     let odd = "a\nb 'c' \"d\" $e `f` \\g";
     let said = world.pyro(&["run", "debian:12-base", "--", "printf", "%s|", odd, "", "*", &long]);
@@ -62,9 +79,8 @@ fn arguments_arrive_untouched() {
     assert_eq!(said.stdout().trim(), "6", "{said:?}");
 }
 
-#[test]
-fn the_exit_code_is_the_commands_own() {
-    let world = World::new();
+fn the_exit_code_is_the_commands_own(backend: Preference) {
+    let world = World::on(backend);
     for (words, code) in [
         (&["exit 7"][..], 7),
         (&["nosuchprogram", "x"], 127),
@@ -84,25 +100,22 @@ fn the_exit_code_is_the_commands_own() {
     }
 }
 
-#[test]
-fn a_timeout_kills_all_and_exits_124() {
-    let world = World::new();
+fn a_timeout_kills_all_and_exits_124(backend: Preference) {
+    let world = World::on(backend);
     let script = "echo before; setsid sleep 1000 & sleep 1000";
     let said = world.pyro(&["run", "--timeout-seconds", "2", "debian:12-base", "--", script]);
     assert_eq!((said.code, &said.stdout()[..]), (Some(124), "before\n"), "{said:?}");
     assert!(said.err.contains("[run] timed out after 2 s"), "{said:?}");
 }
 
-#[test]
-fn a_background_child_does_not_hold_the_run() {
-    let world = World::new();
+fn a_background_child_does_not_hold_the_run(backend: Preference) {
+    let world = World::on(backend);
     let said = world.pyro(&["run", "debian:12-base", "--", "sleep 1000 & echo done"]);
     assert_eq!((said.code, &said.stdout()[..]), (Some(0), "done\n"), "{said:?}");
 }
 
-#[test]
-fn json_is_the_contracts_object() {
-    let world = World::new();
+fn json_is_the_contracts_object(backend: Preference) {
+    let world = World::on(backend);
     let said = world.pyro(&["run", "--json", "debian:12-base", "--", "echo out; echo err >&2; exit 4"]);
     assert_eq!(said.code, Some(4), "{said:?}");
     let object = said.json();
@@ -112,7 +125,7 @@ fn json_is_the_contracts_object() {
     assert_eq!(object["exit_code"], 4);
     assert_eq!(object["command"], "echo out; echo err >&2; exit 4");
     assert_eq!(object["execution_mode"], "guest_vsock");
-    assert_eq!(object["backend"], "qemu");
+    assert_eq!(object["backend"], backend.name());
     assert_eq!(object["cleanup"]["deleted"], true);
     assert_eq!(object["stdout_bytes"], 4);
     assert_eq!(object["stdout_truncated"], false);
@@ -127,10 +140,9 @@ fn json_is_the_contracts_object() {
     assert_eq!(said.json()["stdout_lossy"], true);
 }
 
-#[test]
-fn output_comes_as_it_happens() {
+fn output_comes_as_it_happens(backend: Preference) {
     use std::io::{BufRead, Write};
-    let world = World::new();
+    let world = World::on(backend);
     let mut command =
         world.command(&["run", "debian:12-base", "--", "echo first; read line; echo got $line"]);
     let mut child = command.stdin(std::process::Stdio::piped()).spawn().unwrap();
@@ -145,10 +157,9 @@ fn output_comes_as_it_happens() {
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }
 
-#[test]
-fn a_reader_that_goes_away_ends_the_run_quietly() {
+fn a_reader_that_goes_away_ends_the_run_quietly(backend: Preference) {
     use std::io::BufRead;
-    let world = World::new();
+    let world = World::on(backend);
     let mut child = world.start(&["run", "debian:12-base", "--", "yes"]);
     let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
     let mut line = String::new();
@@ -159,9 +170,8 @@ fn a_reader_that_goes_away_ends_the_run_quietly() {
     assert!(!said.err.contains("[error]"), "{said:?}");
 }
 
-#[test]
-fn a_terminal_is_a_terminal() {
-    let world = World::new();
+fn a_terminal_is_a_terminal(backend: Preference) {
+    let world = World::on(backend);
     // script(1) gives pyro a terminal of its own.
     let line = format!(
         "stty rows 33 cols 99; {} run -it debian:12-base -- 'tty; stty size; echo in: $(head -n 1)'",
@@ -196,9 +206,8 @@ fn a_terminal_is_a_terminal() {
     assert_eq!(child.wait().unwrap().code(), Some(0), "{text:?}");
 }
 
-#[test]
-fn the_demo_prints_its_life() {
-    let said = World::new().pyro(&["demo"]);
+fn the_demo_prints_its_life(backend: Preference) {
+    let said = World::on(backend).pyro(&["demo"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     let object = said.json();
     has_fields(&object, "demo");
@@ -206,9 +215,8 @@ fn the_demo_prints_its_life() {
     assert_eq!(object["cleanup"]["reason"], "post_exec_cleanup");
 }
 
-#[test]
-fn the_doctor_boots_and_explains() {
-    let world = World::new();
+fn the_doctor_boots_and_explains(backend: Preference) {
+    let world = World::on(backend);
     let said = world.pyro(&["doctor", "--json"]);
     assert_eq!(said.code, Some(0), "{said:?}");
     let object = said.json();
@@ -242,9 +250,8 @@ fn environments_are_listed_and_inspected() {
     assert!(world.pyro(&["env", "list"]).stdout().contains("debian:12-build"));
 }
 
-#[test]
-fn nothing_is_left_of_a_run() {
-    let world = World::new();
+fn nothing_is_left_of_a_run(backend: Preference) {
+    let world = World::on(backend);
     // The first run remembers the choice of a backend, on purpose.
     world.pyro(&["run", "debian:12-base", "--", "true"]);
     let before = Traces::of(&world);

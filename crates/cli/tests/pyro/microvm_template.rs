@@ -2,13 +2,23 @@
 
 use std::path::PathBuf;
 
+use pyro_core::backend::Preference;
 use serde_json::Value;
 
+use crate::backends::on_each_backend;
 use crate::support::{World, finish, prepared};
 
+on_each_backend! {
+    the_first_run_boots_and_every_later_one_is_restored
+    eight_first_runs_at_once_make_one_template
+    pull_warms_inspect_shows_and_prune_removes
+    pruning_beside_starts_breaks_neither
+    an_interrupted_first_run_leaves_no_half_of_a_template
+}
+
 /// A world whose cache has the prepared environments and nothing else: no templates.
-fn world() -> World {
-    let mut world = World::new();
+fn world(backend: Preference) -> World {
+    let mut world = World::on(backend);
     let cache = world.home.path().join("environments");
     std::fs::create_dir(&cache).unwrap();
     for entry in std::fs::read_dir(prepared("PYRO_ENVIRONMENT_CACHE_DIR")).unwrap().flatten() {
@@ -33,9 +43,8 @@ fn steps(report: &Value) -> Vec<&str> {
     report["timings"].as_array().unwrap().iter().map(|phase| phase["step"].as_str().unwrap()).collect()
 }
 
-#[test]
-fn the_first_run_boots_and_every_later_one_is_restored() {
-    let world = world();
+fn the_first_run_boots_and_every_later_one_is_restored(backend: Preference) {
+    let world = world(backend);
     let first = world.pyro(&JSON);
     assert!(first.err.contains("[run] template=building"), "{first:?}");
     let report = first.json();
@@ -71,9 +80,8 @@ fn the_first_run_boots_and_every_later_one_is_restored() {
     assert!(!cold.err.contains("build_"), "{cold:?}");
 }
 
-#[test]
-fn eight_first_runs_at_once_make_one_template() {
-    let world = world();
+fn eight_first_runs_at_once_make_one_template(backend: Preference) {
+    let world = world(backend);
     let children: Vec<_> = (0..8).map(|_| world.start(&JSON)).collect();
     let mut starts: Vec<String> = Vec::new();
     for child in children {
@@ -89,9 +97,8 @@ fn eight_first_runs_at_once_make_one_template() {
     assert_eq!(templates(&world).len(), 1);
 }
 
-#[test]
-fn pull_warms_inspect_shows_and_prune_removes() {
-    let world = world();
+fn pull_warms_inspect_shows_and_prune_removes(backend: Preference) {
+    let world = world(backend);
     let cold = world.pyro(&["env", "pull", "--no-warm", "--json", "debian:12-base"]);
     assert_eq!((cold.code, cold.json()["template_bytes"].as_u64()), (Some(0), Some(0)), "{cold:?}");
     let pulled = world.pyro(&["env", "pull", "--json", "debian:12-base"]);
@@ -104,7 +111,8 @@ fn pull_warms_inspect_shows_and_prune_removes() {
         (&template["kind"], &template["vcpu_count"], &template["mem_mib"]),
         (&"fresh".into(), &1.into(), &1024.into())
     );
-    assert!(world.pyro(&["env", "inspect", "debian:12-base"]).stdout().contains("fresh:1x1024MiB:qemu/"));
+    let shown_to_people = world.pyro(&["env", "inspect", "debian:12-base"]).stdout();
+    assert!(shown_to_people.contains(&format!("fresh:1x1024MiB:{}/", backend.name())), "{shown_to_people}");
     // The first run of the default shape is restored already.
     let run = world.pyro(&["run", "--json", "debian:12-base", "--", "true"]).json();
     assert_eq!(run["start"], "restored");
@@ -116,9 +124,8 @@ fn pull_warms_inspect_shows_and_prune_removes() {
 }
 
 /// Removing and making templates at the same time costs some starts a boot, and nothing else.
-#[test]
-fn pruning_beside_starts_breaks_neither() {
-    let world = world();
+fn pruning_beside_starts_breaks_neither(backend: Preference) {
+    let world = world(backend);
     std::thread::scope(|scope| {
         let runs: Vec<_> = (0..2)
             .map(|_| {
@@ -144,9 +151,8 @@ fn pruning_beside_starts_breaks_neither() {
 }
 
 /// Ctrl-C while the first run makes its template, at moments spread over all of that: nothing half-made stays.
-#[test]
-fn an_interrupted_first_run_leaves_no_half_of_a_template() {
-    let world = world();
+fn an_interrupted_first_run_leaves_no_half_of_a_template(backend: Preference) {
+    let world = world(backend);
     for wait in [300, 700, 900, 1000, 1100, 1200, 1300, 1500] {
         let child = world.start(&JSON);
         std::thread::sleep(std::time::Duration::from_millis(wait));

@@ -8,20 +8,13 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use pyro_core::backend::Preference;
 use serde_json::Value;
+
+pub use crate::backends::prepared;
 
 /// Only guards against a hang; nothing is measured by it.
 pub const LONG: Duration = Duration::from_secs(120);
-
-/// A place that `make test` prepares. Its absence fails the test: a microVM test that does not run is no test.
-pub fn prepared(variable: &str) -> PathBuf {
-    match std::env::var_os(variable) {
-        Some(path) => PathBuf::from(path),
-        None => {
-            panic!("{variable} is not set: run `make test`, which prepares the runtime and the environments")
-        }
-    }
-}
 
 /// A world of its own for some runs of `pyro`.
 pub struct World {
@@ -69,8 +62,13 @@ impl World {
     /// With the prepared runtime and environments, and QEMU: on a host whose `/dev/kvm` only pretends, a first look at
     /// every backend takes seconds.
     pub fn new() -> Self {
+        Self::on(Preference::Qemu)
+    }
+
+    /// With the prepared runtime and environments, and this backend.
+    pub fn on(backend: Preference) -> Self {
         let mut world = Self::of_any_backend();
-        world.set("PYRO_BACKEND", "qemu");
+        world.set("PYRO_BACKEND", backend.name());
         world
     }
 
@@ -188,7 +186,8 @@ pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
-/// Starts a run, waits until its command prints `ready`, and gives pyro and its VMM.
+/// Starts a run, waits until its command prints `ready`, and gives pyro and its VMM: in a jail, the last of those that
+/// started each other.
 pub fn started(world: &World, args: &[&str]) -> (Child, u32, std::io::BufReader<std::process::ChildStdout>) {
     use std::io::BufRead;
     let mut child = world.start(args);
@@ -199,9 +198,15 @@ pub fn started(world: &World, args: &[&str]) -> (Child, u32, std::io::BufReader<
         let said = finish(child);
         panic!("the command did not start: {line:?} {said:?}");
     }
-    let vmms = children(child.id());
-    assert_eq!(vmms.len(), 1, "one VMM");
-    (child, vmms[0], out)
+    let mut vmms = children(child.id());
+    let mut vmm = 0;
+    while !vmms.is_empty() {
+        assert_eq!(vmms.len(), 1, "one VMM");
+        vmm = vmms[0];
+        vmms = children(vmm);
+    }
+    assert_ne!(vmm, 0, "a VMM");
+    (child, vmm, out)
 }
 
 /// What a test may leave behind: nothing. Taken before, compared after.

@@ -6,6 +6,8 @@
 
 mod firecracker;
 
+pub(crate) use firecracker::find as find_firecracker;
+
 use std::fs;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
@@ -340,23 +342,9 @@ async fn try_all(
         (version, verdict)
     };
     let kvm = in_time(with_qemu(Accelerator::Kvm, KVM_DEADLINE), is_late.clone());
-    let mut hardware = pin!(async { tokio::join!(firecracker, kvm) });
-    let begin = Instant::now();
-    let mut software = pin!(with_qemu(Accelerator::Tcg, config.boot_deadline.unwrap_or(TCG_DEADLINE)));
-    let (((version, firecracker), kvm), tcg) = tokio::select! {
-        hardware = &mut hardware => (hardware, software.await),
-        tcg = &mut software => {
-            // Hardware is several times faster, on a busy host too: what is so late will not come.
-            let hardware = tokio::select! {
-                hardware = &mut hardware => hardware,
-                () = tokio::time::sleep(begin.elapsed() + KVM_GRACE) => {
-                    late.send_replace(true);
-                    hardware.await
-                }
-            };
-            (hardware, tcg)
-        }
-    };
+    let hardware = async { tokio::join!(firecracker, kvm) };
+    let software = with_qemu(Accelerator::Tcg, config.boot_deadline.unwrap_or(TCG_DEADLINE));
+    let (((version, firecracker), kvm), tcg) = side_by_side(hardware, software, &late).await;
     let candidate = |backend: Backend, accelerator: Accelerator, version, verdict| Candidate {
         backend: backend.to_string(),
         accelerator: accelerator.to_string(),
@@ -368,6 +356,34 @@ async fn try_all(
         candidate(Backend::Qemu, Accelerator::Kvm, None, kvm?),
         candidate(Backend::Qemu, Accelerator::Tcg, None, tcg?),
     ])
+}
+
+/// Both, `late` being set when `software` has booted and `hardware` not so long after it. A software boot that failed or
+/// was not tried says nothing about how long hardware may take.
+async fn side_by_side<T>(
+    hardware: impl Future<Output = T>,
+    software: impl Future<Output = Result<Verdict, BackendError>>,
+    late: &watch::Sender<bool>,
+) -> (T, Result<Verdict, BackendError>) {
+    let begin = Instant::now();
+    let (mut hardware, mut software) = (pin!(hardware), pin!(software));
+    tokio::select! {
+        hardware = &mut hardware => (hardware, software.await),
+        tcg = &mut software => {
+            if !matches!(tcg, Ok(Verdict::Works { .. })) {
+                return (hardware.await, tcg);
+            }
+            // Hardware is several times faster, on a busy host too: what is so late will not come.
+            let hardware = tokio::select! {
+                hardware = &mut hardware => hardware,
+                () = tokio::time::sleep(begin.elapsed() + KVM_GRACE) => {
+                    late.send_replace(true);
+                    hardware.await
+                }
+            };
+            (hardware, tcg)
+        }
+    }
 }
 
 /// What comes of `boot`, unless it is late.
@@ -386,7 +402,8 @@ async fn in_time(
 
 /// Boots kernel and agent without disks.
 async fn try_boot(vmm: &Vmm, bundle: &Bundle, deadline: Duration) -> Result<Verdict, BackendError> {
-    match probe_boot(vmm, bundle, deadline).await {
+    // On the heap: it is large, and those who wait for three of them would each hold them, and move them about.
+    match Box::pin(probe_boot(vmm, bundle, deadline)).await {
         Ok(booted) => {
             let boot_ms = u64::try_from(booted.took.as_millis()).unwrap_or(u64::MAX);
             let confined = booted.machine.confined();
@@ -507,6 +524,21 @@ mod tests {
         assert_eq!(recall(&path, &key("b")), None);
         fs::write(&path, "{").unwrap();
         assert_eq!(recall(&path, &key("a")), None);
+    }
+
+    /// Firecracker alone was given half a second to boot, because the software boot that nobody wanted was "over" at once.
+    #[tokio::test]
+    async fn hardware_is_late_only_beside_software_that_booted() {
+        let (late, is_late) = watch::channel(false);
+        let slow = async {
+            tokio::time::sleep(KVM_GRACE * 2).await;
+            *is_late.borrow()
+        };
+        let untried = async { Ok(Verdict::Untried { why: "another backend was asked for".into() }) };
+        assert!(!side_by_side(slow, untried, &late).await.0);
+        let hangs = async { is_late.clone().wait_for(|late| *late).await.is_ok() };
+        let works = async { Ok(Verdict::Works { boot_ms: 1 }) };
+        assert!(side_by_side(hangs, works, &late).await.0);
     }
 
     #[test]

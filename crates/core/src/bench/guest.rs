@@ -33,6 +33,11 @@ fn argv(words: &[&str]) -> CommandLine {
     CommandLine::Argv(words.iter().map(Into::into).collect())
 }
 
+/// The least that a guest can be asked to run.
+pub(super) async fn run_true(vm: &mut Vm) -> Result<(), String> {
+    exec(vm, &argv(&["/bin/true"]), &mut Streams::kept_only()).await.map(drop)
+}
+
 /// `true` from here, against `true` started by a shell in the guest, which forks as cheaply as a shell can (dash
 /// vforks); in rounds of many, alternating.
 pub(super) async fn round_trips(bench: &mut Bench<'_>) -> Vec<Row> {

@@ -6,6 +6,8 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
+use crate::backend::Preference;
+
 use super::{Bench, Measure, Row, Series, memory};
 
 /// What the guest runs, a program a word: the shell that waits is the other one.
@@ -57,9 +59,10 @@ impl Pair {
 
 /// One VM, and then another.
 async fn two(bench: &Bench<'_>) -> Result<(f64, f64), String> {
-    let first = Idle::start(bench).await?;
+    let preference = bench.factory.preference;
+    let first = Idle::start(bench, preference).await?;
     let alone = first.pss()?;
-    let second = Idle::start(bench).await?;
+    let second = Idle::start(bench, preference).await?;
     let both = first.pss()? + second.pss()?;
     second.end().await?;
     first.end().await?;
@@ -67,7 +70,7 @@ async fn two(bench: &Bench<'_>) -> Result<(f64, f64), String> {
 }
 
 /// A `pyro run` whose command has run its programs and reads from a pipe.
-struct Idle {
+pub(super) struct Idle {
     child: Child,
     stdin: ChildStdin,
     /// Kept open: a reader that goes away ends the run.
@@ -75,8 +78,8 @@ struct Idle {
 }
 
 impl Idle {
-    async fn start(bench: &Bench<'_>) -> Result<Self, String> {
-        let mut command = bench.pyro_run(&[], &[SCRIPT]);
+    pub(super) async fn start(bench: &Bench<'_>, preference: Preference) -> Result<Self, String> {
+        let mut command = bench.pyro_run(preference, &[], &[SCRIPT]);
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::null());
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", bench.plan.pyro.display()))?;
         let (stdin, stdout) = child.stdin.take().zip(child.stdout.take()).ok_or("it has no pipes")?;
@@ -90,11 +93,16 @@ impl Idle {
         Ok(Self { child, stdin, _stdout: lines })
     }
 
-    fn pss(&self) -> Result<f64, String> {
-        memory::pss_of_all_mib(self.child.id().ok_or("it ended")?)
+    /// Of `pyro`.
+    pub(super) fn pid(&self) -> Result<u32, String> {
+        self.child.id().ok_or_else(|| "it ended".to_owned())
     }
 
-    async fn end(mut self) -> Result<(), String> {
+    fn pss(&self) -> Result<f64, String> {
+        memory::pss_of_all_mib(self.pid()?)
+    }
+
+    pub(super) async fn end(mut self) -> Result<(), String> {
         let _ = self.stdin.write_all(b"\n").await;
         drop(self.stdin);
         let status = self.child.wait().await.map_err(|error| error.to_string())?;

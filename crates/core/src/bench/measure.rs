@@ -25,11 +25,15 @@ pub enum Measure {
     VmmMemory,
     /// Disk of one more VM.
     Disk,
+    /// Firecracker until it has loaded a saved machine, without and with a jail.
+    Launch,
+    /// Starts and memory under Firecracker.
+    Firecracker,
 }
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 12] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -40,6 +44,8 @@ impl Measure {
         Self::IdleMemory,
         Self::VmmMemory,
         Self::Disk,
+        Self::Launch,
+        Self::Firecracker,
     ];
 
     /// As people ask for it.
@@ -55,6 +61,8 @@ impl Measure {
             Self::IdleMemory => "idle_memory",
             Self::VmmMemory => "vmm_memory",
             Self::Disk => "disk",
+            Self::Launch => "launch",
+            Self::Firecracker => "firecracker",
         }
     }
 
@@ -71,6 +79,10 @@ impl Measure {
             Self::IdleMemory => &["idle_memory", "first_memory"],
             Self::VmmMemory => &["vmm_memory"],
             Self::Disk => &["disk"],
+            Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
+            Self::Firecracker => {
+                &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]
+            }
         }
     }
 }
@@ -165,6 +177,10 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
             vms as f64 * warm * (1.0 + 0.15 * commands as f64)
         }
         Measure::Disk => runs * warm,
+        // Each start a few hundredths of a second, four of them; and the machine that they load.
+        Measure::Launch => 3.0 + 0.2 * runs,
+        // Where guests do not run there, only looking takes time.
+        Measure::Firecracker => 6.0 + 0.5 * runs,
     };
     Duration::from_secs_f64(measures.iter().map(seconds).sum::<f64>().clamp(0.0, 1e6))
 }

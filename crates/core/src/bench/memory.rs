@@ -14,12 +14,27 @@ pub(super) fn pss_of_all_mib(pid: u32) -> Result<f64, String> {
     let (mut sum, mut todo) = (0.0, vec![pid]);
     while let Some(pid) = todo.pop() {
         sum += pss_mib(pid)?;
-        for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
-            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
-            todo.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
-        }
+        todo.extend(children(pid));
     }
     Ok(sum)
+}
+
+/// A process, the one that it started, and so on: of `pyro` in a run, its VMM is the last.
+pub(super) fn chain(pid: u32) -> Vec<u32> {
+    let mut all = vec![pid];
+    while let Some(next) = children(all[all.len() - 1]).first() {
+        all.push(*next);
+    }
+    all
+}
+
+fn children(pid: u32) -> Vec<u32> {
+    let mut all = Vec::new();
+    for task in fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten() {
+        let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+        all.extend(children.split_whitespace().filter_map(|child| child.parse::<u32>().ok()));
+    }
+    all
 }
 
 /// The proportional set size of a VMM without the mappings of guest RAM, which are those of its size, MiB.

@@ -6,6 +6,8 @@
 //!   starts       whole processes: cold, warm, beside other work, many at once
 //!   guest        one guest from within this process: round trips, bytes, the VMM's memory, the disk
 //!   idle         memory of one more VM
+//!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
+//!   firecracker  what Firecracker is promised to do
 //!   building     making a template
 //!   series, report     samples, and what becomes of them
 //!   fingerprint, noise what they were taken on, and beside what
@@ -18,9 +20,11 @@
 
 mod building;
 mod fingerprint;
+mod firecracker;
 mod floor;
 mod guest;
 mod idle;
+mod launch;
 mod measure;
 mod memory;
 mod noise;
@@ -232,6 +236,8 @@ impl Bench<'_> {
             Measure::IdleMemory => idle::memory(self).await,
             Measure::VmmMemory => guest::vmm_memory(self).await,
             Measure::Disk => guest::disk(self).await,
+            Measure::Launch => launch::launch(self).await,
+            Measure::Firecracker => firecracker::figures(self).await,
         }
     }
 

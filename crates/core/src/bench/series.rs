@@ -10,6 +10,11 @@ pub(super) struct Series {
 }
 
 impl Series {
+    /// Nothing yet.
+    pub(super) const fn new() -> Self {
+        Self { samples: Vec::new(), failures: Vec::new() }
+    }
+
     /// A sample, or why there is none.
     pub(super) fn push(&mut self, sample: Result<f64, String>) {
         match sample {
@@ -98,6 +103,8 @@ pub struct Row {
     pub ratio: Option<f64>,
     /// How many cores other processes used meanwhile, on average; rows that were measured together share it.
     pub other_work: Option<f64>,
+    /// Why it cannot be measured on this host, where that is so; then it has no samples.
+    pub pending: Option<String>,
 }
 
 impl Row {
@@ -109,7 +116,18 @@ impl Row {
         series: Series,
     ) -> Self {
         let summary = series.into();
-        Self { name, what: what.into(), unit, summary, floor: None, ratio: None, other_work: None }
+        let what = what.into();
+        Self { name, what, unit, summary, floor: None, ratio: None, other_work: None, pending: None }
+    }
+
+    /// One that this host cannot show, and why.
+    pub(super) fn pending(
+        name: &'static str,
+        unit: &'static str,
+        what: impl Into<String>,
+        why: String,
+    ) -> Self {
+        Self { pending: Some(why), ..Self::new(name, unit, what, Series::default()) }
     }
 
     /// Compared with this, unless nothing of it was tried.
@@ -159,6 +177,8 @@ mod tests {
         let row = Row::new("name", "ms", "what", failed.clone()).against("floor", series(&[1.0]));
         assert_eq!((row.summary.n, row.summary.failed, row.summary.median), (0, 1, None));
         assert_eq!((row.ratio, row.failed()), (None, 1));
+        let pending = Row::pending("name", "ms", "what", "why".into());
+        assert_eq!((pending.summary.n, pending.failed(), pending.pending.as_deref()), (0, 0, Some("why")));
         let row = Row::new("name", "ms", "what", series(&[1.0])).against("floor", failed);
         assert_eq!((row.ratio, row.failed()), (None, 1));
         assert_eq!(row.floor.unwrap().summary.failures, ["why"]);

@@ -9,6 +9,8 @@ use futures::future::join_all;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
+use crate::backend::Preference;
+
 use super::measure::Speed;
 use super::{Bench, Measure, Row, Series};
 
@@ -24,9 +26,9 @@ enum Kind {
 
 impl Bench<'_> {
     /// `pyro run` with these words, killed when its handle is dropped; a VM never outlives it.
-    pub(super) fn pyro_run(&self, flags: &[&str], words: &[&str]) -> Command {
+    pub(super) fn pyro_run(&self, preference: Preference, flags: &[&str], words: &[&str]) -> Command {
         let mut command = Command::new(&self.plan.pyro);
-        command.args(["run", "--backend", self.factory.preference.name()]).args(flags);
+        command.args(["run", "--backend", preference.name()]).args(flags);
         command.arg(&self.plan.environment).arg("--").args(words);
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
         command
@@ -35,7 +37,7 @@ impl Bench<'_> {
     /// One run, ms from exec to exit.
     async fn run_true(&self, kind: Kind) -> Result<f64, String> {
         let flags: &[&str] = if kind == Kind::Cold { &["--cold"] } else { &[] };
-        let mut command = self.pyro_run(flags, &["true"]);
+        let mut command = self.pyro_run(self.factory.preference, flags, &["true"]);
         let begin = Instant::now();
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", self.plan.pyro.display()))?;
         let mut talk = child.stderr.take().ok_or("it has no standard error")?;

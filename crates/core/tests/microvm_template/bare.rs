@@ -5,9 +5,18 @@ use std::io::Write as _;
 use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
+use pyro_core::backend::Preference;
 use pyro_core::start::{Disk, How, Started};
 
+use crate::backends::on_each_backend;
 use crate::support::{BASE, Host, SHAPE, shell, stop};
+
+on_each_backend! {
+    async
+    no_disk_shows_anything_of_another
+    a_disk_that_went_on_is_seen_as_it_is_now
+    a_disk_that_holds_no_file_system_is_an_error_and_spoils_nothing
+}
 
 fn again(disk: &File) -> Disk {
     Disk::Existing(disk.try_clone().unwrap())
@@ -48,9 +57,8 @@ fn is_clean(disk: &File) {
     assert!(check.status.success(), "{}", String::from_utf8_lossy(&check.stdout));
 }
 
-#[tokio::test]
-async fn no_disk_shows_anything_of_another() {
-    let host = Host::new(BASE).await;
+async fn no_disk_shows_anything_of_another(backend: Preference) {
+    let host = Host::on(backend, BASE).await;
     let disks = [host.new_disk(), host.new_disk(), host.new_disk()];
     let words = ["apple", "melon"];
     for (at, (word, disk)) in words.iter().zip(&disks).enumerate() {
@@ -87,9 +95,8 @@ async fn no_disk_shows_anything_of_another() {
 }
 
 /// The template is older than what is on the disk by then, and has been restored with that disk before.
-#[tokio::test]
-async fn a_disk_that_went_on_is_seen_as_it_is_now() {
-    let host = Host::new(BASE).await;
+async fn a_disk_that_went_on_is_seen_as_it_is_now(backend: Preference) {
+    let host = Host::on(backend, BASE).await;
     let disk = host.new_disk();
     let guest = started(&host, &disk).await;
     stop(guest).await;
@@ -115,9 +122,8 @@ async fn a_disk_that_went_on_is_seen_as_it_is_now() {
     }
 }
 
-#[tokio::test]
-async fn a_disk_that_holds_no_file_system_is_an_error_and_spoils_nothing() {
-    let host = Host::new(BASE).await;
+async fn a_disk_that_holds_no_file_system_is_an_error_and_spoils_nothing(backend: Preference) {
+    let host = Host::on(backend, BASE).await;
     let good = host.new_disk();
     stop(started(&host, &good).await).await;
     let mut junk = tempfile::tempfile().unwrap();

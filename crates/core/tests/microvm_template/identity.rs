@@ -3,10 +3,21 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pyro_core::backend::Preference;
 use pyro_core::start::{Disk, How, Remark};
 use pyro_vmm::Shape;
 
+use crate::backends::on_each_backend;
 use crate::support::{Host, SHAPE, restored, shell, stop};
+
+on_each_backend! {
+    async
+    a_restored_clock_is_right_and_stays_so
+    two_restored_guests_share_nothing_that_is_a_guests_own
+    a_certificate_younger_than_the_template_is_valid
+    a_boot_id_that_was_read_can_be_renewed
+    a_guest_of_two_processors_and_another_size_has_a_template_of_its_own
+}
 
 fn now_ms() -> i128 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_millis() as i128
@@ -48,9 +59,8 @@ async fn clock_is_right(guest: &pyro_core::start::Started) {
 }
 
 /// The clock is right when the first command runs, and goes on as the host's does.
-#[tokio::test]
-async fn a_restored_clock_is_right_and_stays_so() {
-    let host = Host::new(crate::support::BASE).await;
+async fn a_restored_clock_is_right_and_stays_so(backend: Preference) {
+    let host = Host::on(backend, crate::support::BASE).await;
     stop(host.start(SHAPE, Disk::Blank).await.0).await;
     let guest = restored(&host, SHAPE).await;
     clock_is_right(&guest).await;
@@ -59,9 +69,8 @@ async fn a_restored_clock_is_right_and_stays_so() {
     stop(guest).await;
 }
 
-#[tokio::test]
-async fn two_restored_guests_share_nothing_that_is_a_guests_own() {
-    let host = Host::new("debian:12").await;
+async fn two_restored_guests_share_nothing_that_is_a_guests_own(backend: Preference) {
+    let host = Host::on(backend, "debian:12").await;
     let (first, remarks) = host.start(SHAPE, Disk::Blank).await;
     assert_eq!((first.how, remarks), (How::Booted, vec![Remark::First]));
     let mut answers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
@@ -104,9 +113,8 @@ async fn two_restored_guests_share_nothing_that_is_a_guests_own() {
 
 /// A certificate that is younger than the template is valid at once in a guest restored from it; a guest whose clock
 /// stood at the template's time would say that it is not valid yet.
-#[tokio::test]
-async fn a_certificate_younger_than_the_template_is_valid() {
-    let host = Host::new("debian:12").await;
+async fn a_certificate_younger_than_the_template_is_valid(backend: Preference) {
+    let host = Host::on(backend, "debian:12").await;
     let (first, _) = host.start(SHAPE, Disk::Blank).await;
     let made = shell(&first, "date +%s").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
@@ -127,9 +135,8 @@ async fn a_certificate_younger_than_the_template_is_valid() {
 }
 
 /// A guest whose kernel has shown its boot id before is given another one, as often as need be.
-#[tokio::test]
-async fn a_boot_id_that_was_read_can_be_renewed() {
-    let host = Host::new(crate::support::BASE).await;
+async fn a_boot_id_that_was_read_can_be_renewed(backend: Preference) {
+    let host = Host::on(backend, crate::support::BASE).await;
     let (guest, _) = host.start(SHAPE, Disk::Blank).await;
     const READ: &str = "cat /proc/sys/kernel/random/boot_id";
     let mut seen = vec![shell(&guest, READ).await];
@@ -149,9 +156,8 @@ async fn a_boot_id_that_was_read_can_be_renewed() {
     stop(guest).await;
 }
 
-#[tokio::test]
-async fn a_guest_of_two_processors_and_another_size_has_a_template_of_its_own() {
-    let host = Host::new(crate::support::BASE).await;
+async fn a_guest_of_two_processors_and_another_size_has_a_template_of_its_own(backend: Preference) {
+    let host = Host::on(backend, crate::support::BASE).await;
     let large = Shape { vcpus: 2, mem_mib: 320 };
     for shape in [SHAPE, large] {
         let (guest, remarks) = host.start(shape, Disk::Blank).await;

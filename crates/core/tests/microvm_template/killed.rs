@@ -5,16 +5,19 @@ use std::os::unix::process::ExitStatusExt as _;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use pyro_core::backend::Preference;
 use pyro_core::start::{Disk, How};
 use pyro_core::timeline::{Observer, Step};
 use pyro_vmm::Shape;
 
+use crate::backends::on_each_backend;
 use crate::support::{BASE, Host, config, shell, stop};
 
 const STEP: &str = "PYRO_TEST_DIE_AT";
 const DIR: &str = "PYRO_TEST_DIE_IN";
 const MEM: &str = "PYRO_TEST_DIE_MEM";
 const BARE: &str = "PYRO_TEST_DIE_BARE";
+const BACKEND: &str = "PYRO_TEST_DIE_BACKEND";
 
 /// A blank disk, or one of the guest's own, for which there is another kind of template.
 fn disk(host: &Host, bare: bool) -> Disk {
@@ -33,7 +36,8 @@ async fn the_one_who_dies() {
     };
     let dir = std::path::PathBuf::from(dir);
     let holder = tempfile::tempdir().unwrap();
-    let host = Host::with(holder, config(&dir), BASE).await;
+    let backend = std::env::var(BACKEND).unwrap().parse().unwrap();
+    let host = Host::with(holder, config(&dir), backend, BASE).await;
     let observer = Observer::new(move |taken| {
         if taken.to_string() == step {
             let _ = rustix::process::kill_process(rustix::process::getpid(), rustix::process::Signal::KILL);
@@ -45,25 +49,31 @@ async fn the_one_who_dies() {
     panic!("the step was never taken");
 }
 
-/// Processes that run a VM of this size: the sizes of these tests are nobody else's.
-fn vmms(mem_mib: u32) -> usize {
-    let size = format!("{mem_mib}M").into_bytes();
-    let entries = std::fs::read_dir("/proc").unwrap().flatten();
-    let lines = entries.filter_map(|entry| std::fs::read(entry.path().join("cmdline")).ok());
-    lines.filter(|line| line.split(|byte| *byte == 0).any(|word| word == size)).count()
+/// Processes that run a VM of this size, which is no other test's, or have to do with this host's directory.
+fn vmms(host: &Host, mem_mib: u32) -> usize {
+    let (dir, size) = (host.dir.path().to_str().unwrap(), format!("{mem_mib}M"));
+    let entries = std::fs::read_dir("/proc").unwrap().flatten().map(|entry| entry.path());
+    let is_vmm = |process: &std::path::PathBuf| {
+        let line = std::fs::read(process.join("cmdline")).unwrap_or_default();
+        let line = String::from_utf8_lossy(&line);
+        let cwd = std::fs::read_link(process.join("cwd")).unwrap_or_default();
+        line.split('\0').any(|word| word == size || word.contains(dir)) || cwd.starts_with(dir)
+    };
+    entries.filter(is_vmm).count()
 }
 
 async fn dies(host: &Host, step: Step, mem_mib: u32, bare: bool) {
     let mut child = Command::new(std::env::current_exe().unwrap());
     child.args(["--exact", "killed::the_one_who_dies", "--nocapture"]);
     child.env(STEP, step.to_string()).env(DIR, host.dir.path()).env(MEM, mem_mib.to_string());
+    child.env(BACKEND, host.factory.preference.name());
     if bare {
         child.env(BARE, "1");
     }
     let status = tokio::task::spawn_blocking(move || child.output().unwrap()).await.unwrap();
     assert_eq!(status.status.signal(), Some(9), "{step}: {status:?}");
     let begin = Instant::now();
-    while vmms(mem_mib) > 0 {
+    while vmms(host, mem_mib) > 0 {
         assert!(begin.elapsed() < Duration::from_secs(5), "{step}: its VMM lives on");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
@@ -86,16 +96,22 @@ async fn killed_at(host: &Host, step: Step, mem_mib: u32, bare: bool, next: How)
     stop(guest).await;
 }
 
-async fn while_making(step: Step, mem_mib: u32, next: How) {
-    killed_at(&Host::new(BASE).await, step, mem_mib, false, next).await;
+async fn while_making(backend: Preference, step: Step, mem_mib: u32, next: How) {
+    killed_at(&Host::on(backend, BASE).await, step, mem_mib, false, next).await;
 }
 
 macro_rules! making {
     ($($name:ident: $step:ident, $mem:literal, $next:ident;)*) => {
-        $(#[tokio::test]
-        async fn $name() {
-            while_making(Step::$step, $mem, How::$next).await;
+        $(async fn $name(backend: Preference) {
+            while_making(backend, Step::$step, $mem, How::$next).await;
         })*
+
+        on_each_backend! {
+            async
+            $($name)*
+            killed_at_each_step_of_a_restore
+            killed_while_a_bare_template_is_made_or_restored
+        }
     };
 }
 
@@ -114,10 +130,9 @@ making! {
     killed_when_it_has_its_name: BuildPublished, 268, Restored;
 }
 
-#[tokio::test]
-async fn killed_at_each_step_of_a_restore() {
+async fn killed_at_each_step_of_a_restore(backend: Preference) {
     const MEM_MIB: u32 = 269;
-    let host = Host::new(BASE).await;
+    let host = Host::on(backend, BASE).await;
     stop(host.start(shape(MEM_MIB), Disk::Blank).await.0).await;
     for step in [
         Step::TemplateOpened,
@@ -132,8 +147,7 @@ async fn killed_at_each_step_of_a_restore() {
 }
 
 /// The same of the template for guests that bring a disk, at the steps where it goes another way.
-#[tokio::test]
-async fn killed_while_a_bare_template_is_made_or_restored() {
+async fn killed_while_a_bare_template_is_made_or_restored(backend: Preference) {
     for (step, mem_mib, next) in [
         (Step::BuildBooted, 270, How::Booted),
         (Step::BuildPaused, 271, How::Booted),
@@ -141,6 +155,6 @@ async fn killed_while_a_bare_template_is_made_or_restored() {
         (Step::BuildPublished, 273, How::Restored),
         (Step::Assembled, 274, How::Restored),
     ] {
-        killed_at(&Host::new(BASE).await, step, mem_mib, true, next).await;
+        killed_at(&Host::on(backend, BASE).await, step, mem_mib, true, next).await;
     }
 }

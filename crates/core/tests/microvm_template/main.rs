@@ -2,6 +2,8 @@
 
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
+#[path = "../backends/mod.rs"]
+mod backends;
 mod bare;
 mod identity;
 mod killed;

@@ -12,18 +12,11 @@ use pyro_core::timeline::{Observer, Timeline};
 use pyro_core::vm::{Factory, VmError};
 use pyro_vmm::Shape;
 
+use crate::backends::prepared;
+
 /// Small and quick to boot.
 pub const BASE: &str = "debian:12-base";
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 256 };
-
-fn prepared(variable: &str) -> PathBuf {
-    match std::env::var_os(variable) {
-        Some(path) => path.into(),
-        None => {
-            panic!("{variable} is not set: run `make test`, which prepares the runtime and the environments")
-        }
-    }
-}
 
 /// The prepared runtime and environments, and everything else below one directory.
 pub fn config(dir: &std::path::Path) -> Config {
@@ -35,7 +28,7 @@ pub fn config(dir: &std::path::Path) -> Config {
         scratch_dir: dir.join("scratch"),
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
         firecracker_binary: None,
-        run_dir: dir.join("scratch/run"),
+        run_dir: dir.join("run"),
         boot_deadline: None,
     }
 }
@@ -45,19 +38,24 @@ pub struct Host {
     pub dir: tempfile::TempDir,
     pub factory: Factory,
     pub environment: Installed,
-    choice: Choice,
+    pub choice: Choice,
 }
 
 impl Host {
-    pub async fn new(environment: &str) -> Self {
+    pub async fn on(backend: Preference, environment: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let config = config(dir.path());
-        Self::with(dir, config, environment).await
+        Self::with(dir, config, backend, environment).await
     }
 
-    pub async fn with(dir: tempfile::TempDir, config: Config, environment: &str) -> Self {
+    pub async fn with(
+        dir: tempfile::TempDir,
+        config: Config,
+        backend: Preference,
+        environment: &str,
+    ) -> Self {
         std::fs::create_dir_all(&config.scratch_dir).unwrap();
-        let factory = Factory::new(config, Preference::Qemu);
+        let factory = Factory::new(config, backend);
         let environment = factory.environment(environment, |_| ()).await.unwrap();
         let bundle = factory.bundle().unwrap();
         let choice =
@@ -96,9 +94,13 @@ impl Host {
         (started, remarks)
     }
 
-    /// A blank disk that can be given to several guests, one after the other.
+    /// A blank disk that can be given to several guests, one after the other: with a name, without which a file gets into
+    /// one jail and no other.
     pub fn new_disk(&self) -> File {
-        self.factory.store().new_disk(&self.factory.config.scratch_dir).unwrap()
+        let blank = self.factory.store().new_disk(&self.factory.config.scratch_dir).unwrap();
+        let (disk, _path) = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap().keep().unwrap();
+        pyro_core::environment::copy_sparse(&blank, &disk).unwrap();
+        disk
     }
 
     /// The directory of the one template that there is.
@@ -108,7 +110,7 @@ impl Host {
         all.remove(0).unwrap().path().join("template")
     }
 
-    /// Files that are neither a whole template nor its lock.
+    /// Files that are neither a whole template nor its lock, and directories of machines.
     pub fn leftovers(&self) -> Vec<PathBuf> {
         let mut found = Vec::new();
         let dirs = std::fs::read_dir(&self.factory.config.template_dir).into_iter().flatten().flatten();
@@ -116,9 +118,10 @@ impl Host {
             let entries = std::fs::read_dir(dir.path()).unwrap().flatten().map(|entry| entry.path());
             found.extend(entries.filter(|path| !path.ends_with("template") && !path.ends_with(".lock")));
         }
-        found.extend(
-            std::fs::read_dir(&self.factory.config.scratch_dir).unwrap().flatten().map(|entry| entry.path()),
-        );
+        let config = &self.factory.config;
+        for dir in [config.scratch_dir.clone(), config.run_dir.join("firecracker")] {
+            found.extend(std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path()));
+        }
         found
     }
 }

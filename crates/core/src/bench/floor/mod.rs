@@ -5,6 +5,7 @@
 //! Invariant: nothing below uses pyro's VMM, protocol or guest. A floor that shared code with what stands on it would
 //! move with it.
 
+pub(super) mod firecracker;
 pub(super) mod qemu;
 
 use std::sync::Arc;
@@ -77,9 +78,9 @@ impl Drop for GiveUp {
     }
 }
 
-async fn on_thread<T: Send + 'static>(
-    bare: &Arc<Bare>,
-    work: impl FnOnce(&Bare, &AtomicBool) -> Result<T, String> + Send + 'static,
+pub(super) async fn on_thread<B: Send + Sync + 'static, T: Send + 'static>(
+    bare: &Arc<B>,
+    work: impl FnOnce(&B, &AtomicBool) -> Result<T, String> + Send + 'static,
 ) -> Result<T, String> {
     let given_up = Arc::new(AtomicBool::new(false));
     let (done, ended) = mpsc::channel();
