@@ -207,6 +207,8 @@ impl Plan {
             enter::Limit::new(rustix::process::Resource::Nofile, limits.open_files.into()),
             enter::Limit::new(rustix::process::Resource::Fsize, longest_file + FILE_ROOM),
             enter::Limit::new(rustix::process::Resource::Data, data),
+            // Shared memory is no data; a file of the guest's memory, programs and reservations are address space too.
+            enter::Limit::new(rustix::process::Resource::As, data + shape.memory_bytes() + ADDRESSES),
         ];
         // Counted for each user of a user namespace: for the caller's own user in the caller's own namespace, all of
         // the caller's processes would count.
@@ -219,6 +221,10 @@ impl Plan {
 
 /// Files may grow this far beyond the largest that the machine was given: sockets, logs and the state are small.
 pub(crate) const FILE_ROOM: u64 = 16 << 20;
+
+/// Address space beside data and a file of the guest's memory: programs, and what the allocator reserves and never touches,
+/// 64 MiB for each of at most eight threads a processor.
+const ADDRESSES: u64 = 4 << 30;
 
 /// Whether processes are counted for each user namespace, as they are from Linux 5.14 on.
 fn counts_by_namespace() -> bool {

@@ -100,6 +100,20 @@ static int forks(void) {
     return count;
 }
 
+/* Whether another process can have so many bytes of memory. It is a child: what limits memory may kill for it. */
+static int can_use(size_t bytes, int kind) {
+    int child = fork(), status = 0;
+    if (child < 0) return 0;
+    if (child == 0) {
+        char *memory = mmap(0, bytes, PROT_READ | PROT_WRITE, kind | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+        if (memory == MAP_FAILED) _exit(1);
+        for (size_t at = 0; at < bytes; at += 4096) memory[at] = 1;
+        _exit(0);
+    }
+    waitpid(child, &status, 0);
+    return WIFEXITED(status) && WEXITSTATUS(status) == 0;
+}
+
 static int is_listed(const char *name) {
     const char *expected[] = {".", "..", "bin", "dev", "etc", "gnu", "lib", "lib32", "lib64", "libx32", "nix", "proc", "sbin",
         "tmp", "usr", "vm", "opt",
@@ -158,6 +172,9 @@ int main(void) {
     verdict("remount", mount("none", "/", 0, MS_REMOUNT | MS_BIND, "") == 0);
     if (FILTERED) verdict("namespace", unshare(CLONE_NEWUSER) == 0);
     verdict("limits", setrlimit(RLIMIT_NOFILE, &(struct rlimit){1 << 20, 1 << 20}) == 0);
+
+    verdict("memory", can_use(2ul << 30, MAP_PRIVATE));
+    verdict("shared-memory", can_use(6ul << 30, MAP_SHARED));
 
     int had = forks();
     verdict("fork", had > THREADS);

@@ -174,6 +174,8 @@ const ATTEMPTS: &[&str] = &[
     "device",
     "remount",
     "limits",
+    "memory",
+    "shared-memory",
     "fork",
 ];
 
