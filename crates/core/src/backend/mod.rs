@@ -537,7 +537,7 @@ mod tests {
         let untried = async { Ok(Verdict::Untried { why: "another backend was asked for".into() }) };
         assert!(!side_by_side(slow, untried, &late).await.0);
         let hangs = async { is_late.clone().wait_for(|late| *late).await.is_ok() };
-        let works = async { Ok(Verdict::Works { boot_ms: 1, namespaces: true, confined: String::new() }) };
+        let works = async { Ok(Verdict::Works { boot_ms: 1, namespaces: false, confined: String::new() }) };
         assert!(side_by_side(hangs, works, &late).await.0);
     }
 

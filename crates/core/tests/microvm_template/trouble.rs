@@ -148,13 +148,26 @@ async fn a_template_of_another_kind_is_not_believed(backend: Preference) {
 }
 
 /// A host whose QEMU boots well and does `instead` when it is to restore.
+const WORKS: &str = "broken=0";
+const BROKEN: &str = "broken=1";
+
+/// Makes the script into the other one, which to all that a template's key knows of it is the same: in its sandbox it
+/// sees no file that could tell it.
+fn turn(host: &Host, from: &str, into: &str) {
+    let script = host.dir.path().join("qemu");
+    let made = fs::metadata(&script).unwrap().modified().unwrap();
+    let text = fs::read_to_string(&script).unwrap();
+    assert!(text.contains(from));
+    fs::write(&script, text.replace(from, into)).unwrap();
+    fs::File::options().write(true).open(&script).unwrap().set_modified(made).unwrap();
+}
+
 async fn host_with_qemu_that(instead: &str) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("qemu");
     let text = format!(
-        "#!/bin/sh\ncase \"$*\" in *-incoming*) if [ -e {0}/broken ]; then {instead}; fi;; esac\n\
-         exec /usr/bin/qemu-system-x86_64 \"$@\"\n",
-        dir.path().display()
+        "#!/bin/sh\n{WORKS}\ncase \"$*\" in *-incoming*) if [ $broken = 1 ]; then {instead}; fi;; esac\n\
+         exec /usr/bin/qemu-system-x86_64 \"$@\"\n"
     );
     fs::write(&script, text).unwrap();
     fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).unwrap();
@@ -165,7 +178,7 @@ async fn host_with_qemu_that(instead: &str) -> Host {
 async fn refused_at_restore(instead: &str, said: &str) {
     let host = host_with_qemu_that(instead).await;
     stop(host.start(SHAPE, Disk::Blank).await.0).await;
-    fs::write(host.dir.path().join("broken"), "").unwrap();
+    turn(&host, WORKS, BROKEN);
     let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
     assert_eq!(guest.how, How::Booted);
     match remarks.as_slice() {
@@ -174,7 +187,7 @@ async fn refused_at_restore(instead: &str, said: &str) {
     }
     assert_eq!(shell(&guest, "echo works").await, "works\n");
     stop(guest).await;
-    fs::remove_file(host.dir.path().join("broken")).unwrap();
+    turn(&host, BROKEN, WORKS);
     stop(restored(&host, SHAPE).await).await;
 }
 
