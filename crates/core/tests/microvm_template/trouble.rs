@@ -147,7 +147,6 @@ async fn a_template_of_another_kind_is_not_believed(backend: Preference) {
     stop(restored(&host, SHAPE).await).await;
 }
 
-/// A host whose QEMU boots well and does `instead` when it is to restore.
 const WORKS: &str = "broken=0";
 const BROKEN: &str = "broken=1";
 
@@ -162,6 +161,7 @@ fn turn(host: &Host, from: &str, into: &str) {
     fs::File::options().write(true).open(&script).unwrap().set_modified(made).unwrap();
 }
 
+/// A host whose QEMU boots well and does `instead` when it is to restore.
 async fn host_with_qemu_that(instead: &str) -> Host {
     let dir = tempfile::tempdir().unwrap();
     let script = dir.path().join("qemu");

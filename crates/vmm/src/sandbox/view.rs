@@ -21,6 +21,8 @@ const SYSTEM: &[&str] =
 /// What the dynamic linker reads beside them.
 const LINKER: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
 
+const KVM: &str = "/dev/kvm";
+
 /// Most things that a view can hold.
 pub(super) const MOST: usize = 32;
 
@@ -75,9 +77,9 @@ impl View {
         }
         for device in devices(needs) {
             match user {
-                // The host's may be for a group that the VMM is not in.
-                Some(owner) => making.device(Path::new(device), owner)?,
-                None => making.show(Path::new(device), Access::Write)?,
+                // The host's may be for root, or a group that the VMM is not in.
+                Some(owner) if device == KVM => making.device(Path::new(device), owner)?,
+                _ => making.show(Path::new(device), Access::Write)?,
             }
         }
         let mut directory = c"/".to_owned();
@@ -136,13 +138,13 @@ fn is_static(program: &Path) -> io::Result<bool> {
 
 /// Devices that a VMM opens.
 pub(super) fn devices(needs: &Needs) -> Vec<&'static str> {
-    let kvm = needs.kvm.then_some("/dev/kvm");
+    let kvm = needs.kvm.then_some(KVM);
     ["/dev/null", "/dev/urandom"].into_iter().chain(kvm).collect()
 }
 
 /// The group that may open the host's KVM device.
 pub(super) fn kvm_group() -> Option<u32> {
-    fs::metadata("/dev/kvm").ok().map(|metadata| metadata.gid())
+    fs::metadata(KVM).ok().map(|metadata| metadata.gid())
 }
 
 #[derive(Default)]
