@@ -12,6 +12,7 @@ pub mod capture;
 pub mod cause;
 pub mod command;
 pub mod config;
+pub mod disk;
 pub mod doctor;
 pub mod environment;
 pub mod guest;

@@ -1,0 +1,108 @@
+//! What can go wrong with an image, said so that a person can act on it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+/// An image that cannot be read or exported, or a path that is not in it.
+#[derive(Debug, thiserror::Error)]
+pub enum DiskError {
+    /// The file that holds the image cannot be read.
+    #[error("the disk image cannot be {doing}")]
+    Io {
+        /// What was being done, as a participle.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// There is no ext4 file system in the file.
+    #[error("the disk image holds no ext4 file system")]
+    NotExt4,
+    /// The file system has something that is not read here.
+    #[error("the disk image uses {what}, which cannot be read offline")]
+    Unsupported {
+        /// What it has.
+        what: String,
+    },
+    /// The file system contradicts itself.
+    #[error("the disk image is damaged: {what}")]
+    Damaged {
+        /// What is wrong, and where.
+        what: String,
+    },
+    /// There is more of something than is held in memory.
+    #[error("the disk image has more than {limit} {what}")]
+    TooMany {
+        /// Of what, in the plural.
+        what: &'static str,
+        /// How many are allowed.
+        limit: u64,
+    },
+    /// The tree has no such path.
+    #[error("the disk has no {}", .path.display())]
+    NotFound {
+        /// The path, as far as it was followed.
+        path: PathBuf,
+    },
+    /// Something on the way is no directory.
+    #[error("{} on the disk is not a directory", .path.display())]
+    NotADirectory {
+        /// What is none.
+        path: PathBuf,
+    },
+    /// Only the content of a regular file can be read.
+    #[error("{} on the disk is not a regular file", .path.display())]
+    NotAFile {
+        /// What is none.
+        path: PathBuf,
+    },
+    /// Symbolic links lead in a circle, or through too many others.
+    #[error("{} on the disk leads through too many symbolic links", .path.display())]
+    Loop {
+        /// What was asked for.
+        path: PathBuf,
+    },
+    /// The exported image cannot be written.
+    #[error("{} cannot be {doing}", .path.display())]
+    Output {
+        /// The file.
+        path: PathBuf,
+        /// What was being done, as a participle.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl DiskError {
+    /// What to do next, if there is something.
+    #[must_use]
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Damaged { .. } | Self::TooMany { .. } | Self::Unsupported { .. } => {
+                Some("start the workspace, whose kernel may repair the disk, or reset it to a snapshot")
+            }
+            Self::NotFound { .. } => Some("list the directory above it to see what is there"),
+            Self::Output { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
+                Some("free space there, or export to another file system")
+            }
+            Self::Output { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
+                Some("choose another name, or remove that file first")
+            }
+            _ => None,
+        }
+    }
+
+    pub(super) fn damaged(what: impl Into<String>) -> Self {
+        Self::Damaged { what: what.into() }
+    }
+
+    pub(super) fn read(source: io::Error) -> Self {
+        Self::Io { doing: "read", source }
+    }
+
+    pub(super) fn output(path: &Path, doing: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Output { path: path.to_owned(), doing, source }
+    }
+}

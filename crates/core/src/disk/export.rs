@@ -1,0 +1,122 @@
+//! A guest's disk as one raw ext4 image that anything reads: a sparse copy in which the journal is replayed, as the
+//! kernel does when it mounts one.
+
+use std::fs::File;
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use super::bytes::{crc, join, le16, le32, put};
+use super::superblock::{self, METADATA_CSUM, RECOVER};
+use super::volume::Volume;
+use super::{DiskError, Ext4, orphan};
+use crate::environment::copy_sparse;
+
+/// What an export did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Exported {
+    /// The image's size with its holes, bytes.
+    pub size: u64,
+    /// What it takes on the disk, bytes.
+    pub allocated: u64,
+    /// Blocks that came out of the journal.
+    pub replayed: u64,
+    /// Files that were deleted while they were open, and freed now.
+    pub orphans: u64,
+}
+
+/// Writes a copy of `image` to `to`, readable by the owner only. It shares its blocks with `image` where the file
+/// system can do that. Nothing is at `to` before all of it is, on disk; a file that was there stays as it is when
+/// this fails, and is replaced when `replace` is set.
+///
+/// # Errors
+/// When the image cannot be read or is damaged, `to` is there already and not to be replaced, or cannot be written.
+pub fn export(image: &File, to: &Path, replace: bool) -> Result<Exported, DiskError> {
+    let output = |doing| DiskError::output(to, doing);
+    let source = Ext4::open(image.try_clone().map_err(DiskError::read)?)?;
+    let exists = to.symlink_metadata().is_ok();
+    if exists && !replace {
+        return Err(output("written")(std::io::ErrorKind::AlreadyExists.into()));
+    }
+    let dir = match to.parent() {
+        Some(dir) if !dir.as_os_str().is_empty() => dir,
+        _ => Path::new("."),
+    };
+    let copy = tempfile::Builder::new().prefix(".pyro-export-").tempfile_in(dir).map_err(output("made"))?;
+    copy_sparse(image, copy.as_file()).map_err(output("written"))?;
+    let replayed = replay(source.volume(), copy.as_file(), to)?;
+    let recovered = Ext4::open(copy.reopen().map_err(output("read"))?)?;
+    let orphans = orphan::free(&recovered, copy.as_file(), to)?;
+    copy.as_file().sync_all().map_err(output("written"))?;
+    let persist = if replace { copy.persist(to) } else { copy.persist_noclobber(to) };
+    let file = persist.map_err(|error| output("written")(error.error))?;
+    File::open(dir).and_then(|dir| dir.sync_all()).map_err(output("written"))?;
+    let metadata = file.metadata().map_err(output("read"))?;
+    let allocated = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
+    Ok(Exported { size: metadata.len(), allocated, replayed, orphans })
+}
+
+/// Writes what the journal holds, and that nothing is left in it. Reads from the image only, never from the copy: a
+/// journal may write over itself.
+fn replay(source: &Volume, copy: &File, to: &Path) -> Result<u64, DiskError> {
+    let Some(recovery) = source.recovery() else { return Ok(0) };
+    let size = source.superblock().block_size;
+    let write =
+        |bytes: &[u8], at: u64| copy.write_all_at(bytes, at).map_err(DiskError::output(to, "written"));
+    let mut replayed = 0;
+    for block in source.replayed() {
+        write(&source.block(block)?, block * size)?;
+        replayed += 1;
+    }
+    write(&recovery.superblock, recovery.block * size)?;
+
+    let mut raw = [0; superblock::SIZE];
+    source.read_at(&mut raw, superblock::OFFSET)?;
+    let incompat = le32(&raw, superblock::INCOMPAT) & !RECOVER;
+    put(&mut raw, superblock::INCOMPAT, incompat.to_le_bytes());
+    // A kernel counts what is free per group and sums it up only when it unmounts.
+    let (mut blocks, mut inodes) = (0_u64, 0_u32);
+    let shape = source.superblock();
+    let cluster = match shape.ro_compat & superblock::BIGALLOC {
+        0 => 0,
+        _ => le32(&raw, 0x1c).saturating_sub(le32(&raw, 0x18)).min(31),
+    };
+    for group in 0..shape.groups {
+        let mut descriptor = vec![0; shape.desc_size];
+        source.read_at(&mut descriptor, shape.descriptor(group))?;
+        let wide = shape.desc_size >= 64;
+        let number = |low, high| {
+            let high = if wide { le16(&descriptor, high) } else { 0 };
+            u32::from(high) << 16 | u32::from(le16(&descriptor, low))
+        };
+        blocks += u64::from(number(0xc, 0x2c))
+            << if shape.ro_compat & superblock::BIGALLOC != 0 { cluster } else { 0 };
+        inodes = inodes.wrapping_add(number(0xe, 0x2e));
+    }
+    set_free(&mut raw, blocks, inodes);
+    seal(&mut raw);
+    write(&raw, superblock::OFFSET)?;
+    Ok(replayed)
+}
+
+/// Sets how many blocks and inodes are free.
+pub(super) fn set_free(raw: &mut [u8], blocks: u64, inodes: u32) {
+    put(raw, 0xc, (blocks as u32).to_le_bytes());
+    if le32(raw, superblock::INCOMPAT) & superblock::BIT64 != 0 {
+        put(raw, 0x158, ((blocks >> 32) as u32).to_le_bytes());
+    }
+    put(raw, 0x10, inodes.to_le_bytes());
+}
+
+/// How many blocks and inodes are free.
+pub(super) fn free(raw: &[u8]) -> (u64, u32) {
+    let high = if le32(raw, superblock::INCOMPAT) & superblock::BIT64 != 0 { le32(raw, 0x158) } else { 0 };
+    (join(high, le32(raw, 0xc)), le32(raw, 0x10))
+}
+
+/// Makes the checksum of a superblock right.
+pub(super) fn seal(raw: &mut [u8]) {
+    if le32(raw, 0x64) & METADATA_CSUM != 0 {
+        let sum = crc(!0, raw.get(..superblock::CHECKSUM).unwrap_or_default());
+        put(raw, superblock::CHECKSUM, sum.to_le_bytes());
+    }
+}
