@@ -19,6 +19,7 @@ pub mod host;
 pub mod host_compat;
 pub mod identity;
 pub mod launch;
+pub mod patch;
 pub mod run;
 pub mod runtime;
 mod stamp;
