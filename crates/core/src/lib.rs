@@ -6,6 +6,7 @@
 //! told by the caller in [`config::Config`].
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod backend;
 pub mod bench;
 pub mod capture;
