@@ -6,6 +6,7 @@
 //! told by the caller in [`config::Config`].
 #![forbid(unsafe_code)]
 
+pub mod archive;
 pub mod backend;
 pub mod bench;
 pub mod capture;
@@ -20,6 +21,7 @@ pub mod host;
 pub mod host_compat;
 pub mod identity;
 pub mod launch;
+pub mod patch;
 pub mod run;
 pub mod runtime;
 mod stamp;

@@ -1,0 +1,196 @@
+//! What is let through: every entry of every tree, in either direction, passes [`Check::admit`].
+//!
+//! Paths are remembered as keyed hashes, so that a million of them is 40 MB whatever their length, and nobody outside
+//! can make two of them meet.
+
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
+
+use super::error::shown;
+use super::{ArchiveError, Content, Entry, Limits, Refusal};
+
+/// The tree so far.
+pub(super) struct Check {
+    limits: Limits,
+    entries: u64,
+    bytes: u64,
+    names: u64,
+    seen: HashMap<Key, Seen>,
+    hashes: (RandomState, RandomState),
+    /// Directory of the entry before: files of one directory come together.
+    last: Option<Vec<u8>>,
+    /// Paths that must turn out to be directories for a link not to lead out; the link and what it says.
+    awaited: Vec<(Key, Vec<u8>, Vec<u8>)>,
+}
+
+type Key = (u64, u64);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Seen {
+    Directory,
+    File,
+    Symlink,
+}
+
+impl Check {
+    pub(super) fn new(limits: Limits) -> Self {
+        let hashes = (RandomState::new(), RandomState::new());
+        let (seen, awaited) = (HashMap::new(), Vec::new());
+        Self { limits, entries: 0, bytes: 0, names: 0, seen, hashes, last: None, awaited }
+    }
+
+    pub(super) fn limits(&self) -> &Limits {
+        &self.limits
+    }
+
+    /// Lets an entry through, with its path and that of a hard link's target made plain: names with one `/` between
+    /// them. An empty path is the tree itself.
+    pub(super) fn admit(&mut self, mut entry: Entry) -> Result<Entry, ArchiveError> {
+        let raw = std::mem::take(&mut entry.path);
+        let refused = |refusal| ArchiveError::refused(&raw, refusal);
+        entry.path = self.plain(&raw).map_err(refused)?;
+        self.entries += 1;
+        self.names += entry.path.len() as u64;
+        if let Content::File(size) = entry.content {
+            self.bytes = self.bytes.saturating_add(size);
+        }
+        for (have, limit, what) in [
+            (self.entries, self.limits.entries, "entries"),
+            (self.bytes, self.limits.bytes, "bytes"),
+            (self.names, self.limits.names, "bytes of names"),
+        ] {
+            if have > limit {
+                return Err(ArchiveError::TooMuch { what, limit });
+            }
+        }
+        if let Content::HardLink(target) = &mut entry.content {
+            let nowhere = || refused(Refusal::HardLink { target: shown(target) });
+            let plain = self.plain(target).map_err(|_| nowhere())?;
+            if self.seen.get(&self.key(&plain)) != Some(&Seen::File) || plain == entry.path {
+                return Err(nowhere());
+            }
+            *target = plain;
+        }
+        self.place(&entry).map_err(refused)?;
+        if let Content::Symlink(target) = &entry.content {
+            self.stays(&entry.path, target).map_err(refused)?;
+        }
+        Ok(entry)
+    }
+
+    /// To be asked when all entries are through.
+    pub(super) fn finish(&self) -> Result<(), ArchiveError> {
+        for (key, link, target) in &self.awaited {
+            if self.seen.get(key) != Some(&Seen::Directory) {
+                let refusal = Refusal::LeadsOut { target: shown(target) };
+                return Err(ArchiveError::refused(link, refusal));
+            }
+        }
+        Ok(())
+    }
+
+    /// A path in plain form.
+    fn plain(&self, raw: &[u8]) -> Result<Vec<u8>, Refusal> {
+        if raw.is_empty() || raw.contains(&0) {
+            return Err(Refusal::Path);
+        }
+        if raw.first() == Some(&b'/') {
+            return Err(Refusal::Absolute);
+        }
+        let (mut plain, mut depth) = (Vec::with_capacity(raw.len()), 0);
+        for name in raw.split(|byte| *byte == b'/') {
+            match name {
+                b"" | b"." => continue,
+                b".." => return Err(Refusal::GoesUp),
+                _ if name.len() > 255 => return Err(Refusal::Long),
+                _ => {}
+            }
+            if !plain.is_empty() {
+                plain.push(b'/');
+            }
+            plain.extend_from_slice(name);
+            depth += 1;
+        }
+        match () {
+            () if plain.len() > self.limits.path => Err(Refusal::Long),
+            () if depth > self.limits.depth => Err(Refusal::Deep),
+            () => Ok(plain),
+        }
+    }
+
+    fn key(&self, path: &[u8]) -> Key {
+        (self.hashes.0.hash_one(path), self.hashes.1.hash_one(path))
+    }
+
+    /// Finds the entry's place in the tree: below directories only, and not that of something else.
+    fn place(&mut self, entry: &Entry) -> Result<(), Refusal> {
+        let path = &entry.path;
+        let above = parent(path);
+        if self.last.as_deref() != Some(above) {
+            let ends = above.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+            for end in ends.chain([above.len()]) {
+                let key = self.key(&above[..end]);
+                if *self.seen.entry(key).or_insert(Seen::Directory) != Seen::Directory {
+                    return Err(Refusal::Through);
+                }
+            }
+            self.last = Some(above.to_vec());
+        }
+        let kind = match entry.content {
+            Content::Directory => Seen::Directory,
+            Content::File(_) | Content::HardLink(_) => Seen::File,
+            Content::Symlink(_) => Seen::Symlink,
+        };
+        if path.is_empty() {
+            return if kind == Seen::Directory { Ok(()) } else { Err(Refusal::Path) };
+        }
+        let key = self.key(path);
+        match self.seen.insert(key, kind) {
+            None => Ok(()),
+            // An archive that was added to has files twice, and the later one counts.
+            Some(before) if before == kind && kind != Seen::Symlink => Ok(()),
+            Some(_) => Err(Refusal::Twice),
+        }
+    }
+
+    /// Whether a symbolic link stays in the tree, wherever other links on its way lead. What is above it are real
+    /// directories, so going up from there is safe; going up from a name of the link's own is only where that name
+    /// turns out to be a directory.
+    fn stays(&mut self, path: &[u8], target: &[u8]) -> Result<(), Refusal> {
+        let out = || Refusal::LeadsOut { target: shown(target) };
+        if target.is_empty() || target.contains(&0) || target.len() > 4095 || target.first() == Some(&b'/') {
+            return Err(out());
+        }
+        let names = |path: &[u8]| -> Vec<Vec<u8>> {
+            path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()).map(<[u8]>::to_vec).collect()
+        };
+        let mut at = names(parent(path));
+        let mut own = 0;
+        for name in target.split(|byte| *byte == b'/') {
+            match name {
+                b"" | b"." => {}
+                b".." => {
+                    if own > 0 {
+                        if self.awaited.len() >= 100_000 {
+                            return Err(out());
+                        }
+                        let key = self.key(&at.join(&b'/'));
+                        self.awaited.push((key, path.to_vec(), target.to_vec()));
+                        own -= 1;
+                    }
+                    at.pop().ok_or_else(out)?;
+                }
+                _ => {
+                    at.push(name.to_vec());
+                    own += 1;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// What a path is in; empty for the tree itself.
+pub(super) fn parent(path: &[u8]) -> &[u8] {
+    path.iter().rposition(|byte| *byte == b'/').map_or(&[], |at| &path[..at])
+}

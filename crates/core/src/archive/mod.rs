@@ -1,0 +1,137 @@
+//! Trees on their way into a guest and out of it, on the host's side, as tar archives that nobody believes.
+//!
+//! [`Source`] makes one plain stream of a directory or an archive (seeding, `sync push`); [`Sink`] makes a file or
+//! directory of a stream that a guest sent (`export`). Both put every entry through the same checks, so that what is
+//! refused one way is refused the other way: paths and links that lead elsewhere, devices, bombs.
+//!
+//! Plain blocking IO, for a thread that may block; memory is bounded by the number of entries and not by their size.
+//!
+//! Invariant: no path of an entry is opened through a symbolic link, neither one of the tree nor one that somebody puts
+//! there meanwhile. Every directory is opened from its parent's descriptor.
+//! Invariant: a stream is whole and checked only at its end; whoever takes it must change nothing before that.
+
+mod check;
+mod error;
+mod read;
+mod sink;
+mod source;
+#[cfg(test)]
+mod tests;
+mod walk;
+mod write;
+
+use std::ops::ControlFlow;
+
+pub use error::{ArchiveError, Refusal};
+pub use sink::{Artifact, Sink, Unpacked};
+pub use source::{Form, Source};
+
+/// How much is taken of one tree.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes of content, holes counted.
+    pub bytes: u64,
+    /// Bytes of a path, from 1 to 3800 (Linux takes 4095, and it is put below something).
+    pub path: usize,
+    /// Names in a path.
+    pub depth: usize,
+    /// Bytes of all paths together: they are what memory is needed for.
+    pub names: u64,
+    /// By how much compression may have made an archive smaller, once it is larger than `ratio_free`. Deflate makes
+    /// zeros 1,030 times smaller and text 3 to 10 times.
+    pub ratio: u64,
+    /// Bytes that may come out of an archive whatever the ratio: sparse files of a few GiB are honest.
+    pub ratio_free: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            entries: 1_000_000,
+            bytes: 16 << 30,
+            path: 3800,
+            depth: 200,
+            names: 256 << 20,
+            ratio: 200,
+            ratio_free: 4 << 30,
+        }
+    }
+}
+
+/// What went through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    /// Files, directories and links.
+    pub entries: u64,
+    /// Bytes of content.
+    pub bytes: u64,
+    /// Sockets and fifos of a directory that were left out.
+    pub skipped: u64,
+}
+
+/// Called with what went through so far, at least once an entry and once a MiB. [`ControlFlow::Break`] cancels, and
+/// nothing is left behind.
+pub type Progress<'p> = dyn FnMut(Totals) -> ControlFlow<()> + 'p;
+
+/// One entry, as an archive has it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+struct Entry {
+    path: Vec<u8>,
+    content: Content,
+    /// Permission bits without set-user-id and set-group-id.
+    mode: u32,
+    mtime: Time,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq)]
+enum Content {
+    /// Its size, bytes.
+    File(u64),
+    Directory,
+    /// Where it points to.
+    Symlink(Vec<u8>),
+    /// The entry that it is another name of.
+    HardLink(Vec<u8>),
+}
+
+/// Since 1970.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Time {
+    seconds: i64,
+    /// Added to `seconds`.
+    nanoseconds: u32,
+}
+
+/// The bits of a mode that are kept: permissions, and the sticky bit.
+const MODE: u32 = 0o1777;
+/// Bytes of content moved at once.
+const CHUNK: usize = 256 << 10;
+
+/// Content on its way, counted.
+struct Meter<'p> {
+    totals: Totals,
+    told: u64,
+    progress: &'p mut Progress<'p>,
+}
+
+impl Meter<'_> {
+    fn entry(&mut self) -> Result<(), ArchiveError> {
+        self.totals.entries += 1;
+        self.tell()
+    }
+
+    fn bytes(&mut self, count: usize) -> Result<(), ArchiveError> {
+        self.totals.bytes += count as u64;
+        if self.totals.bytes - self.told >= 1 << 20 { self.tell() } else { Ok(()) }
+    }
+
+    fn tell(&mut self) -> Result<(), ArchiveError> {
+        self.told = self.totals.bytes;
+        match (self.progress)(self.totals) {
+            ControlFlow::Continue(()) => Ok(()),
+            ControlFlow::Break(()) => Err(ArchiveError::Cancelled),
+        }
+    }
+}

@@ -1,0 +1,214 @@
+//! Unified diffs: read as people, `git` and language models write them, applied to a tree in memory, and written so
+//! that `git apply` takes them.
+//!
+//! Three steps that know nothing of each other's callers: [`parse`] bytes into [`FilePatch`]es, [`apply`] them to a
+//! [`Tree`] (all or nothing: the result is a list of [`Change`]s or the reasons why there is none), and [`render`] a
+//! difference back into text. No file is opened here; whoever carries the changes out decides how.
+//!
+//! Leniency has one limit: it never guesses. A hunk is moved, or its context is looked at less closely, only while
+//! exactly one place in the file fits; what a patch removes must be there to the letter, trailing white space aside.
+//!
+//! Invariant: no path that leaves here is absolute, has a `..`, or is longer than [`MAX_PATH`].
+
+mod apply;
+mod error;
+mod names;
+mod parse;
+mod place;
+mod render;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use apply::{apply, removed};
+pub use error::{Nearest, PatchError, Reason, Rejected, Rejection};
+pub use parse::parse;
+pub use render::{Rendered, Side, render};
+
+/// The longest patch that is read, bytes.
+pub const MAX_PATCH: usize = 16 << 20;
+/// The longest file that is patched or rendered as text, bytes.
+pub const MAX_FILE: usize = 32 << 20;
+/// The most that all files of a patch may have together, bytes: they are kept in memory until all fit.
+pub const MAX_FILES: usize = 512 << 20;
+/// The longest path, bytes: what Linux takes, less room for what it is put under.
+pub const MAX_PATH: usize = 3800;
+/// The most lines that the hunks of a patch may have.
+pub const MAX_LINES: usize = 2_000_000;
+
+/// What a patch does with one file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FilePatch<'a> {
+    /// What happens.
+    pub action: Action,
+    /// Permissions and kind before, as git writes them (`0o100644`), where the patch says so.
+    pub old_mode: Option<u32>,
+    /// Permissions and kind afterwards, where the patch says so.
+    pub new_mode: Option<u32>,
+    /// What changes in the text.
+    pub hunks: Vec<Hunk<'a>>,
+    /// The line of the patch where this file begins, from 1.
+    pub line: usize,
+}
+
+/// What happens to a file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Action {
+    /// It is there before and afterwards.
+    Modify(PathBuf),
+    /// It is new.
+    Create(PathBuf),
+    /// It goes.
+    Delete(PathBuf),
+    /// It gets another name.
+    Rename {
+        /// Before.
+        from: PathBuf,
+        /// Afterwards.
+        to: PathBuf,
+    },
+    /// Another file begins as a copy of it.
+    Copy {
+        /// The original, which stays.
+        from: PathBuf,
+        /// The copy.
+        to: PathBuf,
+    },
+}
+
+impl Action {
+    /// The path that is read.
+    pub fn source(&self) -> &Path {
+        match self {
+            Self::Modify(path) | Self::Create(path) | Self::Delete(path) => path,
+            Self::Rename { from, .. } | Self::Copy { from, .. } => from,
+        }
+    }
+
+    /// The path that is there afterwards, or is gone.
+    pub fn target(&self) -> &Path {
+        match self {
+            Self::Modify(path) | Self::Create(path) | Self::Delete(path) => path,
+            Self::Rename { to, .. } | Self::Copy { to, .. } => to,
+        }
+    }
+}
+
+/// One stretch of lines that changes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Hunk<'a> {
+    /// The `@@` line as it stood, at most 200 characters.
+    pub header: String,
+    /// The line of the patch where the `@@` is, from 1.
+    pub line: usize,
+    /// The first line that it covers in the old file, from 1, where the header says so. 0 when it covers none.
+    pub old_start: Option<u64>,
+    /// The lines.
+    pub lines: Vec<Line<'a>>,
+}
+
+/// One line of a hunk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Line<'a> {
+    /// Whether it stays, goes or comes.
+    pub kind: LineKind,
+    /// Its bytes without the line feed; a carriage return before that is part of it.
+    pub text: &'a [u8],
+    /// Whether a line feed ends it.
+    pub newline: bool,
+}
+
+/// What happens to a line.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LineKind {
+    /// It is there before and afterwards.
+    Context,
+    /// It goes.
+    Remove,
+    /// It comes.
+    Add,
+}
+
+/// What a path is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// A regular file.
+    File,
+    /// A symbolic link; its bytes are what it points to.
+    Symlink,
+    /// A directory.
+    Directory,
+    /// A device, a socket, a fifo.
+    Other,
+}
+
+/// What stands at a path.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// What it is.
+    pub kind: Kind,
+    /// Its permission bits, such as `0o644`.
+    pub mode: u32,
+    /// Its bytes, for a file or a symbolic link.
+    pub bytes: Vec<u8>,
+}
+
+/// What a patch is applied to.
+pub trait Tree {
+    /// What stands at `path`, symbolic links not followed; `None` when nothing does.
+    ///
+    /// # Errors
+    /// When that cannot be known. It becomes a [`Reason::Unreadable`].
+    fn node(&self, path: &Path) -> io::Result<Option<Node>>;
+}
+
+impl Tree for BTreeMap<PathBuf, Node> {
+    fn node(&self, path: &Path) -> io::Result<Option<Node>> {
+        Ok(self.get(path).cloned())
+    }
+}
+
+/// What becomes of one path. [`apply`] lists each path once, in an order in which they can be carried out once all that
+/// [`removed`] lists is gone. A file may take the place of a directory that this empties, which is then removed too.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// Remove it.
+    Delete {
+        /// Which.
+        path: PathBuf,
+    },
+    /// Write it.
+    Write {
+        /// Which.
+        path: PathBuf,
+        /// All of it.
+        node: Node,
+        /// Whether it was not there.
+        added: bool,
+    },
+    /// Write it under another name and remove the old one.
+    Rename {
+        /// The old name.
+        from: PathBuf,
+        /// The new name.
+        to: PathBuf,
+        /// All of it, as it is afterwards.
+        node: Node,
+    },
+}
+
+/// Every path that [`apply`] may ask a tree for, but the directories above them: what to fetch beforehand when the
+/// tree is far away.
+pub fn paths(patches: &[FilePatch<'_>]) -> BTreeSet<PathBuf> {
+    let mut paths = BTreeSet::new();
+    for patch in patches {
+        for path in [patch.action.source(), patch.action.target()] {
+            paths.insert(path.to_path_buf());
+            paths.extend(names::without_prefix(path).map(Path::to_path_buf));
+        }
+    }
+    paths
+}
