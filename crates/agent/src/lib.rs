@@ -4,6 +4,7 @@
 //!   server     who may speak: transports, one session at a time
 //!   session    what is asked: one future per call, all dropped with the session
 //!   exec       running a command: plan, spawn, tree, stdio, conversation
+//!   jobs       commands that outlive the session: shells and services
 //!   boot       only as PID 1: mounts, root, port, power
 //!   reaper     the one place that waits for children
 //! ```
@@ -18,6 +19,7 @@ pub mod boot;
 pub mod exec;
 pub mod failure;
 pub mod identity;
+pub mod jobs;
 pub mod reaper;
 pub mod server;
 pub mod session;

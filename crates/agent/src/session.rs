@@ -21,12 +21,15 @@ use crate::boot::{Root, disk};
 use crate::exec::{self, Commands};
 use crate::failure::refusal;
 use crate::identity;
+use crate::jobs::Jobs;
 use crate::wire::Wire;
 
 /// What an agent is, for as long as it runs.
 pub struct Agent {
     /// The commands and what they need.
     pub commands: Commands,
+    /// The commands that outlive a session.
+    pub jobs: Jobs,
     /// What became of the root filesystem.
     root: RefCell<Root>,
     /// What a plain process has not.
@@ -44,7 +47,7 @@ pub struct Guest {
 impl Agent {
     /// One that has not been told who it is.
     pub fn new(commands: Commands, root: Root, guest: Option<Guest>) -> Self {
-        Self { commands, root: RefCell::new(root), guest }
+        Self { commands, jobs: Jobs::default(), root: RefCell::new(root), guest }
     }
 
     /// Takes `identity` on, and says what answers here.
@@ -187,6 +190,27 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
             order = Some(Order::Shutdown);
             Reply::Done
         }
+        Ok(Request::JobStart(request)) => {
+            let refused = agent.root.borrow().refuses();
+            match refused.map_or_else(|| agent.jobs.start(&agent.commands, request), Err) {
+                Ok(pid) => Reply::Started { pid },
+                Err(failure) => Reply::Failed(failure),
+            }
+        }
+        Ok(Request::JobAttach { id, cursor }) => {
+            agent.jobs.attach(id, cursor, frames, write).await;
+            return None;
+        }
+        Ok(Request::JobInput { id, bytes }) => match agent.jobs.input(id, &bytes.0) {
+            Ok(bytes) => Reply::Taken { bytes },
+            Err(failure) => Reply::Failed(failure),
+        },
+        Ok(Request::JobResize { id, size }) => done(agent.jobs.resize(id, size)),
+        Ok(Request::JobSignal { id, signal, target }) => done(agent.jobs.signal(id, signal, target)),
+        Ok(Request::JobStop { id, grace_ms }) => agent.jobs.stop(id, grace_ms).await,
+        Ok(Request::JobList) => Reply::Jobs(agent.jobs.list()),
+        Ok(Request::JobForget { id }) => done(agent.jobs.forget(id)),
+        Ok(_) => Reply::Failed(refusal(FailureKind::Unsupported, "request", "not yet")),
         Err(FrameError::Io(_) | FrameError::Truncated) => return None,
         Err(error) => Reply::Failed(refusal(FailureKind::BadRequest, "request", error.to_string())),
     };

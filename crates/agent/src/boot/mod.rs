@@ -129,6 +129,14 @@ fn reset_signals() {
     }
 }
 
+/// Polls `beside` before `main` each time, until `main` ends.
+async fn first<T>(beside: impl Future<Output = ()> + Unpin, main: impl Future<Output = T> + Unpin) -> T {
+    match select(beside, main).await {
+        Either::Left(((), main)) => main.await,
+        Either::Right((end, _)) => end,
+    }
+}
+
 /// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills what is left.
 pub fn plain(listen: Listen) -> io::Result<()> {
     mounts::fill_standard_streams()?;
@@ -151,6 +159,7 @@ pub fn plain(listen: Listen) -> io::Result<()> {
             }
         };
         // First the children, so that a session that ends sees them gone.
+        let serve = async { first(pin!(agent.jobs.run()), pin!(serve)).await };
         let end = match select(pin!(reaper.run()), pin!(serve)).await {
             Either::Left((end, _)) => end.map(drop),
             Either::Right((end, _)) => end,
@@ -232,6 +241,7 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
             Either::Right((end, _)) => end,
         }
     };
+    let sessions = async { first(pin!(agent.jobs.run()), pin!(sessions)).await };
     let end = match select(pin!(housekeeping), pin!(sessions)).await {
         Either::Left((end, _)) | Either::Right((end, _)) => end,
     };

@@ -5,6 +5,7 @@
 #![cfg(test)]
 
 mod exec;
+mod jobs;
 mod sessions;
 mod streams;
 mod support;
