@@ -88,6 +88,16 @@ impl Agent {
         self.guest.as_ref().map(|_| "/run").ok_or_else(|| refusal(FailureKind::Unsupported, "secret", why))
     }
 
+    /// What a call about files works with.
+    fn area(&self, request: &Request) -> Result<(Area, Option<Thaw<'_>>), Failure> {
+        let root = self.root.borrow();
+        let none = || refusal(FailureKind::Unsupported, "disk", "there is no disk");
+        // Its descriptors are its own: the root may be assembled while the call goes on.
+        let area = Area::new(root.disk().ok_or_else(none)?)?;
+        drop(root);
+        Ok((area, self.freezes(request)?))
+    }
+
     /// Lets one freeze the disk at a time, and only one that is the guest's own. What comes back thaws it when the call
     /// is over, also when its helper was killed.
     fn freezes(&self, request: &Request) -> Result<Option<Thaw<'_>>, Failure> {
@@ -261,30 +271,15 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
         Ok(Request::SecretDelete { name }) => {
             done(agent.secrets().and_then(|run| secrets::delete(run, &name)))
         }
-        Ok(request) => {
-            let root = agent.root.borrow();
-            // An own descriptor: the root may be assembled while the call goes on.
-            let disk =
-                root.disk().ok_or_else(|| refusal(FailureKind::Unsupported, "disk", "there is no disk"));
-            let disk = disk.and_then(|disk| Area::new(disk));
-            drop(root);
-            match disk {
-                Ok(area) => {
-                    let _thaw = match agent.freezes(&request) {
-                        Ok(thaw) => thaw,
-                        Err(failure) => {
-                            last_word(&mut write, &Reply::Failed(failure)).await;
-                            return None;
-                        }
-                    };
-                    let keep = [area.disk.as_fd(), area.workspace.as_fd()];
-                    let work = |talk: &mut helper::Talk| files::serve(&area, talk, request);
-                    helper::run(agent.commands.reaper(), frames, write, &keep, work).await;
-                    return None;
-                }
-                Err(failure) => Reply::Failed(failure),
+        Ok(request) => match agent.area(&request) {
+            Ok((area, _thaw)) => {
+                let keep = [area.disk.as_fd(), area.workspace.as_fd()];
+                let work = |talk: &mut helper::Talk| files::serve(&area, talk, request);
+                helper::run(agent.commands.reaper(), frames, write, &keep, work).await;
+                return None;
             }
-        }
+            Err(failure) => Reply::Failed(failure),
+        },
         Err(FrameError::Io(_) | FrameError::Truncated) => return None,
         Err(error) => Reply::Failed(refusal(FailureKind::BadRequest, "request", error.to_string())),
     };
