@@ -14,7 +14,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::call::IDLE;
 use super::{Guest, GuestError};
 
-
 const WHAT: &str = "a command";
 
 /// A command that was sent to the guest. Dropping both halves kills it.

@@ -7,3 +7,4 @@ mod identity;
 mod killed;
 mod support;
 mod trouble;
+mod workspace;
