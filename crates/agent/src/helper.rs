@@ -315,6 +315,8 @@ fn child(socket: OwnedFd, keep: &[BorrowedFd<'_>], work: impl FnOnce(&mut Talk) 
     }
     close_range(from, i32::MAX);
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // Permissions are given as they are meant.
+    rustix::process::umask(rustix::fs::Mode::empty());
     let mut talk = Talk::new(socket);
     let last = match work(&mut talk) {
         Ok(reply) => reply,

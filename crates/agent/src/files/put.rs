@@ -46,6 +46,7 @@ pub(super) fn unpack(area: &Area, talk: &mut Talk, put: &TreePut) -> Result<Repl
         dest_depth: if dest.is_empty() { 0 } else { dest.split(|byte| *byte == b'/').count() as i64 },
         amount,
         open: None,
+        buffer: vec![0; PIECE],
         directories: Vec::new(),
     }
     .run(&mut reader);
@@ -68,7 +69,9 @@ struct Unpacking<'a> {
     dest_depth: i64,
     amount: Rc<Cell<Amount>>,
     /// The directory that was used last: files of one directory come together.
-    open: Option<(Vec<u8>, OwnedFd)>,
+    open: Option<(Vec<u8>, Rc<OwnedFd>)>,
+    /// One piece of content; kept, because most files are small and many.
+    buffer: Vec<u8>,
     /// What is set last, because unpacking into a directory changes it.
     directories: Vec<(Vec<u8>, u32, Timespec)>,
 }
@@ -136,12 +139,11 @@ impl Unpacking<'_> {
                 self.directories.push((path, mode, mtime));
             }
             EntryType::Regular | EntryType::Continuous | EntryType::GNUSparse => {
-                let file = create(parent.as_fd(), name, &raw)?;
+                let file = create(parent.as_fd(), name, mode, &raw)?;
                 let size = entry.size();
-                if copy(&mut entry, &file, &path, broken)? != size {
+                if copy(&mut entry, &file, &mut self.buffer, &path, broken)? != size {
                     return Err(bad(&raw, "the archive ends inside of it"));
                 }
-                rustix::fs::fchmod(&file, Mode::from_raw_mode(mode)).map_err(fail())?;
                 futimens(&file, &times(mtime)).map_err(fail())?;
             }
             EntryType::Symlink => {
@@ -173,13 +175,12 @@ impl Unpacking<'_> {
     }
 
     /// The directory `path` of the tree, made if the archive did not; no link is followed on the way.
-    fn enter(&mut self, path: &[u8]) -> Result<OwnedFd, Failure> {
+    fn enter(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, Failure> {
         let fail = || trouble("unpack", path);
-        let again = |dir: &OwnedFd| dir.try_clone().map_err(io_trouble("unpack", path));
         if let Some((last, dir)) = &self.open
             && last == path
         {
-            return again(dir);
+            return Ok(Rc::clone(dir));
         }
         let flags = OFlags::RDONLY | OFlags::DIRECTORY;
         let dir = match beneath(self.tree, path, flags, ResolveFlags::NO_SYMLINKS) {
@@ -194,9 +195,9 @@ impl Unpacking<'_> {
             }
             other => other.map_err(fail())?,
         };
-        let clone = again(&dir)?;
-        self.open = Some((path.to_vec(), dir));
-        Ok(clone)
+        let dir = Rc::new(dir);
+        self.open = Some((path.to_vec(), Rc::clone(&dir)));
+        Ok(dir)
     }
 
     /// Refuses a link in the directory `above` that leads out of the workspace, however the directories on its way may
@@ -285,9 +286,10 @@ fn clear(parent: BorrowedFd<'_>, name: &[u8], raw: &[u8]) -> Result<(), Failure>
     }
 }
 
-fn create(parent: BorrowedFd<'_>, name: &[u8], raw: &[u8]) -> Result<File, Failure> {
+/// A new file with these permissions: a helper has no mask that would take some away.
+fn create(parent: BorrowedFd<'_>, name: &[u8], mode: u32, raw: &[u8]) -> Result<File, Failure> {
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let make = || openat(parent, name, flags, Mode::from_raw_mode(0o600));
+    let make = || openat(parent, name, flags, Mode::from_raw_mode(mode));
     let made = match make() {
         Err(Errno::EXIST) => {
             clear(parent, name, raw)?;
@@ -302,13 +304,13 @@ fn create(parent: BorrowedFd<'_>, name: &[u8], raw: &[u8]) -> Result<File, Failu
 fn copy(
     from: &mut impl Read,
     mut to: &File,
+    buffer: &mut [u8],
     path: &[u8],
     broken: &impl Fn(io::Error) -> Failure,
 ) -> Result<u64, Failure> {
-    let mut buffer = vec![0; PIECE];
     let (mut size, mut hole) = (0_u64, false);
     loop {
-        let n = fill(&mut *from, &mut buffer).map_err(broken)?;
+        let n = fill(&mut *from, buffer).map_err(broken)?;
         if n == 0 {
             break;
         }

@@ -24,6 +24,9 @@ pub struct Node {
 }
 
 /// What is in the directory `dir`, sorted. What vanishes meanwhile is left out.
+///
+/// Not inlined: who walks is on the stack once for each level, and its buffer must not be.
+#[inline(never)]
 pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<Node>, Errno> {
     // Where it was read before, it would go on from there.
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;

@@ -45,7 +45,14 @@ impl Record {
         self.written += bytes.len() as u64;
         let over = (self.bytes.len() + bytes.len()).saturating_sub(JOB_KEPT);
         self.bytes.drain(..over.min(self.bytes.len()));
-        self.bytes.extend(&bytes[bytes.len().saturating_sub(JOB_KEPT)..]);
+        let bytes = &bytes[bytes.len().saturating_sub(JOB_KEPT)..];
+        // By itself it would grow to twice of what it may hold.
+        let wanted = self.bytes.len() + bytes.len();
+        if wanted > self.bytes.capacity() {
+            let room = wanted.next_power_of_two().min(JOB_KEPT);
+            self.bytes.reserve_exact(room - self.bytes.len());
+        }
+        self.bytes.extend(bytes);
         match self.runs.back_mut() {
             Some((end, last)) if *last == channel => *end = self.written,
             _ => self.runs.push_back((self.written, channel)),
@@ -133,6 +140,7 @@ mod tests {
         record.push(Channel::Stdout, &vec![7; JOB_KEPT + 5]);
         assert_eq!(record.written() - record.kept_from(), JOB_KEPT as u64);
         assert_eq!(read(&record, record.kept_from(), JOB_KEPT).len(), JOB_KEPT);
+        assert!(record.bytes.capacity() < JOB_KEPT + 1024, "{}", record.bytes.capacity());
     }
 
     #[test]

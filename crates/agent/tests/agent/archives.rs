@@ -57,6 +57,8 @@ fn a_tree_goes_in_and_comes_out_the_same() {
         fs::hard_link(source.join("a/file"), source.join("z")).unwrap();
         symlink("../a/file", source.join("a/link")).unwrap();
         fs::set_permissions(source.join("a/file"), fs::Permissions::from_mode(0o751)).unwrap();
+        fs::write(source.join("read-only"), "r").unwrap();
+        fs::set_permissions(source.join("read-only"), fs::Permissions::from_mode(0o4444)).unwrap();
         fs::set_permissions(source.join("empty"), fs::Permissions::from_mode(0o700)).unwrap();
         let sparse = fs::File::create(source.join("sparse")).unwrap();
         sparse.set_len(5_000_000).unwrap();
