@@ -4,6 +4,11 @@
 //!   server     who may speak: transports, one session at a time
 //!   session    what is asked: one future per call, all dropped with the session
 //!   exec       running a command: plan, spawn, tree, stdio, conversation
+//!   jobs       commands that outlive the session: shells and services
+//!   helper     work that blocks, in a process of its own
+//!   files      what such a helper does: files, trees, the baseline, freezing
+//!   probe      whether a service is ready
+//!   secrets    what is kept in memory for commands to read
 //!   boot       only as PID 1: mounts, root, port, power
 //!   reaper     the one place that waits for children
 //! ```
@@ -17,8 +22,13 @@
 pub mod boot;
 pub mod exec;
 pub mod failure;
+pub mod files;
+pub mod helper;
 pub mod identity;
+pub mod jobs;
+pub mod probe;
 pub mod reaper;
+pub mod secrets;
 pub mod server;
 pub mod session;
 pub mod users;

@@ -11,7 +11,7 @@ use std::os::fd::{BorrowedFd, FromRawFd, OwnedFd};
 
 use pyro_agent::boot;
 
-const USAGE: &str = "usage: pyro-agent --socket PATH | --fd N | --version";
+const USAGE: &str = "usage: pyro-agent --socket PATH [--disk DIRECTORY] | --fd N | --version";
 
 // SAFETY: the C runtime calls the symbol `main` once, with these arguments; nothing else in the program defines it.
 #[unsafe(no_mangle)]
@@ -32,17 +32,24 @@ fn plain() -> Result<(), String> {
     let mut arguments = std::env::args_os().skip(1);
     let (flag, value) = (arguments.next(), arguments.next());
     let flag = flag.as_ref().and_then(|flag| flag.to_str());
+    let disk = match arguments.next() {
+        Some(word) if word == "--disk" => Some(arguments.next().ok_or(USAGE)?.into()),
+        Some(_) => return Err(USAGE.to_owned()),
+        None => None,
+    };
     if arguments.next().is_some() {
         return Err(USAGE.to_owned());
     }
     match (flag, value) {
-        (Some("--version"), None) => writeln!(std::io::stdout(), "pyro-agent {}", env!("CARGO_PKG_VERSION"))
-            .map_err(|error| error.to_string()),
+        (Some("--version"), None) if disk.is_none() => {
+            writeln!(std::io::stdout(), "pyro-agent {}", env!("CARGO_PKG_VERSION"))
+                .map_err(|error| error.to_string())
+        }
         (Some("--socket"), Some(path)) => {
-            boot::plain(boot::Listen::Socket(path.into())).map_err(|error| format!("{error}"))
+            boot::plain(boot::Listen::Socket(path.into()), disk).map_err(|error| format!("{error}"))
         }
         (Some("--fd"), Some(number)) => {
-            boot::plain(boot::Listen::Stream(inherited(number)?)).map_err(|error| format!("{error}"))
+            boot::plain(boot::Listen::Stream(inherited(number)?), disk).map_err(|error| format!("{error}"))
         }
         _ => Err(USAGE.to_owned()),
     }

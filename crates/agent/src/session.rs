@@ -5,6 +5,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
+use std::os::fd::AsFd;
 use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
@@ -14,23 +15,33 @@ use futures::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_REQUEST};
 use pyro_proto::link::Link;
-use pyro_proto::message::{AgentInfo, ExecEvent, Failure, FailureKind, Identity as Given, Reply, Request};
+use pyro_proto::message::{
+    AgentInfo, ExecEvent, Failure, FailureKind, Identity as Given, Probe, Readiness, Reply, Request,
+};
 use pyro_proto::mux::{self, ConnectionError, Stream};
 
 use crate::boot::{Root, disk};
 use crate::exec::{self, Commands};
 use crate::failure::refusal;
+use crate::files::{self, area::Area};
+use crate::helper;
 use crate::identity;
+use crate::jobs::Jobs;
+use crate::probe;
+use crate::secrets;
 use crate::wire::Wire;
 
 /// What an agent is, for as long as it runs.
 pub struct Agent {
     /// The commands and what they need.
     pub commands: Commands,
+    /// The commands that outlive a session.
+    pub jobs: Jobs,
     /// What became of the root filesystem.
     root: RefCell<Root>,
     /// What a plain process has not.
     pub guest: Option<Guest>,
+    freezing: Cell<bool>,
 }
 
 /// What PID 1 of a guest has to look after.
@@ -44,7 +55,7 @@ pub struct Guest {
 impl Agent {
     /// One that has not been told who it is.
     pub fn new(commands: Commands, root: Root, guest: Option<Guest>) -> Self {
-        Self { commands, root: RefCell::new(root), guest }
+        Self { commands, jobs: Jobs::default(), root: RefCell::new(root), guest, freezing: Cell::new(false) }
     }
 
     /// Takes `identity` on, and says what answers here.
@@ -71,6 +82,39 @@ impl Agent {
         }
     }
 
+    /// Where secrets are kept, below this: in a guest's own memory and nowhere else.
+    fn secrets(&self) -> Result<&'static str, Failure> {
+        let why = "only a guest keeps secrets";
+        self.guest.as_ref().map(|_| "/run").ok_or_else(|| refusal(FailureKind::Unsupported, "secret", why))
+    }
+
+    /// What a call about files works with.
+    fn area(&self, request: &Request) -> Result<(Area, Option<Thaw<'_>>), Failure> {
+        let root = self.root.borrow();
+        let none = || refusal(FailureKind::Unsupported, "disk", "there is no disk");
+        // Its descriptors are its own: the root may be assembled while the call goes on.
+        let area = Area::new(root.disk().ok_or_else(none)?)?;
+        drop(root);
+        Ok((area, self.freezes(request)?))
+    }
+
+    /// Lets one freeze the disk at a time, and only one that is the guest's own. What comes back thaws it when the call
+    /// is over, also when its helper was killed.
+    fn freezes(&self, request: &Request) -> Result<Option<Thaw<'_>>, Failure> {
+        if !matches!(request, Request::Freeze { .. }) {
+            return Ok(None);
+        }
+        if self.guest.is_none() {
+            let why = "only a guest's own disk can be frozen";
+            return Err(refusal(FailureKind::Unsupported, "freeze", why));
+        }
+        if self.freezing.replace(true) {
+            let why = "the disk is being frozen by another call";
+            return Err(refusal(FailureKind::Exists, "freeze", why));
+        }
+        Ok(Some(Thaw(self)))
+    }
+
     /// Assembles a root that waits for it.
     fn assemble(&self) -> Result<(), Failure> {
         let assembled = match &*self.root.borrow() {
@@ -87,6 +131,18 @@ impl Agent {
         self.root.replace(assembled);
         self.watch_disk();
         self.root.borrow().problem().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+}
+
+/// The disk is frozen, or is about to be.
+struct Thaw<'a>(&'a Agent);
+
+impl Drop for Thaw<'_> {
+    fn drop(&mut self) {
+        self.0.freezing.set(false);
+        if let Some(disk) = self.0.root.borrow().disk() {
+            files::thaw(disk);
+        }
     }
 }
 
@@ -187,11 +243,52 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
             order = Some(Order::Shutdown);
             Reply::Done
         }
+        Ok(Request::JobStart(request)) => {
+            let refused = agent.root.borrow().refuses();
+            match refused.map_or_else(|| agent.jobs.start(&agent.commands, request), Err) {
+                Ok(pid) => Reply::Started { pid },
+                Err(failure) => Reply::Failed(failure),
+            }
+        }
+        Ok(Request::JobAttach { id, cursor }) => {
+            agent.jobs.attach(id, cursor, frames, write).await;
+            return None;
+        }
+        Ok(Request::JobInput { id, bytes }) => match agent.jobs.input(id, &bytes.0) {
+            Ok(bytes) => Reply::Taken { bytes },
+            Err(failure) => Reply::Failed(failure),
+        },
+        Ok(Request::JobResize { id, size }) => done(agent.jobs.resize(id, size)),
+        Ok(Request::JobSignal { id, signal, target }) => done(agent.jobs.signal(id, signal, target)),
+        Ok(Request::JobStop { id, grace_ms }) => agent.jobs.stop(id, grace_ms).await,
+        Ok(Request::JobList) => Reply::Jobs(agent.jobs.list()),
+        Ok(Request::JobForget { id }) => done(agent.jobs.forget(id)),
+        Ok(Request::Probe(Probe::Tcp { port })) => probed(probe::tcp(port).await),
+        Ok(Request::Probe(Probe::Http { url })) => probed(probe::http(&url).await),
+        Ok(Request::SecretPut { name, bytes }) => {
+            done(agent.secrets().and_then(|run| secrets::put(run, &name, &bytes.0)))
+        }
+        Ok(Request::SecretDelete { name }) => {
+            done(agent.secrets().and_then(|run| secrets::delete(run, &name)))
+        }
+        Ok(request) => match agent.area(&request) {
+            Ok((area, _thaw)) => {
+                let keep = [area.disk.as_fd(), area.workspace.as_fd()];
+                let work = |talk: &mut helper::Talk| files::serve(&area, talk, request);
+                helper::run(agent.commands.reaper(), frames, write, &keep, work).await;
+                return None;
+            }
+            Err(failure) => Reply::Failed(failure),
+        },
         Err(FrameError::Io(_) | FrameError::Truncated) => return None,
         Err(error) => Reply::Failed(refusal(FailureKind::BadRequest, "request", error.to_string())),
     };
     last_word(&mut write, &reply).await;
     order
+}
+
+fn probed(result: Result<Readiness, Failure>) -> Reply {
+    result.map_or_else(Reply::Failed, Reply::Probed)
 }
 
 fn done(result: Result<(), Failure>) -> Reply {

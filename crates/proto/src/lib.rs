@@ -14,12 +14,16 @@
 //!
 //! Invariant: whatever the peer sends is bounded before it is allocated and checked before it is believed.
 
+pub mod files;
 pub mod frame;
 pub mod handshake;
+pub mod jobs;
 pub mod link;
 pub mod message;
 pub mod mux;
 pub mod record;
+#[cfg(test)]
+mod samples;
 
 /// The generation of everything in this crate that goes over the wire.
 ///
@@ -27,7 +31,7 @@ pub mod record;
 /// test fails when they differ from what this code writes. Host and agent travel together in one runtime bundle,
 /// but a restored guest may be older than the host: the lower generation wins, and a host refuses a guest whose
 /// generation it no longer speaks.
-pub const GENERATION: u16 = 2;
+pub const GENERATION: u16 = 3;
 
 /// The oldest generation that this code still speaks.
-pub const OLDEST_GENERATION: u16 = 2;
+pub const OLDEST_GENERATION: u16 = 3;

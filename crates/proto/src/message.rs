@@ -4,12 +4,17 @@
 //!   Identify, SetClock, Assemble, Ping, Detach, Shutdown:  one Reply, then the stream ends
 //!   Exec:  host -> guest  Stdin chunks and ExecInput messages
 //!          guest -> host  Stdout and Stderr chunks and ExecEvent messages; Exited or Failed is the last
+//!   all others: what each says beside it; from the guest Reply messages and chunks, Failed at any time the last
 //! ```
 //!
-//! The host abandons a call by dropping its stream: the guest then kills everything the call started.
+//! The host abandons a call by dropping its stream, or by ending its half of it: the guest then kills everything the
+//! call started. Where input has an end, that is said with [`ExecInput::Eof`].
 //! Enum variants are encoded by position: add at the end, and raise [`crate::GENERATION`].
 
 use serde::{Deserialize, Serialize};
+
+pub use crate::files::*;
+pub use crate::jobs::*;
 
 /// Most bytes of standard input that may be on their way and not consumed by the command yet: above it the host
 /// waits for [`ExecEvent::StdinConsumed`], so that signals never queue behind input nobody reads.
@@ -32,6 +37,137 @@ pub enum Request {
     SetClock(u64),
     /// Mount the writable disk and assemble the root, in a guest that was told at its boot to wait for this.
     Assemble,
+    /// Start a job: a command that belongs to no stream and no session.
+    JobStart(JobStart),
+    /// Follow what a job writes: one [`Reply::Attached`], Stdout and Stderr chunks, [`Reply::Ended`] as the last.
+    ///
+    /// Who follows and does not read holds the job up once a megabyte waits: what is followed is not lost.
+    JobAttach {
+        /// Which.
+        id: JobId,
+        /// From which byte on, counted from the job's start over both of its streams.
+        cursor: u64,
+    },
+    /// Bytes for a terminal job; answered by [`Reply::Taken`].
+    JobInput {
+        /// Which.
+        id: JobId,
+        /// At most [`JOB_INPUT`] of them.
+        bytes: Bytes,
+    },
+    /// A job's terminal has a new size.
+    JobResize {
+        /// Which.
+        id: JobId,
+        /// Its size.
+        size: TerminalSize,
+    },
+    /// Send a signal to a job.
+    JobSignal {
+        /// Which.
+        id: JobId,
+        /// A Linux signal number.
+        signal: i32,
+        /// To whom in it.
+        target: SignalTarget,
+    },
+    /// End a job and all that it started: TERM, and KILL for what is left after `grace_ms`. Answered when all of it is
+    /// gone, by [`Reply::Ended`]; goes on when nobody waits for that.
+    JobStop {
+        /// Which.
+        id: JobId,
+        /// Milliseconds between TERM and KILL.
+        grace_ms: u64,
+    },
+    /// Which jobs there are: [`Reply::Jobs`].
+    JobList,
+    /// Drop a job that has ended, and what is kept of it. What it left behind lives on.
+    JobForget {
+        /// Which.
+        id: JobId,
+    },
+    /// Is a service ready? Answered by [`Reply::Probed`], within [`PROBE_MS`].
+    Probe(Probe),
+    /// What is in a directory: [`Reply::Entries`] as often as needed, then [`Reply::Listed`].
+    FileList {
+        /// The directory, or one file.
+        path: Bytes,
+        /// Whether also what is below its directories.
+        recursive: bool,
+    },
+    /// One file's content: [`Reply::Stat`], Stdout chunks, [`Reply::Done`].
+    FileRead {
+        /// Which; links are followed as far as they stay inside.
+        path: Bytes,
+        /// From which byte on.
+        offset: u64,
+        /// At most so many bytes.
+        limit: u64,
+    },
+    /// Replaces one file's content at once, or makes the file: Stdin chunks and [`ExecInput::Eof`] follow, and
+    /// [`Reply::Stat`] comes back.
+    FileWrite {
+        /// Which; links are followed as far as they stay inside.
+        path: Bytes,
+        /// Its permissions; absent to keep those of the file that is there, or 0644.
+        mode: Option<u32>,
+        /// Whether to make the directories above it.
+        parents: bool,
+    },
+    /// What a path is, links not followed: [`Reply::Stat`].
+    FileStat {
+        /// Which.
+        path: Bytes,
+    },
+    /// Removes a file, a link or a directory.
+    FileRemove {
+        /// Which.
+        path: Bytes,
+        /// Whether a directory may have something in it.
+        recursive: bool,
+    },
+    /// Gives a file or directory another name; what has that name must not exist.
+    FileRename {
+        /// Which.
+        from: Bytes,
+        /// Its new name.
+        to: Bytes,
+    },
+    /// Several changes, all or none: the contents follow one after the other as Stdin chunks, then
+    /// [`ExecInput::Eof`].
+    FileBatch(FileBatch),
+    /// A tar archive to be unpacked, all of it or nothing: Stdin chunks and [`ExecInput::Eof`] follow; back come
+    /// [`Reply::Progress`] now and then and at last [`Reply::Put`].
+    TreePut(TreePut),
+    /// A file or directory as a tar archive: Stdout chunks, [`Reply::Got`].
+    TreeGet {
+        /// Which; a link is not followed.
+        path: Bytes,
+    },
+    /// Notes the present state of every file as the baseline: [`Reply::Baseline`].
+    BaselineTake,
+    /// What differs from the baseline: [`Reply::Changes`] as often as needed, then [`Reply::Scanned`].
+    DiffScan,
+    /// Writes everything to the disk.
+    Sync,
+    /// Writes everything to the disk and holds up whoever wants to write: [`Reply::Done`] when it is so. It ends with
+    /// [`ExecInput::Eof`], with the stream, or after `max_ms`; then comes [`Reply::Thawed`].
+    Freeze {
+        /// Milliseconds, at most [`FREEZE_MS`].
+        max_ms: u64,
+    },
+    /// Keeps a secret in memory, as `/run/pyro-secrets/NAME`.
+    SecretPut {
+        /// At most 64 bytes of letters, digits, `_`, `-` and `.`, the first of them no `.`.
+        name: String,
+        /// At most 64 KiB.
+        bytes: Bytes,
+    },
+    /// Deletes a secret; one that does not exist is deleted already.
+    SecretDelete {
+        /// Which.
+        name: String,
+    },
 }
 
 /// The identity that makes a guest itself and nobody's twin.
@@ -185,6 +321,65 @@ pub enum Reply {
     Identified(AgentInfo),
     /// It could not be done.
     Failed(Failure),
+    /// A job runs.
+    Started {
+        /// The guest's process id.
+        pid: u32,
+    },
+    /// Output of a job follows.
+    Attached {
+        /// The first byte that follows, counted from the job's start. Above what was asked for where older bytes are
+        /// lost, below it where the job has not written so many.
+        from: u64,
+    },
+    /// A job has ended, and its output is read.
+    Ended(Exit),
+    /// So many bytes of input were taken, the first ones.
+    Taken {
+        /// None at all where the program does not read.
+        bytes: u32,
+    },
+    /// All jobs.
+    Jobs(Vec<JobInfo>),
+    /// Whether a service is ready.
+    Probed(Readiness),
+    /// Some of a directory's entries.
+    Entries(Vec<Entry>),
+    /// All entries were told, or as many as may be.
+    Listed {
+        /// Whether there are more.
+        truncated: bool,
+    },
+    /// What a file is.
+    Stat(Entry),
+    /// So much has come.
+    Progress(Amount),
+    /// A tree is in place.
+    Put(Amount),
+    /// A tree was sent.
+    Got {
+        /// What was sent.
+        sent: Amount,
+        /// Sockets, pipes and devices, which were not.
+        skipped: u64,
+    },
+    /// A baseline is noted.
+    Baseline {
+        /// Files, directories and links in it.
+        entries: u64,
+    },
+    /// Some differences, in order.
+    Changes(Vec<Change>),
+    /// All differences were told.
+    Scanned {
+        /// Files, directories and links that were looked at.
+        entries: u64,
+    },
+    /// Writing goes on.
+    Thawed {
+        /// Whether the time was up before the host said so.
+        timed_out: bool,
+    },
 }
 
 /// What a guest says of itself. Informative only: nothing on the host may depend on its truth.
@@ -235,6 +430,24 @@ pub enum FailureKind {
     Unsupported,
     /// Anything else; `errno` and `message` say more.
     Internal,
+    /// The path is a directory.
+    IsDirectory,
+    /// The path, or something on the way to it, is not a directory.
+    NotDirectory,
+    /// The path leads out of the workspace.
+    OutsideWorkspace,
+    /// More than may be.
+    TooLarge,
+    /// It exists already.
+    Exists,
+    /// The disk is full.
+    NoSpace,
+    /// The directory is not empty.
+    NotEmpty,
+    /// The file is none that this can be done with: a socket, a pipe, a device.
+    NotRegular,
+    /// The archive is broken, or holds what is refused.
+    BadArchive,
 }
 
 #[cfg(test)]
@@ -297,6 +510,7 @@ mod tests {
             Reply::Done,
             Reply::Identified(info),
         ];
+        all.extend(crate::samples::workspace());
         use FailureKind::*;
         for (name, kind) in [
             ("NotFound", NotFound),
@@ -308,6 +522,15 @@ mod tests {
             ("Exhausted", Exhausted),
             ("Unsupported", Unsupported),
             ("Internal", Internal),
+            ("IsDirectory", IsDirectory),
+            ("NotDirectory", NotDirectory),
+            ("OutsideWorkspace", OutsideWorkspace),
+            ("TooLarge", TooLarge),
+            ("Exists", Exists),
+            ("NoSpace", NoSpace),
+            ("NotEmpty", NotEmpty),
+            ("NotRegular", NotRegular),
+            ("BadArchive", BadArchive),
         ] {
             all.push((name, encode(&Reply::Failed(failure(kind))).unwrap()));
             all.push((name, encode(&ExecEvent::Failed(failure(kind))).unwrap()));

@@ -38,14 +38,14 @@ pub enum Listen {
 /// What became of the root filesystem.
 #[derive(Debug)]
 pub enum Root {
-    /// This is a plain process: the root is the machine's own.
-    Plain,
+    /// This is a plain process: the root is the machine's own. What it was told to take for its disk's root.
+    Plain(Option<OwnedFd>),
     /// PID 1 without a base image: only the initramfs is there.
     Diskless,
     /// PID 1 with its base mounted, waiting for an order to assemble the rest.
     Waiting(root::Waiting),
-    /// PID 1 with its root assembled.
-    Ready,
+    /// PID 1 with its root assembled; the disk's own root, from where workspace and what is beside it are one mount.
+    Ready(OwnedFd),
     /// PID 1 whose root could not be assembled.
     Failed(Failure),
 }
@@ -53,12 +53,20 @@ pub enum Root {
 impl Root {
     /// Whether the agent is PID 1.
     pub fn is_pid1(&self) -> bool {
-        !matches!(self, Self::Plain)
+        !matches!(self, Self::Plain(_))
     }
 
     /// Whether the guest's own root is there.
     pub fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready)
+        matches!(self, Self::Ready(_))
+    }
+
+    /// The disk's own root.
+    pub fn disk(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        match self {
+            Self::Ready(disk) | Self::Plain(Some(disk)) => Some(std::os::fd::AsFd::as_fd(disk)),
+            _ => None,
+        }
     }
 
     /// What went wrong when it was assembled.
@@ -129,17 +137,30 @@ fn reset_signals() {
     }
 }
 
+/// Polls `beside` before `main` each time, until `main` ends.
+async fn first<T>(beside: impl Future<Output = ()> + Unpin, main: impl Future<Output = T> + Unpin) -> T {
+    match select(beside, main).await {
+        Either::Left(((), main)) => main.await,
+        Either::Right((end, _)) => end,
+    }
+}
+
 /// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills what is left.
-pub fn plain(listen: Listen) -> io::Result<()> {
+/// With `disk` there is a workspace: the directory `workspace` in that one.
+pub fn plain(listen: Listen, disk: Option<PathBuf>) -> io::Result<()> {
     mounts::fill_standard_streams()?;
     keep_inherited_files();
     reset_signals();
     ignore_broken_pipes();
+    let disk = match disk {
+        Some(path) => Some(root::open_disk(&path)?),
+        None => None,
+    };
     runtime()?.block_on(async {
         let reaper = Rc::new(Reaper::new(true)?);
         let setup = Setup { subreaper: true, ..Setup::default() };
         let commands = Commands::new(Rc::clone(&reaper), Trees::walking()?, setup)?;
-        let agent = Agent::new(commands, Root::Plain, None);
+        let agent = Agent::new(commands, Root::Plain(disk), None);
         let serve = async {
             match listen {
                 Listen::Socket(path) => server::on_socket(&agent, &path).await,
@@ -151,6 +172,7 @@ pub fn plain(listen: Listen) -> io::Result<()> {
             }
         };
         // First the children, so that a session that ends sees them gone.
+        let serve = async { first(pin!(agent.jobs.run()), pin!(serve)).await };
         let end = match select(pin!(reaper.run()), pin!(serve)).await {
             Either::Left((end, _)) => end.map(drop),
             Either::Right((end, _)) => end,
@@ -226,6 +248,7 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
             Either::Right((end, _)) => end,
         }
     };
+    let sessions = async { first(pin!(agent.jobs.run()), pin!(sessions)).await };
     let end = match select(pin!(housekeeping), pin!(sessions)).await {
         Either::Left((end, _)) | Either::Right((end, _)) => end,
     };

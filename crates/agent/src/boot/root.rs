@@ -9,8 +9,11 @@
 
 use std::ffi::CStr;
 use std::fs;
+use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use pyro_proto::message::{Failure, FailureKind};
+use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
@@ -53,7 +56,7 @@ impl Waiting {
     /// Mounts the disk, assembles the root and makes it this process's.
     pub fn assemble(&self) -> Root {
         match assemble(&self.disk) {
-            Ok(()) => Root::Ready,
+            Ok(disk) => Root::Ready(disk),
             Err(failure) => Root::Failed(failure),
         }
     }
@@ -113,7 +116,7 @@ fn mount_base(base: &str) -> Result<(), Failure> {
     mount(format!("/dev/{base}"), "/base", "ext4", MountFlags::RDONLY, None::<&CStr>).map_err(fail("base"))
 }
 
-fn assemble(disk: &str) -> Result<(), Failure> {
+fn assemble(disk: &str) -> Result<OwnedFd, Failure> {
     let device = format!("/dev/{disk}");
     forget(&device).map_err(fail("disk"))?;
     // Access times on the disk would turn reading into writing, and every snapshot larger.
@@ -121,6 +124,7 @@ fn assemble(disk: &str) -> Result<(), Failure> {
     for path in ["/disk/.pyro", "/disk/.pyro/upper", "/disk/.pyro/work", "/disk/workspace"] {
         make(path)?;
     }
+    let own = open_disk(Path::new("/disk")).map_err(fail("disk"))?;
     let layers = c"lowerdir=/base,upperdir=/disk/.pyro/upper,workdir=/disk/.pyro/work";
     mount("overlay", "/new", "overlay", MountFlags::NOATIME, layers).map_err(fail("overlay"))?;
     for path in ["/new/workspace", "/new/dev", "/new/proc", "/new/sys", "/new/run"] {
@@ -135,14 +139,21 @@ fn assemble(disk: &str) -> Result<(), Failure> {
     rustix::process::chroot(".").map_err(fail("chroot"))?;
     rustix::process::chdir("/").map_err(fail("chdir"))?;
     super::mounts::files();
-    Ok(())
+    Ok(own)
+}
+
+/// Opens the root of the disk that is mounted at `path`, and clears away what a guest that died left half done.
+pub(super) fn open_disk(path: &Path) -> Result<OwnedFd, Errno> {
+    let disk = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
+    // What cannot be cleared away is in nobody's way.
+    let _ = crate::files::stage::sweep(disk.as_fd());
+    Ok(disk)
 }
 
 const BLKFLSBUF: libc::Ioctl = 0x1261;
 
 /// Drops what the kernel may hold of the device: it looked for partitions when the guest booted, maybe on another disk.
 fn forget(device: &str) -> Result<(), Errno> {
-    use rustix::fs::{Mode, OFlags};
     let device = rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: BLKFLSBUF takes no argument.
     if unsafe { libc::ioctl(std::os::fd::AsRawFd::as_raw_fd(&device), BLKFLSBUF) } < 0 {

@@ -9,6 +9,7 @@
 //! ```
 //!
 //! Invariant: a command belongs to its stream. Dropping [`run`]'s future, for whatever reason, kills its whole tree.
+//! What belongs to no stream is a job: [`crate::jobs`].
 
 pub mod plan;
 pub mod spawn;
@@ -33,7 +34,7 @@ const KEPT_BUFFERS: usize = 4;
 /// What all commands share.
 pub struct Commands {
     reaper: Rc<Reaper>,
-    trees: tree::Trees,
+    trees: Rc<tree::Trees>,
     spawner: RefCell<spawn::Spawner>,
     null: OwnedFd,
     buffers: RefCell<Vec<Box<[u8]>>>,
@@ -44,7 +45,7 @@ impl Commands {
     pub fn new(reaper: Rc<Reaper>, trees: tree::Trees, setup: spawn::Setup) -> std::io::Result<Self> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let spawner = RefCell::new(spawn::Spawner::new(setup));
-        Ok(Self { reaper, trees, spawner, null, buffers: RefCell::default() })
+        Ok(Self { reaper, trees: Rc::new(trees), spawner, null, buffers: RefCell::default() })
     }
 
     /// A buffer for one chunk of output with its header.
@@ -61,6 +62,11 @@ impl Commands {
 }
 
 impl Commands {
+    /// Waits for children.
+    pub fn reaper(&self) -> &Rc<Reaper> {
+        &self.reaper
+    }
+
     /// Kills everything that any command started.
     pub fn kill_all(&self) {
         self.trees.kill_all();

@@ -22,7 +22,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::users::Account;
 
-type Watched = Rc<AsyncFd<OwnedFd>>;
+/// A stream that is shared by those who read and write it.
+pub type Watched = Rc<AsyncFd<OwnedFd>>;
 
 /// Room in a pipe that carries much: fewer and larger reads.
 const WIDE_PIPE: usize = 256 * 1024;
@@ -250,11 +251,24 @@ impl Stdin {
         Ok(())
     }
 
+    /// Takes as many of `bytes` as there is room for, from a host that is given no credit; says how many.
+    pub fn offer(&self, bytes: &[u8]) -> usize {
+        self.held.set(self.held.get().saturating_sub(self.taken.replace(0) as usize));
+        let bytes = &bytes[..bytes.len().min(STDIN_WINDOW - self.held.get())];
+        if self.push(bytes).is_ok() { bytes.len() } else { 0 }
+    }
+
     /// No more will come.
     pub fn end(&self) {
         if !self.eof.replace(true) && self.terminal {
             self.queue.borrow_mut().push_back(END_OF_TRANSMISSION);
         }
+    }
+
+    /// Closes it, whatever is left.
+    pub fn close(&self) {
+        self.queue.borrow_mut().clear();
+        *self.fd.borrow_mut() = None;
     }
 
     /// Moves what is kept into the command; closes its input when all is in and no more comes.

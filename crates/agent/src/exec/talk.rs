@@ -30,17 +30,17 @@ use crate::reaper::Ended;
 use crate::session::last_word;
 
 /// How long a killed command may take to be gone, before the host is told that it is not.
-const KILL_GRACE: Duration = Duration::from_secs(10);
+pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
 /// Longest timeout or drain that is taken literally: a year.
-const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
+pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// A command that runs.
-struct Running<'a> {
-    tree: Tree<'a>,
-    pid: Pid,
-    since: Instant,
-    ended: oneshot::Receiver<Ended>,
-    streams: Streams,
+pub(crate) struct Running {
+    pub tree: Tree,
+    pub pid: Pid,
+    pub since: Instant,
+    pub ended: oneshot::Receiver<Ended>,
+    pub streams: Streams,
 }
 
 /// What the four sides tell each other.
@@ -150,8 +150,9 @@ async fn converse(
     };
     Some(event)
 }
+
 /// Starts the command.
-fn start<'a>(commands: &'a Commands, request: &Exec) -> Result<Running<'a>, Failure> {
+pub(crate) fn start(commands: &Commands, request: &Exec) -> Result<Running, Failure> {
     let plan = Plan::new(request)?;
     let terminal = matches!(request.stdio, pyro_proto::message::Stdio::Terminal(_));
     let ends = stdio::open(request.stdio, plan.account.as_ref()).map_err(|error| {
@@ -214,7 +215,7 @@ async fn listen(
 /// Waits for the command's end, kills it when its time is up, and then lets `drain` pass.
 async fn watch(
     state: &State,
-    tree: &Tree<'_>,
+    tree: &Tree,
     mut ended: oneshot::Receiver<Ended>,
     timeout: Option<Duration>,
     drain: Duration,

@@ -4,7 +4,13 @@
 
 #![cfg(test)]
 
+mod archives;
+mod baseline;
+mod batches;
 mod exec;
+mod files;
+mod jobs;
+mod probes;
 mod sessions;
 mod streams;
 mod support;

@@ -46,6 +46,32 @@ impl Agent {
         Self { process, socket, _folder: folder }
     }
 
+    /// One that listens on a socket and has a disk with a workspace.
+    pub fn with_disk() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let socket = folder.path().join("agent.sock");
+        std::fs::create_dir_all(folder.path().join("disk/workspace")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pyro-agent"));
+        command.arg("--socket").arg(&socket).arg("--disk").arg(folder.path().join("disk"));
+        Self { process: command.spawn().unwrap(), socket, _folder: folder }
+    }
+
+    /// A path on its disk.
+    pub fn disk(&self, path: &str) -> PathBuf {
+        self._folder.path().join("disk").join(path)
+    }
+
+    /// A path in its workspace.
+    pub fn workspace(&self, path: &str) -> PathBuf {
+        self.disk("workspace").join(path)
+    }
+
+    /// What is left in the stage: names.
+    pub fn staged(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(self.disk(".pyro/stage"));
+        entries.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
+    }
+
     /// One on a stream without boundaries, whose other end is returned.
     pub fn on_stream() -> (Self, StdUnixStream) {
         let (ours, theirs) = StdUnixStream::pair().unwrap();
@@ -160,6 +186,50 @@ impl Client {
         frame::send(&mut stream, &Request::Exec(exec)).await.unwrap();
         let (read, write) = stream.split();
         Call { frames: FrameReader::new(read), write }
+    }
+
+    /// A call with all of its input at once; gives what came back, bytes and messages.
+    pub async fn ask(&self, request: &Request, input: &[u8]) -> (Vec<u8>, Vec<Reply>) {
+        let mut stream = self.open().await;
+        frame::send(&mut stream, request).await.unwrap();
+        let (read, mut write) = stream.split();
+        let feed = async {
+            for chunk in input.chunks(MAX_CHUNK) {
+                let head = frame::header(Channel::Stdin, chunk.len());
+                if write.write_all(&head).await.is_err() || write.write_all(chunk).await.is_err() {
+                    return write;
+                }
+            }
+            let _ = frame::send(&mut write, &ExecInput::Eof).await;
+            write
+        };
+        let listen = async {
+            let (mut frames, mut bytes, mut replies) = (FrameReader::new(read), Vec::new(), Vec::new());
+            while let Ok(Some((channel, body))) = frames.next(MAX_MESSAGE).await {
+                match channel {
+                    Channel::Stdout => bytes.extend(body),
+                    Channel::Message => replies.push(frame::decode(body).unwrap()),
+                    other => panic!("{other:?} from the agent"),
+                }
+            }
+            (bytes, replies)
+        };
+        // The write half lives until the answer is there: its end would be the call's.
+        let (_write, answer) = futures::join!(feed, listen);
+        answer
+    }
+
+    /// The last word of a call with input.
+    pub async fn last(&self, request: &Request, input: &[u8]) -> Reply {
+        self.ask(request, input).await.1.pop().expect("an answer")
+    }
+
+    /// How a call is refused.
+    pub async fn refused(&self, request: &Request, input: &[u8]) -> FailureKind {
+        match self.last(request, input).await {
+            Reply::Failed(failure) => failure.kind,
+            other => panic!("not refused: {other:?}"),
+        }
     }
 
     /// Runs a command with an empty stdin to its end.

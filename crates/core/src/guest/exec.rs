@@ -4,7 +4,6 @@
 //! waits for credit from the guest, so that a signal never queues behind input that nobody reads.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, MAX_CHUNK, MAX_MESSAGE};
@@ -12,10 +11,8 @@ use pyro_proto::message::{ExecEvent, ExecInput, Exit, STDIN_WINDOW, TerminalSize
 use pyro_proto::mux::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
+use super::call::IDLE;
 use super::{Guest, GuestError};
-
-/// After so long without a word from the guest it is asked for a sign of life.
-const IDLE: Duration = Duration::from_secs(10);
 
 const WHAT: &str = "a command";
 

@@ -6,7 +6,12 @@
 //! Invariant: the guest is hostile. Nothing that it sends is used as a path, a size to allocate or a name on the
 //! host, everything is bounded by [`pyro_proto`], and every wait here has a deadline.
 
+mod call;
+mod disk;
 mod exec;
+mod files;
+mod jobs;
+mod trees;
 
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
@@ -19,7 +24,11 @@ use pyro_proto::message::{AgentInfo, Exec, Failure, Identity, Reply, Request};
 use pyro_proto::mux::{self, Opener};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
+pub use call::Download;
+pub use disk::Frozen;
 pub use exec::{Execution, Input, Output, OutputEvent};
+pub use files::FileContent;
+pub use jobs::{JobEvent, JobOutput};
 
 /// How long a short call may take before the guest counts as silent. A guest under software emulation on a busy
 /// host, with a fork bomb inside, still answers within a few seconds.
@@ -70,6 +79,15 @@ pub enum GuestError {
     /// The guest says that it could not do it.
     #[error("the guest could not do it ({})", .0.stage)]
     Failed(#[source] Failure),
+    /// What was to be sent to the guest could not be read here.
+    #[error("what is sent for {what} cannot be read")]
+    Source {
+        /// What was going on.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: std::io::Error,
+    },
     /// The request cannot be sent: it is longer than a request may be.
     #[error("the request is too long to send")]
     TooLong(#[source] FrameError),
@@ -183,6 +201,15 @@ impl Guest {
     }
 
     async fn call(&self, what: &'static str, request: &Request) -> Result<Reply, GuestError> {
+        self.call_within(what, request, CALL_DEADLINE).await
+    }
+
+    async fn call_within(
+        &self,
+        what: &'static str,
+        request: &Request,
+        deadline: Duration,
+    ) -> Result<Reply, GuestError> {
         let conversation = async {
             let mut stream = self.open(what).await?;
             self.send(what, &mut stream, request).await?;
@@ -196,9 +223,9 @@ impl Guest {
                 Err(error) => Err(self.broken(what, error)),
             }
         };
-        let reply = tokio::time::timeout(CALL_DEADLINE, conversation)
+        let reply = tokio::time::timeout(deadline, conversation)
             .await
-            .map_err(|_| GuestError::Silent { what, after: CALL_DEADLINE })??;
+            .map_err(|_| GuestError::Silent { what, after: deadline })??;
         match reply {
             Reply::Failed(failure) => Err(GuestError::Failed(failure)),
             other => Ok(other),

@@ -9,3 +9,4 @@ mod identity;
 mod killed;
 mod support;
 mod trouble;
+mod workspace;

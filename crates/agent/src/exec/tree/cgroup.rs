@@ -15,6 +15,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use pyro_proto::message::Failure;
 use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, unlinkat};
+use rustix::process::{Pid, Signal, kill_process};
 
 use crate::failure::{failure, resource_kind};
 
@@ -141,7 +142,22 @@ impl Lease {
         let _ = write(self.directory.as_fd(), "cgroup.kill");
     }
 
-    fn is_empty(&self) -> bool {
+    /// Sends `signal` to all that are in it now.
+    pub fn signal(&self, signal: Signal) {
+        let Ok(file) =
+            openat(&self.directory, "cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
+        else {
+            return;
+        };
+        let mut text = String::new();
+        let _ = std::io::Read::read_to_string(&mut std::fs::File::from(file), &mut text);
+        for pid in text.lines().filter_map(|line| Pid::from_raw(line.parse().ok()?)) {
+            let _ = kill_process(pid, signal);
+        }
+    }
+
+    /// Whether nothing is in it.
+    pub fn is_empty(&self) -> bool {
         let mut text = [0; 64];
         let n = rustix::io::pread(&self.events, &mut text, 0).unwrap_or(0);
         text[..n].starts_with(b"populated 0")

@@ -9,7 +9,7 @@ use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 
 use pyro_proto::message::Failure;
-use rustix::process::Pid;
+use rustix::process::{Pid, Signal};
 
 use crate::reaper::Reaper;
 
@@ -29,17 +29,20 @@ impl Trees {
     }
 
     /// An empty tree.
-    pub fn begin(&self) -> Result<Tree<'_>, Failure> {
-        Ok(Tree(Some(match self {
-            Self::Cgroups(cgroups) => Kind::Cgroup(cgroups, cgroups.lease()?),
-            Self::Walk(orphans) => Kind::Walk(orphans, None),
-        })))
+    pub fn begin(self: &Rc<Self>) -> Result<Tree, Failure> {
+        Ok(Tree::new(
+            self,
+            match &**self {
+                Self::Cgroups(cgroups) => Kind::Cgroup(cgroups.lease()?),
+                Self::Walk(_) => Kind::Walk(None, Vec::new()),
+            },
+        ))
     }
 
     /// An empty tree that nothing ever was in.
-    pub fn begin_fresh(&self) -> Result<Tree<'_>, Failure> {
-        match self {
-            Self::Cgroups(cgroups) => Ok(Tree(Some(Kind::Cgroup(cgroups, cgroups.fresh()?)))),
+    pub fn begin_fresh(self: &Rc<Self>) -> Result<Tree, Failure> {
+        match &**self {
+            Self::Cgroups(cgroups) => Ok(Tree::new(self, Kind::Cgroup(cgroups.fresh()?))),
             Self::Walk(_) => self.begin(),
         }
     }
@@ -53,58 +56,102 @@ impl Trees {
     }
 }
 
-enum Kind<'a> {
-    Cgroup(&'a cgroup::Cgroups, cgroup::Lease),
-    Walk(&'a walk::Orphans, Option<(i32, Rc<Reaper>)>),
+enum Kind {
+    Cgroup(cgroup::Lease),
+    /// Its first process, and what that left behind.
+    Walk(Option<(i32, Rc<Reaper>)>, Vec<i32>),
 }
 
 /// One command's processes. Dropping it kills them all.
-pub struct Tree<'a>(Option<Kind<'a>>);
+pub struct Tree {
+    trees: Rc<Trees>,
+    kind: Option<Kind>,
+}
 
-impl Tree<'_> {
+impl Tree {
+    fn new(trees: &Rc<Trees>, kind: Kind) -> Self {
+        Self { trees: Rc::clone(trees), kind: Some(kind) }
+    }
+
     /// The cgroup to start the command in.
     pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {
-        match &self.0 {
-            Some(Kind::Cgroup(_, lease)) => Some(lease.directory()),
+        match &self.kind {
+            Some(Kind::Cgroup(lease)) => Some(lease.directory()),
             _ => None,
         }
     }
 
     /// Whether another command was in it before.
     pub fn is_reused(&self) -> bool {
-        matches!(&self.0, Some(Kind::Cgroup(_, lease)) if lease.is_reused())
+        matches!(&self.kind, Some(Kind::Cgroup(lease)) if lease.is_reused())
     }
 
     /// Says which process is its first.
     pub fn started(&mut self, pid: Pid, reaper: &Rc<Reaper>) {
-        if let Some(Kind::Walk(_, main)) = &mut self.0 {
+        if let Some(Kind::Walk(main, _)) = &mut self.kind {
             *main = Some((pid.as_raw_nonzero().get(), Rc::clone(reaper)));
         }
     }
 
     /// Kills everything in it.
     pub fn kill(&self) {
-        match &self.0 {
-            Some(Kind::Cgroup(_, lease)) => lease.kill(),
-            Some(Kind::Walk(orphans, Some((main, reaper)))) => orphans.kill(*main, reaper),
+        match (&self.kind, &*self.trees) {
+            (Some(Kind::Cgroup(lease)), _) => lease.kill(),
+            (Some(Kind::Walk(Some((main, reaper)), left)), Trees::Walk(orphans)) => {
+                orphans.kill(*main, reaper);
+                orphans.kill_left(left);
+            }
             _ => {}
+        }
+    }
+
+    /// Sends `signal` to everything that is in it now.
+    pub fn signal(&self, signal: Signal) {
+        match (&self.kind, &*self.trees) {
+            (Some(Kind::Cgroup(lease)), _) => lease.signal(signal),
+            (Some(Kind::Walk(Some((main, reaper)), left)), Trees::Walk(orphans)) => {
+                orphans.signal(*main, reaper, left, signal);
+            }
+            _ => {}
+        }
+    }
+
+    /// The command's main process has ended and was reaped; the tree keeps what it left behind. Says whether there is
+    /// any.
+    pub fn settle(&mut self) -> bool {
+        if let (Some(Kind::Walk(Some((_, reaper)), left)), Trees::Walk(orphans)) =
+            (&mut self.kind, &*self.trees)
+        {
+            left.extend(orphans.take_fresh(reaper));
+        }
+        !self.is_empty()
+    }
+
+    /// Whether nothing is left in it, of a command whose main process has ended.
+    pub fn is_empty(&self) -> bool {
+        match (&self.kind, &*self.trees) {
+            (Some(Kind::Cgroup(lease)), _) => lease.is_empty(),
+            (Some(Kind::Walk(_, left)), Trees::Walk(orphans)) => !orphans.any(left),
+            _ => true,
         }
     }
 
     /// The command's main process has ended and was reaped: what it left behind lives on. Says whether there is any.
     pub fn release(mut self) -> bool {
-        match self.0.take() {
-            Some(Kind::Cgroup(cgroups, lease)) => cgroups.give_back(lease),
-            Some(Kind::Walk(orphans, Some((_, reaper)))) => orphans.release(&reaper),
+        match (self.kind.take(), &*self.trees) {
+            (Some(Kind::Cgroup(lease)), Trees::Cgroups(cgroups)) => cgroups.give_back(lease),
+            (Some(Kind::Walk(Some((_, reaper)), left)), Trees::Walk(orphans)) => {
+                orphans.release(&reaper) || orphans.any(&left)
+            }
             _ => false,
         }
     }
 }
 
-impl Drop for Tree<'_> {
+impl Drop for Tree {
     fn drop(&mut self) {
         self.kill();
-        if let Some(Kind::Cgroup(cgroups, lease)) = self.0.take() {
+        if let (Some(Kind::Cgroup(lease)), Trees::Cgroups(cgroups)) = (self.kind.take(), &*self.trees) {
             cgroups.give_back(lease);
         }
     }

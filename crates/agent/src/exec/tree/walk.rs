@@ -21,10 +21,55 @@ pub struct Orphans(RefCell<HashSet<i32>>);
 impl Orphans {
     /// Takes in what the command that was just reaped left behind; says whether there is any.
     pub fn release(&self, reaper: &Reaper) -> bool {
+        !self.take_fresh(reaper).is_empty()
+    }
+
+    /// Like [`Self::release`], and says which they are.
+    pub fn take_fresh(&self, reaper: &Reaper) -> Vec<i32> {
         let fresh = self.fresh(reaper);
-        let any = !fresh.is_empty();
-        self.0.borrow_mut().extend(fresh);
-        any
+        self.0.borrow_mut().extend(&fresh);
+        fresh
+    }
+
+    /// Those of `left` that are still there. Only the agent reaps its children, so a number that is among them is the
+    /// same process as before.
+    fn still(&self, left: &[i32]) -> Vec<i32> {
+        let own = rustix::process::getpid().as_raw_nonzero().get();
+        let children = living().remove(&own).unwrap_or_default();
+        let mut known = self.0.borrow_mut();
+        known.retain(|pid| children.contains(pid));
+        left.iter().copied().filter(|pid| known.contains(pid)).collect()
+    }
+
+    /// Whether any of `left` is still there.
+    pub fn any(&self, left: &[i32]) -> bool {
+        !left.is_empty() && !self.still(left).is_empty()
+    }
+
+    /// Kills what is still there of `left`, and all below it.
+    pub fn kill_left(&self, left: &[i32]) {
+        if left.is_empty() {
+            return;
+        }
+        for orphan in self.still(left) {
+            kill_descendants(orphan);
+            send(orphan, Signal::KILL);
+        }
+    }
+
+    /// Sends `signal` to the tree of `main`, if that still runs, and to what is still there of `left`.
+    pub fn signal(&self, main: i32, reaper: &Reaper, left: &[i32], signal: Signal) {
+        let mut found = self.still(left);
+        if reaper.is_watched(main) {
+            found.push(main);
+        }
+        let tree = living();
+        let mut at = 0;
+        while at < found.len() {
+            found.extend(tree.get(&found[at]).into_iter().flatten());
+            at += 1;
+        }
+        found.into_iter().for_each(|pid| send(pid, signal));
     }
 
     /// Kills the tree of the command `main`, whether it still runs or not.

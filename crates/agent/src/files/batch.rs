@@ -1,0 +1,141 @@
+//! A list of changes, all of them or none.
+
+use std::io::Write;
+use std::os::fd::AsFd;
+
+use pyro_proto::message::{EntryKind, Failure, FailureKind, FileBatch, FileOp, MAX_BATCH, Reply};
+use rustix::fs::{OFlags, symlinkat};
+use rustix::io::Errno;
+
+use super::area::{Area, relative, split};
+use super::single::{PIECE, dress, io_trouble};
+use super::stage::Stage;
+use super::{trouble, walk};
+use crate::failure::refusal;
+use crate::helper::{Stop, Talk};
+
+pub(super) fn apply(area: &Area, talk: &mut Talk, batch: &FileBatch) -> Result<Reply, Stop> {
+    let bad = |why: String| Stop::Failed(refusal(FailureKind::BadRequest, "batch", why));
+    if batch.ops.len() > MAX_BATCH {
+        return Err(bad(format!("more than {MAX_BATCH} changes at once")));
+    }
+    let mut stage = Stage::new(area)?;
+    // All contents first: nothing of the workspace is touched before they are there.
+    let mut contents = Vec::new();
+    let mut buffer = vec![0; PIECE];
+    for op in &batch.ops {
+        let FileOp::Write { path, len, .. } = op else { continue };
+        let (mut file, name) = stage.file()?;
+        let mut left = *len;
+        while left > 0 {
+            let most = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
+            let n = talk.read(&mut buffer[..most])?;
+            if n == 0 {
+                return Err(bad("the contents are shorter than was said".to_owned()));
+            }
+            file.write_all(&buffer[..n]).map_err(io_trouble("write", &path.0))?;
+            left -= n as u64;
+        }
+        contents.push(name);
+    }
+    if talk.read(&mut buffer)? != 0 {
+        return Err(bad("the contents are longer than was said".to_owned()));
+    }
+    let mut contents = contents.into_iter();
+    for op in &batch.ops {
+        if let Err(failure) = one(area, &mut stage, op, &mut contents) {
+            return Err(stage.undo(failure).into());
+        }
+    }
+    if batch.prune {
+        for op in &batch.ops {
+            if let FileOp::Delete { path } | FileOp::Rename { from: path, .. } = op {
+                stage.prune(&relative(&path.0)?);
+            }
+        }
+    }
+    Ok(Reply::Done)
+}
+
+fn one(
+    area: &Area,
+    stage: &mut Stage<'_>,
+    op: &FileOp,
+    contents: &mut impl Iterator<Item = Vec<u8>>,
+) -> Result<(), Failure> {
+    match op {
+        FileOp::Write { path, mode, .. } => {
+            let path = relative(&path.0)?;
+            let Some(name) = contents.next() else { return Ok(()) };
+            make_above(stage, &path)?;
+            let (parent, last) = area.parent(&path).map_err(trouble("write", &path))?;
+            let file = rustix::fs::openat(
+                stage.dir(),
+                &name,
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
+                rustix::fs::Mode::empty(),
+            )
+            .map_err(trouble("stage", &path))?;
+            dress(&file.into(), parent.as_fd(), last, *mode, &path)?;
+            stage.place(name, parent.as_fd(), last, &path)
+        }
+        FileOp::Link { path, target } => {
+            let path = relative(&path.0)?;
+            if target.0.is_empty() || target.0.contains(&0) {
+                return Err(refusal(FailureKind::BadRequest, "link", "no path to link to"));
+            }
+            let name = stage.fresh();
+            symlinkat(&target.0[..], stage.dir(), &name).map_err(trouble("link", &path))?;
+            make_above(stage, &path)?;
+            let (parent, last) = area.parent(&path).map_err(trouble("link", &path))?;
+            stage.place(name, parent.as_fd(), last, &path)
+        }
+        FileOp::Delete { path } => {
+            let path = relative(&path.0)?;
+            take(area, stage, &path)
+        }
+        FileOp::Rename { from, to } => {
+            let (from, to) = (relative(&from.0)?, relative(&to.0)?);
+            no_directory(area, &from)?;
+            if from == to {
+                return Ok(());
+            }
+            make_above(stage, &to)?;
+            match take(area, stage, &to) {
+                Err(failure) if failure.kind == FailureKind::NotFound => {}
+                other => other?,
+            }
+            stage.rename(&from, &to)
+        }
+        FileOp::Mode { path, mode } => {
+            let path = relative(&path.0)?;
+            no_directory(area, &path)?;
+            let (parent, last) = area.parent(&path).map_err(trouble("mode", &path))?;
+            let flags =
+                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
+            let file = rustix::fs::openat(&parent, last, flags, rustix::fs::Mode::empty())
+                .map_err(trouble("mode", &path))?;
+            stage.set_mode(file.as_fd(), &path, *mode)
+        }
+    }
+}
+
+fn make_above(stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
+    split(path).map_or(Ok(()), |(above, _)| stage.make_directories(above))
+}
+
+fn take(area: &Area, stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
+    no_directory(area, path)?;
+    let (parent, last) = area.parent(path).map_err(trouble("remove", path))?;
+    stage.take(parent.as_fd(), last, path)
+}
+
+/// Refuses what is a directory, or nothing.
+fn no_directory(area: &Area, path: &[u8]) -> Result<(), Failure> {
+    let fail = || trouble("file", path);
+    let (parent, last) = area.parent(path).map_err(fail())?;
+    match walk::kind(&walk::look(parent.as_fd(), last).map_err(fail())?) {
+        EntryKind::Directory => Err(fail()(Errno::ISDIR)),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,48 @@
+//! The disk written out, and held still for a snapshot.
+
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use pyro_proto::message::{FREEZE_MS, FailureKind, Reply};
+use rustix::io::Errno;
+
+use super::area::Area;
+use super::trouble;
+use crate::failure::refusal;
+use crate::helper::{Stop, Talk};
+
+const FIFREEZE: libc::Ioctl = 0xc004_5877_u32 as libc::Ioctl;
+const FITHAW: libc::Ioctl = 0xc004_5878_u32 as libc::Ioctl;
+
+pub(super) fn sync(area: &Area) -> Result<Reply, Stop> {
+    rustix::fs::syncfs(&area.disk).map_err(trouble("sync", b"the disk"))?;
+    Ok(Reply::Done)
+}
+
+/// Holds writing up until the host says so, is gone, or `max_ms` are over. This process waits for that and touches no
+/// file meanwhile: nothing that it needs can be stuck behind what it holds up.
+pub(super) fn freeze(area: &Area, talk: &mut Talk, max_ms: u64) -> Result<Reply, Stop> {
+    if max_ms > FREEZE_MS {
+        let why = format!("at most {FREEZE_MS} ms");
+        return Err(refusal(FailureKind::BadRequest, "freeze", why).into());
+    }
+    let fail = trouble("freeze", b"the disk");
+    order(area.disk.as_fd(), FIFREEZE).map_err(&fail)?;
+    let told = talk.say(&Reply::Done);
+    let timed_out = told.is_ok() && !talk.over_within(max_ms);
+    order(area.disk.as_fd(), FITHAW).map_err(&fail)?;
+    told?;
+    Ok(Reply::Thawed { timed_out })
+}
+
+/// Lets writing go on, if it was held up.
+pub fn thaw(disk: BorrowedFd<'_>) {
+    let _ = order(disk, FITHAW);
+}
+
+fn order(disk: impl AsRawFd, request: libc::Ioctl) -> Result<(), Errno> {
+    // SAFETY: both requests take an argument that they do not look at.
+    if unsafe { libc::ioctl(disk.as_raw_fd(), request, 0) } < 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    Ok(())
+}

@@ -1,0 +1,286 @@
+//! One file or directory at a time.
+
+use std::fs::File;
+use std::io::{self, Read, Write};
+use std::os::fd::AsFd;
+use std::os::unix::fs::FileExt;
+
+use pyro_proto::frame::{HEADER, MAX_MESSAGE};
+use pyro_proto::message::{Entry, EntryKind, Failure, FailureKind, MAX_ENTRIES, Readiness, Reply};
+use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, renameat, renameat_with, unlinkat};
+use rustix::io::Errno;
+
+use super::area::{Area, relative};
+use super::stage::Stage;
+use super::trouble;
+use super::walk::{self, Node};
+use crate::failure::refusal;
+use crate::helper::{Stop, Talk};
+
+/// Bytes of a file that are read or written at once.
+pub(super) const PIECE: usize = 60 * 1024;
+
+/// Entries on their way to the host: sent when they fill a message.
+struct Listing<'t> {
+    talk: &'t mut Talk,
+    entries: Vec<Entry>,
+    bytes: usize,
+    told: u64,
+}
+
+/// More entries than a listing may have.
+struct Full;
+
+impl Listing<'_> {
+    fn add(&mut self, entry: Entry) -> Result<Result<(), Full>, Stop> {
+        if self.told >= MAX_ENTRIES {
+            return Ok(Err(Full));
+        }
+        let bytes = entry.path.0.len() + entry.target.as_ref().map_or(0, |target| target.0.len()) + 64;
+        if self.bytes + bytes > MAX_MESSAGE - 1024 {
+            self.flush()?;
+        }
+        self.told += 1;
+        self.bytes += bytes;
+        self.entries.push(entry);
+        Ok(Ok(()))
+    }
+
+    fn flush(&mut self) -> Result<(), Stop> {
+        self.bytes = 0;
+        match std::mem::take(&mut self.entries) {
+            none if none.is_empty() => Ok(()),
+            entries => self.talk.say(&Reply::Entries(entries)),
+        }
+    }
+}
+
+pub(super) fn list(area: &Area, talk: &mut Talk, path: &[u8], recursive: bool) -> Result<Reply, Stop> {
+    let mut path = relative(path)?;
+    let mut listing = Listing { talk, entries: Vec::new(), bytes: 0, told: 0 };
+    let dir = match walk::directory(area, &path) {
+        Ok(dir) => dir,
+        Err(Errno::NOTDIR) => {
+            let _ = listing.add(entry_at(area, &path)?)?;
+            listing.flush()?;
+            return Ok(Reply::Listed { truncated: false });
+        }
+        Err(errno) => return Err(trouble("list", &path)(errno).into()),
+    };
+    let mut truncated = false;
+    let mut add = |dir: std::os::fd::BorrowedFd<'_>, path: &[u8], node: &Node| {
+        if listing.add(walk::entry(dir, &node.name, path, &node.stat))?.is_err() {
+            truncated = true;
+            // Ends the walk; what was told stays told.
+            return Err(Stop::Gone);
+        }
+        Ok(())
+    };
+    let walked = if recursive {
+        walk::walk(dir.as_fd(), &mut path, &mut add)
+    } else {
+        let nodes = walk::children(dir.as_fd()).map_err(trouble("list", &path))?;
+        nodes
+            .iter()
+            .try_for_each(|node| add(dir.as_fd(), &super::area::join(&path, node.name.as_bytes()), node))
+    };
+    match walked {
+        Err(Stop::Gone) if truncated => {}
+        other => other?,
+    }
+    listing.flush()?;
+    Ok(Reply::Listed { truncated })
+}
+
+/// What `path` is, a link at its end not followed.
+fn entry_at(area: &Area, path: &[u8]) -> Result<Entry, Failure> {
+    let fail = || trouble("stat", path);
+    if path.is_empty() {
+        let stat = walk::look(area.workspace.as_fd(), c"").map_err(fail())?;
+        return Ok(walk::entry(area.workspace.as_fd(), c"", path, &stat));
+    }
+    let (parent, name) = area.parent(path).map_err(fail())?;
+    let stat = walk::look(parent.as_fd(), name).map_err(fail())?;
+    Ok(walk::entry(parent.as_fd(), name, path, &stat))
+}
+
+pub(super) fn stat(area: &Area, path: &[u8]) -> Result<Reply, Stop> {
+    Ok(Reply::Stat(entry_at(area, &relative(path)?)?))
+}
+
+/// Whether something is at `path`: below the workspace, or anywhere in the guest if it begins with `/`.
+pub(super) fn exists(area: &Area, path: &[u8]) -> Result<Reply, Stop> {
+    let found = match path.starts_with(b"/") {
+        true if path.contains(&0) => return Err(trouble("probe", path)(Errno::INVAL).into()),
+        true => rustix::fs::stat(path).map(drop),
+        false => area.open(&relative(path)?, OFlags::PATH).map(drop),
+    };
+    Ok(Reply::Probed(match found {
+        Ok(()) => Readiness::Ready,
+        Err(errno) => Readiness::NotReady(trouble("probe", path)(errno).message),
+    }))
+}
+
+pub(super) fn read(
+    area: &Area,
+    talk: &mut Talk,
+    path: &[u8],
+    mut offset: u64,
+    limit: u64,
+) -> Result<Reply, Stop> {
+    let path = relative(path)?;
+    let fail = || trouble("read", &path);
+    // Neither a pipe without a writer nor a terminal may hold this up.
+    let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
+    let file = area.open(&path, flags).map_err(fail())?;
+    let stat = walk::look(file.as_fd(), c"").map_err(fail())?;
+    regular(&path, walk::kind(&stat))?;
+    talk.say(&Reply::Stat(walk::entry(file.as_fd(), c"", &path, &stat)))?;
+    let file = File::from(file);
+    let end = offset.saturating_add(limit);
+    let mut buffer = vec![0; HEADER + PIECE];
+    while offset < end {
+        let want = PIECE.min(usize::try_from(end - offset).unwrap_or(PIECE));
+        let n = retried(|| file.read_at(&mut buffer[HEADER..HEADER + want], offset))
+            .map_err(io_trouble("read", &path))?;
+        if n == 0 {
+            break;
+        }
+        talk.chunk(&mut buffer[..HEADER + n])?;
+        offset += n as u64;
+    }
+    Ok(Reply::Done)
+}
+
+pub(super) fn write(
+    area: &Area,
+    talk: &mut Talk,
+    path: &[u8],
+    mode: Option<u32>,
+    parents: bool,
+) -> Result<Reply, Stop> {
+    let path = relative(path)?;
+    let fail = || trouble("write", &path);
+    let target = area.followed(&path).map_err(fail())?;
+    // Before the content comes, which may be long.
+    match area.parent(&target) {
+        Err(Errno::NOENT) if parents => {}
+        other => drop(other.map_err(fail())?),
+    }
+    let mut stage = Stage::new(area)?;
+    let (mut file, name) = stage.file()?;
+    let mut buffer = vec![0; PIECE];
+    loop {
+        match talk.read(&mut buffer)? {
+            0 => break,
+            n => file.write_all(&buffer[..n]).map_err(io_trouble("write", &path))?,
+        }
+    }
+    let (parent, last) =
+        if parents { area.parent_made(&target) } else { area.parent(&target) }.map_err(fail())?;
+    dress(&file, parent.as_fd(), last, mode, &path)?;
+    renameat(stage.dir(), &name, &parent, last).map_err(fail())?;
+    let stat = walk::look(parent.as_fd(), last).map_err(fail())?;
+    Ok(Reply::Stat(walk::entry(parent.as_fd(), last, &path, &stat)))
+}
+
+/// Gives `file`, which is to take the place of `last` in `parent`, its permissions and owner.
+pub(super) fn dress(
+    file: &File,
+    parent: std::os::fd::BorrowedFd<'_>,
+    last: &[u8],
+    mode: Option<u32>,
+    path: &[u8],
+) -> Result<(), Failure> {
+    let fail = || trouble("write", path);
+    let mut given = mode;
+    match walk::look(parent, last) {
+        Ok(stat) => {
+            if walk::kind(&stat) != EntryKind::Link {
+                regular(path, walk::kind(&stat))?;
+                given = given.or(Some(walk::mode(&stat)));
+            }
+            let (uid, gid) =
+                (rustix::fs::Uid::from_raw(stat.stx_uid), rustix::fs::Gid::from_raw(stat.stx_gid));
+            rustix::fs::fchown(file, Some(uid), Some(gid)).map_err(fail())?;
+        }
+        Err(Errno::NOENT) => {}
+        Err(errno) => return Err(fail()(errno)),
+    }
+    rustix::fs::fchmod(file, Mode::from_raw_mode(given.unwrap_or(0o644) & 0o7777)).map_err(fail())
+}
+
+pub(super) fn remove(area: &Area, path: &[u8], recursive: bool) -> Result<Reply, Stop> {
+    let path = relative(path)?;
+    let fail = || trouble("remove", &path);
+    let (parent, name) = area.parent(&path).map_err(fail())?;
+    if recursive {
+        // Out of sight first, at once; then piece by piece.
+        let mut stage = Stage::new(area)?;
+        stage.take(parent.as_fd(), name, &path)?;
+        return Ok(Reply::Done);
+    }
+    match unlinkat(&parent, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => unlinkat(&parent, name, AtFlags::REMOVEDIR).map_err(fail())?,
+        other => other.map_err(fail())?,
+    }
+    Ok(Reply::Done)
+}
+
+pub(super) fn rename(area: &Area, from: &[u8], to: &[u8]) -> Result<Reply, Stop> {
+    let (from, to) = (relative(from)?, relative(to)?);
+    let (old, old_name) = area.parent(&from).map_err(trouble("rename", &from))?;
+    let (new, new_name) = area.parent(&to).map_err(trouble("rename", &to))?;
+    match renameat_with(&old, old_name, &new, new_name, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(Reply::Done),
+        Err(Errno::EXIST) => Err(trouble("rename", &to)(Errno::EXIST).into()),
+        Err(Errno::INVAL) => {
+            let why = "a directory cannot be moved into itself";
+            Err(refusal(FailureKind::BadRequest, "rename", why).into())
+        }
+        Err(errno) => Err(trouble("rename", &from)(errno).into()),
+    }
+}
+
+/// Refuses what is no regular file.
+pub(super) fn regular(path: &[u8], kind: EntryKind) -> Result<(), Failure> {
+    match kind {
+        EntryKind::File => Ok(()),
+        EntryKind::Directory => Err(trouble("file", path)(Errno::ISDIR)),
+        _ => {
+            let why = format!("{}: is no regular file", String::from_utf8_lossy(path));
+            Err(refusal(FailureKind::NotRegular, "file", why))
+        }
+    }
+}
+
+/// Refuses what is neither file, directory nor link.
+pub(super) fn exportable(path: &[u8], kind: EntryKind) -> Result<(), Failure> {
+    if kind == EntryKind::Other { regular(path, kind) } else { Ok(()) }
+}
+
+/// [`trouble`] for what the standard library says.
+pub(super) fn io_trouble(stage: &'static str, path: &[u8]) -> impl Fn(io::Error) -> Failure {
+    move |error| trouble(stage, path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
+}
+
+pub(super) fn retried<T>(mut act: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match act() {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            other => return other,
+        }
+    }
+}
+
+/// Reads until `out` is full or the input is over.
+pub(super) fn fill(mut from: impl Read, out: &mut [u8]) -> io::Result<usize> {
+    let mut done = 0;
+    while done < out.len() {
+        match retried(|| from.read(&mut out[done..]))? {
+            0 => break,
+            n => done += n,
+        }
+    }
+    Ok(done)
+}

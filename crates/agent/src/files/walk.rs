@@ -1,0 +1,193 @@
+//! Directories, read in order: entries sorted by their bytes, each directory before what is in it.
+
+use std::ffi::CString;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use pyro_proto::message::{Bytes, Entry, EntryKind, FailureKind, State};
+use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags, openat, readlinkat, statx};
+use rustix::io::Errno;
+
+use super::{area, trouble};
+use crate::failure::refusal;
+use crate::helper::Stop;
+
+/// Directories inside each other that are walked: each keeps a descriptor and some of the stack.
+const MAX_DEPTH: usize = 512;
+
+/// One entry of a directory.
+pub struct Node {
+    /// Its name.
+    pub name: CString,
+    /// What the kernel says of it.
+    pub stat: Statx,
+}
+
+/// What is in the directory `dir`, sorted. What vanishes meanwhile is left out.
+///
+/// Not inlined: who walks is on the stack once for each level, and its buffer must not be.
+#[inline(never)]
+pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<Node>, Errno> {
+    // Where it was read before, it would go on from there.
+    rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
+    let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
+    let mut raw = RawDir::new(dir, &mut buffer);
+    let mut names = Vec::new();
+    while let Some(entry) = raw.next() {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    names.sort_unstable();
+    let mut nodes = Vec::with_capacity(names.len());
+    for name in names {
+        match look(dir, &name) {
+            Ok(stat) => nodes.push(Node { name, stat }),
+            Err(Errno::NOENT) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(nodes)
+}
+
+/// What the kernel says of `name` in `dir`, a link not followed; of `dir` itself where the name is empty.
+pub fn look(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Statx, Errno> {
+    let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
+    statx(dir, name, flags, StatxFlags::BASIC_STATS)
+}
+
+/// Opens the directory `name` of `dir`, if that is what it is.
+pub fn enter(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(dir, name, flags, Mode::empty())
+}
+
+/// What it is.
+pub fn kind(stat: &Statx) -> EntryKind {
+    match FileType::from_raw_mode(stat.stx_mode.into()) {
+        FileType::RegularFile => EntryKind::File,
+        FileType::Directory => EntryKind::Directory,
+        FileType::Symlink => EntryKind::Link,
+        _ => EntryKind::Other,
+    }
+}
+
+/// Permission bits.
+pub fn mode(stat: &Statx) -> u32 {
+    u32::from(stat.stx_mode) & 0o7777
+}
+
+/// Nanoseconds since 1970.
+pub fn nanoseconds(time: rustix::fs::StatxTimestamp) -> i64 {
+    time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
+}
+
+/// What is compared of it.
+pub fn state(stat: &Statx) -> State {
+    State { kind: kind(stat), mode: mode(stat), size: stat.stx_size }
+}
+
+/// As the host is told; `name` of `dir`, under `path`.
+pub fn entry(dir: BorrowedFd<'_>, name: impl rustix::path::Arg, path: &[u8], stat: &Statx) -> Entry {
+    let kind = kind(stat);
+    let target = (kind == EntryKind::Link)
+        .then(|| readlinkat(dir, name, Vec::new()).ok().map(|target| Bytes(target.into_bytes())))
+        .flatten();
+    Entry {
+        path: Bytes(path.to_vec()),
+        kind,
+        mode: mode(stat),
+        size: stat.stx_size,
+        mtime_ns: nanoseconds(stat.stx_mtime),
+        links: stat.stx_nlink,
+        target,
+    }
+}
+
+/// What is done with each entry: the directory it is in, its path, itself.
+pub type Visit<'v> = &'v mut dyn FnMut(BorrowedFd<'_>, &[u8], &Node) -> Result<(), Stop>;
+
+/// Visits everything below `dir`, whose own path is `path`.
+pub fn walk(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<(), Stop> {
+    deeper(dir, path, visit, 0)
+}
+
+fn deeper(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>, depth: usize) -> Result<(), Stop> {
+    if depth > MAX_DEPTH {
+        let why = format!("more than {MAX_DEPTH} directories inside each other");
+        return Err(refusal(FailureKind::TooLarge, "walk", why).into());
+    }
+    let nodes = children(dir).map_err(trouble("list", path))?;
+    let len = path.len();
+    for node in nodes {
+        if len > 0 {
+            path.push(b'/');
+        }
+        path.extend(node.name.as_bytes());
+        visit(dir, path, &node)?;
+        if kind(&node.stat) == EntryKind::Directory {
+            match enter(dir, &node.name) {
+                Ok(inner) => deeper(inner.as_fd(), path, visit, depth + 1)?,
+                // Gone, or something else by now.
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
+                Err(errno) => return Err(trouble("list", path)(errno).into()),
+            }
+        }
+        path.truncate(len);
+    }
+    Ok(())
+}
+
+/// Removes `name` of `dir` and all below it.
+pub fn remove_all(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
+    match rustix::fs::unlinkat(dir, name, AtFlags::empty()) {
+        Err(Errno::ISDIR) => {}
+        other => return other,
+    }
+    // Without recursion: what is to be removed may be deeper than what is walked. A directory inside another is moved
+    // up beside it first.
+    let mut next = 0_u64;
+    let top = enter(dir, name)?;
+    loop {
+        let mut moved = false;
+        for node in children(top.as_fd())? {
+            if kind(&node.stat) != EntryKind::Directory {
+                rustix::fs::unlinkat(&top, &node.name, AtFlags::empty())?;
+                continue;
+            }
+            let inner = enter(top.as_fd(), &node.name)?;
+            for below in children(inner.as_fd())? {
+                if kind(&below.stat) != EntryKind::Directory {
+                    rustix::fs::unlinkat(&inner, &below.name, AtFlags::empty())?;
+                    continue;
+                }
+                loop {
+                    let aside = format!(".pyro-{next}");
+                    next += 1;
+                    let flags = rustix::fs::RenameFlags::NOREPLACE;
+                    match rustix::fs::renameat_with(&inner, &below.name, &top, aside, flags) {
+                        Err(Errno::EXIST) => {}
+                        done => break done?,
+                    }
+                }
+                moved = true;
+            }
+            rustix::fs::unlinkat(&top, &node.name, AtFlags::REMOVEDIR)?;
+        }
+        if !moved {
+            break;
+        }
+    }
+    rustix::fs::unlinkat(dir, name, AtFlags::REMOVEDIR)
+}
+
+/// Whether `a` comes before `b` in the order of [`walk`].
+pub fn order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
+    a.split(|byte| *byte == b'/').cmp(b.split(|byte| *byte == b'/'))
+}
+
+/// The directory that is walked for `path`, and its own path.
+pub fn directory(area: &area::Area, path: &[u8]) -> Result<OwnedFd, Errno> {
+    area.open(path, OFlags::RDONLY | OFlags::DIRECTORY)
+}

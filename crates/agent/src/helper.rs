@@ -1,0 +1,334 @@
+//! Work that blocks, in a process of its own.
+//!
+//! Whatever touches files may wait for a disk: while writing is frozen, while it is busy, while it fails. The agent has
+//! one thread, which must answer meanwhile, and it can have no other (see [`crate::exec::spawn`]). So such a call is
+//! answered by a fork of the agent: plain blocking code, which speaks the call's own protocol over a socket, and the
+//! agent carries bytes between that and the stream.
+//!
+//! A host that abandons the call closes that socket. The helper finds out when it next speaks or listens, undoes what
+//! is half done, and ends; it is not killed, because what it has begun to put in place must be finished or undone.
+
+use std::cell::Cell;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
+use std::pin::pin;
+use std::rc::Rc;
+
+use futures::future::{Either, select};
+use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_CHUNK, MAX_MESSAGE};
+use pyro_proto::message::{Amount, ExecInput, ExitStatus, Failure, FailureKind, Reply};
+use pyro_proto::mux::Stream;
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
+use rustix::process::Pid;
+use tokio::io::unix::AsyncFd;
+
+use crate::failure::{failure, refusal, resource_kind};
+use crate::reaper::Reaper;
+
+/// Bytes in one packet between agent and helper: half of what a socket holds by default.
+const PACKET: usize = 64 * 1024;
+/// Bytes of input between two reports of progress.
+const TOLD: usize = 1024 * 1024;
+
+/// Why a helper does not go on.
+#[derive(Debug)]
+pub enum Stop {
+    /// Nobody listens any more.
+    Gone,
+    /// It cannot be done.
+    Failed(Failure),
+}
+
+impl From<Failure> for Stop {
+    fn from(failure: Failure) -> Self {
+        Self::Failed(failure)
+    }
+}
+
+/// The helper's end of the conversation.
+pub struct Talk {
+    socket: OwnedFd,
+    packet: Vec<u8>,
+    /// What of the packet was not looked at yet.
+    left: std::ops::Range<usize>,
+    /// Bytes of the input frame that is being read.
+    owed: usize,
+    over: bool,
+}
+
+impl Talk {
+    fn new(socket: OwnedFd) -> Self {
+        Self { socket, packet: Vec::new(), left: 0..0, owed: 0, over: false }
+    }
+
+    /// Says something.
+    pub fn say(&mut self, reply: &Reply) -> Result<(), Stop> {
+        let frame = frame::encode(reply)
+            .map_err(|error| refusal(FailureKind::Internal, "reply", error.to_string()))?;
+        self.send(&frame)
+    }
+
+    /// Sends the bytes behind the first [`HEADER`] of `buffer`, where the header is put; at most 64 KiB of them.
+    pub fn chunk(&mut self, buffer: &mut [u8]) -> Result<(), Stop> {
+        let len = buffer.len() - HEADER;
+        buffer[..HEADER].copy_from_slice(&frame::header(Channel::Stdout, len));
+        self.send(buffer)
+    }
+
+    fn send(&mut self, frame: &[u8]) -> Result<(), Stop> {
+        loop {
+            match send(&self.socket, frame, SendFlags::NOSIGNAL) {
+                Ok(_) => return Ok(()),
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Stop::Gone),
+            }
+        }
+    }
+
+    /// Reads up to `out.len()` bytes of input; 0 at its end.
+    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Stop> {
+        while self.owed == 0 {
+            if self.over {
+                return Ok(0);
+            }
+            let mut head = [0; HEADER];
+            self.exactly(&mut head)?;
+            let bad = |why: String| refusal(FailureKind::BadRequest, "input", why);
+            let (channel, len) = frame::parse_header(head, MAX_MESSAGE).map_err(|e| bad(e.to_string()))?;
+            match channel {
+                Channel::Stdin => self.owed = len,
+                Channel::Message => {
+                    let mut body = vec![0; len];
+                    self.exactly(&mut body)?;
+                    match frame::decode(&body) {
+                        Ok(ExecInput::Eof) => self.over = true,
+                        Ok(_) => return Err(bad("a message that has no place here".to_owned()).into()),
+                        Err(error) => return Err(bad(error.to_string()).into()),
+                    }
+                }
+                other => return Err(bad(format!("{other:?} from the host")).into()),
+            }
+        }
+        let n = self.some(out.len().min(self.owed))?;
+        out[..n].copy_from_slice(&self.packet[self.left.start..self.left.start + n]);
+        self.left.start += n;
+        self.owed -= n;
+        Ok(n)
+    }
+
+    fn exactly(&mut self, out: &mut [u8]) -> Result<(), Stop> {
+        let mut done = 0;
+        while done < out.len() {
+            let n = self.some(out.len() - done)?;
+            out[done..done + n].copy_from_slice(&self.packet[self.left.start..self.left.start + n]);
+            self.left.start += n;
+            done += n;
+        }
+        Ok(())
+    }
+
+    /// Makes sure that there is something in the packet; says how much, at most `most`.
+    fn some(&mut self, most: usize) -> Result<usize, Stop> {
+        while self.left.is_empty() {
+            self.packet.resize(PACKET, 0);
+            match recv(&self.socket, &mut self.packet[..], RecvFlags::empty()) {
+                Ok((0, _)) => return Err(Stop::Gone),
+                Ok((n, _)) => self.left = 0..n,
+                Err(Errno::INTR) => {}
+                Err(_) => return Err(Stop::Gone),
+            }
+        }
+        Ok(self.left.len().min(most))
+    }
+
+    /// Waits until the host says that the input is over, or is gone (both `true`), or `limit` milliseconds have passed.
+    pub fn over_within(&mut self, limit: u64) -> bool {
+        let until = std::time::Instant::now() + std::time::Duration::from_millis(limit);
+        loop {
+            let left = until.saturating_duration_since(std::time::Instant::now());
+            let wait = rustix::time::Timespec {
+                tv_sec: left.as_secs() as i64,
+                tv_nsec: i64::from(left.subsec_nanos()),
+            };
+            let mut poll = [rustix::event::PollFd::new(&self.socket, rustix::event::PollFlags::IN)];
+            match rustix::event::poll(&mut poll, Some(&wait)) {
+                Ok(0) => return false,
+                Ok(_) => return true,
+                Err(_) => {}
+            }
+        }
+    }
+}
+
+/// Input as what the standard library reads from. What stopped it is kept aside.
+pub struct Reader<'a> {
+    talk: &'a mut Talk,
+    amount: Rc<Cell<Amount>>,
+    /// Bytes that were read since the host was told last.
+    untold: usize,
+    /// Why it stopped.
+    pub stop: Option<Stop>,
+}
+
+impl<'a> Reader<'a> {
+    /// Reads from `talk`, and says every [`TOLD`] bytes how far `amount` has come.
+    pub fn new(talk: &'a mut Talk, amount: Rc<Cell<Amount>>) -> Self {
+        Self { talk, amount, untold: 0, stop: None }
+    }
+
+    fn next(&mut self, out: &mut [u8]) -> Result<usize, Stop> {
+        let n = self.talk.read(out)?;
+        self.untold += n;
+        if self.untold >= TOLD {
+            self.untold = 0;
+            self.talk.say(&Reply::Progress(self.amount.get()))?;
+        }
+        Ok(n)
+    }
+}
+
+impl io::Read for Reader<'_> {
+    fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
+        self.next(out).map_err(|stop| {
+            self.stop = Some(stop);
+            io::Error::other("the input stopped")
+        })
+    }
+}
+
+/// Answers a call by `work` in a fork of this process, which keeps no descriptor but `keep`.
+pub async fn run(
+    reaper: &Rc<Reaper>,
+    frames: FrameReader<ReadHalf<Stream>>,
+    mut write: WriteHalf<Stream>,
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>,
+) {
+    let mut read = frames.into_inner();
+    let (ours, pid) = match begin(keep, work) {
+        Ok(begun) => begun,
+        Err(errno) => {
+            let why = failure(resource_kind(errno), "helper", errno, "no new process");
+            return crate::session::last_word(&mut write, &Reply::Failed(why)).await;
+        }
+    };
+    let ended = reaper.watch(pid);
+    let Ok(socket) = crate::wire::watch(ours) else { return };
+    let answered = {
+        let down = pin!(down(&mut read, &socket));
+        match select(down, pin!(up(&socket, &mut write))).await {
+            // The host has dropped the call, and hears nothing any more.
+            Either::Left(_) => false,
+            Either::Right((answered, _)) => answered,
+        }
+    };
+    drop(socket);
+    if !answered {
+        return;
+    }
+    match ended.await {
+        Ok(ended) if ended.status != ExitStatus::Code(0) => {
+            let why = match ended.status {
+                ExitStatus::Signal(number) => format!("it was killed by signal {number}"),
+                ExitStatus::Code(code) => format!("it failed with {code}"),
+            };
+            let why = refusal(FailureKind::Exhausted, "helper", why);
+            crate::session::last_word(&mut write, &Reply::Failed(why)).await;
+        }
+        _ => drop(write.close().await),
+    }
+    // Input may still be on its way; see [`crate::exec::talk::run`].
+    let mut rest = vec![0; PACKET];
+    while matches!(read.read(&mut rest).await, Ok(n) if n > 0) {}
+}
+
+/// Carries what the host says, until it is gone.
+async fn down(read: &mut ReadHalf<Stream>, socket: &AsyncFd<OwnedFd>) {
+    let mut buffer = vec![0; PACKET];
+    let mut deaf = false;
+    while let Ok(n @ 1..) = read.read(&mut buffer).await {
+        // A helper that has ended does not listen; what it said last is still to be carried.
+        while !deaf {
+            let Ok(mut ready) = socket.writable().await else { return };
+            match send(socket.get_ref(), &buffer[..n], SendFlags::NOSIGNAL) {
+                Ok(_) => break,
+                Err(Errno::AGAIN) => ready.clear_ready(),
+                Err(Errno::INTR) => {}
+                Err(_) => deaf = true,
+            }
+        }
+    }
+}
+
+/// Carries what the helper says, until it has ended; `false` when the host is gone before.
+async fn up(socket: &AsyncFd<OwnedFd>, write: &mut WriteHalf<Stream>) -> bool {
+    let mut buffer = vec![0; HEADER + MAX_CHUNK];
+    loop {
+        let Ok(mut ready) = socket.readable().await else { return false };
+        match recv(socket.get_ref(), &mut buffer[..], RecvFlags::empty()) {
+            Ok((0, _)) => return true,
+            Ok((n, _)) => {
+                if write.write_all(&buffer[..n]).await.is_err() || write.flush().await.is_err() {
+                    return false;
+                }
+            }
+            Err(Errno::AGAIN) => ready.clear_ready(),
+            // Said once where the helper ended with input unread; what it said itself comes after that.
+            Err(Errno::INTR | Errno::CONNRESET) => {}
+            Err(_) => return true,
+        }
+    }
+}
+
+/// Starts the helper; gives the agent's end of the socket.
+fn begin(
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>,
+) -> Result<(OwnedFd, Pid), Errno> {
+    let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
+    rustix::io::ioctl_fionbio(&ours, true)?;
+    // SAFETY: the process has one thread, so that the child's copy of its memory is whole and no lock in it is held.
+    match unsafe { libc::fork() } {
+        -1 => Err(Errno::from_io_error(&io::Error::last_os_error()).unwrap_or(Errno::AGAIN)),
+        0 => {
+            let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+                child(theirs, keep, work);
+            }));
+            // SAFETY: ends the child without running what the agent has registered for its own exit.
+            unsafe { libc::_exit(if code.is_ok() { 0 } else { 101 }) }
+        }
+        pid => Ok((ours, Pid::from_raw(pid).ok_or(Errno::SRCH)?)),
+    }
+}
+
+/// The helper.
+fn child(socket: OwnedFd, keep: &[BorrowedFd<'_>], work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>) {
+    // With every other descriptor of the agent's this would hold terminals and pipes of commands open.
+    let mut kept: Vec<i32> = keep.iter().map(|fd| fd.as_raw_fd()).chain([socket.as_raw_fd()]).collect();
+    kept.sort_unstable();
+    let mut from = 3;
+    for fd in kept.into_iter().filter(|fd| *fd >= 3) {
+        close_range(from, fd - 1);
+        from = fd + 1;
+    }
+    close_range(from, i32::MAX);
+    let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // Permissions are given as they are meant.
+    rustix::process::umask(rustix::fs::Mode::empty());
+    let mut talk = Talk::new(socket);
+    let last = match work(&mut talk) {
+        Ok(reply) => reply,
+        Err(Stop::Failed(failure)) => Reply::Failed(failure),
+        Err(Stop::Gone) => return,
+    };
+    let _ = talk.say(&last);
+}
+
+fn close_range(from: i32, to: i32) {
+    if from <= to {
+        // SAFETY: the child uses none of these; what of the agent's memory owns them is never dropped here.
+        unsafe { libc::close_range(from as libc::c_uint, to as libc::c_uint, 0) };
+    }
+}

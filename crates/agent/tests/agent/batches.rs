@@ -1,0 +1,131 @@
+//! Several changes at once: all or none.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+
+use crate::support::*;
+use pyro_proto::message::*;
+
+fn put(path: &str, content: &[u8]) -> FileOp {
+    FileOp::Write { path: path.into(), len: content.len() as u64, mode: None }
+}
+
+fn delete(path: &str) -> FileOp {
+    FileOp::Delete { path: path.into() }
+}
+
+fn rename(from: &str, to: &str) -> FileOp {
+    FileOp::Rename { from: from.into(), to: to.into() }
+}
+
+fn batch(ops: Vec<FileOp>) -> Request {
+    Request::FileBatch(FileBatch { ops, prune: true })
+}
+
+/// Every path with its mode and content.
+pub fn tree(root: &Path) -> BTreeMap<String, (u32, String)> {
+    let mut found = BTreeMap::new();
+    let mut left = vec![root.to_owned()];
+    while let Some(dir) = left.pop() {
+        for entry in fs::read_dir(dir).unwrap().map(|entry| entry.unwrap()) {
+            let stat = entry.metadata().unwrap();
+            let content = if stat.is_dir() {
+                left.push(entry.path());
+                "/".to_owned()
+            } else if stat.is_symlink() {
+                format!("-> {}", fs::read_link(entry.path()).unwrap().display())
+            } else {
+                String::from_utf8_lossy(&fs::read(entry.path()).unwrap()).into_owned()
+            };
+            let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
+            found.insert(path, (stat.permissions().mode() & 0o7777, content));
+        }
+    }
+    found
+}
+
+fn prepare(agent: &Agent) {
+    fs::create_dir_all(agent.workspace("dir/only")).unwrap();
+    fs::write(agent.workspace("dir/only/file"), "gone").unwrap();
+    fs::write(agent.workspace("a"), "a").unwrap();
+    fs::write(agent.workspace("b"), "b").unwrap();
+    fs::set_permissions(agent.workspace("a"), fs::Permissions::from_mode(0o755)).unwrap();
+    symlink("a", agent.workspace("link")).unwrap();
+}
+
+#[test]
+fn all_changes_are_made() {
+    run(async {
+        let agent = Agent::with_disk();
+        let client = agent.client().await;
+        prepare(&agent);
+        let ops = vec![
+            put("a", b"new a"),
+            delete("dir/only/file"),
+            put("x/y/z", b"deep"),
+            rename("b", "c/d"),
+            FileOp::Mode { path: "c/d".into(), mode: 0o600 },
+            put("link", b"no link any more"),
+            FileOp::Link { path: "x/l".into(), target: "y/z".into() },
+        ];
+        assert_eq!(client.last(&batch(ops), b"new adeepno link any more").await, Reply::Done);
+        let tree = tree(&agent.workspace(""));
+        let has = |path: &str| tree.get(path).map(|(mode, text)| (*mode, text.as_str()));
+        assert_eq!(has("a"), Some((0o755, "new a")));
+        assert_eq!((has("dir"), has("b")), (None, None));
+        assert_eq!(has("c/d"), Some((0o600, "b")));
+        assert_eq!(has("x/y/z"), Some((0o644, "deep")));
+        assert_eq!(has("link").map(|(_, text)| text), Some("no link any more"));
+        assert_eq!(has("x/l").map(|(_, text)| text), Some("-> y/z"));
+        assert!(agent.staged().is_empty());
+    });
+}
+
+#[test]
+fn a_failure_at_any_place_leaves_everything_as_it_was() {
+    run(async {
+        let agent = Agent::with_disk();
+        let client = agent.client().await;
+        prepare(&agent);
+        let before = tree(&agent.workspace(""));
+        let ops = [
+            put("a", b"1"),
+            put("new/deep/file", b"2"),
+            rename("b", "a"),
+            delete("dir/only/file"),
+            FileOp::Mode { path: "a".into(), mode: 0o700 },
+            FileOp::Link { path: "link".into(), target: "b".into() },
+            rename("link", "new/link"),
+        ];
+        let bad = [
+            (delete("none"), FailureKind::NotFound),
+            (delete("dir"), FailureKind::IsDirectory),
+            (put("dir", b""), FailureKind::IsDirectory),
+            (rename("none", "x"), FailureKind::NotFound),
+            (rename("a", "dir"), FailureKind::IsDirectory),
+            (put("../x", b""), FailureKind::OutsideWorkspace),
+            (put("a/x", b""), FailureKind::NotDirectory),
+            (FileOp::Link { path: "x".into(), target: "".into() }, FailureKind::BadRequest),
+        ];
+        for count in 0..=ops.len() {
+            for (op, kind) in &bad {
+                let mut all = ops[..count].to_vec();
+                all.push(op.clone());
+                let content =
+                    &b"12"[..all.iter().filter(|op| matches!(op, FileOp::Write { len: 1, .. })).count()];
+                let refused = client.refused(&batch(all), content).await;
+                assert_eq!(refused, *kind, "{count} then {op:?}");
+                assert_eq!(tree(&agent.workspace("")), before, "{count} then {op:?}");
+            }
+        }
+        assert!(agent.staged().is_empty());
+        // Contents that are not as long as was said.
+        for content in [&b""[..], b"1", b"123"] {
+            let refused = client.refused(&batch(ops[..2].to_vec()), content).await;
+            assert_eq!(refused, FailureKind::BadRequest);
+        }
+        assert_eq!(tree(&agent.workspace("")), before);
+    });
+}

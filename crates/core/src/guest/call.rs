@@ -1,0 +1,178 @@
+//! A call that is more than one question and one answer: bytes one way, messages the other.
+//!
+//! However long it takes, it is only given up when the guest answers no ping either. Dropping a call abandons it, and
+//! the guest undoes what it had not finished.
+
+use std::time::Duration;
+
+use futures::future::{Either, select};
+use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_MESSAGE};
+use pyro_proto::message::{Amount, ExecInput, Reply, Request};
+use pyro_proto::mux::Stream;
+use tokio::io::{AsyncRead, AsyncReadExt as _};
+
+use super::{Guest, GuestError};
+
+/// After so long without a word from the guest it is asked for a sign of life.
+pub(super) const IDLE: Duration = Duration::from_secs(10);
+/// Bytes that are sent at once.
+const PIECE: usize = 64 * 1024;
+
+/// What the guest says in a call.
+pub(super) enum Said<'a> {
+    /// Bytes, and which stream they are of.
+    Bytes(Channel, &'a [u8]),
+    /// A message that is no failure.
+    Reply(Reply),
+}
+
+/// The listening half of a call.
+pub(super) struct Call {
+    guest: Guest,
+    what: &'static str,
+    frames: FrameReader<ReadHalf<Stream>>,
+}
+
+impl Guest {
+    /// Asks for `request`.
+    pub(super) async fn begin(
+        &self,
+        what: &'static str,
+        request: &Request,
+    ) -> Result<(Call, WriteHalf<Stream>), GuestError> {
+        let mut stream = self.open(what).await?;
+        self.send(what, &mut stream, request).await?;
+        let (read, write) = stream.split();
+        Ok((Call { guest: self.clone(), what, frames: FrameReader::new(read) }, write))
+    }
+
+    /// Sends all of `source` with `request`; gives the answer. `progress` is told what the guest says meanwhile.
+    pub(super) async fn upload(
+        &self,
+        what: &'static str,
+        request: &Request,
+        source: impl AsyncRead + Unpin,
+        mut progress: impl FnMut(Amount),
+    ) -> Result<Reply, GuestError> {
+        let (mut call, mut write) = self.begin(what, request).await?;
+        let listen = std::pin::pin!(async {
+            loop {
+                match call.next().await? {
+                    Said::Reply(Reply::Progress(amount)) => progress(amount),
+                    Said::Reply(reply) => return Ok(reply),
+                    Said::Bytes(..) => return Err(call.unexpected("bytes where a reply belongs")),
+                }
+            }
+        });
+        let feed = std::pin::pin!(feed(what, source, &mut write));
+        // A guest that refuses says so at once, and the rest need not be sent.
+        match select(listen, feed).await {
+            Either::Left((reply, _)) => reply,
+            Either::Right((Err(error), _)) => Err(error),
+            Either::Right((Ok(()), listen)) => listen.await,
+        }
+    }
+}
+
+/// Sends all of `source` and that it is all. A guest that takes no more is no error here: what it says is.
+async fn feed(
+    what: &'static str,
+    mut source: impl AsyncRead + Unpin,
+    write: &mut WriteHalf<Stream>,
+) -> Result<(), GuestError> {
+    let mut buffer = vec![0; HEADER + PIECE];
+    loop {
+        let n =
+            source.read(&mut buffer[HEADER..]).await.map_err(|source| GuestError::Source { what, source })?;
+        if n == 0 {
+            let _ = frame::send(write, &ExecInput::Eof).await;
+            return Ok(());
+        }
+        buffer[..HEADER].copy_from_slice(&frame::header(Channel::Stdin, n));
+        if write.write_all(&buffer[..HEADER + n]).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+impl Call {
+    /// What the guest says next. Not cancel-safe: who stops waiting must drop the call.
+    pub(super) async fn next(&mut self) -> Result<Said<'_>, GuestError> {
+        let channel = {
+            let mut next = std::pin::pin!(self.frames.next(MAX_MESSAGE));
+            loop {
+                match tokio::time::timeout(IDLE, &mut next).await {
+                    Ok(Ok(Some((channel, _)))) => break channel,
+                    Ok(Ok(None)) => return Err(self.guest.lost(self.what)),
+                    Ok(Err(error)) => return Err(self.guest.broken(self.what, error)),
+                    Err(_) => self.guest.ping().await?,
+                }
+            }
+        };
+        match channel {
+            Channel::Message => match frame::decode(self.frames.body()) {
+                Ok(Reply::Failed(failure)) => Err(GuestError::Failed(failure)),
+                Ok(reply) => Ok(Said::Reply(reply)),
+                Err(source) => Err(GuestError::Protocol { what: self.what, source }),
+            },
+            Channel::Stdin => Err(self.unexpected("it sent input instead of output")),
+            channel => Ok(Said::Bytes(channel, self.frames.body())),
+        }
+    }
+
+    /// The next message, where no bytes belong.
+    pub(super) async fn reply(&mut self) -> Result<Reply, GuestError> {
+        let what = self.what;
+        match self.next().await? {
+            Said::Reply(reply) => Ok(reply),
+            Said::Bytes(..) => Err(GuestError::Unexpected { what, why: "bytes where a reply belongs" }),
+        }
+    }
+
+    pub(super) fn unexpected(&self, why: &'static str) -> GuestError {
+        GuestError::Unexpected { what: self.what, why }
+    }
+}
+
+/// Bytes on their way from the guest.
+pub struct Download {
+    call: Call,
+    /// Its end is the call's.
+    _write: WriteHalf<Stream>,
+    left: u64,
+    last: Option<Reply>,
+}
+
+impl Download {
+    pub(super) fn new(call: Call, write: WriteHalf<Stream>, most: u64) -> Self {
+        Self { call, _write: write, left: most, last: None }
+    }
+
+    /// The next bytes, at most 128 KiB; `None` when all have come. More than were asked for are an error. Not
+    /// cancel-safe.
+    pub async fn next(&mut self) -> Result<Option<&[u8]>, GuestError> {
+        if self.last.is_some() {
+            return Ok(None);
+        }
+        let what = self.call.what;
+        match self.call.next().await? {
+            Said::Reply(reply) => {
+                self.last = Some(reply);
+                Ok(None)
+            }
+            Said::Bytes(_, bytes) => {
+                self.left = self
+                    .left
+                    .checked_sub(bytes.len() as u64)
+                    .ok_or(GuestError::Unexpected { what, why: "it sent more than was asked for" })?;
+                Ok(Some(bytes))
+            }
+        }
+    }
+
+    /// What the guest said after the bytes.
+    pub(super) fn last(&self) -> Option<&Reply> {
+        self.last.as_ref()
+    }
+}

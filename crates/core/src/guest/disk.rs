@@ -1,0 +1,88 @@
+//! The guest's disk: written out, held still, and what differs on it from the baseline.
+
+use std::time::Duration;
+
+use futures::io::WriteHalf;
+use pyro_proto::frame;
+use pyro_proto::message::{Change, ExecInput, FREEZE_MS, Reply, Request};
+use pyro_proto::mux::Stream;
+
+use super::call::Call;
+use super::files::MOST_TEXT;
+use super::{CALL_DEADLINE, Guest, GuestError};
+
+const ELSE: &str = "the reply belongs to another call";
+/// Most differences that are taken in.
+const MOST_CHANGES: usize = 1_000_000;
+/// How long a guest may take to write out what it holds back, before it is frozen. It answers meanwhile.
+const WRITING: Duration = Duration::from_secs(120);
+
+impl Guest {
+    /// Writes everything to the disk; takes as long as that does.
+    pub async fn sync(&self) -> Result<(), GuestError> {
+        self.finished("the order to write everything out", &Request::Sync).await
+    }
+
+    /// Writes everything to the disk and holds up whoever wants to write, until [`Frozen::thaw`], until the result is
+    /// dropped, until the session ends, or for `most`, which is at most a minute. Sync before: it is shorter then.
+    pub async fn freeze(&self, most: Duration) -> Result<Frozen, GuestError> {
+        let what = "the order to freeze";
+        let max_ms = u64::try_from(most.as_millis()).unwrap_or(FREEZE_MS).min(FREEZE_MS);
+        let (mut call, write) = self.begin(what, &Request::Freeze { max_ms }).await?;
+        let reply = tokio::time::timeout(WRITING, call.reply()).await;
+        match reply.map_err(|_| GuestError::Silent { what, after: WRITING })?? {
+            Reply::Done => Ok(Frozen { call, write }),
+            _ => Err(call.unexpected(ELSE)),
+        }
+    }
+
+    /// Notes the present state of the workspace as the baseline; gives the number of entries.
+    pub async fn baseline_take(&self) -> Result<u64, GuestError> {
+        let (mut call, _write) = self.begin("the baseline", &Request::BaselineTake).await?;
+        match call.reply().await? {
+            Reply::Baseline { entries } => Ok(entries),
+            _ => Err(call.unexpected(ELSE)),
+        }
+    }
+
+    /// What differs from the baseline, in order of the paths (name by name), and how many entries were looked at. Of
+    /// what was only touched the content must tell. Paths are as the guest says them: not for use here.
+    pub async fn diff_scan(&self) -> Result<(Vec<Change>, u64), GuestError> {
+        let (mut call, _write) = self.begin("the comparison with the baseline", &Request::DiffScan).await?;
+        let (mut all, mut text) = (Vec::new(), 0);
+        loop {
+            match call.reply().await? {
+                Reply::Changes(changes) => {
+                    text += changes.iter().map(|change| change.path.0.len()).sum::<usize>();
+                    all.extend(changes);
+                    if all.len() > MOST_CHANGES || text > MOST_TEXT {
+                        return Err(call.unexpected("it tells of more differences than may be"));
+                    }
+                }
+                Reply::Scanned { entries } => return Ok((all, entries)),
+                _ => return Err(call.unexpected(ELSE)),
+            }
+        }
+    }
+}
+
+/// The guest's disk is still, as the guest says; thawed when this is dropped.
+pub struct Frozen {
+    call: Call,
+    write: WriteHalf<Stream>,
+}
+
+impl Frozen {
+    /// Lets writing go on. Says whether the disk was still until now: `false` when the time was up before, and what was
+    /// read from the disk meanwhile may be of several moments.
+    pub async fn thaw(mut self) -> Result<bool, GuestError> {
+        let what = "the order to thaw";
+        // A guest whose time was up does not listen any more; what it said is there.
+        let _ = frame::send(&mut self.write, &ExecInput::Eof).await;
+        let reply = tokio::time::timeout(CALL_DEADLINE, self.call.reply()).await;
+        match reply.map_err(|_| GuestError::Silent { what, after: CALL_DEADLINE })?? {
+            Reply::Thawed { timed_out } => Ok(!timed_out),
+            _ => Err(self.call.unexpected(ELSE)),
+        }
+    }
+}

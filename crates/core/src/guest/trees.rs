@@ -1,0 +1,49 @@
+//! Trees of the workspace, as tar archives.
+
+use pyro_proto::message::{Amount, Reply, Request, TreePut};
+use tokio::io::AsyncRead;
+
+use super::call::Download;
+use super::{Guest, GuestError};
+
+const ELSE: &str = "the reply belongs to another call";
+
+impl Guest {
+    /// Unpacks `archive`, an uncompressed tar, below a directory of the workspace: all of it, or nothing. `progress`
+    /// is told how far the guest has come, about every MiB.
+    pub async fn tree_put(
+        &self,
+        put: TreePut,
+        archive: impl AsyncRead + Unpin,
+        progress: impl FnMut(Amount),
+    ) -> Result<Amount, GuestError> {
+        let what = "a tree to be unpacked";
+        match self.upload(what, &Request::TreePut(put), archive, progress).await? {
+            Reply::Put(amount) => Ok(amount),
+            _ => Err(GuestError::Unexpected { what, why: ELSE }),
+        }
+    }
+
+    /// A file or directory of the workspace as an uncompressed tar archive, at most `most` bytes of it. Its first entry
+    /// has the last name of `path`; of the workspace itself there is only what is in it. It comes from the guest: it
+    /// must be looked at like any other archive of a stranger.
+    pub async fn tree_get(&self, path: &[u8], most: u64) -> Result<Download, GuestError> {
+        let (call, write) = self.begin("a tree", &Request::TreeGet { path: path.into() }).await?;
+        Ok(Download::new(call, write, most))
+    }
+}
+
+impl Download {
+    /// Of a tree that has come to its end: what was sent, and how many sockets, pipes and devices were left out.
+    pub fn tree(&self) -> Option<(Amount, u64)> {
+        match self.last() {
+            Some(Reply::Got { sent, skipped }) => Some((*sent, *skipped)),
+            _ => None,
+        }
+    }
+
+    /// Whether a file's content has come to its end.
+    pub fn is_whole(&self) -> bool {
+        matches!(self.last(), Some(Reply::Done | Reply::Got { .. }))
+    }
+}
