@@ -303,7 +303,7 @@ async fn try_all(
         }
     };
     let (late, is_late) = watch::channel(false);
-    let in_time = async |boot: &mut (dyn Future<Output = Result<Verdict, BackendError>> + Unpin)| {
+    let in_time = async |boot: &mut (dyn Future<Output = Result<Verdict, BackendError>> + Send + Unpin)| {
         let mut is_late = is_late.clone();
         tokio::select! {
             biased;
