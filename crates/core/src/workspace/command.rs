@@ -59,6 +59,9 @@ impl Workspaces {
             }
         };
         let answer = match limited.await {
+            Ok(Err(WorkspaceError::Protocol(_))) => {
+                return Err(WorkspaceError::KeeperLost { what: "ended while the command ran", log: None });
+            }
             Ok(answer) => answer?,
             Err(_) => return Err(WorkspaceError::KeeperLost { what: "does not answer", log: None }),
         };

@@ -74,11 +74,6 @@ impl Home {
         self.path.join("disk.ext4")
     }
 
-    /// What its keeper said.
-    pub fn log(&self) -> PathBuf {
-        self.path.join("keeper.log")
-    }
-
     /// A kept stream, `stdout` or `stderr`, of the command with this number.
     pub fn output(&self, sequence: u64, stream: &str) -> PathBuf {
         self.path.join("logs").join(format!("{sequence}.{stream}"))
