@@ -3,6 +3,7 @@
 use pyro_core::cause;
 use pyro_core::environment::EnvironmentError;
 use pyro_core::vm::VmError;
+use pyro_core::workspace::WorkspaceError;
 use serde_json::json;
 
 /// Everything that ends a command without its result.
@@ -63,6 +64,15 @@ impl From<VmError> for CliError {
             && source.kind() == std::io::ErrorKind::BrokenPipe
         {
             return Self::OutputClosed;
+        }
+        Self::new(cause::chain(&error), error.hint())
+    }
+}
+
+impl From<WorkspaceError> for CliError {
+    fn from(error: WorkspaceError) -> Self {
+        if let WorkspaceError::Vm(error) = error {
+            return error.into();
         }
         Self::new(cause::chain(&error), error.hint())
     }

@@ -37,7 +37,11 @@ fn main() -> ExitCode {
         }
     };
     let json = cli.command.wants_json();
-    let result = runtime.block_on(signals::interruptible(cli.command.execute()));
+    let result = if cli.command.handles_signals() {
+        runtime.block_on(cli.command.execute())
+    } else {
+        runtime.block_on(signals::interruptible(cli.command.execute()))
+    };
     let code = match result {
         Ok(code) => code,
         Err(error) => error.report(json),

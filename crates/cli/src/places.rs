@@ -18,6 +18,7 @@ use crate::error::CliError;
 /// - `PYRO_ENVIRONMENT_CACHE_DIR`: installed environments, else `environments` in the cache;
 /// - `PYRO_CACHE_DIR`: the cache, else `pyro-mcp` in `XDG_CACHE_HOME` or `~/.cache`;
 /// - `PYRO_BOOT_TIMEOUT_SECONDS`: how long a guest may take to answer, 1 to 3600;
+/// - `PYRO_WORKSPACES_DIR`: workspaces, else `pyro-mcp/workspaces` in `XDG_DATA_HOME` or `~/.local/share`;
 /// - `PYRO_QEMU`: the QEMU binary, else `qemu-system-x86_64` on the `PATH`.
 pub fn config() -> Result<Config, CliError> {
     let cache_dir = match directory("PYRO_CACHE_DIR") {
@@ -62,7 +63,14 @@ pub fn config() -> Result<Config, CliError> {
     } else {
         beside
     };
+    let workspaces_dir = directory("PYRO_WORKSPACES_DIR").or_else(|| {
+        let data =
+            directory("XDG_DATA_HOME").or_else(|| directory("HOME").map(|home| home.join(".local/share")));
+        data.map(|data| data.join("pyro-mcp/workspaces"))
+    });
     Ok(Config {
+        workspaces_dir: workspaces_dir.unwrap_or_else(|| cache_dir.join("workspaces")),
+        executable: env::current_exe().unwrap_or_else(|_| PathBuf::from("/proc/self/exe")),
         bundle_dir,
         environment_dir,
         template_dir,
@@ -111,7 +119,9 @@ fn boot_deadline() -> Result<Option<Duration>, CliError> {
 }
 
 fn directory(name: &str) -> Option<PathBuf> {
-    env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)
+    let value = env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from)?;
+    // A keeper, which starts in another directory, must find the same.
+    Some(std::path::absolute(&value).unwrap_or(value))
 }
 
 fn writable(dir: &std::path::Path) -> bool {

@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// Everything that core must be told about its surroundings.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Config {
     /// The runtime bundle: kernel, initramfs, manifest.
     pub bundle_dir: PathBuf,
@@ -21,6 +23,10 @@ pub struct Config {
     pub firecracker_binary: Option<PathBuf>,
     /// Where VMMs that need named files have a directory each, on the file system of `scratch_dir`.
     pub run_dir: PathBuf,
+    /// Workspaces: a directory each, and their names.
+    pub workspaces_dir: PathBuf,
+    /// The program that is started as the keeper of a workspace, with the words `keeper run`.
+    pub executable: PathBuf,
     /// How long a guest may take to answer, instead of [`crate::launch::boot_deadline`].
     pub boot_deadline: Option<std::time::Duration>,
 }

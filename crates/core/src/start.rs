@@ -106,6 +106,8 @@ pub struct Order<'a> {
     pub kernel_args: Vec<String>,
     /// Its disk.
     pub disk: Disk,
+    /// What its flushes of that disk mean.
+    pub cache: Cache,
     /// Whether it may come from a template.
     pub templates: Use,
     /// Told of its steps.
@@ -251,7 +253,15 @@ impl<'a> Plan<'a> {
         if kind == Kind::Bare && order.templates == Use::Templates {
             order.kernel_args.push(BARE_ARG.into());
         }
-        let key = Key::new(kind, order.bundle, order.environment, order.vmm, order.shape, &order.kernel_args);
+        let key = Key::new(
+            kind,
+            order.bundle,
+            order.environment,
+            order.vmm,
+            order.shape,
+            order.cache,
+            &order.kernel_args,
+        );
         Self {
             store: Templates::new(order.config.template_dir.clone()),
             environments: Store::new(order.config.environment_dir.clone()),
@@ -276,7 +286,7 @@ impl<'a> Plan<'a> {
             initramfs: self.bundle.open_artifact(INITRAMFS)?,
             base: Some(self.environment.open_base()?),
             disk: Some(disk),
-            cache: Cache::Unsafe,
+            cache: self.cache,
             kernel_args: words.collect(),
         };
         Ok(Spec { shape: self.shape, parts, memory, start })

@@ -33,6 +33,8 @@ fn registry(backend: Preference) -> (Registry, tempfile::TempDir) {
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
         firecracker_binary: None,
         run_dir: cache.path().join("host/run"),
+        workspaces_dir: cache.path().join("workspaces"),
+        executable: "pyro".into(),
         boot_deadline: None,
     };
     (Registry::new(Factory::new(config, backend)), cache)

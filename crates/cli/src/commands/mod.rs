@@ -4,7 +4,9 @@ mod bench;
 mod demo;
 mod doctor;
 mod env;
+mod keeper;
 mod run;
+mod workspace;
 
 use clap::Subcommand;
 
@@ -18,12 +20,18 @@ pub enum Command {
     /// List, inspect, install and remove environments
     #[command(subcommand)]
     Env(env::Env),
+    /// Make, use and keep workspaces: microVMs that stay
+    #[command(subcommand)]
+    Workspace(workspace::Workspace),
     /// Show what this host can run, why, and what would make it better
     Doctor(doctor::Args),
     /// Run the whole life cycle of a VM and print it as JSON
     Demo(demo::Args),
     /// Measure starts, commands, memory and disk on this host
     Bench(bench::Args),
+    /// Be the process that owns a workspace
+    #[command(subcommand, hide = true)]
+    Keeper(keeper::Keeper),
 }
 
 impl Command {
@@ -32,10 +40,16 @@ impl Command {
         match self {
             Self::Run(args) => args.json,
             Self::Env(env) => env.wants_json(),
+            Self::Workspace(workspace) => workspace.wants_json(),
             Self::Doctor(args) => args.json,
-            Self::Demo(_) => false,
+            Self::Demo(_) | Self::Keeper(_) => false,
             Self::Bench(args) => args.json,
         }
+    }
+
+    /// Whether it sees to signals itself.
+    pub fn handles_signals(&self) -> bool {
+        matches!(self, Self::Keeper(_))
     }
 
     /// Does it; the exit code, or what went wrong.
@@ -43,6 +57,8 @@ impl Command {
         match self {
             Self::Run(args) => args.execute().await,
             Self::Env(env) => env.execute().await,
+            Self::Workspace(workspace) => workspace.execute().await,
+            Self::Keeper(keeper) => keeper.execute().await,
             Self::Doctor(args) => args.execute().await,
             Self::Demo(args) => args.execute().await,
             Self::Bench(args) => args.execute().await,

@@ -10,4 +10,8 @@ mod microvm_bench;
 mod microvm_endings;
 mod microvm_run;
 mod microvm_template;
+mod microvm_workspace;
+mod microvm_workspace_ends;
+mod microvm_workspace_kill;
+mod room;
 mod support;

@@ -136,19 +136,30 @@ impl Store {
         let entry = CatalogEntry::find(name)?;
         let dir = self.environment_dir(entry);
         let link = dir.join(CURRENT);
-        let absent = |e: &io::Error| {
-            matches!(
-                e.kind(),
-                io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput
-            )
-        };
         let target = match fs::read_link(&link) {
             Ok(target) => target,
             Err(error) if absent(&error) => return Ok(None),
             Err(error) => return Err(EnvironmentError::cache(&link, "read", error)),
         };
-        let Some(version) = target.to_str().filter(|text| is_version(text)) else { return Ok(None) };
-        let dir = dir.join(version);
+        let Some(version) = target.to_str() else { return Ok(None) };
+        self.installed_version(name, version)
+    }
+
+    /// This very version of an environment, current or not, as what was made on top of it needs it. Otherwise as
+    /// [`Store::installed`].
+    ///
+    /// # Errors
+    /// When the environment is unknown or the cache cannot be read.
+    pub fn installed_version(
+        &self,
+        name: &str,
+        version: &str,
+    ) -> Result<Option<Installed>, EnvironmentError> {
+        let entry = CatalogEntry::find(name)?;
+        if !is_version(version) {
+            return Ok(None);
+        }
+        let dir = self.environment_dir(entry).join(version);
         match EnvironmentManifest::read(&dir.join(manifest::FILE), name, version) {
             Ok(manifest) => Ok(Some(Installed { manifest, dir, stamps: self.stamps() })),
             Err(error) if absent(&error) || error.kind() == io::ErrorKind::InvalidData => Ok(None),
@@ -277,4 +288,11 @@ pub(crate) fn free(dir: &Path) -> u64 {
         .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
         .find_map(|dir| rustix::fs::statvfs(dir).ok())
         .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
+}
+
+fn absent(error: &io::Error) -> bool {
+    matches!(
+        error.kind(),
+        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory | io::ErrorKind::InvalidInput
+    )
 }

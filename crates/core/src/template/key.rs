@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pyro_vmm::{Shape, Vmm};
+use pyro_vmm::{Cache, Shape, Vmm};
 use serde::{Deserialize, Serialize};
 
 use crate::environment::{DISK_BYTES, Installed};
@@ -50,6 +50,9 @@ pub struct Key {
     pub mem_mib: u32,
     /// Virtual size of the writable disk, bytes.
     pub disk_bytes: u64,
+    /// Whether the guest's flushes reach the host's storage: Firecracker keeps that in its saved state.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub flushes: bool,
     /// Words of ours on the kernel's command line.
     pub kernel_args: Vec<String>,
     /// `qemu` or `firecracker`.
@@ -74,6 +77,7 @@ impl Key {
         environment: &Installed,
         vmm: &Vmm,
         shape: Shape,
+        cache: Cache,
         kernel_args: &[String],
     ) -> Self {
         let artifact =
@@ -88,6 +92,7 @@ impl Key {
             vcpus: shape.vcpus,
             mem_mib: shape.mem_mib,
             disk_bytes: DISK_BYTES,
+            flushes: cache == Cache::Writeback,
             kernel_args: kernel_args.to_vec(),
             backend: vmm.backend().to_string(),
             vmm: host::program_identity(vmm.binary()),

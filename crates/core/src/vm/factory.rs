@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyro_vmm::Shape;
+use pyro_vmm::{Cache, Shape};
 use serde::Serialize;
 
 use super::{VmError, VmRequest};
@@ -13,6 +13,7 @@ use crate::runtime::{Bundle, KERNEL};
 use crate::start::{self, Disk, Order, Remark, Use};
 use crate::template::Templates;
 use crate::timeline::{Observer, Timeline};
+use crate::workspace;
 
 /// Where VMs come from on this host: the places, the wish for a backend, the installed environments.
 #[derive(Clone, Debug)]
@@ -85,6 +86,7 @@ impl Factory {
             hostname,
             kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
             disk: Disk::Blank,
+            cache: Cache::Unsafe,
             templates: self.templates,
             timeline,
         }
@@ -114,7 +116,8 @@ impl Factory {
     /// When something cannot be read or removed; what was removed until then is.
     pub fn prune(&self) -> Result<Pruned, VmError> {
         let (deleted_template_dirs, freed_template_bytes) = self.template_store().prune()?;
-        Ok(Pruned { environments: self.store().prune(&[])?, deleted_template_dirs, freed_template_bytes })
+        let in_use = workspace::versions_in_use(&self.config.workspaces_dir);
+        Ok(Pruned { environments: self.store().prune(&in_use)?, deleted_template_dirs, freed_template_bytes })
     }
 
     /// The environment, installed now if it was not, or not as it should be.

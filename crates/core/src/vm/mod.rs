@@ -11,7 +11,7 @@
 
 mod error;
 mod factory;
-mod limits;
+pub(crate) mod limits;
 pub mod registry;
 
 use pyro_vmm::Shape;

@@ -105,6 +105,8 @@ fn probe() -> String {
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
         firecracker_binary: None,
         run_dir: dir.path().join("run"),
+        workspaces_dir: dir.path().join("workspaces"),
+        executable: "pyro".into(),
         boot_deadline: None,
     };
     let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir).unwrap();

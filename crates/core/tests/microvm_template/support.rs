@@ -29,6 +29,8 @@ pub fn config(dir: &std::path::Path) -> Config {
         qemu_binary: "/usr/bin/qemu-system-x86_64".into(),
         firecracker_binary: None,
         run_dir: dir.join("run"),
+        workspaces_dir: dir.join("workspaces"),
+        executable: "pyro".into(),
         boot_deadline: None,
     }
 }

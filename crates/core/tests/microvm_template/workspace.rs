@@ -2,11 +2,20 @@
 
 use std::time::Duration;
 
+use pyro_core::backend::Preference;
 use pyro_core::guest::{Download, GuestError, JobEvent};
 use pyro_core::start::Disk;
 use pyro_proto::message::*;
 
+use crate::backends::on_each_backend;
 use crate::support::{BASE, Host, SHAPE, shell, stop};
+
+on_each_backend! {
+    async
+    jobs_live_in_a_guest_and_all_of_them_can_be_stopped
+    files_and_trees_reach_the_disk_beside_the_overlay
+    a_frozen_disk_holds_writers_up_and_nobody_else
+}
 
 const GRACE: Duration = Duration::from_secs(30);
 
@@ -37,9 +46,8 @@ fn kind(error: GuestError) -> FailureKind {
     }
 }
 
-#[tokio::test]
-async fn jobs_live_in_a_guest_and_all_of_them_can_be_stopped() {
-    let host = Host::new(BASE).await;
+async fn jobs_live_in_a_guest_and_all_of_them_can_be_stopped(backend: Preference) {
+    let host = Host::on(backend, BASE).await;
     let (started, _) = host.start(SHAPE, Disk::Blank).await;
     let guest = &started.booted.guest;
     let id = JobId([7; 6]);
@@ -83,9 +91,8 @@ async fn jobs_live_in_a_guest_and_all_of_them_can_be_stopped() {
     stop(started).await;
 }
 
-#[tokio::test]
-async fn files_and_trees_reach_the_disk_beside_the_overlay() {
-    let host = Host::new(BASE).await;
+async fn files_and_trees_reach_the_disk_beside_the_overlay(backend: Preference) {
+    let host = Host::on(backend, BASE).await;
     let (started, _) = host.start(SHAPE, Disk::Blank).await;
     let guest = &started.booted.guest;
     shell(&started, "mkdir -p dir && echo old > dir/file && chmod 750 dir/file && ln -s /etc out").await;
@@ -125,9 +132,8 @@ async fn files_and_trees_reach_the_disk_beside_the_overlay() {
     stop(started).await;
 }
 
-#[tokio::test]
-async fn a_frozen_disk_holds_writers_up_and_nobody_else() {
-    let host = Host::new(BASE).await;
+async fn a_frozen_disk_holds_writers_up_and_nobody_else(backend: Preference) {
+    let host = Host::on(backend, BASE).await;
     let (started, _) = host.start(SHAPE, Disk::Blank).await;
     let guest = started.booted.guest.clone();
     guest.sync().await.unwrap();

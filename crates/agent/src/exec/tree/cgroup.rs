@@ -43,6 +43,8 @@ pub struct Lease {
     directory: OwnedFd,
     events: OwnedFd,
     used: bool,
+    /// The kernel may go on killing whatever is made in it: 6.1 compares numbers that a kill raises.
+    killed: Cell<bool>,
 }
 
 impl Cgroups {
@@ -96,7 +98,7 @@ impl Cgroups {
             let directory = openat(&self.parent, &name, flags, Mode::empty())?;
             let events =
                 openat(&directory, "cgroup.events", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
-            Ok(Lease { name: name.clone(), directory, events, used: false })
+            Ok(Lease { name: name.clone(), directory, events, used: false, killed: Cell::new(false) })
         };
         made().map_err(|errno| failure(resource_kind(errno), "cgroup", errno, "a cgroup for the command"))
     }
@@ -113,7 +115,7 @@ impl Cgroups {
     }
 
     fn keep(&self, idle: &mut Vec<Lease>, lease: Lease) {
-        if idle.len() < KEPT {
+        if idle.len() < KEPT && !lease.killed.get() {
             idle.push(lease);
         } else {
             let _ = unlinkat(&self.parent, &lease.name, AtFlags::REMOVEDIR);
@@ -139,6 +141,7 @@ impl Lease {
 
     /// Kills all in it, those that are just being made included.
     pub fn kill(&self) {
+        self.killed.set(true);
         let _ = write(self.directory.as_fd(), "cgroup.kill");
     }
 

@@ -1,0 +1,91 @@
+//! `pyro workspace create`.
+
+use std::path::PathBuf;
+
+use pyro_core::workspace::{Wish, WorkspaceError};
+
+use super::show;
+use crate::error::{CliError, print_json};
+use crate::progress::Pull;
+
+/// Make a workspace and start it
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  pyro workspace create debian:12 --name repro --label issue=42")]
+pub struct Args {
+    /// The environment, such as debian:12
+    environment: String,
+    /// Virtual CPUs, 1 to 8
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    vcpu_count: u32,
+    /// Memory in MiB, 256 to 32768
+    #[arg(long, value_name = "MIB", default_value_t = 1024)]
+    mem_mib: u32,
+    /// Idle time after which it is stopped, and deleted a day later: 60 to 86400, 0 for never
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    ttl_seconds: u64,
+    /// What the guest may reach: off, egress or egress+published-ports
+    #[arg(long, value_name = "POLICY", default_value = "off", value_parser = ["off", "egress", "egress+published-ports"])]
+    network_policy: String,
+    /// Accepted and never needed: a workspace runs in a guest or not at all
+    #[arg(long)]
+    allow_host_compat: bool,
+    /// Fill /workspace from a directory or a .tar, .tar.gz or .tgz
+    #[arg(long, value_name = "PATH")]
+    seed_path: Option<PathBuf>,
+    /// Call it this
+    #[arg(long)]
+    name: Option<String>,
+    /// Say something about it; may be repeated
+    #[arg(long = "label", value_name = "KEY=VALUE", value_parser = super::label)]
+    labels: Vec<(String, String)>,
+    /// Give it a secret; may be repeated
+    #[arg(long = "secret", value_name = "NAME=VALUE")]
+    secrets: Vec<String>,
+    /// Give it a secret from a file; may be repeated
+    #[arg(long = "secret-file", value_name = "NAME=PATH")]
+    secret_files: Vec<String>,
+    /// What runs the guest: auto, firecracker or qemu [env: PYRO_BACKEND]
+    #[arg(long, value_name = "BACKEND")]
+    backend: Option<String>,
+    /// Print one JSON object
+    #[arg(long, conflicts_with = "id_only")]
+    pub json: bool,
+    /// Print only its id
+    #[arg(long)]
+    id_only: bool,
+}
+
+impl Args {
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        if self.network_policy != "off" {
+            return Err(WorkspaceError::NotYet("a network policy other than off").into());
+        }
+        if self.seed_path.is_some() {
+            return Err(WorkspaceError::NotYet("--seed-path").into());
+        }
+        if !(self.secrets.is_empty() && self.secret_files.is_empty()) {
+            return Err(WorkspaceError::NotYet("a workspace with secrets").into());
+        }
+        let wish = Wish {
+            vcpu_count: self.vcpu_count,
+            mem_mib: self.mem_mib,
+            ttl_seconds: self.ttl_seconds,
+            name: self.name,
+            labels: self.labels.into_iter().collect(),
+            allow_host_compat: self.allow_host_compat,
+            ..Wish::new(self.environment)
+        };
+        let pull = Pull::new(&wish.environment);
+        let workspaces = super::workspaces(self.backend.as_deref())?;
+        let status = workspaces.create(wish, move |event| pull.show(&event), &mut super::remark).await?;
+        if self.json {
+            print_json(&serde_json::to_value(&status).unwrap_or_default());
+        } else if self.id_only {
+            println!("{}", status.workspace_id);
+        } else {
+            show::status(&status);
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,27 @@
+//! `pyro workspace delete`.
+
+use crate::error::{CliError, print_json};
+
+/// End everything of a workspace and remove it
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  pyro workspace delete repro")]
+pub struct Args {
+    /// The workspace's id or name
+    workspace_id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let deleted = super::workspaces(None)?.delete(&self.workspace_id).await?;
+        if self.json {
+            print_json(&serde_json::to_value(&deleted).unwrap_or_default());
+        } else {
+            println!("{} is deleted", deleted.workspace_id);
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,107 @@
+//! `pyro workspace`: microVMs that stay.
+
+mod create;
+mod delete;
+mod exec;
+mod fork;
+mod list;
+mod logs;
+mod reset;
+mod show;
+mod snapshot;
+mod start;
+mod status;
+mod stop;
+mod update;
+
+use clap::Subcommand;
+use pyro_core::workspace::Workspaces;
+
+use crate::error::CliError;
+use crate::places;
+
+/// Make, use and keep workspaces: microVMs that stay
+#[derive(Subcommand)]
+pub enum Workspace {
+    /// Make a workspace and start it
+    Create(create::Args),
+    /// Run one command in /workspace
+    Exec(exec::Args),
+    /// List all workspaces
+    List(list::Args),
+    /// Show everything about one workspace
+    Status(status::Args),
+    /// Show every command that was run, with its output
+    Logs(logs::Args),
+    /// Change a workspace's name and labels
+    Update(update::Args),
+    /// Keep, list and remove copies of a workspace's disk
+    #[command(subcommand)]
+    Snapshot(snapshot::Snapshot),
+    /// Go back to the baseline or a snapshot: the whole sandbox, not only /workspace
+    Reset(reset::Args),
+    /// Make new workspaces from one as it is now, or from one of its snapshots
+    Fork(fork::Args),
+    /// End the guest; disk and history stay
+    Stop(stop::Args),
+    /// Start a stopped workspace
+    Start(start::Args),
+    /// End everything of a workspace and remove it
+    Delete(delete::Args),
+}
+
+impl Workspace {
+    /// Whether failures are to be printed as JSON.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Create(args) => args.json,
+            Self::Exec(args) => args.json,
+            Self::List(args) => args.json,
+            Self::Status(args) => args.json,
+            Self::Logs(args) => args.json,
+            Self::Update(args) => args.json,
+            Self::Snapshot(snapshot) => snapshot.wants_json(),
+            Self::Reset(args) => args.json,
+            Self::Fork(args) => args.json,
+            Self::Stop(args) => args.json,
+            Self::Start(args) => args.json,
+            Self::Delete(args) => args.json,
+        }
+    }
+
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        match self {
+            Self::Create(args) => args.execute().await,
+            Self::Exec(args) => args.execute().await,
+            Self::List(args) => args.execute().await,
+            Self::Status(args) => args.execute().await,
+            Self::Logs(args) => args.execute().await,
+            Self::Update(args) => args.execute().await,
+            Self::Snapshot(snapshot) => snapshot.execute().await,
+            Self::Reset(args) => args.execute().await,
+            Self::Fork(args) => args.execute().await,
+            Self::Stop(args) => args.execute().await,
+            Self::Start(args) => args.execute().await,
+            Self::Delete(args) => args.execute().await,
+        }
+    }
+}
+
+/// The workspaces of this user, started with the backend that the flag asks for.
+fn workspaces(backend: Option<&str>) -> Result<Workspaces, CliError> {
+    Ok(Workspaces::new(places::factory(backend)?))
+}
+
+/// Says why a start is no plain restore.
+fn remark(text: &str) {
+    eprintln!("[workspace] {text}");
+}
+
+/// `key=value`, as labels are given.
+fn label(text: &str) -> Result<(String, String), String> {
+    match text.split_once('=') {
+        Some((key, value)) if !key.is_empty() => Ok((key.to_owned(), value.to_owned())),
+        _ => Err("a label is KEY=VALUE".into()),
+    }
+}

@@ -1,0 +1,165 @@
+//! Workspaces for people: tables that align, times as how long ago.
+
+use std::collections::BTreeMap;
+use std::io::{IsTerminal as _, Write as _};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use pyro_core::workspace::{List, SnapshotList, Status};
+
+fn now() -> f64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
+}
+
+/// Whole seconds as a person would say them, in one unit.
+fn span(seconds: f64) -> String {
+    match seconds.max(0.0) as u64 {
+        seconds @ 0..=119 => format!("{seconds} s"),
+        seconds @ 120..=7_199 => format!("{} min", seconds / 60),
+        seconds @ 7_200..=172_799 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} d", seconds / 86_400),
+    }
+}
+
+fn ago(then: f64, now: f64) -> String {
+    if now - then < 1.0 { "now".into() } else { format!("{} ago", span(now - then)) }
+}
+
+fn ahead(then: Option<f64>, now: f64) -> String {
+    match then {
+        None => "never".into(),
+        Some(then) if then > now => format!("in {}", span(then - now)),
+        Some(then) => ago(then, now),
+    }
+}
+
+fn labels(labels: &BTreeMap<String, String>) -> String {
+    labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
+}
+
+/// Columns as wide as their widest cell; the last as wide as it is.
+fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.first().map_or(0, Vec::len);
+    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
+    let widths: Vec<usize> = (0..columns).map(width).collect();
+    let mut text = String::new();
+    for row in rows {
+        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn print(text: &str) {
+    // A reader that went away gets nothing, and nothing is to be said about it.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+}
+
+/// Everything about one.
+pub fn status(status: &Status) {
+    let now = now();
+    let version = status.environment_version.as_deref().unwrap_or_default();
+    let mut rows = vec![
+        ("workspace", status.workspace_id.clone()),
+        ("name", status.name.clone().unwrap_or_else(|| "-".into())),
+        ("state", status.state.clone()),
+        ("environment", format!("{} ({version})", status.environment)),
+        ("size", format!("{} vCPU, {} MiB", status.vcpu_count, status.mem_mib)),
+        ("runs under", format!("{} ({})", status.backend, status.accelerator)),
+        ("made", ago(status.created_at, now)),
+        ("last used", ago(status.last_activity_at, now)),
+        ("expires", ahead(status.expires_at, now)),
+        ("commands", status.command_count.to_string()),
+    ];
+    if let Some(last) = &status.last_command {
+        rows.push(("last command", format!("{} (exit code {})", one_line(&last.command), last.exit_code)));
+    }
+    if !status.labels.is_empty() {
+        rows.push(("labels", labels(&status.labels)));
+    }
+    if status.state == "stopped"
+        && let Some(why) = status.metadata.get("stopped_because")
+    {
+        rows.push(("stopped because", one_line(why)));
+    }
+    let rows: Vec<_> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
+    print(&table(&rows));
+}
+
+fn one_line(text: &str) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect();
+    if text.chars().count() > 100 { format!("{line}…") } else { line }
+}
+
+/// All of them.
+pub fn list(list: &List) {
+    if list.workspaces.is_empty() {
+        eprintln!("there are no workspaces; make one with `pyro workspace create debian:12`");
+        return;
+    }
+    let now = now();
+    let head = ["WORKSPACE", "NAME", "STATE", "ENVIRONMENT", "COMMANDS", "LAST USED", "EXPIRES", "LABELS"];
+    let mut rows = vec![head.map(str::to_owned).to_vec()];
+    rows.extend(list.workspaces.iter().map(|each| {
+        vec![
+            each.workspace_id.clone(),
+            each.name.clone().unwrap_or_else(|| "-".into()),
+            each.state.clone(),
+            each.environment.clone(),
+            each.command_count.to_string(),
+            ago(each.last_activity_at, now),
+            ahead(each.expires_at, now),
+            labels(&each.labels),
+        ]
+    }));
+    let text = table(&rows);
+    if std::io::stdout().is_terminal() {
+        // Colour stays out of the cells, whose widths it would upset.
+        print(
+            &text
+                .replace(" started ", " \x1b[32mstarted\x1b[0m ")
+                .replace(" stopped ", " \x1b[2mstopped\x1b[0m "),
+        );
+    } else {
+        print(&text);
+    }
+}
+
+/// The snapshots of one.
+pub fn snapshots(list: &SnapshotList) {
+    let now = now();
+    let mut rows = vec![["SNAPSHOT", "KIND", "MADE", "SIZE"].map(str::to_owned).to_vec()];
+    rows.extend(list.snapshots.iter().map(|each| {
+        let size = format!("{:.1} MiB", each.bytes_written as f64 / f64::from(1 << 20));
+        vec![each.snapshot_name.clone(), each.kind.clone(), ago(each.created_at, now), size]
+    }));
+    print(&table(&rows));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_read_well() {
+        assert_eq!(span(0.4), "0 s");
+        assert_eq!(span(119.9), "119 s");
+        assert_eq!(span(120.0), "2 min");
+        assert_eq!(span(7_200.0), "2 h");
+        assert_eq!(span(200_000.0), "2 d");
+        assert_eq!((ago(10.0, 10.5), ago(10.0, 15.0)), ("now".into(), "5 s ago".into()));
+        assert_eq!((ahead(None, 0.0), ahead(Some(600.0), 0.0)), ("never".into(), "in 10 min".into()));
+    }
+
+    #[test]
+    fn columns_align_and_lines_end_where_their_words_do() {
+        let rows = [["A", "LONG"], ["äöü", "b"]].map(|row| row.map(str::to_owned).to_vec());
+        assert_eq!(table(&rows), "A    LONG\näöü  b\n");
+    }
+
+    #[test]
+    fn commands_stay_in_their_line() {
+        assert_eq!(one_line("a\nb\x1b[31m"), "a b [31m");
+        assert_eq!(one_line(&"x".repeat(200)).chars().count(), 101);
+    }
+}

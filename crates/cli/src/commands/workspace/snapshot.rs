@@ -1,0 +1,81 @@
+//! `pyro workspace snapshot`.
+
+use clap::Subcommand;
+
+use super::show;
+use crate::error::{CliError, print_json};
+
+/// Keep, list and remove copies of a workspace's disk
+#[derive(Subcommand)]
+pub enum Snapshot {
+    /// Keep a copy of the whole sandbox as it is now; it goes on meanwhile
+    #[command(after_help = "Example:\n  pyro workspace snapshot create repro before-upgrade")]
+    Create(Named),
+    /// List the snapshots
+    #[command(after_help = "Example:\n  pyro workspace snapshot list repro")]
+    List {
+        /// The workspace's id or name
+        workspace_id: String,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+    /// Remove a snapshot
+    #[command(after_help = "Example:\n  pyro workspace snapshot delete repro before-upgrade")]
+    Delete(Named),
+}
+
+/// One snapshot.
+#[derive(clap::Args)]
+pub struct Named {
+    /// The workspace's id or name
+    workspace_id: String,
+    /// The snapshot's name
+    snapshot_name: String,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+impl Snapshot {
+    /// Whether failures are to be printed as JSON.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Create(named) | Self::Delete(named) => named.json,
+            Self::List { json, .. } => *json,
+        }
+    }
+
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let workspaces = super::workspaces(None)?;
+        match self {
+            Self::Create(Named { workspace_id, snapshot_name, json }) => {
+                let created = workspaces.create_snapshot(&workspace_id, &snapshot_name).await?;
+                if json {
+                    print_json(&serde_json::to_value(&created).unwrap_or_default());
+                } else {
+                    let mib = created.snapshot.bytes_written.div_ceil(1 << 20);
+                    println!("{snapshot_name} is kept ({mib} MiB)");
+                }
+            }
+            Self::List { workspace_id, json } => {
+                let list = workspaces.snapshots(&workspace_id).await?;
+                if json {
+                    print_json(&serde_json::to_value(&list).unwrap_or_default());
+                } else {
+                    show::snapshots(&list);
+                }
+            }
+            Self::Delete(Named { workspace_id, snapshot_name, json }) => {
+                let deleted = workspaces.delete_snapshot(&workspace_id, &snapshot_name).await?;
+                if json {
+                    print_json(&serde_json::to_value(&deleted).unwrap_or_default());
+                } else {
+                    println!("{snapshot_name} is deleted");
+                }
+            }
+        }
+        Ok(0)
+    }
+}

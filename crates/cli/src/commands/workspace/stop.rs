@@ -1,0 +1,28 @@
+//! `pyro workspace stop`.
+
+use super::show;
+use crate::error::{CliError, print_json};
+
+/// End the guest: its processes end, its disk is written; disk and history stay
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  pyro workspace stop repro")]
+pub struct Args {
+    /// The workspace's id or name
+    workspace_id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let status = super::workspaces(None)?.stop(&self.workspace_id).await?;
+        if self.json {
+            print_json(&serde_json::to_value(&status).unwrap_or_default());
+        } else {
+            show::status(&status);
+        }
+        Ok(0)
+    }
+}

@@ -1,0 +1,183 @@
+//! One command of a workspace: its output to the front end as it comes, its first and last MiB to the history.
+
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+
+use tokio::io::AsyncWrite;
+use tokio::sync::mpsc;
+use tokio_util::sync::PollSender;
+
+use super::life::Ask;
+use super::protocol::{Channel, MAX_CHUNK};
+use super::{Answer, Keeper};
+use crate::capture::{Capture, Captured};
+use crate::cause;
+use crate::command::{self, CommandError, CommandLine, Options, Outcome, Streams};
+use crate::identity::unix_now;
+use crate::workspace::{Command, WORKSPACE_PATH, WorkspaceError};
+
+/// The exit code of a command that was killed because nobody waits for it any more, or with its guest.
+const KILLED: i32 = 128 + 9;
+
+/// Output on its way to a front end.
+pub(super) type Chunk = (Channel, Vec<u8>);
+type Kept = Arc<Mutex<Capture>>;
+
+/// A stream of a command: kept, and passed on no faster than it is read.
+struct Pipe {
+    channel: Channel,
+    sender: PollSender<Chunk>,
+    kept: Kept,
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        ready!(self.sender.poll_reserve(cx)).map_err(gone)?;
+        let bytes = &bytes[..bytes.len().min(MAX_CHUNK)];
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
+        let chunk = (self.channel, bytes.to_vec());
+        self.sender.send_item(chunk).map_err(gone)?;
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
+    }
+}
+
+/// A command that runs; whatever becomes of it is written down once.
+struct Running<'a> {
+    keeper: &'a Keeper,
+    entry: Command,
+    begin: Instant,
+    stdout: Kept,
+    stderr: Kept,
+    over: bool,
+}
+
+impl Running<'_> {
+    fn end(
+        &mut self,
+        exit_code: i32,
+        duration: Duration,
+        interrupted: Option<String>,
+    ) -> Result<(), WorkspaceError> {
+        self.over = true;
+        let take =
+            |kept: &Kept| std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner)).finish();
+        let (stdout, stderr) = (take(&self.stdout), take(&self.stderr));
+        let entry = &mut self.entry;
+        entry.exit_code = exit_code;
+        entry.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        entry.recorded_at = unix_now();
+        (entry.stdout_bytes, entry.stdout_truncated) = (stdout.total, stdout.truncated);
+        (entry.stderr_bytes, entry.stderr_truncated) = (stderr.total, stderr.truncated);
+        entry.interrupted = interrupted;
+        // Files first: a row always has its files, and files without a row are swept.
+        self.keeper.keep(self.entry.sequence, "stdout", &stdout)?;
+        self.keeper.keep(self.entry.sequence, "stderr", &stderr)?;
+        let added = self.keeper.books().state.add_command(&self.entry);
+        self.keeper.done(Ask::Use, true);
+        added
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.over
+            && let Err(error) = self.end(KILLED, self.begin.elapsed(), Some("cancelled".into()))
+        {
+            (self.keeper.log)(&format!("a cancelled command was not written down: {}", cause::chain(&error)));
+        }
+    }
+}
+
+impl Keeper {
+    fn keep(&self, sequence: u64, stream: &str, captured: &Captured) -> Result<(), WorkspaceError> {
+        if captured.bytes.is_empty() {
+            return Ok(());
+        }
+        let path = self.home.output(sequence, stream);
+        let write = || {
+            let mut file =
+                fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(&captured.bytes)
+        };
+        write().map_err(|e| WorkspaceError::file(&path, "written", e))
+    }
+
+    /// Runs a command. Dropping the future kills it, and writes that down.
+    pub(super) async fn exec(
+        &self,
+        command: CommandLine,
+        timeout: Option<Duration>,
+        chunks: mpsc::Sender<Chunk>,
+    ) -> Result<Answer, WorkspaceError> {
+        self.admit(Ask::Use)?;
+        let sequence = self.next_command.fetch_add(1, Ordering::Relaxed);
+        let (stdout, stderr) = (Kept::default(), Kept::default());
+        let pipe = |channel, kept: &Kept| Pipe {
+            channel,
+            sender: PollSender::new(chunks.clone()),
+            kept: Arc::clone(kept),
+        };
+        let mut streams = Streams {
+            stdout: Box::new(pipe(Channel::Stdout, &stdout)),
+            stderr: Box::new(pipe(Channel::Stderr, &stderr)),
+            ..Streams::kept_only()
+        };
+        drop(chunks);
+        let entry = Command {
+            sequence,
+            command: command.to_string(),
+            cwd: WORKSPACE_PATH.into(),
+            exit_code: 0,
+            duration_ms: 0,
+            recorded_at: 0.0,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            interrupted: None,
+        };
+        let begin = Instant::now();
+        let mut running = Running { keeper: self, entry, begin, stdout, stderr, over: false };
+        let Some(handle) = self.handle() else {
+            return Err(WorkspaceError::Stopped);
+        };
+        // The directory is named, so that a workspace whose guest removed it says so instead of starting elsewhere.
+        let options = Options { timeout, cwd: Some(WORKSPACE_PATH.into()), ..Options::default() };
+        let ended = command::execute(&handle.guest, &handle.watch, &command, &options, &mut streams).await;
+        match ended {
+            Ok(Outcome { exit_code, timed_out, duration, .. }) => {
+                running.end(exit_code, duration, timed_out.then(|| "timeout".into()))?;
+                let duration_ms = running.entry.duration_ms;
+                Ok(Answer::Exited { sequence, exit_code, duration_ms, timed_out })
+            }
+            Err(CommandError::Output(error)) => {
+                running.end(KILLED, begin.elapsed(), Some("cancelled".into()))?;
+                Err(CommandError::Output(error).into())
+            }
+            Err(CommandError::VmDied(death)) => {
+                let why = death.to_string();
+                running.end(KILLED, begin.elapsed(), Some(why.clone()))?;
+                Err(WorkspaceError::GuestEnded(why))
+            }
+            Err(error) => {
+                running.end(KILLED, begin.elapsed(), Some(cause::chain(&error)))?;
+                Err(error.into())
+            }
+        }
+    }
+}

@@ -1,0 +1,347 @@
+//! What a workspace may do when: the deciding part of a keeper, pure and without a clock of its own.
+//!
+//! ```text
+//!   starting --> running <--> snapshotting           idle for its time to live, or told to: stopping
+//!      |          |   ^
+//!      |          |   +---- resetting ----+
+//!      v          v                       v
+//!   (fails)    stopping --> stopped <-----+ (fails)     24 h after its time was up: deleting
+//!                             |  ^
+//!                             v  |
+//!                         snapshotting
+//! ```
+
+use serde::{Deserialize, Serialize};
+
+/// How long a workspace whose time to live is over is kept, stopped, before it is deleted, seconds.
+pub const KEPT_SECONDS: f64 = 86_400.0;
+
+/// Where a workspace is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Phase {
+    /// Its guest is coming up.
+    Starting,
+    /// Its guest answers.
+    #[serde(rename = "started")]
+    Running,
+    /// Its disk is being put back, its guest started anew.
+    Resetting,
+    /// Its guest is being ended.
+    Stopping,
+    /// Nothing runs; its disk and history stay.
+    Stopped,
+    /// It is about to be gone.
+    Deleting,
+}
+
+impl Phase {
+    /// As payloads name it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => "starting",
+            Self::Running => "started",
+            Self::Resetting => "resetting",
+            Self::Stopping => "stopping",
+            Self::Stopped => "stopped",
+            Self::Deleting => "deleting",
+        }
+    }
+}
+
+impl std::fmt::Display for Phase {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What is asked of a workspace.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ask {
+    /// To use its guest: a command.
+    Use,
+    /// To change its name or labels, or to remove a snapshot.
+    Describe,
+    /// To keep a copy of its disk.
+    Snapshot,
+    /// To go back to a copy of its disk.
+    Reset,
+    /// To end its guest.
+    Stop,
+    /// To be gone.
+    Delete,
+    /// To let another keeper take over.
+    Retire,
+}
+
+impl Ask {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Use => "used",
+            Self::Describe => "changed",
+            Self::Snapshot => "copied",
+            Self::Reset => "reset",
+            Self::Stop => "stopped",
+            Self::Delete => "deleted",
+            Self::Retire => "handed over",
+        }
+    }
+}
+
+/// What may not be done now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the workspace is {phase}{}: it cannot be {verb} now", if *.copying { ", its disk being copied" } else { "" })]
+pub struct Refusal {
+    /// Where it is in its life.
+    pub phase: Phase,
+    /// Whether its disk is being copied.
+    pub copying: bool,
+    verb: &'static str,
+}
+
+/// What its time to live demands.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    /// To be stopped.
+    Stop,
+    /// To be deleted.
+    Delete,
+}
+
+/// The life of one workspace, as its keeper sees it. Times are Unix seconds.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Life {
+    phase: Phase,
+    /// Commands that run.
+    uses: u32,
+    copying: bool,
+    last_activity: f64,
+    /// Seconds; 0 for none.
+    ttl: f64,
+    kept: f64,
+}
+
+impl Life {
+    /// One whose guest is coming up. `ttl` and `kept` in seconds; a `ttl` of 0 is none.
+    pub fn starting(ttl: f64, kept: f64, now: f64) -> Self {
+        Self { phase: Phase::Starting, uses: 0, copying: false, last_activity: now, ttl, kept }
+    }
+
+    /// Where it is.
+    pub fn phase(&self) -> Phase {
+        self.phase
+    }
+
+    /// How many commands run.
+    pub fn uses(&self) -> u32 {
+        self.uses
+    }
+
+    /// When something was last asked of it, Unix seconds; now, while a command runs.
+    pub fn last_activity(&self, now: f64) -> f64 {
+        if self.uses > 0 || self.copying { now.max(self.last_activity) } else { self.last_activity }
+    }
+
+    /// Whether `ask` may be followed now. When it may, it counts as begun: [`Life::done`] must be told of its end.
+    ///
+    /// # Errors
+    /// Why not; nothing has changed then.
+    pub fn admit(&mut self, ask: Ask, now: f64) -> Result<(), Refusal> {
+        let settled = matches!(self.phase, Phase::Running | Phase::Stopped);
+        let may = match ask {
+            Ask::Use => self.phase == Phase::Running,
+            Ask::Describe => settled || self.phase == Phase::Resetting,
+            Ask::Snapshot => settled && !self.copying,
+            // A guest that answers no more is ended all the same.
+            Ask::Reset | Ask::Stop => self.phase == Phase::Running && !self.copying,
+            Ask::Delete => self.phase != Phase::Deleting,
+            Ask::Retire => self.phase == Phase::Stopped && !self.copying,
+        };
+        if !may {
+            return Err(Refusal { phase: self.phase, copying: self.copying, verb: ask.verb() });
+        }
+        match ask {
+            Ask::Use => self.uses += 1,
+            Ask::Describe => {}
+            Ask::Snapshot => self.copying = true,
+            Ask::Reset => self.phase = Phase::Resetting,
+            Ask::Stop => self.phase = Phase::Stopping,
+            Ask::Delete | Ask::Retire => self.phase = Phase::Deleting,
+        }
+        self.touch(now);
+        Ok(())
+    }
+
+    /// What was asked is over; for a reset, whether a guest runs.
+    pub fn done(&mut self, ask: Ask, runs: bool, now: f64) {
+        match ask {
+            Ask::Use => self.uses = self.uses.saturating_sub(1),
+            Ask::Snapshot => self.copying = false,
+            Ask::Reset if self.phase == Phase::Resetting => {
+                self.phase = if runs { Phase::Running } else { Phase::Stopped };
+            }
+            Ask::Stop if self.phase == Phase::Stopping => self.phase = Phase::Stopped,
+            Ask::Describe | Ask::Reset | Ask::Stop | Ask::Delete | Ask::Retire => {}
+        }
+        if ask != Ask::Stop {
+            self.touch(now);
+        }
+    }
+
+    /// The guest has come up.
+    pub fn started(&mut self, now: f64) {
+        if self.phase == Phase::Starting {
+            self.phase = Phase::Running;
+            self.touch(now);
+        }
+    }
+
+    /// The guest ended by itself, or its VMM did.
+    pub fn guest_ended(&mut self) {
+        if self.phase == Phase::Running {
+            self.phase = Phase::Stopped;
+        }
+    }
+
+    fn touch(&mut self, now: f64) {
+        // A clock that was set back takes no life away.
+        self.last_activity = self.last_activity.max(now);
+    }
+
+    /// When its time to live is over if nothing happens; `None` without one.
+    pub fn expires_at(&self, now: f64) -> Option<f64> {
+        expires_at(self.last_activity(now), self.ttl)
+    }
+
+    /// What its time to live demands next, and when.
+    pub fn next_due(&self, now: f64) -> Option<(f64, Due)> {
+        let expires = self.expires_at(now)?;
+        match self.phase {
+            Phase::Running => Some((expires, Due::Stop)),
+            Phase::Stopped => Some((expires + self.kept, Due::Delete)),
+            _ => None,
+        }
+    }
+
+    /// What its time to live demands now.
+    pub fn due(&self, now: f64) -> Option<Due> {
+        self.next_due(now).filter(|(at, _)| *at <= now && !self.copying).map(|(_, due)| due)
+    }
+
+    /// Whether a keeper has anything left to do.
+    pub fn is_over(&self) -> bool {
+        self.phase == Phase::Deleting || self.phase == Phase::Stopped && self.ttl == 0.0 && !self.copying
+    }
+}
+
+/// When a time to live of `ttl` seconds is over; `None` for 0, which is none.
+pub fn expires_at(last_activity: f64, ttl: f64) -> Option<f64> {
+    (ttl > 0.0).then_some(last_activity + ttl)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn it_is_stopped_when_idle_and_deleted_a_day_later() {
+        let mut life = Life::starting(600.0, KEPT_SECONDS, 1000.0);
+        assert_eq!(life.next_due(1000.0), None);
+        life.started(1010.0);
+        assert_eq!(life.next_due(1010.0), Some((1610.0, Due::Stop)));
+        life.admit(Ask::Use, 1500.0).unwrap();
+        // A running command is activity, however long it runs.
+        assert_eq!(life.due(9999.0), None);
+        life.done(Ask::Use, true, 9999.0);
+        assert_eq!((life.due(10598.9), life.due(10599.0)), (None, Some(Due::Stop)));
+        life.admit(Ask::Stop, 10599.0).unwrap();
+        life.done(Ask::Stop, false, 10601.0);
+        let (at, due) = life.next_due(10601.0).unwrap();
+        assert_eq!(due, Due::Delete);
+        assert!((KEPT_SECONDS + 600.0..KEPT_SECONDS + 610.0).contains(&(at - 10599.0)), "{at}");
+        assert!(!life.is_over());
+    }
+
+    #[test]
+    fn without_a_time_to_live_nothing_is_ever_due() {
+        let mut life = Life::starting(0.0, KEPT_SECONDS, 0.0);
+        life.started(0.0);
+        assert_eq!(life.next_due(1e12), None);
+        life.guest_ended();
+        assert_eq!(life.next_due(1e12), None);
+        assert!(life.is_over());
+    }
+
+    #[derive(Clone, Debug)]
+    enum Step {
+        Admit(Ask),
+        Done(usize, bool),
+        Started,
+        Ended,
+        Later(u32),
+    }
+
+    fn asks() -> impl Strategy<Value = Ask> {
+        use Ask::{Delete, Describe, Reset, Retire, Snapshot, Stop, Use};
+        prop::sample::select(vec![Use, Describe, Snapshot, Reset, Stop, Delete, Retire])
+    }
+
+    fn steps() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => asks().prop_map(Step::Admit),
+            4 => (any::<usize>(), any::<bool>()).prop_map(|(which, runs)| Step::Done(which, runs)),
+            1 => Just(Step::Started),
+            1 => Just(Step::Ended),
+            2 => (0_u32..2000).prop_map(Step::Later),
+        ]
+    }
+
+    proptest! {
+        /// Whatever is asked in whatever order: one thing at a time has the disk, counts fit, a deleted one never
+        /// lives again, nothing is due while something is going on, and expiry never moves back.
+        #[test]
+        fn no_order_of_things_breaks_it(steps in prop::collection::vec(steps(), 0..60), ttl in prop::sample::select(vec![0.0, 600.0])) {
+            let mut now = 1000.0;
+            let mut life = Life::starting(ttl, KEPT_SECONDS, now);
+            let mut going: Vec<Ask> = Vec::new();
+            let (mut deleted, mut expiry) = (false, 0.0_f64);
+            for step in steps {
+                let before = life.clone();
+                match step {
+                    Step::Admit(ask) => match life.admit(ask, now) {
+                        Ok(()) => {
+                            prop_assert!(!deleted, "{ask:?} was admitted after the end");
+                            deleted |= matches!(ask, Ask::Delete | Ask::Retire);
+                            going.push(ask);
+                        }
+                        Err(_) => prop_assert_eq!(&before, &life),
+                    },
+                    Step::Done(which, runs) if !going.is_empty() => {
+                        let ask = going.remove(which % going.len());
+                        life.done(ask, runs, now);
+                    }
+                    Step::Done(..) => {}
+                    Step::Started => life.started(now),
+                    Step::Ended => life.guest_ended(),
+                    Step::Later(seconds) => now += f64::from(seconds),
+                }
+                let count = |wanted: Ask| going.iter().filter(|ask| **ask == wanted).count();
+                prop_assert_eq!(life.uses() as usize, count(Ask::Use));
+                prop_assert!(count(Ask::Snapshot) <= 1);
+                let resets = count(Ask::Reset) as u32 + u32::from(life.phase() == Phase::Stopping);
+                prop_assert!(deleted || resets <= 1, "{going:?}");
+                prop_assert_eq!(life.phase() == Phase::Deleting, deleted);
+                if life.uses() > 0 || count(Ask::Snapshot) > 0 {
+                    prop_assert_eq!(life.due(now), None);
+                }
+                if let Some(at) = life.expires_at(now) {
+                    prop_assert!(at >= expiry);
+                    expiry = at;
+                } else {
+                    prop_assert_eq!(life.due(now), None);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,268 @@
+//! The keeper: the process that owns one workspace's VM for as long as the workspace runs.
+//!
+//! ```text
+//!   front end --- socket, one call each ---> serve ---> Keeper ---> VMM child, session with the guest
+//!                                                        |  life: what may be done when (pure)
+//!   time, signals, the VM's death ----------------------->  books: the database
+//! ```
+//!
+//! It holds the workspace's lock for its life, so that there is one of it, and is its database's only writer. When it
+//! dies, however, its VM dies with it, and what is on disk is a stopped workspace.
+//!
+//! After a stop it stays, a few MiB, until the workspace is to be deleted, unless there is no time to live.
+
+mod exec;
+mod life;
+mod machine;
+mod operate;
+mod order;
+mod protocol;
+mod serve;
+
+pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
+pub(crate) use operate::{describe, remove};
+pub use order::{Expiry, Order, Report, Task};
+pub use protocol::{Answer, Call, Fault, GENERATION, Greeting, MAX_CHUNK, OLDEST, ProtocolError, Words};
+pub(crate) use protocol::{Channel, receive, receive_frame, send};
+pub(crate) use serve::connect;
+
+use std::path::PathBuf;
+use std::sync::atomic::AtomicU64;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tokio::sync::Notify;
+
+use crate::cause;
+use crate::environment::lock::Lock;
+use crate::identity::unix_now;
+use crate::workspace::layout::Home;
+use crate::workspace::state::State;
+use crate::workspace::{Record, Status, WorkspaceError};
+use life::{Ask, Due, Life};
+use machine::Engine;
+
+/// Longest time between two looks at the clock, which may be set or stand still with the host.
+const LOOK: Duration = Duration::from_secs(30);
+
+/// Where a keeper says what it does, for its log.
+pub type Log = Arc<dyn Fn(&str) + Send + Sync>;
+
+/// Record and database: what is true on disk.
+struct Books {
+    state: State,
+    record: Record,
+}
+
+/// What the tasks of a keeper share.
+struct Keeper {
+    home: Home,
+    order: Order,
+    log: Log,
+    life: Mutex<Life>,
+    books: Mutex<Books>,
+    /// Whoever has this may change what the VM is; commands only use it.
+    engine: tokio::sync::Mutex<Option<Engine>>,
+    /// What commands use of it.
+    guest: Mutex<Option<machine::Handle>>,
+    next_command: AtomicU64,
+    /// The life may be over, or something may be due at another time.
+    changed: Notify,
+}
+
+/// Runs the keeper of the workspace in `dir` until the workspace is gone, stopped for good, or `quit` comes, which stops
+/// it cleanly. `report` hears how the start goes; `abandoned` ends it before it is ready.
+///
+/// # Errors
+/// When the start fails: nothing of it is left, and `report` has heard why.
+pub async fn run(
+    dir: PathBuf,
+    order: Order,
+    report: &mut (dyn FnMut(Report) + Send),
+    log: Log,
+    abandoned: impl Future<Output = ()>,
+    quit: impl Future<Output = ()>,
+) -> Result<(), WorkspaceError> {
+    let begun = tokio::select! {
+        biased;
+        begun = begin(dir.clone(), order, report, &log) => begun,
+        () = abandoned => Err(WorkspaceError::KeeperLost { what: "was told to give up", log: None }),
+    };
+    let (keeper, listener, held) = match begun {
+        Ok(begun) => begun,
+        Err(error) => {
+            machine::undo(&dir);
+            log(&format!("the start failed: {}", cause::chain(&error)));
+            report(Report::Failed { fault: error.fault() });
+            return Err(error);
+        }
+    };
+    report(Report::Ready { status: Box::new(keeper.status()?) });
+    log("ready");
+    keeper.attend(listener, quit).await;
+    log("over");
+    drop(held);
+    Ok(())
+}
+
+/// Prepares the workspace, starts its guest, and listens.
+async fn begin(
+    dir: PathBuf,
+    order: Order,
+    report: &mut (dyn FnMut(Report) + Send),
+    log: &Log,
+) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
+    let task = order.task.clone();
+    let prepared = tokio::task::spawn_blocking(move || machine::prepare(dir, &task)).await;
+    let machine::Prepared { home, held, mut books, id } = prepared.map_err(|_| WorkspaceError::Locked)??;
+    let kept = order.expiry.map_or(KEPT_SECONDS, |expiry| expiry.kept_seconds);
+    let ttl = order.expiry.map_or(books.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
+    let mut life = Life::starting(ttl, kept, unix_now());
+    let engine = machine::bring_up(&order, &home, &mut books.record, report).await?;
+    life.started(unix_now());
+    books.record.last_activity_at = unix_now();
+    books.record.metadata.remove("stopped_because");
+    books.state.save(&books.record)?;
+    let home = match id {
+        // The database is opened anew under its last name, which it writes beside.
+        Some(id) => {
+            let Books { state, record } = books;
+            drop(state);
+            let home = home.publish(&id)?;
+            books = Books { state: State::open(&home.state_path())?, record };
+            home
+        }
+        None => home,
+    };
+    let listener = serve::Listener::bind(&home)?;
+    let next = books.state.last_command()?.map_or(0, |command| command.sequence) + 1;
+    let keeper = Arc::new(Keeper {
+        home,
+        order,
+        log: Arc::clone(log),
+        life: Mutex::new(life),
+        books: Mutex::new(books),
+        engine: tokio::sync::Mutex::new(None),
+        guest: Mutex::new(None),
+        next_command: AtomicU64::new(next),
+        changed: Notify::new(),
+    });
+    keeper.install(engine).await;
+    Ok((keeper, listener, held))
+}
+
+impl Keeper {
+    fn life(&self) -> MutexGuard<'_, Life> {
+        self.life.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn books(&self) -> MutexGuard<'_, Books> {
+        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn admit(&self, ask: Ask) -> Result<(), WorkspaceError> {
+        self.life().admit(ask, unix_now())?;
+        self.remember();
+        Ok(())
+    }
+
+    fn done(&self, ask: Ask, runs: bool) {
+        self.life().done(ask, runs, unix_now());
+        self.remember();
+        self.changed.notify_one();
+    }
+
+    /// Writes down when there was activity, for those who look without asking.
+    fn remember(&self) {
+        let (at, deleting) = {
+            let life = self.life();
+            (life.last_activity(unix_now()), life.phase() == Phase::Deleting)
+        };
+        if deleting {
+            return;
+        }
+        let mut books = self.books();
+        books.record.last_activity_at = at;
+        if let Err(error) = books.state.save(&books.record) {
+            (self.log)(&format!("the record cannot be written: {}", cause::chain(&error)));
+        }
+    }
+
+    /// All about the workspace.
+    fn status(&self) -> Result<Status, WorkspaceError> {
+        let (phase, activity) = {
+            let life = self.life();
+            (life.phase(), life.last_activity(unix_now()))
+        };
+        let books = self.books();
+        let record = Record { last_activity_at: activity, ..books.record.clone() };
+        let (count, last) = (books.state.command_count()?, books.state.last_command()?);
+        let mut status = Status::new(record, phase, count, last.as_ref());
+        status.keeper_pid = Some(std::process::id());
+        Ok(status)
+    }
+
+    /// Serves until the life is over.
+    async fn attend(self: &Arc<Self>, listener: serve::Listener, quit: impl Future<Output = ()>) {
+        let mut calls = tokio::task::JoinSet::new();
+        let mut quit = std::pin::pin!(quit);
+        loop {
+            if self.life().is_over() {
+                break;
+            }
+            let now = unix_now();
+            let (due, next) = {
+                let life = self.life();
+                (life.due(now), life.next_due(now))
+            };
+            match due {
+                Some(Due::Stop) => {
+                    (self.log)("idle for its time to live: stopping");
+                    if let Err(error) = self.stop("it was idle for its time to live").await {
+                        (self.log)(&cause::chain(&error));
+                    }
+                    continue;
+                }
+                Some(Due::Delete) => {
+                    (self.log)("kept long enough: deleting");
+                    if let Err(error) = self.delete().await {
+                        (self.log)(&cause::chain(&error));
+                    }
+                    continue;
+                }
+                None => {}
+            }
+            let wait =
+                next.map_or(LOOK, |(at, _)| Duration::from_secs_f64((at - now).clamp(0.01, 1e6)).min(LOOK));
+            tokio::select! {
+                biased;
+                () = &mut quit => {
+                    (self.log)("told to end: stopping");
+                    if self.life().phase() == Phase::Running
+                        && let Err(error) = self.stop("its keeper was told to end").await
+                    {
+                        (self.log)(&cause::chain(&error));
+                    }
+                    break;
+                }
+                () = self.changed.notified() => {}
+                connection = listener.accept() => {
+                    if let Some(connection) = connection {
+                        calls.spawn(serve::call(Arc::clone(self), connection));
+                    }
+                }
+                Some(_) = calls.join_next() => {}
+                () = tokio::time::sleep(wait) => {}
+            }
+        }
+        listener.close(&self.home);
+        // Last words are on their way; who does not take them is not waited for.
+        let _ = tokio::time::timeout(Duration::from_secs(2), async {
+            while calls.join_next().await.is_some() {}
+        })
+        .await;
+        if let Some(engine) = self.engine.lock().await.take() {
+            let _ = engine.machine.stop().await;
+        }
+    }
+}

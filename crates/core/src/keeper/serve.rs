@@ -1,0 +1,189 @@
+//! The socket of a keeper: one task for each connection, one call each.
+
+use std::fs::File;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use tokio::io::AsyncReadExt;
+use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio::net::{UnixListener, UnixStream};
+use tokio::sync::mpsc;
+
+use super::Keeper;
+use super::protocol::{self, Answer, Call, Channel, GENERATION, Greeting};
+use crate::cause;
+use crate::identity::unix_now;
+use crate::workspace::WorkspaceError;
+use crate::workspace::layout::{self, Home};
+
+/// Most connections at once; the next is closed unheard.
+const MOST: u32 = 256;
+/// How long a front end may take to say what it wants.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Chunks of output that wait for a front end to read.
+const AHEAD: usize = 4;
+/// Shortest pause after an accept that failed, as when descriptors have run out.
+const PAUSE: Duration = Duration::from_millis(100);
+
+static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
+
+/// The socket in the workspace's directory.
+pub(super) struct Listener {
+    listener: UnixListener,
+}
+
+impl Listener {
+    /// Takes the place of whatever an earlier keeper left. The caller holds the workspace's lock.
+    pub(super) fn bind(home: &Home) -> Result<Self, WorkspaceError> {
+        let (path, _dir): (_, Option<File>) = home.socket()?;
+        layout::remove_if_there(&path)?;
+        let listener =
+            UnixListener::bind(&path).map_err(|e| WorkspaceError::file(&path, "listened on", e))?;
+        Ok(Self { listener })
+    }
+
+    /// The next connection; `None` when there are too many, or one could not be had.
+    pub(super) async fn accept(&self) -> Option<Connection> {
+        match self.listener.accept().await {
+            Ok((stream, _)) => Connection::new(stream),
+            Err(_) => {
+                tokio::time::sleep(PAUSE).await;
+                None
+            }
+        }
+    }
+
+    /// Stops listening and removes the socket, if its directory is still there.
+    pub(super) fn close(self, home: &Home) {
+        let _ = std::fs::remove_file(home.path().join("keeper.sock"));
+    }
+}
+
+/// A connection, counted.
+pub(super) struct Connection(Option<UnixStream>);
+
+impl Connection {
+    fn new(stream: UnixStream) -> Option<Self> {
+        let connection = Self(Some(stream));
+        (CONNECTIONS.fetch_add(1, Ordering::Relaxed) < MOST).then_some(connection)
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        CONNECTIONS.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// Hears one call and answers it. A front end that is gone takes its command with it; what is begun to the workspace as a
+/// whole is finished.
+pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
+    let Some(stream) = connection.0.take() else { return };
+    let (mut reader, mut writer) = stream.into_split();
+    let greeting = {
+        let life = keeper.life();
+        Greeting {
+            generation: GENERATION,
+            version: env!("CARGO_PKG_VERSION").into(),
+            pid: std::process::id(),
+            phase: life.phase(),
+            running_commands: life.uses(),
+            last_activity_at: life.last_activity(unix_now()),
+        }
+    };
+    let heard = async {
+        protocol::send(&mut writer, &greeting).await?;
+        protocol::receive::<Call>(&mut reader).await
+    };
+    // Who only looks whether somebody is there says nothing.
+    let Ok(Ok(call)) = tokio::time::timeout(PATIENCE, heard).await else { return };
+    let answer = match call {
+        Call::Exec { command, timeout_ms } => match command.command() {
+            Some(command) => {
+                let timeout = timeout_ms.map(Duration::from_millis);
+                let (chunks, output) = mpsc::channel(AHEAD);
+                let running = keeper.exec(command, timeout, chunks);
+                match stream_output(running, output, &mut reader, &mut writer).await {
+                    Some(answer) => answer,
+                    None => return,
+                }
+            }
+            None => Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended)),
+        },
+        other => {
+            // In a task of its own: it goes on when this connection ends.
+            let worker = Arc::clone(&keeper);
+            match tokio::spawn(async move { operate(&worker, other).await }).await {
+                Ok(answer) => answer,
+                Err(_) => return,
+            }
+        }
+    };
+    let answer = answer.unwrap_or_else(|error| {
+        (keeper.log)(&cause::chain(&error));
+        Answer::Failed { fault: error.fault() }
+    });
+    let _ = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
+}
+
+/// Runs a command with its output going out; `None` when the front end is gone.
+async fn stream_output(
+    running: impl Future<Output = Result<Answer, WorkspaceError>>,
+    mut output: mpsc::Receiver<(Channel, Vec<u8>)>,
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+) -> Option<Result<Answer, WorkspaceError>> {
+    let writing = async move {
+        while let Some((channel, bytes)) = output.recv().await {
+            protocol::send_frame(writer, channel, &bytes).await?;
+        }
+        Ok::<_, protocol::ProtocolError>(())
+    };
+    let mut byte = [0];
+    tokio::select! {
+        biased;
+        (answer, written) = async { tokio::join!(running, writing) } => written.is_ok().then_some(answer),
+        // Nothing is said after a call: whatever comes, or an end, is the end of it.
+        _ = reader.read(&mut byte) => None,
+    }
+}
+
+async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceError> {
+    let status = |status| Answer::Status { status: Box::new(status) };
+    Ok(match call {
+        Call::Status => status(keeper.status()?),
+        Call::Update { changes } => status(keeper.update(changes).await?),
+        Call::Stop => status(keeper.stop("it was told to").await?),
+        Call::Reset { snapshot } => status(keeper.reset(snapshot).await?),
+        Call::SnapshotCreate { name, passing } => {
+            crate::workspace::check_snapshot_name(&name)?;
+            Answer::Snapshot { snapshot: keeper.snapshot(name, passing).await? }
+        }
+        Call::SnapshotDelete { name } => {
+            keeper.delete_snapshot(&name)?;
+            Answer::Done
+        }
+        Call::Delete => {
+            keeper.delete().await?;
+            Answer::Done
+        }
+        Call::Retire => {
+            keeper.retire()?;
+            Answer::Done
+        }
+        Call::Exec { .. } => return Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended)),
+    })
+}
+
+/// Connects to the keeper of `home`, if one lives.
+pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, WorkspaceError> {
+    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    let (path, _dir) = home.socket()?;
+    match UnixStream::connect(&path).await {
+        Ok(stream) => Ok(Some(stream)),
+        // A socket that nobody listens on refuses at once; one whose listener hangs takes connections all the same.
+        Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
+        Err(error) => Err(WorkspaceError::file(&path, "connected to", error)),
+    }
+}

@@ -1,0 +1,110 @@
+//! `workspace exec` from a front end's side: one call, its output as it comes.
+
+use std::time::Duration;
+
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+
+use super::client::Workspaces;
+use super::view::{EXECUTION_MODE, ExecReport};
+use super::{WORKSPACE_PATH, WorkspaceError};
+use crate::capture::{Capture, Captured};
+use crate::command::{CommandError, CommandLine};
+use crate::keeper::{self, Answer, Call, Channel, ProtocolError, Words};
+
+/// How much longer than the command's own timeout the keeper may say nothing.
+const GRACE: Duration = Duration::from_secs(60);
+
+impl Workspaces {
+    /// Runs one command in `/workspace`, its output passed on as it comes. Dropping the future kills it.
+    ///
+    /// # Errors
+    /// When the workspace does not run, its guest ends, or the output cannot be passed on.
+    pub async fn exec(
+        &self,
+        given: &str,
+        command: &CommandLine,
+        timeout: Option<Duration>,
+        stdout: &mut (dyn AsyncWrite + Send + Unpin),
+        stderr: &mut (dyn AsyncWrite + Send + Unpin),
+    ) -> Result<ExecReport, WorkspaceError> {
+        let home = self.find(given).await?;
+        let Some(mut conversation) = self.meet(&home).await? else { return Err(WorkspaceError::Stopped) };
+        let stream = &mut conversation.stream;
+        let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
+        keeper::send(stream, &Call::Exec { command: Words::new(command), timeout_ms }).await?;
+        let (mut out, mut err) = (Capture::default(), Capture::default());
+        let mut body = Vec::new();
+        let hear = async {
+            loop {
+                match keeper::receive_frame(stream, &mut body).await? {
+                    Some(Channel::Stdout) => {
+                        out.push(&body);
+                        pass_on(stdout, &body).await?;
+                    }
+                    Some(Channel::Stderr) => {
+                        err.push(&body);
+                        pass_on(stderr, &body).await?;
+                    }
+                    Some(Channel::Message) => {
+                        return Ok(serde_json::from_slice::<Answer>(&body).map_err(ProtocolError::Message)?);
+                    }
+                    None => return Err(WorkspaceError::Protocol(ProtocolError::Ended)),
+                }
+            }
+        };
+        let limited = async {
+            match timeout {
+                Some(timeout) => tokio::time::timeout(timeout + GRACE, hear).await,
+                None => Ok(hear.await),
+            }
+        };
+        let answer = match limited.await {
+            Ok(Err(WorkspaceError::Protocol(_))) => {
+                return Err(WorkspaceError::KeeperLost { what: "ended while the command ran", log: None });
+            }
+            Ok(answer) => answer?,
+            Err(_) => return Err(WorkspaceError::KeeperLost { what: "does not answer", log: None }),
+        };
+        let (sequence, exit_code, duration_ms, timed_out) = match answer {
+            Answer::Exited { sequence, exit_code, duration_ms, timed_out } => {
+                (sequence, exit_code, duration_ms, timed_out)
+            }
+            Answer::Failed { fault } => return Err(WorkspaceError::Told(fault)),
+            _ => return Err(WorkspaceError::Protocol(ProtocolError::Ended)),
+        };
+        let record = home.read()?.record()?;
+        let text = |captured: Captured| {
+            (String::from_utf8_lossy(&captured.bytes).into_owned(), captured.total, captured.truncated)
+        };
+        let (stdout, stdout_bytes, stdout_truncated) = text(out.finish());
+        let (stderr, stderr_bytes, stderr_truncated) = text(err.finish());
+        Ok(ExecReport {
+            workspace_id: record.id,
+            environment: record.environment,
+            environment_version: Some(record.environment_version),
+            command: command.to_string(),
+            cwd: WORKSPACE_PATH.into(),
+            sequence,
+            stdout,
+            stdout_bytes,
+            stdout_truncated,
+            stderr,
+            stderr_bytes,
+            stderr_truncated,
+            exit_code,
+            timed_out,
+            duration_ms,
+            execution_mode: EXECUTION_MODE.into(),
+            backend: record.backend,
+            accelerator: record.accelerator,
+        })
+    }
+}
+
+async fn pass_on(to: &mut (dyn AsyncWrite + Send + Unpin), bytes: &[u8]) -> Result<(), WorkspaceError> {
+    let write = async {
+        to.write_all(bytes).await?;
+        to.flush().await
+    };
+    write.await.map_err(|error| CommandError::Output(error).into())
+}

@@ -1,0 +1,152 @@
+//! The disks of a workspace: the guest's own, and the copies that are its snapshots.
+//!
+//! A copy is made under another name, brought to storage, renamed, and only then written into the database; it is taken
+//! out of the database before its file goes. So a row always has its file, and a file without a row is swept.
+
+use std::fs::{self, File};
+use std::io;
+use std::os::unix::fs::{FileExt as _, MetadataExt as _};
+use std::path::Path;
+
+use super::WorkspaceError;
+use super::layout::{self, Home};
+use super::state::{BASELINE, State};
+use super::view::SnapshotInfo;
+use crate::environment::copy_sparse;
+use crate::identity;
+
+/// Most snapshots of one workspace.
+const MOST: usize = 64;
+const DRAFT: &str = ".new-";
+
+/// Copies what `from` holds to a new file of that name, on storage when this returns. Blocks.
+pub fn copy(from: &File, to: &Path) -> Result<(), WorkspaceError> {
+    let draft = to.with_file_name(format!("{DRAFT}{}", to.file_name().unwrap_or_default().to_string_lossy()));
+    layout::remove_if_there(&draft)?;
+    let file = layout::new_file(&draft)?;
+    let copied = copy_sparse(from, &file).and_then(|_| file.sync_all());
+    let moved = copied.and_then(|()| fs::rename(&draft, to)).and_then(|()| sync_dir(to));
+    moved.map_err(|error| {
+        let _ = fs::remove_file(&draft);
+        WorkspaceError::Copy(error)
+    })
+}
+
+/// Makes `to` another name of the file at `from`, which never changes; a copy where that cannot be.
+pub fn link_or_copy(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
+    match fs::hard_link(from, to) {
+        Ok(()) => sync_dir(to).map_err(WorkspaceError::Copy),
+        Err(_) => copy(&open(from)?, to),
+    }
+}
+
+fn sync_dir(of: &Path) -> io::Result<()> {
+    File::open(of.parent().unwrap_or(Path::new("/")))?.sync_all()
+}
+
+fn open(path: &Path) -> Result<File, WorkspaceError> {
+    File::open(path).map_err(|e| WorkspaceError::file(path, "opened", e))
+}
+
+/// The guest's disk, for its VMM.
+pub fn open_disk(home: &Home) -> Result<File, WorkspaceError> {
+    let path = home.disk();
+    let opened = File::options().read(true).write(true).open(&path);
+    opened.map_err(|e| WorkspaceError::file(&path, "opened", e))
+}
+
+/// Whether a snapshot can be made under this name.
+pub fn check_new(state: &State, name: &str) -> Result<(), WorkspaceError> {
+    super::record::check_name("a snapshot", name)?;
+    if name == BASELINE {
+        return Err(WorkspaceError::Baseline);
+    }
+    let there = state.snapshots()?;
+    if there.iter().any(|snapshot| snapshot.snapshot_name == name) {
+        return Err(WorkspaceError::SnapshotTaken(name.to_owned()));
+    }
+    if there.len() >= MOST {
+        return Err(WorkspaceError::SnapshotsFull(MOST));
+    }
+    Ok(())
+}
+
+/// Describes the snapshot file that has its name already.
+pub fn describe(home: &Home, id: &str, name: &str) -> Result<SnapshotInfo, WorkspaceError> {
+    let path = home.snapshot(name);
+    let file = open(&path)?;
+    let stat = file.metadata().map_err(|e| WorkspaceError::file(&path, "read", e))?;
+    Ok(SnapshotInfo {
+        workspace_id: id.to_owned(),
+        snapshot_name: name.to_owned(),
+        kind: if name == BASELINE { BASELINE } else { "named" }.to_owned(),
+        created_at: identity::unix_now(),
+        entry_count: used_inodes(&file).unwrap_or_default(),
+        bytes_written: stat.blocks() * 512,
+        deletable: name != BASELINE,
+    })
+}
+
+/// The snapshot of this name.
+pub fn find(state: &State, name: &str) -> Result<SnapshotInfo, WorkspaceError> {
+    let mut all = state.snapshots()?;
+    if let Some(at) = all.iter().position(|snapshot| snapshot.snapshot_name == name) {
+        return Ok(all.swap_remove(at));
+    }
+    let names = all.into_iter().rev().map(|snapshot| snapshot.snapshot_name);
+    Err(WorkspaceError::SnapshotUnknown { name: name.to_owned(), there: names.take(5).collect() })
+}
+
+/// Removes a snapshot. The caller holds the workspace's lock.
+pub fn delete(home: &Home, state: &State, name: &str) -> Result<(), WorkspaceError> {
+    if name == BASELINE {
+        return Err(WorkspaceError::Baseline);
+    }
+    find(state, name)?;
+    state.remove_snapshot(name)?;
+    layout::remove_if_there(&home.snapshot(name))
+}
+
+/// Puts the disk of a snapshot in place of the guest's, which nobody has open any more. Blocks.
+pub fn restore(home: &Home, name: &str) -> Result<(), WorkspaceError> {
+    copy(&open(&home.snapshot(name))?, &home.disk())
+}
+
+/// Removes what interrupted work left beside the disks. The caller holds the workspace's lock.
+pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
+    let known: Vec<_> =
+        state.snapshots()?.into_iter().map(|each| format!("{}.ext4", each.snapshot_name)).collect();
+    let last = state.last_command()?.map_or(0, |command| command.sequence);
+    let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
+    for entry in entries(&home.snapshots()) {
+        if !known.iter().any(|name| entry.file_name() == **name) {
+            layout::remove_if_there(&entry.path())?;
+        }
+    }
+    for entry in entries(&home.path().join("logs")) {
+        let name = entry.file_name();
+        let sequence =
+            name.to_str().and_then(|name| name.split('.').next()).and_then(|n| n.parse::<u64>().ok());
+        if sequence.is_none_or(|sequence| sequence > last) {
+            layout::remove_if_there(&entry.path())?;
+        }
+    }
+    layout::remove_if_there(&home.path().join(format!("{DRAFT}disk.ext4")))
+}
+
+/// Inodes that a disk uses beyond those of a blank one, from its superblock.
+fn used_inodes(disk: &File) -> io::Result<u64> {
+    /// The root, lost+found, the journal and their reserved kin, and the directories of a blank disk.
+    const BLANK: u64 = 11 + 4;
+    let mut superblock = [0; 64];
+    disk.read_exact_at(&mut superblock, 1024)?;
+    let word = |at: usize| {
+        u64::from(u32::from_le_bytes([
+            superblock[at],
+            superblock[at + 1],
+            superblock[at + 2],
+            superblock[at + 3],
+        ]))
+    };
+    Ok(word(0).saturating_sub(word(16)).saturating_sub(BLANK))
+}

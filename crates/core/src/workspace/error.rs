@@ -1,0 +1,267 @@
+//! Why a workspace could not do what was asked of it.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use crate::backend::BackendError;
+use crate::cause;
+use crate::command::CommandError;
+use crate::environment::EnvironmentError;
+use crate::identity::NoRandomness;
+use crate::keeper::{Fault, ProtocolError, Refusal};
+use crate::runtime::RuntimeError;
+use crate::vm::{LimitError, VmError};
+
+/// A failure of a workspace.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkspaceError {
+    /// There is none of this name or id.
+    #[error("there is no workspace {given:?}")]
+    Unknown {
+        /// What was asked for.
+        given: String,
+        /// Names and ids that look like it, the most similar first.
+        near: Vec<String>,
+    },
+    /// Something cannot be called this.
+    #[error("{name:?} cannot be the name of {what}")]
+    Name {
+        /// What was to be named.
+        what: &'static str,
+        /// The name.
+        name: String,
+    },
+    /// Another workspace has the name.
+    #[error("the name {name:?} is taken by workspace {id}")]
+    NameTaken {
+        /// The name.
+        name: String,
+        /// Who has it.
+        id: String,
+    },
+    /// Too few or too many at once.
+    #[error("{wanted} workspaces at once: there may be 1 to {most}")]
+    Count {
+        /// What was asked for.
+        wanted: u32,
+        /// The most.
+        most: u32,
+    },
+    /// Labels that cannot be.
+    #[error("the labels cannot be kept: {0}")]
+    Labels(String),
+    /// The request is out of bounds.
+    #[error("the workspace cannot be made: {0}")]
+    Limit(#[from] LimitError),
+    /// Something that a later version brings.
+    #[error("{0} is not part of this version of pyro")]
+    NotYet(&'static str),
+    /// A file or directory of the workspace cannot be used.
+    #[error("{} cannot be {doing}", .path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// What was being done, as a participle.
+        doing: &'static str,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Its database cannot be used.
+    #[error("the state of the workspace in {} cannot be used", .path.display())]
+    State {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// Its directory was laid out by another version of pyro, or is none.
+    #[error("{} is laid out in a way that this version of pyro does not know", .path.display())]
+    Layout {
+        /// The directory.
+        path: PathBuf,
+    },
+    /// It has no such snapshot.
+    #[error("the workspace has no snapshot {name:?}")]
+    SnapshotUnknown {
+        /// What was asked for.
+        name: String,
+        /// What there is, the latest first.
+        there: Vec<String>,
+    },
+    /// It has a snapshot of this name.
+    #[error("the workspace has a snapshot {0:?} already")]
+    SnapshotTaken(String),
+    /// It has as many snapshots as it may.
+    #[error("the workspace has {0} snapshots, which is the most there may be")]
+    SnapshotsFull(usize),
+    /// The baseline stays.
+    #[error("the baseline cannot be deleted or replaced")]
+    Baseline,
+    /// What its disk is made on top of is gone.
+    #[error("version {version} of {environment}, which the workspace is made on top of, is not installed")]
+    NotInstalled {
+        /// The environment's name.
+        environment: String,
+        /// The version.
+        version: String,
+    },
+    /// It cannot be done at this point of its life.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// Its guest or VMM failed.
+    #[error(transparent)]
+    Vm(#[from] VmError),
+    /// The guest or its VMM ended.
+    #[error("the guest of the workspace ended: {0}")]
+    GuestEnded(String),
+    /// The guest's disk could not be synced before it was copied.
+    #[error("the guest could not write its disk out before it was copied")]
+    Sync(#[source] CommandError),
+    /// A copy of a disk failed.
+    #[error("the disk of the workspace cannot be copied")]
+    Copy(#[source] io::Error),
+    /// No keeper could be started.
+    #[error("the workspace's keeper, {}, cannot be started", .program.display())]
+    Spawn {
+        /// The program.
+        program: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// The keeper ended before it was ready, or said nothing for too long.
+    #[error("the workspace's keeper {what}{}", .log.as_ref().map(|log| format!("; its log ends:\n{log}")).unwrap_or_default())]
+    KeeperLost {
+        /// What it did.
+        what: &'static str,
+        /// The end of its log.
+        log: Option<String>,
+    },
+    /// The conversation with the keeper broke.
+    #[error("the workspace's keeper cannot be talked to")]
+    Protocol(#[from] ProtocolError),
+    /// The keeper speaks another generation of the protocol.
+    #[error("the workspace's keeper is of another version of pyro ({version})")]
+    Generation {
+        /// Its version.
+        version: String,
+    },
+    /// No keeper lives, and what was asked needs one.
+    #[error("the workspace is stopped")]
+    Stopped,
+    /// Another process has the workspace.
+    #[error("another process is at work on the workspace")]
+    Locked,
+    /// The keeper says that it could not be done.
+    #[error("{0}")]
+    Told(Fault),
+}
+
+impl WorkspaceError {
+    /// What to do about it, where there is something.
+    pub fn hint(&self) -> Option<String> {
+        let hint = match self {
+            Self::Unknown { near, .. } if near.is_empty() => {
+                "`pyro workspace list` shows those that there are".into()
+            }
+            Self::Unknown { near, .. } => format!("did you mean {}?", near.join(" or ")),
+            Self::Name { .. } => {
+                "a name has 1 to 64 letters, digits, `-`, `_` and `.`, begins with a letter or digit, and is no 12 \
+                 hexadecimal digits"
+                    .into()
+            }
+            Self::NameTaken { id, .. } => {
+                format!("choose another, or free it with `pyro workspace update {id} --clear-name`")
+            }
+            Self::SnapshotUnknown { there, .. } => format!("it has {}", there.join(", ")),
+            Self::SnapshotsFull(_) | Self::SnapshotTaken(_) => {
+                "`pyro workspace snapshot delete` removes one".into()
+            }
+            Self::Limit(error) => return error.hint(),
+            Self::Vm(error) => return error.hint(),
+            Self::NotInstalled { environment, .. } => {
+                format!("`pyro env pull {environment}` brings it back if the packages are still the same")
+            }
+            Self::Stopped => "`pyro workspace start` brings it back".into(),
+            Self::Refused(refusal) if refusal.phase == crate::keeper::Phase::Stopped => {
+                "`pyro workspace start` brings it back".into()
+            }
+            Self::Refused(_) | Self::Locked => "wait a moment and try again".into(),
+            Self::Generation { .. } => {
+                "stop it with the pyro that started it, or end its keeper's process; its disk and history stay".into()
+            }
+            Self::GuestEnded(_) => {
+                "its disk and history stay; `pyro workspace start` brings it back".into()
+            }
+            Self::Told(fault) => return fault.hint.clone(),
+            _ => return None,
+        };
+        Some(hint)
+    }
+
+    /// What kind it is, for programs.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Unknown { .. } => "unknown",
+            Self::Name { .. } | Self::Labels(_) | Self::Limit(_) => "invalid",
+            Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",
+            Self::SnapshotUnknown { .. } => "snapshot_unknown",
+            Self::Baseline => "baseline",
+            Self::Refused(_) | Self::Stopped | Self::Locked => "state",
+            Self::GuestEnded(_) => "guest_ended",
+            _ => "failed",
+        }
+    }
+
+    pub(crate) fn fault(&self) -> Fault {
+        match self {
+            Self::Told(fault) => fault.clone(),
+            other => Fault { kind: other.kind().into(), message: cause::chain(other), hint: other.hint() },
+        }
+    }
+
+    pub(crate) fn file(path: &Path, doing: &'static str, source: io::Error) -> Self {
+        Self::File { path: path.to_owned(), doing, source }
+    }
+
+    /// From where locks and environments are, whose errors speak of their cache.
+    pub(crate) fn of_lock(error: EnvironmentError) -> Self {
+        match error {
+            EnvironmentError::Cache { path, doing, source } => Self::File { path, doing, source },
+            EnvironmentError::Cancelled => Self::Locked,
+            other => Self::Vm(other.into()),
+        }
+    }
+}
+
+impl From<EnvironmentError> for WorkspaceError {
+    fn from(error: EnvironmentError) -> Self {
+        Self::Vm(error.into())
+    }
+}
+
+impl From<RuntimeError> for WorkspaceError {
+    fn from(error: RuntimeError) -> Self {
+        Self::Vm(error.into())
+    }
+}
+
+impl From<BackendError> for WorkspaceError {
+    fn from(error: BackendError) -> Self {
+        Self::Vm(error.into())
+    }
+}
+
+impl From<NoRandomness> for WorkspaceError {
+    fn from(error: NoRandomness) -> Self {
+        Self::Vm(error.into())
+    }
+}
+
+impl From<CommandError> for WorkspaceError {
+    fn from(error: CommandError) -> Self {
+        Self::Vm(error.into())
+    }
+}

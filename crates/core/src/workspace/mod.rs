@@ -1,0 +1,59 @@
+//! Workspaces: one VM each that stays, with its disk, its history and its snapshots.
+//!
+//! ```text
+//!   client    what front ends call: asks a keeper, or does it itself under the lock where none lives
+//!   start     brings a keeper up, detached, and hears from it whether it is ready
+//!   layout    directories, locks, names            disk     disks and their copies
+//!   state     the database                         record   what is in it; view: what payloads show
+//! ```
+//!
+//! What a keeper does is in [`crate::keeper`].
+//!
+//! Invariant: whether a workspace runs is never read from a file. A keeper that answers says so; where none does, it is
+//! stopped.
+
+mod client;
+mod command;
+pub(crate) mod disk;
+mod error;
+pub(crate) mod layout;
+mod record;
+mod start;
+pub(crate) mod state;
+mod view;
+
+pub use client::Workspaces;
+pub use error::WorkspaceError;
+pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
+pub use start::Remarks;
+pub use state::BASELINE;
+pub use view::{
+    Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,
+    SnapshotDeleted, SnapshotInfo, SnapshotList, Status,
+};
+
+use std::path::Path;
+
+/// Whether a snapshot can be called this.
+pub(crate) fn check_snapshot_name(name: &str) -> Result<(), WorkspaceError> {
+    record::check_name("a snapshot", name)
+}
+
+/// Those of `known` that look like `given`, the most similar first, at most `most`.
+fn nearest(given: &str, known: impl Iterator<Item = String>, most: usize) -> Vec<String> {
+    let mut known: Vec<(f64, String)> = known
+        .map(|name| (strsim::jaro_winkler(given, &name), name))
+        .filter(|(likeness, _)| *likeness > 0.6)
+        .collect();
+    known.sort_by(|a, b| b.0.total_cmp(&a.0));
+    known.into_iter().take(most).map(|(_, name)| name).collect()
+}
+
+/// The versions of environments that workspaces in `root` are made on top of. One whose database cannot be read is left
+/// out: its disk cannot be started either.
+pub(crate) fn versions_in_use(root: &Path) -> Vec<String> {
+    let ids = layout::ids(root).unwrap_or_default();
+    let version =
+        |id: String| Some(layout::Home::of(root, &id).read().ok()?.record().ok()?.environment_version);
+    ids.into_iter().filter_map(version).collect()
+}
