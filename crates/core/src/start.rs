@@ -19,7 +19,8 @@ use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-use pyro_vmm::{Accelerator, Cache, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
+pub use pyro_vmm::Cache;
+use pyro_vmm::{Accelerator, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
 use serde::Serialize;
 
 use crate::cause;

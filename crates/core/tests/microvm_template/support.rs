@@ -88,6 +88,7 @@ impl Host {
             hostname: format!("test-{}", pyro_core::identity::new_id().unwrap()),
             kernel_args: vec!["pyro.oneshot".into(), "dummy.numdummies=0".into()],
             disk,
+            cache: pyro_core::start::Cache::Unsafe,
             templates: Use::Templates,
             timeline: &timeline,
         };
