@@ -359,6 +359,7 @@ mod tests {
     fn one_that_is_being_made_is_nobodys_and_stays_until_its_maker_dies() {
         let dir = tempfile::tempdir().unwrap();
         let (home, held, state) = draft(dir.path(), ID, "a");
+        drop(lock_names(dir.path()).unwrap());
         take_name(dir.path(), "a", ID).unwrap();
         sweep(dir.path());
         assert!(home.exists() && ids(dir.path()).unwrap().is_empty());
