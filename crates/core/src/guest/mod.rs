@@ -160,9 +160,13 @@ impl Guest {
         }
     }
 
-    /// Sets the guest's wall clock, nanoseconds since 1970 UTC.
-    pub async fn set_clock(&self, unix_time_ns: u64) -> Result<(), GuestError> {
-        self.done("the time", &Request::SetClock(unix_time_ns)).await
+    /// Moves the guest's wall clock by so many nanoseconds, which may be none; what it is then, nanoseconds since 1970
+    /// UTC, as the guest says.
+    pub async fn clock(&self, by_ns: i64) -> Result<u64, GuestError> {
+        match self.call("the time", &Request::Clock(by_ns)).await? {
+            Reply::Clock(unix_time_ns) => Ok(unix_time_ns),
+            _ => Err(GuestError::Unexpected { what: "the time", why: "the reply belongs to another call" }),
+        }
     }
 
     /// Lets a guest that waits for it mount its disk and assemble its root.
