@@ -206,7 +206,7 @@ impl Plan {
             kvm_group: if self.needs.kvm && self.user.is_some() { view::kvm_group() } else { None },
             limits: self.limits(),
             ruleset,
-            filter: filter::program().map_err(fault(Step::Prepare))?,
+            filter: filter::program(self.needs.home.is_some()).map_err(fault(Step::Prepare))?,
         })
     }
 

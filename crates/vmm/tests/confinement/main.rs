@@ -177,10 +177,24 @@ const ATTEMPTS: &[&str] = &[
     "memory",
     "shared-memory",
     "fork",
+    "directory-above",
+    "reopened-for-writing",
+    "cut-through-another-name",
 ];
 
 /// And where there are filters of ours: a jailed VMM has only its own, which an attacker in its place has not.
-const BY_FILTERS: &[&str] = &["vsock", "namespace", "new-file-in-root"];
+const BY_FILTERS: &[&str] = &[
+    "vsock",
+    "namespace",
+    "new-file-in-root",
+    "mode-of-a-file",
+    "namespace-of-a-child",
+    "memory-file",
+    "memory-segment",
+    "any-socket",
+    "datagram-socket",
+    "limits-of-another",
+];
 
 /// Runs the attacker in the VMM's place and looks at what it says.
 async fn is_held(vmm: Vmm, prey: &Prey, filtered: bool) {
