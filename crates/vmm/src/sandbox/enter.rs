@@ -13,7 +13,7 @@ use rustix::mount::{
     mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::{Resource, Rlimit};
-use rustix::thread::CapabilitiesSecureBits;
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
 use super::Prepared;
 use super::view::{Entry, MOST, View};
@@ -170,21 +170,25 @@ impl Prepared {
                     None => rustix::thread::set_thread_groups(&[])?,
                 }
                 rustix::thread::set_thread_res_gid(group, group, group)?;
-                rustix::thread::set_thread_res_uid(user, user, user)
+                rustix::thread::set_thread_res_uid(user, user, user)?;
             }
-            // Without the capability to do so there is none to lose.
             None => match rustix::thread::set_capabilities_secure_bits(no_root) {
-                Err(Errno::PERM) => Ok(()),
-                other => other,
+                // That takes a capability which root in a container may lack while it has others.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(errno) => return Err(errno),
             },
         }
+        // Whatever is left. With no new privileges, a program run as user 0 cannot get back what is not there now.
+        let (effective, permitted, inheritable) =
+            (CapabilitySet::empty(), CapabilitySet::empty(), CapabilitySet::empty());
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable })
     }
 
     /// The two filters; nothing of the above can be done after them.
     pub(crate) fn restrict(&self) -> Result<(), Fault> {
         rustix::thread::set_no_new_privs(true).map_err(Fault::at(Step::Landlock))?;
         if let Some(ruleset) = &self.ruleset {
-            if self.user.is_some() && self.kvm_group.is_some() {
+            if self.own_kvm {
                 allow_own_kvm(ruleset).map_err(Fault::at(Step::Landlock))?;
             }
             // SAFETY: a descriptor that is open, and no pointers.

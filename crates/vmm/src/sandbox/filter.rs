@@ -44,7 +44,7 @@ const SOCKET_TYPE: u64 = 0xf;
 
 /// Refused whatever their arguments.
 const REFUSED: &[libc::c_long] = &[
-    // Other processes.
+    // Other processes. `tgkill` and `tkill` are how threads of one process signal each other.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
@@ -52,7 +52,6 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_pidfd_getfd,
     libc::SYS_pidfd_send_signal,
     libc::SYS_kill,
-    libc::SYS_tkill,
     libc::SYS_rt_sigqueueinfo,
     libc::SYS_rt_tgsigqueueinfo,
     libc::SYS_process_madvise,
@@ -69,7 +68,6 @@ const REFUSED: &[libc::c_long] = &[
     // Other programs' sockets: a VMM is given its own, or waits to be called.
     libc::SYS_connect,
     // Memory that is no process's, which no limit but a cgroup's counts; and other programs' shared memory and queues.
-    libc::SYS_memfd_create,
     libc::SYS_memfd_secret,
     libc::SYS_shmget,
     libc::SYS_shmat,
@@ -172,6 +170,9 @@ pub(super) fn program(sockets: bool) -> io::Result<Program> {
         // Without a network namespace it would reach the host's; vsock has no namespaces at all.
         refused_sockets = types()?;
         refused_sockets.push(when(0, Ne, libc::AF_UNIX)?);
+    } else {
+        // A Firecracker, which is who makes sockets, keeps the queue of its vsock in one.
+        rules.push((libc::SYS_memfd_create, Vec::new()));
     }
     rules.push((libc::SYS_socket, refused_sockets));
 
@@ -282,7 +283,8 @@ mod tests {
         let missing = errors(true, MISSING.map(|call| (call, [0; 4])));
         assert_eq!(missing, [libc::ENOSYS; 2], "a C library falls back to the older calls on this alone");
         let unix = (libc::SYS_socket, [long(libc::AF_UNIX), stream, 0, 0]);
-        assert_eq!(errors(false, [unix]), [libc::EPERM], "a VMM without sockets of its own");
+        let memory = (libc::SYS_memfd_create, [c"x".as_ptr() as libc::c_long, 0, 0, 0]);
+        assert_eq!(errors(false, [unix, memory]), [libc::EPERM; 2], "a VMM without sockets of its own");
     }
 
     #[test]

@@ -203,6 +203,7 @@ impl Plan {
             maps: (self.namespaces && self.user.is_none()).then(enter::Maps::of_caller),
             view,
             user: self.user,
+            own_kvm: self.needs.kvm && self.namespaces && self.user.is_some(),
             kvm_group: if self.needs.kvm && self.user.is_some() { view::kvm_group() } else { None },
             limits: self.limits(),
             ruleset,
@@ -260,6 +261,8 @@ pub(crate) struct Prepared {
     maps: Option<enter::Maps>,
     view: Option<view::View>,
     user: Option<u32>,
+    /// In the view there is a KVM device that is not the host's.
+    own_kvm: bool,
     kvm_group: Option<u32>,
     limits: Vec<enter::Limit>,
     ruleset: Option<OwnedFd>,

@@ -4,7 +4,8 @@
  *
  * Compiled by the tests with the places to attack: SECRET and OPEN_FILE (files of the user's), DISK (another machine's),
  * OTHER (its VMM's process id), TESTER (the test's own), TCP_PORT, ABSTRACT and SOCKET (listening sockets), THREADS (the
- * most that may be had), FILTERED (whether there is a filter of system calls).
+ * most that may be had), FILTERED (whether there is a filter of system calls), SOCKETS (whether it
+ * may make Unix sockets to be called on, as a Firecracker does), KVM (whether it was promised /dev/kvm).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -208,11 +209,12 @@ int main(void) {
     if (FILTERED) {
         verdict("namespace-of-a-child", clones_into_namespace());
         /* Memory that no limit of address space or data counts. */
-        verdict("memory-file", syscall(SYS_memfd_create, "x", 0) >= 0);
+        if (!SOCKETS) verdict("memory-file", syscall(SYS_memfd_create, "x", 0) >= 0);
         verdict("memory-segment", syscall(SYS_shmget, 0, 4096, 0600 | 01000) >= 0);
         /* What a directory of one's own hides, should there be none. */
         int socket_of_own = socket(AF_UNIX, SOCK_STREAM, 0), refused = errno;
         if (socket_of_own >= 0) connect(socket_of_own, (struct sockaddr *)&(struct sockaddr_un){.sun_family = AF_UNIX, .sun_path = "/x"}, sizeof(struct sockaddr_un)), refused = errno;
+        if (SOCKETS) verdict("socket-of-ones-own-refused", socket_of_own < 0);
         verdict("any-socket", refused != EPERM);
         verdict("datagram-socket", socket(AF_UNIX, SOCK_DGRAM, 0) >= 0);
         verdict("limits-of-another", syscall(SYS_prlimit64, getpid(), RLIMIT_CPU, 0, &(struct rlimit){0}) == 0);
@@ -222,6 +224,7 @@ int main(void) {
     verdict("memory", can_use(2ul << 30, MAP_PRIVATE));
     verdict("shared-memory", can_use(6ul << 30, MAP_SHARED));
 
+    if (KVM) dprintf(2, "kvm %d\n", can_open("/dev/kvm", O_RDWR));
     int had = forks();
     verdict("fork", had > THREADS);
     dprintf(2, "forks %d\n", had);
