@@ -224,7 +224,7 @@ async fn qemu_gets_its_own_descriptors_and_nothing_else() {
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "500");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     assert!(
-        limits.lines().any(|line| line.starts_with("Max core file size        0                    0")),
+        limits.lines().any(|line| line.starts_with("Max core file size        1                    1")),
         "{limits}"
     );
     machine.stop().await.unwrap();
