@@ -190,6 +190,7 @@ const BY_FILTERS: &[&str] = &[
     "new-file-in-root",
     "mode-of-a-file",
     "namespace-of-a-child",
+    "outliving-its-owner",
     "memory-segment",
     "any-socket",
     "datagram-socket",
