@@ -119,7 +119,7 @@ pub fn cold() -> Spec {
 /// A memory file without a name.
 pub fn memfd() -> File {
     // SAFETY: takes a C string that lives forever and gives a number.
-    let number = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC | libc::MFD_ALLOW_SEALING) };
+    let number = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
     assert!(number >= 0, "memfd_create: {}", std::io::Error::last_os_error());
     // SAFETY: just made, and owned by nobody else.
     unsafe { File::from_raw_fd(number) }
