@@ -156,7 +156,7 @@ const REFUSED: &[libc::c_long] = &[
 
 /// The filter of a VMM that makes Unix sockets of its own to be called on, or none at all.
 pub(super) fn program(sockets: bool) -> io::Result<Program> {
-    use SeccompCmpOp::{MaskedEq, Ne};
+    use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut rules: Vec<(libc::c_long, Vec<SeccompRule>)> =
         REFUSED.iter().map(|call| (*call, Vec::new())).collect();
 
@@ -186,6 +186,8 @@ pub(super) fn program(sockets: bool) -> io::Result<Program> {
         let cuts = when(flags, MaskedEq(reads_and_cuts), libc::O_TRUNC)?;
         rules.push((call, vec![cuts, when(flags, MaskedEq(accesses), libc::O_ACCMODE)?]));
     }
+    // It dies with us.
+    rules.push((libc::SYS_prctl, vec![when(0, Eq, libc::PR_SET_PDEATHSIG)?]));
     // Its own limits it may ask for and lower.
     rules.push((libc::SYS_prlimit64, vec![when(0, Ne, 0)?]));
 
@@ -276,10 +278,11 @@ mod tests {
                 (libc::SYS_socket, [long(libc::AF_UNIX), long(libc::SOCK_SEQPACKET), 0, 0]),
                 (libc::SYS_socketpair, [long(libc::AF_UNIX), long(libc::SOCK_DGRAM), 0, 0]),
                 (libc::SYS_prlimit64, [1, 0, 0, 0]),
+                (libc::SYS_prctl, [long(libc::PR_SET_PDEATHSIG), 0, 0, 0]),
                 (libc::SYS_setpriority, [0, 0, 19, 0]),
             ],
         );
-        assert_eq!(refused, [libc::EPERM; 14]);
+        assert_eq!(refused, [libc::EPERM; 15]);
         let missing = errors(true, MISSING.map(|call| (call, [0; 4])));
         assert_eq!(missing, [libc::ENOSYS; 2], "a C library falls back to the older calls on this alone");
         let unix = (libc::SYS_socket, [long(libc::AF_UNIX), stream, 0, 0]);

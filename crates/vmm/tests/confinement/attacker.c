@@ -21,6 +21,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -208,6 +209,7 @@ int main(void) {
     if (FILTERED) verdict("namespace", unshare(CLONE_NEWUSER) == 0);
     if (FILTERED) {
         verdict("namespace-of-a-child", clones_into_namespace());
+        verdict("outliving-its-owner", prctl(PR_SET_PDEATHSIG, 0) == 0);
         /* Memory that no limit of address space or data counts. */
         if (!SOCKETS) verdict("memory-file", syscall(SYS_memfd_create, "x", 0) >= 0);
         verdict("memory-segment", syscall(SYS_shmget, 0, 4096, 0600 | 01000) >= 0);

@@ -10,7 +10,6 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -191,6 +190,7 @@ const BY_FILTERS: &[&str] = &[
     "new-file-in-root",
     "mode-of-a-file",
     "namespace-of-a-child",
+    "outliving-its-owner",
     "memory-segment",
     "any-socket",
     "datagram-socket",
@@ -256,6 +256,15 @@ async fn a_firecracker_of_roots_gets_nowhere() {
 #[tokio::test]
 async fn a_qemu_of_a_users_gets_nowhere() {
     if !as_user("a_qemu_of_a_users_gets_nowhere") {
+        qemu_is_held(None).await;
+    }
+}
+
+/// A container that hides parts of its `/proc` lets nobody mount a new one: the VMM gets its own processes all the same.
+#[tokio::test]
+async fn behind_a_masked_proc_there_is_no_other_process() {
+    let mask = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /proc/sys && exec \"$@\"", "sh"];
+    if !as_user_behind(&mask, "behind_a_masked_proc_there_is_no_other_process") {
         qemu_is_held(None).await;
     }
 }
@@ -352,6 +361,11 @@ fn forbid_namespaces() {
 
 /// As root: runs this one test again as an ordinary user, and says so. As one: says that it is for the caller to do.
 fn as_user(test: &str) -> bool {
+    as_user_behind(&["env"], test)
+}
+
+/// The same; `first` are words of a command that runs another one.
+fn as_user_behind(first: &[&str], test: &str) -> bool {
     if !is_root() {
         return false;
     }
@@ -367,13 +381,15 @@ fn as_user(test: &str) -> bool {
     }
     rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(NOBODY)), Some(rustix::fs::Gid::from_raw(NOBODY)))
         .unwrap();
-    let done = Command::new(&program)
+    let id = NOBODY.to_string();
+    let done = Command::new(first[0])
+        .args(&first[1..])
+        .args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"])
+        .arg(&program)
         .args([test, "--exact", "--nocapture"])
         .env(AS_USER, path)
         .env("TMPDIR", path)
         .current_dir(path)
-        .uid(NOBODY)
-        .gid(NOBODY)
         .status()
         .unwrap();
     assert!(done.success(), "{test} as an ordinary user");
