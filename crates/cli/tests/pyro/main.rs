@@ -13,5 +13,6 @@ mod microvm_template;
 mod microvm_workspace;
 mod microvm_workspace_ends;
 mod microvm_workspace_kill;
+mod microvm_workspace_secrets;
 mod room;
 mod support;

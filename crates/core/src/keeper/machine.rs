@@ -18,6 +18,7 @@ use crate::runtime::Bundle;
 use crate::start::{self, Disk, Use};
 use crate::timeline::Timeline;
 use crate::workspace::layout::{self, Home};
+use crate::workspace::secrets::{self, Secrets};
 use crate::workspace::state::{BASELINE, State};
 use crate::workspace::{Record, WorkspaceError, disk};
 
@@ -42,6 +43,7 @@ pub(super) struct Prepared {
     pub(super) home: Home,
     pub(super) held: Lock,
     pub(super) books: Books,
+    pub(super) secrets: Secrets,
     /// Its id, where it is a draft that has yet to be given it.
     pub(super) id: Option<String>,
 }
@@ -62,6 +64,8 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
                 record.metadata.insert("forked_from".into(), origin.clone());
             }
             let state = State::create(&draft.state_path(), &record)?;
+            secrets::keep(&draft, &wish.secrets)?;
+            let secrets = Secrets::new(wish.secrets.clone())?;
             // The baseline never changes, so it may share its file with the snapshot that it comes from.
             if forked_from.is_some() {
                 disk::link_or_copy(source, &draft.snapshot(BASELINE))?;
@@ -71,7 +75,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
             }
             state.add_snapshot(&disk::describe(&draft, &id, BASELINE)?)?;
             disk::restore(&draft, BASELINE)?;
-            Ok(Prepared { home: draft, held, books: Books { state, record }, id: Some(id) })
+            Ok(Prepared { home: draft, held, books: Books { state, record }, secrets, id: Some(id) })
         }
         Task::Start | Task::Reset { .. } => {
             home.check()?;
@@ -85,7 +89,8 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
                 note_reset(&mut record);
                 state.save(&record)?;
             }
-            Ok(Prepared { home, held, books: Books { state, record }, id: None })
+            let secrets = Secrets::new(secrets::read(&home, &record)?)?;
+            Ok(Prepared { home, held, books: Books { state, record }, secrets, id: None })
         }
     }
 }
@@ -122,6 +127,7 @@ pub(super) async fn bring_up(
     order: &Order,
     home: &Home,
     record: &mut Record,
+    secrets: &Secrets,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<Engine, WorkspaceError> {
     let config = &order.config;
@@ -157,8 +163,18 @@ pub(super) async fn bring_up(
     record.accelerator = booted.machine.accelerator().to_string();
     record.metadata.insert("backend_reason".into(), choice.why.clone());
     record.metadata.insert("start".into(), how.name().into());
+    give(&booted.guest, secrets).await?;
     let handle = Handle { guest: booted.guest, watch: booted.machine.watch() };
     Ok(Engine { machine: booted.machine, handle })
+}
+
+/// Puts the secrets into the guest's memory, where commands read them.
+async fn give(guest: &Guest, secrets: &Secrets) -> Result<(), WorkspaceError> {
+    for (name, value) in secrets.values() {
+        let put = guest.secret_put(name, value).await;
+        put.map_err(|source| WorkspaceError::Guest { what: "its secrets", source })?;
+    }
+    Ok(())
 }
 
 impl Keeper {
@@ -195,7 +211,8 @@ impl Keeper {
         *engine = None;
         self.forget_guest();
         (self.log)(&format!("the guest ended: {why}"));
-        self.books().record.metadata.insert("stopped_because".into(), why.to_owned());
+        let why = self.secrets.redactor().text(why);
+        self.books().record.metadata.insert("stopped_because".into(), why);
         self.life().guest_ended();
         self.remember();
         self.changed.notify_one();

@@ -66,7 +66,8 @@ impl Keeper {
             let mut record = self.books().record.clone();
             machine::note_reset(&mut record);
             let mut log = |report| (self.log)(&format!("{report:?}"));
-            let started = machine::bring_up(&self.order, &self.home, &mut record, &mut log).await;
+            let started =
+                machine::bring_up(&self.order, &self.home, &mut record, &self.secrets, &mut log).await;
             {
                 let mut books = self.books();
                 // Who renamed it meanwhile is not undone.

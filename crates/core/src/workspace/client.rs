@@ -17,7 +17,7 @@ use super::view::{
     Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
     SnapshotInfo, SnapshotList, Status,
 };
-use super::{Changes, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
+use super::{Changes, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
 use crate::environment::PullEvent;
 use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
 use crate::vm::Factory;
@@ -190,6 +190,7 @@ impl Workspaces {
                 (home.read()?.record()?, home.snapshot(&name), Some(passing))
             }
         };
+        let secrets = secrets::read(&home, &origin)?;
         let made: Vec<_> = futures::stream::iter(0..count)
             .map(|_| async {
                 let wish = Wish {
@@ -200,6 +201,7 @@ impl Workspaces {
                     name: None,
                     labels: origin.labels.clone(),
                     allow_host_compat: origin.allow_host_compat,
+                    secrets: secrets.clone(),
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;

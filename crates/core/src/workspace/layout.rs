@@ -11,6 +11,7 @@
 //!       lock             held by the keeper for its life, or by who works on a stopped workspace
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
+//!       secrets/NAME     their values, mode 0600
 //!       snapshots/NAME.ext4, logs/N.stdout, logs/N.stderr
 //!       keeper.sock, keeper.log
 //! ```
@@ -77,6 +78,11 @@ impl Home {
     /// A kept stream, `stdout` or `stderr`, of the command with this number.
     pub fn output(&self, sequence: u64, stream: &str) -> PathBuf {
         self.path.join("logs").join(format!("{sequence}.{stream}"))
+    }
+
+    /// Its secrets' directory, which is there if it has any.
+    pub fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
     }
 
     /// Its snapshots' directory.

@@ -74,6 +74,10 @@ pub fn status(status: &Status) {
     if let Some(last) = &status.last_command {
         rows.push(("last command", format!("{} (exit code {})", one_line(&last.command), last.exit_code)));
     }
+    if !status.secrets.is_empty() {
+        let names: Vec<_> = status.secrets.iter().map(|secret| secret.name.as_str()).collect();
+        rows.push(("secrets", names.join(", ")));
+    }
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
     }
