@@ -18,6 +18,7 @@ mod operate;
 mod order;
 mod protocol;
 mod serve;
+mod snapshot;
 
 pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
 pub(crate) use operate::{describe, remove};
@@ -129,11 +130,11 @@ async fn begin_prepared(
     report: &mut (dyn FnMut(Report) + Send),
     log: &Log,
 ) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
-    let machine::Prepared { home, held, mut books, secrets, id } = prepared;
+    let machine::Prepared { home, held, mut books, secrets, id, from } = prepared;
     let kept = order.expiry.map_or(KEPT_SECONDS, |expiry| expiry.kept_seconds);
     let ttl = order.expiry.map_or(books.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
     let mut life = Life::starting(ttl, kept, unix_now());
-    let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, report).await?;
+    let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
     life.started(unix_now());
     books.record.last_activity_at = unix_now();
     books.record.metadata.remove("stopped_because");

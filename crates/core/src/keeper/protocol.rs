@@ -105,6 +105,9 @@ pub enum Call {
         /// Not shown, and removed with the connection: what forks are made from.
         #[serde(default)]
         passing: bool,
+        /// Keep the guest's memory too.
+        #[serde(default)]
+        memory: bool,
     },
     /// Remove a copy of the disk.
     SnapshotDelete {

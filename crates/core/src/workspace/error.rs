@@ -119,9 +119,12 @@ pub enum WorkspaceError {
     /// The guest or its VMM ended.
     #[error("the guest of the workspace ended: {0}")]
     GuestEnded(String),
-    /// The guest's disk could not be synced before it was copied.
-    #[error("the guest could not write its disk out before it was copied")]
-    Sync(#[source] CommandError),
+    /// The guest let its disk go before it was copied, and that twice.
+    #[error("the disk of the workspace changed while it was copied")]
+    Restless,
+    /// The VMM did not save its memory.
+    #[error("the memory of the workspace's guest cannot be saved")]
+    Save(#[source] Box<pyro_vmm::VmmError>),
     /// A copy of a disk failed.
     #[error("the disk of the workspace cannot be copied")]
     Copy(#[source] io::Error),
@@ -161,9 +164,9 @@ pub enum WorkspaceError {
     #[error(transparent)]
     Secret(#[from] SecretError),
     /// The guest did not do what it was told.
-    #[error("the guest could not be given {what}")]
+    #[error("the guest could not {what}")]
     Guest {
-        /// What it was to have.
+        /// What it was to do.
         what: &'static str,
         /// Why not.
         #[source]
