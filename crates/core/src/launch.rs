@@ -175,7 +175,13 @@ pub async fn meet(
         let resume = async |machine: &mut Machine| {
             if paused { machine.resume().await.map_err(Trouble::Vmm) } else { Ok(()) }
         };
-        let shake = async |stream| Guest::connect(stream, nonce, left).await.map_err(Trouble::Guest);
+        let shake = async |stream| {
+            let met = match wish.root {
+                Root::Kept => Guest::reconnect(stream, nonce, left).await,
+                _ => Guest::connect(stream, nonce, left).await,
+            };
+            met.map_err(Trouble::Guest)
+        };
         let guest = match port {
             // The greeting is on its way before the guest runs: it finds it when it does.
             Some(port) => tokio::try_join!(resume(&mut machine), shake(port))?.1,

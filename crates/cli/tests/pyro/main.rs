@@ -14,5 +14,6 @@ mod microvm_workspace;
 mod microvm_workspace_ends;
 mod microvm_workspace_kill;
 mod microvm_workspace_secrets;
+mod microvm_workspace_snapshots;
 mod room;
 mod support;
