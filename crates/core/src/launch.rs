@@ -91,6 +91,8 @@ pub fn kernel_arg(backend: Backend) -> Option<&'static str> {
 pub enum Root {
     /// The guest has it when it answers.
     Ready,
+    /// The guest had it when it was saved, and was used since it booted: whoever asked knows its boot id.
+    Kept,
     /// The guest is told to assemble it, once it has its identity.
     Assemble,
     /// The guest waits to be told so, after it was saved and restored.
@@ -173,7 +175,13 @@ pub async fn meet(
         let resume = async |machine: &mut Machine| {
             if paused { machine.resume().await.map_err(Trouble::Vmm) } else { Ok(()) }
         };
-        let shake = async |stream| Guest::connect(stream, nonce, left).await.map_err(Trouble::Guest);
+        let shake = async |stream| {
+            let met = match wish.root {
+                Root::Kept => Guest::reconnect(stream, nonce, left).await,
+                _ => Guest::connect(stream, nonce, left).await,
+            };
+            met.map_err(Trouble::Guest)
+        };
         let guest = match port {
             // The greeting is on its way before the guest runs: it finds it when it does.
             Some(port) => tokio::try_join!(resume(&mut machine), shake(port))?.1,
@@ -183,7 +191,7 @@ pub async fn meet(
             }
         };
         timeline.mark(Step::Connected);
-        let agent = introduce(&guest, &wish.hostname).await?;
+        let agent = introduce(&guest, wish).await?;
         timeline.mark(Step::Identified);
         if wish.root == Root::Assemble {
             guest.assemble().await.map_err(Trouble::Root)?;
@@ -232,10 +240,13 @@ const CLOCK_ERROR: Duration = Duration::from_millis(40);
 const CLOCK_LOOKS: usize = 20;
 
 /// Gives the guest its identity.
-async fn introduce(guest: &Guest, hostname: &str) -> Result<AgentInfo, Trouble> {
+async fn introduce(guest: &Guest, wish: &Wish) -> Result<AgentInfo, Trouble> {
     // Before the time in the identity is taken: what comes between is its error too.
     let asked = Instant::now();
-    let identity = identity::fresh(hostname.to_owned())?;
+    let mut identity = identity::fresh(wish.hostname.clone())?;
+    if wish.root == Root::Kept {
+        identity.boot_id = Some(identity::random()?);
+    }
     let agent = guest.identify(identity).await.map_err(Trouble::Guest)?;
     if asked.elapsed() > CLOCK_ERROR {
         set_clock(guest).await.map_err(Trouble::Guest)?;

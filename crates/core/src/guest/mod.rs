@@ -121,11 +121,29 @@ impl Guest {
         nonce: [u8; 16],
         deadline: Duration,
     ) -> Result<Self, GuestError> {
+        // The second greeting is spared a guest that is just slow to boot.
+        Self::meet(stream, nonce, deadline, Duration::from_secs(1)).await
+    }
+
+    /// As [`Guest::connect`], with an agent that was in the middle of another session when its memory was saved: it does
+    /// not hear the first greeting.
+    pub async fn reconnect(
+        stream: UnixStream,
+        nonce: [u8; 16],
+        deadline: Duration,
+    ) -> Result<Self, GuestError> {
+        Self::meet(stream, nonce, deadline, Duration::from_millis(20)).await
+    }
+
+    async fn meet(
+        stream: UnixStream,
+        nonce: [u8; 16],
+        deadline: Duration,
+        mut pause: Duration,
+    ) -> Result<Self, GuestError> {
         stream.set_nonblocking(true).map_err(GuestError::Stream)?;
         let stream = tokio::net::UnixStream::from_std(stream).map_err(GuestError::Stream)?.compat();
-        // Padding is for a guest stuck in half a record of an earlier session; the second is spared a guest that
-        // is just slow to boot.
-        let mut pause = Duration::from_secs(1);
+        // Padding is for a guest stuck in half a record of an earlier session.
         let retry = || {
             let wait = tokio::time::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(8));

@@ -18,6 +18,7 @@ mod operate;
 mod order;
 mod protocol;
 mod serve;
+mod snapshot;
 
 pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
 pub(crate) use operate::{describe, remove};
@@ -37,6 +38,7 @@ use crate::cause;
 use crate::environment::lock::Lock;
 use crate::identity::unix_now;
 use crate::workspace::layout::Home;
+use crate::workspace::secrets::Secrets;
 use crate::workspace::state::State;
 use crate::workspace::{Record, Status, WorkspaceError};
 use life::{Ask, Due, Life};
@@ -59,6 +61,7 @@ struct Keeper {
     home: Home,
     order: Order,
     log: Log,
+    secrets: Secrets,
     life: Mutex<Life>,
     books: Mutex<Books>,
     /// Whoever has this may change what the VM is; commands only use it.
@@ -114,11 +117,24 @@ async fn begin(
 ) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
     let task = order.task.clone();
     let prepared = tokio::task::spawn_blocking(move || machine::prepare(dir, &task)).await;
-    let machine::Prepared { home, held, mut books, id } = prepared.map_err(|_| WorkspaceError::Locked)??;
+    let prepared = prepared.map_err(|_| WorkspaceError::Locked)??;
+    let redactor = prepared.secrets.redactor().clone();
+    let (log, clean) = (Arc::clone(log), redactor.clone());
+    let log: Log = Arc::new(move |line: &str| log(&clean.text(line)));
+    begin_prepared(prepared, order, report, &log).await.map_err(|error| error.redacted(&redactor))
+}
+
+async fn begin_prepared(
+    prepared: machine::Prepared,
+    order: Order,
+    report: &mut (dyn FnMut(Report) + Send),
+    log: &Log,
+) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
+    let machine::Prepared { home, held, mut books, secrets, id, from } = prepared;
     let kept = order.expiry.map_or(KEPT_SECONDS, |expiry| expiry.kept_seconds);
     let ttl = order.expiry.map_or(books.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
     let mut life = Life::starting(ttl, kept, unix_now());
-    let engine = machine::bring_up(&order, &home, &mut books.record, report).await?;
+    let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
     life.started(unix_now());
     books.record.last_activity_at = unix_now();
     books.record.metadata.remove("stopped_because");
@@ -140,6 +156,7 @@ async fn begin(
         home,
         order,
         log: Arc::clone(log),
+        secrets,
         life: Mutex::new(life),
         books: Mutex::new(books),
         engine: tokio::sync::Mutex::new(None),

@@ -16,7 +16,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::life::Phase;
 use crate::command::CommandLine;
-use crate::workspace::{Changes, SnapshotInfo, Status};
+use crate::workspace::{Changes, SecretEnv, SnapshotInfo, Status};
 
 /// The generation that this pyro speaks, as a keeper and as a front end.
 pub const GENERATION: u32 = 1;
@@ -89,6 +89,9 @@ pub enum Call {
         command: Words,
         /// Killed after so many milliseconds.
         timeout_ms: Option<u64>,
+        /// Secrets in its environment.
+        #[serde(default)]
+        secret_env: Vec<SecretEnv>,
     },
     /// Change name or labels.
     Update {
@@ -102,6 +105,9 @@ pub enum Call {
         /// Not shown, and removed with the connection: what forks are made from.
         #[serde(default)]
         passing: bool,
+        /// Keep the guest's memory too.
+        #[serde(default)]
+        memory: bool,
     },
     /// Remove a copy of the disk.
     SnapshotDelete {
@@ -142,6 +148,9 @@ pub enum Answer {
         duration_ms: u64,
         /// Whether its time was up.
         timed_out: bool,
+        /// The command as it may be shown.
+        #[serde(default)]
+        command: Option<String>,
     },
     /// The copy that was made.
     Snapshot {
@@ -312,7 +321,7 @@ mod tests {
     fn words_keep_bytes_that_are_no_text() {
         let words = vec![OsString::from("printf"), OsString::from_vec(vec![0xff, b'x'])];
         let command = CommandLine::from_words(words).unwrap();
-        let call = Call::Exec { command: Words::new(&command), timeout_ms: Some(5) };
+        let call = Call::Exec { command: Words::new(&command), timeout_ms: Some(5), secret_env: Vec::new() };
         let back: Call = serde_json::from_slice(&serde_json::to_vec(&call).unwrap()).unwrap();
         let Call::Exec { command: words, .. } = back else { panic!("{back:?}") };
         assert_eq!(words.command(), Some(command));

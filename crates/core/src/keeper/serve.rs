@@ -99,11 +99,11 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     // Who only looks whether somebody is there says nothing.
     let Ok(Ok(call)) = tokio::time::timeout(PATIENCE, heard).await else { return };
     let answer = match call {
-        Call::Exec { command, timeout_ms } => match command.command() {
+        Call::Exec { command, timeout_ms, secret_env } => match command.command() {
             Some(command) => {
                 let timeout = timeout_ms.map(Duration::from_millis);
                 let (chunks, output) = mpsc::channel(AHEAD);
-                let running = keeper.exec(command, timeout, chunks);
+                let running = keeper.exec(command, timeout, &secret_env, chunks);
                 match stream_output(running, output, &mut reader, &mut writer).await {
                     Some(answer) => answer,
                     None => return,
@@ -122,6 +122,7 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     };
     let answer = answer.unwrap_or_else(|error| {
         (keeper.log)(&cause::chain(&error));
+        let error = error.redacted(keeper.secrets.redactor());
         Answer::Failed { fault: error.fault() }
     });
     let _ = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
@@ -156,9 +157,9 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
         Call::Update { changes } => status(keeper.update(changes).await?),
         Call::Stop => status(keeper.stop("it was told to").await?),
         Call::Reset { snapshot } => status(keeper.reset(snapshot).await?),
-        Call::SnapshotCreate { name, passing } => {
+        Call::SnapshotCreate { name, passing, memory } => {
             crate::workspace::check_snapshot_name(&name)?;
-            Answer::Snapshot { snapshot: keeper.snapshot(name, passing).await? }
+            Answer::Snapshot { snapshot: keeper.snapshot(name, passing, memory).await? }
         }
         Call::SnapshotDelete { name } => {
             keeper.delete_snapshot(&name)?;

@@ -7,10 +7,13 @@ use crate::backend::BackendError;
 use crate::cause;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
+use crate::guest::GuestError;
 use crate::identity::NoRandomness;
 use crate::keeper::{Fault, ProtocolError, Refusal};
+use crate::redact::Redactor;
 use crate::runtime::RuntimeError;
 use crate::vm::{LimitError, VmError};
+use crate::workspace::SecretError;
 
 /// A failure of a workspace.
 #[derive(Debug, thiserror::Error)]
@@ -116,9 +119,12 @@ pub enum WorkspaceError {
     /// The guest or its VMM ended.
     #[error("the guest of the workspace ended: {0}")]
     GuestEnded(String),
-    /// The guest's disk could not be synced before it was copied.
-    #[error("the guest could not write its disk out before it was copied")]
-    Sync(#[source] CommandError),
+    /// The guest let its disk go before it was copied, and that twice.
+    #[error("the disk of the workspace changed while it was copied")]
+    Restless,
+    /// The VMM did not save its memory.
+    #[error("the memory of the workspace's guest cannot be saved")]
+    Save(#[source] Box<pyro_vmm::VmmError>),
     /// A copy of a disk failed.
     #[error("the disk of the workspace cannot be copied")]
     Copy(#[source] io::Error),
@@ -154,6 +160,18 @@ pub enum WorkspaceError {
     /// Another process has the workspace.
     #[error("another process is at work on the workspace")]
     Locked,
+    /// Something is no secret, or the workspace has no such one.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The guest did not do what it was told.
+    #[error("the guest could not {what}")]
+    Guest {
+        /// What it was to do.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: GuestError,
+    },
     /// The keeper says that it could not be done.
     #[error("{0}")]
     Told(Fault),
@@ -196,6 +214,7 @@ impl WorkspaceError {
                 "its disk and history stay; `pyro workspace start` brings it back".into()
             }
             Self::Told(fault) => return fault.hint.clone(),
+            Self::Secret(error) => return error.hint(),
             _ => return None,
         };
         Some(hint)
@@ -205,7 +224,7 @@ impl WorkspaceError {
     fn kind(&self) -> &'static str {
         match self {
             Self::Unknown { .. } => "unknown",
-            Self::Name { .. } | Self::Labels(_) | Self::Limit(_) => "invalid",
+            Self::Name { .. } | Self::Labels(_) | Self::Limit(_) | Self::Secret(_) => "invalid",
             Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",
             Self::SnapshotUnknown { .. } => "snapshot_unknown",
             Self::Baseline => "baseline",
@@ -220,6 +239,16 @@ impl WorkspaceError {
             Self::Told(fault) => fault.clone(),
             other => Fault { kind: other.kind().into(), message: cause::chain(other), hint: other.hint() },
         }
+    }
+
+    /// The same without what is not to be seen.
+    pub(crate) fn redacted(self, redactor: &Redactor) -> Self {
+        if redactor.is_idle() {
+            return self;
+        }
+        let Fault { kind, message, hint } = self.fault();
+        let hint = hint.map(|hint| redactor.text(&hint));
+        Self::Told(Fault { kind, message: redactor.text(&message), hint })
     }
 
     pub(crate) fn file(path: &Path, doing: &'static str, source: io::Error) -> Self {

@@ -11,7 +11,9 @@
 //!       lock             held by the keeper for its life, or by who works on a stopped workspace
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
-//!       snapshots/NAME.ext4, logs/N.stdout, logs/N.stderr
+//!       secrets/NAME     their values, mode 0600
+//!       snapshots/NAME.ext4, with memory also NAME.memory and NAME.key
+//!       logs/N.stdout, logs/N.stderr
 //!       keeper.sock, keeper.log
 //! ```
 //!
@@ -79,6 +81,11 @@ impl Home {
         self.path.join("logs").join(format!("{sequence}.{stream}"))
     }
 
+    /// Its secrets' directory, which is there if it has any.
+    pub fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
     /// Its snapshots' directory.
     pub fn snapshots(&self) -> PathBuf {
         self.path.join("snapshots")
@@ -87,6 +94,16 @@ impl Home {
     /// The disk of a snapshot, whose name was checked.
     pub fn snapshot(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.ext4"))
+    }
+
+    /// What the guest's memory held at a snapshot, and its devices, if it has that.
+    pub fn memory(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.memory"))
+    }
+
+    /// What can be restored from that.
+    pub fn memory_key(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.key"))
     }
 
     /// Whether it is there.

@@ -5,6 +5,7 @@
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
 //!   state     the database                         record   what is in it; view: what payloads show
+//!   secrets   what may be one, where they are kept
 //! ```
 //!
 //! What a keeper does is in [`crate::keeper`].
@@ -18,6 +19,7 @@ pub(crate) mod disk;
 mod error;
 pub(crate) mod layout;
 mod record;
+pub(crate) mod secrets;
 mod start;
 pub(crate) mod state;
 mod view;
@@ -25,6 +27,7 @@ mod view;
 pub use client::Workspaces;
 pub use error::WorkspaceError;
 pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
+pub use secrets::{Secret, SecretEnv, SecretError};
 pub use start::Remarks;
 pub use state::BASELINE;
 pub use view::{

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
+use super::secrets::{self, Secret};
 use crate::vm::{VmRequest, limits};
 
 /// Longest name, bytes.
@@ -138,6 +139,9 @@ pub struct Wish {
     pub labels: BTreeMap<String, String>,
     /// Accepted and never needed.
     pub allow_host_compat: bool,
+    /// What its guest is told and nobody else is shown.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
 }
 
 impl Wish {
@@ -153,6 +157,7 @@ impl Wish {
             name: None,
             labels: BTreeMap::new(),
             allow_host_compat,
+            secrets: Vec::new(),
         }
     }
 
@@ -170,6 +175,7 @@ impl Wish {
         if let Some(name) = &self.name {
             check_name("a workspace", name)?;
         }
+        secrets::check(&self.secrets)?;
         check_labels(&self.labels)
     }
 }
@@ -190,7 +196,7 @@ impl Wish {
             last_activity_at: now,
             allow_host_compat: self.allow_host_compat,
             seed: Seed::empty(),
-            secrets: Vec::new(),
+            secrets: self.secrets.iter().map(Secret::info).collect(),
             reset_count: 0,
             last_reset_at: None,
             backend: "none".into(),

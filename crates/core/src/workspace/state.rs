@@ -28,12 +28,12 @@ const TABLES: &str = "
     ) STRICT;
     CREATE TABLE snapshot (
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, created_at REAL NOT NULL, entry_count INTEGER NOT NULL,
-        bytes_written INTEGER NOT NULL
+        bytes_written INTEGER NOT NULL, memory INTEGER NOT NULL
     ) STRICT;
 ";
 const COMMAND: &str = "SELECT sequence, command, cwd, exit_code, duration_ms, recorded_at, stdout_bytes, stderr_bytes, \
                        stdout_truncated, stderr_truncated, interrupted FROM command";
-const SNAPSHOT: &str = "SELECT name, kind, created_at, entry_count, bytes_written FROM snapshot";
+const SNAPSHOT: &str = "SELECT name, kind, created_at, entry_count, bytes_written, memory FROM snapshot";
 
 /// An open database.
 #[derive(Debug)]
@@ -153,13 +153,14 @@ impl State {
     /// Adds a snapshot, whose file has its name, or replaces one.
     pub fn add_snapshot(&self, snapshot: &SnapshotInfo) -> Result<(), WorkspaceError> {
         self.execute(
-            "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
             params![
                 snapshot.snapshot_name,
                 snapshot.kind,
                 snapshot.created_at,
                 snapshot.entry_count,
-                snapshot.bytes_written
+                snapshot.bytes_written,
+                snapshot.memory
             ],
         )
     }
@@ -173,7 +174,7 @@ impl State {
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, WorkspaceError> {
         let id = self.record()?.id;
         self.rows(&format!("{SNAPSHOT} ORDER BY created_at, rowid"), |row| {
-            let kind: String = row.get(1)?;
+            let (kind, memory): (String, bool) = (row.get(1)?, row.get(5)?);
             Ok(SnapshotInfo {
                 workspace_id: id.clone(),
                 snapshot_name: row.get(0)?,
@@ -181,6 +182,8 @@ impl State {
                 entry_count: row.get(3)?,
                 bytes_written: row.get(4)?,
                 deletable: kind != BASELINE,
+                memory,
+                contains_secrets: memory,
                 kind,
             })
         })

@@ -74,6 +74,10 @@ pub fn status(status: &Status) {
     if let Some(last) = &status.last_command {
         rows.push(("last command", format!("{} (exit code {})", one_line(&last.command), last.exit_code)));
     }
+    if !status.secrets.is_empty() {
+        let names: Vec<_> = status.secrets.iter().map(|secret| secret.name.as_str()).collect();
+        rows.push(("secrets", names.join(", ")));
+    }
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
     }
@@ -131,7 +135,8 @@ pub fn snapshots(list: &SnapshotList) {
     let mut rows = vec![["SNAPSHOT", "KIND", "MADE", "SIZE"].map(str::to_owned).to_vec()];
     rows.extend(list.snapshots.iter().map(|each| {
         let size = format!("{:.1} MiB", each.bytes_written as f64 / f64::from(1 << 20));
-        vec![each.snapshot_name.clone(), each.kind.clone(), ago(each.created_at, now), size]
+        let kind = if each.memory { format!("{}, with memory", each.kind) } else { each.kind.clone() };
+        vec![each.snapshot_name.clone(), kind, ago(each.created_at, now), size]
     }));
     print(&table(&rows));
 }
