@@ -194,6 +194,7 @@ impl Keeper {
         }
         *engine = None;
         self.forget_guest();
+        self.lose_jobs("guest_ended");
         (self.log)(&format!("the guest ended: {why}"));
         self.books().record.metadata.insert("stopped_because".into(), why.to_owned());
         self.life().guest_ended();

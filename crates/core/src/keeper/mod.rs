@@ -12,20 +12,26 @@
 //! After a stop it stays, a few MiB, until the workspace is to be deleted, unless there is no time to live.
 
 mod exec;
+mod jobs;
 mod life;
 mod machine;
 mod operate;
 mod order;
 mod protocol;
 mod serve;
+mod services;
+mod shells;
 
 pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
 pub(crate) use operate::{describe, remove};
 pub use order::{Expiry, Order, Report, Task};
 pub use protocol::{Answer, Call, Fault, GENERATION, Greeting, MAX_CHUNK, OLDEST, ProtocolError, Words};
-pub(crate) use protocol::{Channel, receive, receive_frame, send};
+pub(crate) use protocol::{Channel, receive, receive_frame, send, send_frame};
 pub(crate) use serve::connect;
+pub use services::ServiceAsk;
+pub use shells::{Joined, ShellAsk};
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -38,7 +44,7 @@ use crate::environment::lock::Lock;
 use crate::identity::unix_now;
 use crate::workspace::layout::Home;
 use crate::workspace::state::State;
-use crate::workspace::{Record, Status, WorkspaceError};
+use crate::workspace::{Record, Service, Shell, Status, WorkspaceError};
 use life::{Ask, Due, Life};
 use machine::Engine;
 
@@ -68,6 +74,10 @@ struct Keeper {
     next_command: AtomicU64,
     /// The life may be over, or something may be due at another time.
     changed: Notify,
+    /// Shells and services.
+    jobs: jobs::Jobs,
+    /// Services that are being started.
+    starting: Mutex<BTreeSet<String>>,
 }
 
 /// Runs the keeper of the workspace in `dir` until the workspace is gone, stopped for good, or `quit` comes, which stops
@@ -123,6 +133,9 @@ async fn begin(
     books.record.last_activity_at = unix_now();
     books.record.metadata.remove("stopped_because");
     books.state.save(&books.record)?;
+    // What an earlier keeper left running went with it.
+    books.state.end_jobs::<Shell>(unix_now(), crate::workspace::jobs::LOST)?;
+    books.state.end_jobs::<Service>(unix_now(), crate::workspace::jobs::LOST)?;
     let home = match id {
         // The database is opened anew under its last name, which it writes beside.
         Some(id) => {
@@ -146,6 +159,8 @@ async fn begin(
         guest: Mutex::new(None),
         next_command: AtomicU64::new(next),
         changed: Notify::new(),
+        jobs: jobs::Jobs::default(),
+        starting: Mutex::default(),
     });
     keeper.install(engine).await;
     Ok((keeper, listener, held))
@@ -199,6 +214,7 @@ impl Keeper {
         let (count, last) = (books.state.command_count()?, books.state.last_command()?);
         let mut status = Status::new(record, phase, count, last.as_ref());
         status.keeper_pid = Some(std::process::id());
+        status.count_services(&books.state)?;
         Ok(status)
     }
 

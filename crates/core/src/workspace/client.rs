@@ -119,7 +119,7 @@ impl Workspaces {
     }
 
     /// Asks the keeper, if one lives.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         home: &Home,
         call: &Call,
@@ -275,6 +275,7 @@ impl Workspaces {
             }
         };
         status.keeper_pid = met.ok().flatten().map(|conversation| conversation.greeting.pid);
+        status.count_services(&state)?;
         Ok(status)
     }
 
@@ -365,7 +366,7 @@ impl Workspaces {
         start::start(home.path(), &self.order(Task::Start), remarks).await
     }
 
-    async fn phase(&self, home: &Home) -> Result<Option<Phase>, WorkspaceError> {
+    pub(super) async fn phase(&self, home: &Home) -> Result<Option<Phase>, WorkspaceError> {
         Ok(self.meet(home).await?.map(|conversation| conversation.greeting.phase))
     }
 
@@ -530,6 +531,6 @@ fn silent() -> WorkspaceError {
     WorkspaceError::KeeperLost { what: "does not answer", log: None }
 }
 
-fn odd() -> WorkspaceError {
+pub(super) fn odd() -> WorkspaceError {
     WorkspaceError::KeeperLost { what: "gave the answer to another question", log: None }
 }

@@ -4,6 +4,7 @@
 //!   client    what front ends call: asks a keeper, or does it itself under the lock where none lives
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
+//!   shells, services, jobs    what goes on in a guest     spool     what that wrote, in files
 //!   state     the database                         record   what is in it; view: what payloads show
 //! ```
 //!
@@ -16,17 +17,30 @@ mod client;
 mod command;
 pub(crate) mod disk;
 mod error;
+pub(crate) mod jobs;
 pub(crate) mod layout;
 mod record;
+mod services;
+mod shells;
+pub(crate) mod spool;
 mod start;
 pub(crate) mod state;
 mod view;
 
 pub use client::Workspaces;
 pub use error::WorkspaceError;
+pub use jobs::{
+    Readiness, Service, ServiceList, ServiceLogs, Shell, ShellClosed, ShellList, ShellRead, ShellSignalled,
+    ShellWritten,
+};
 pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
+pub use services::{ReadyWait, ServiceWish};
+pub(crate) use services::{find_service, last_lines};
+pub(crate) use shells::find_shell;
+pub use shells::{AttachEnd, Attached, ReadWish, ShellSize};
 pub use start::Remarks;
 pub use state::BASELINE;
+pub(crate) use view::EXECUTION_MODE;
 pub use view::{
     Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,
     SnapshotDeleted, SnapshotInfo, SnapshotList, Status,
