@@ -13,5 +13,7 @@ mod microvm_template;
 mod microvm_workspace;
 mod microvm_workspace_ends;
 mod microvm_workspace_kill;
+mod microvm_workspace_services;
+mod microvm_workspace_shells;
 mod room;
 mod support;

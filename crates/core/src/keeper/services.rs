@@ -126,7 +126,13 @@ impl Keeper {
             stop_reason: None,
             published_ports: Vec::new(),
         };
-        let (live, service) = self.start_job(key.clone(), exec, output, record).await?;
+        let started = self.start_job(key.clone(), exec, output, record).await;
+        if started.is_err() {
+            // Of an earlier one of this name the log is gone already.
+            self.books().state.remove_job::<Service>(&name)?;
+            let _ = spool::remove(&dir);
+        }
+        let (live, service) = started?;
         let Some(readiness) = readiness else { return Ok(service) };
         let why = tokio::select! {
             ready = self.ready(&live, &readiness, &cwd, wait) => match ready? {

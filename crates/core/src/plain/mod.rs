@@ -32,8 +32,12 @@ pub fn plain(bytes: &[u8], cols: u16, rows: u16) -> String {
         if !(text.is_empty() || text.ends_with('\n')) {
             text.push('\n');
         }
-        text.push_str(screen.text().trim_end());
-        text.push('\n');
+        // It is drawn with blanks up to its edge.
+        let shown = screen.text();
+        for line in shown.trim_end().lines() {
+            text.push_str(line.trim_end());
+            text.push('\n');
+        }
     }
     text
 }
@@ -219,6 +223,16 @@ mod tests {
         assert_eq!(read(inserted), "new\n1\n3\n");
     }
 
+    /// What they really wrote, on a terminal of 60 columns and 12 lines.
+    #[test]
+    fn vim_and_less_read_well() {
+        let all: &[u8] = include_bytes!("data/vim-and-less.typescript");
+        assert_eq!(plain(all, 60, 12), "$ vim f\n$ less f\n$ ");
+        let edited = all.windows(9).position(|part| part == b"hello vim").unwrap_or_default();
+        let lines = "$ vim f\n  1 first line\n  2 second line     with a tab\n  3 hello vim\n";
+        assert_eq!(plain(&all[..edited + 9], 60, 12), format!("{lines}{}", "~\n".repeat(8)));
+    }
+
     #[test]
     fn a_cleared_screen_keeps_what_was_said_before() {
         assert_eq!(read("before\r\n\x1b[H\x1b[2J\x1b[3Jafter\r\n"), "before\nafter\n");
@@ -228,7 +242,7 @@ mod tests {
     fn wide_and_combining_characters_keep_their_places() {
         assert_eq!(read("日本\r\nab\x08\x08é"), "日本\néb");
         assert_eq!(read("e\u{301}x\rE"), "Ex");
-        assert_eq!(read("日本\r\x1b[2Cx"), "日x");
+        assert_eq!(read("日本\r\x1b[2Cx"), "日x ");
         assert_eq!(read("e\u{301}x"), "e\u{301}x");
     }
 

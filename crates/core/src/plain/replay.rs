@@ -79,8 +79,8 @@ impl Perform for Replay {
     }
 
     fn esc_dispatch(&mut self, intermediates: &[u8], _: bool, byte: u8) {
-        // Z asks who is there, c clears all.
-        if !matches!(byte, b'Z' | b'c') {
+        // Z asks who is there, c clears all, \ ends a text that was left out.
+        if !matches!(byte, b'Z' | b'c' | b'\\') {
             self.out.push(0x1b);
             self.out.extend_from_slice(intermediates);
             self.out.push(byte);
@@ -114,7 +114,8 @@ impl Modes {
             let _ = write!(text, "\x1b[?{mode}l");
         }
         if self.seen.touched {
-            text.push_str("\x1b[r\x1b[?25h\x1b>\x1b(B\x1b[0m");
+            // All lines scroll again, which moves the cursor to the first one.
+            text.push_str("\x1b7\x1b[r\x1b8\x1b[?25h\x1b>\x1b(B\x1b[0m");
         }
         text
     }
@@ -174,7 +175,10 @@ mod tests {
         assert_eq!(modes.undo(), "");
         modes.watch(b"\x1b[?1049h\x1b[?25l\x1b[?1000;10");
         modes.watch(b"06h\x1b[?2004h\x1b[?2004l");
-        assert_eq!(modes.undo(), "\x1b[?1000l\x1b[?1006l\x1b[?1049l\x1b[r\x1b[?25h\x1b>\x1b(B\x1b[0m");
+        assert_eq!(
+            modes.undo(),
+            "\x1b[?1000l\x1b[?1006l\x1b[?1049l\x1b7\x1b[r\x1b8\x1b[?25h\x1b>\x1b(B\x1b[0m"
+        );
     }
 
     proptest! {

@@ -374,7 +374,8 @@ fn text(bytes: &[u8], over: bool, wish: &ReadWish, (cols, rows): (u16, u16)) -> 
         let mut whole = if all { n } else { plain::whole(&bytes[..n]) };
         if whole == 0 && cut {
             // A control alone is longer than all that may be shown; of its text there is none.
-            whole = (n..=bytes.len()).find(|n| plain::whole(&bytes[..*n]) == *n).unwrap_or_default();
+            let ends = (n..=bytes.len()).map(|n| plain::whole(&bytes[..n]));
+            whole = ends.into_iter().find(|whole| *whole > 0).unwrap_or(if over { bytes.len() } else { 0 });
         }
         let text = plain::plain(&bytes[..whole], cols, rows);
         if text.chars().count() <= most || n <= 1 {
