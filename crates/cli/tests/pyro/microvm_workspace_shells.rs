@@ -115,7 +115,11 @@ fn cursors_neither_lose_nor_repeat_a_byte_and_say_what_is_gone() {
     let room = Room::new();
     room.create("w");
     let shell = open(&room);
-    write(&room, &shell, "stty -echo -onlcr; PS1=; echo be''gin; seq 1 20000; echo e''nd");
+    write(
+        &room,
+        &shell,
+        "stty -echo -onlcr; bind 'set enable-bracketed-paste off'; PS1=; echo be''gin; seq 1 20000; echo e''nd",
+    );
     says(&room, &shell, "\nend\n");
     // In steps that cut everywhere, and from two readers at different paces.
     for step in ["997", "65536"] {

@@ -31,6 +31,9 @@ const LAST_GRACE: Duration = Duration::from_secs(2);
 /// How much longer ending it and reading the rest of its output may take.
 const LAST_WORDS: Duration = Duration::from_secs(10);
 
+/// More output than any job can have written and lost: nothing is counted up to there for a guest that says so.
+const MOST_LOST: u64 = 1 << 48;
+
 /// Which job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Key {
@@ -310,6 +313,10 @@ async fn read_on(live: &Live, guest: &Guest) -> Result<Exit, GuestError> {
     {
         let mut output = locked(&live.output);
         let lost = events.at().saturating_sub(cursor);
+        if lost > MOST_LOST {
+            let (what, why) = ("a job's output", "it begins where nothing can be");
+            return Err(GuestError::Unexpected { what, why });
+        }
         output.out.skip(lost);
         output.cursor += lost;
     }

@@ -44,7 +44,7 @@ use crate::environment::lock::Lock;
 use crate::identity::unix_now;
 use crate::workspace::layout::Home;
 use crate::workspace::state::State;
-use crate::workspace::{Record, Service, Shell, Status, WorkspaceError};
+use crate::workspace::{Record, Status, WorkspaceError};
 use life::{Ask, Due, Life};
 use machine::Engine;
 
@@ -133,9 +133,7 @@ async fn begin(
     books.record.last_activity_at = unix_now();
     books.record.metadata.remove("stopped_because");
     books.state.save(&books.record)?;
-    // What an earlier keeper left running went with it.
-    books.state.end_jobs::<Shell>(unix_now(), crate::workspace::jobs::LOST)?;
-    books.state.end_jobs::<Service>(unix_now(), crate::workspace::jobs::LOST)?;
+    crate::workspace::jobs::sweep(&home, &books.state, unix_now())?;
     let home = match id {
         // The database is opened anew under its last name, which it writes beside.
         Some(id) => {

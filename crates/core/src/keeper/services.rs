@@ -12,6 +12,7 @@ use super::protocol::Answer;
 use super::{Keeper, Words};
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
 use crate::identity::unix_now;
+use crate::plain::plain;
 use crate::workspace::jobs::{Job as _, RUNNING, STREAMS, Service};
 use crate::workspace::spool::{self, Room, Spool};
 use crate::workspace::{Readiness, ReadyWait, ServiceWish, WorkspaceError};
@@ -219,7 +220,7 @@ impl Keeper {
         let what = "the service cannot be looked at";
         match self.guest()?.probe(probe).await.map_err(|source| WorkspaceError::Job { what, source })? {
             Probed::Ready => Ok(None),
-            Probed::NotReady(why) => Ok(Some(why)),
+            Probed::NotReady(why) => Ok(Some(line(&why))),
         }
     }
 
@@ -285,6 +286,11 @@ impl Drop for Starting {
     }
 }
 
+/// What a guest says, as part of a line.
+fn line(text: &str) -> String {
+    text.chars().filter(|c| !c.is_control()).take(200).collect()
+}
+
 /// The last lines of a service's log, both streams.
 fn tail(dir: &std::path::Path) -> Option<String> {
     let mut text = String::new();
@@ -293,6 +299,8 @@ fn tail(dir: &std::path::Path) -> Option<String> {
         let from = written.saturating_sub(TAIL_BYTES);
         let kept = spool::read(dir, stream, from, TAIL_BYTES as usize).unwrap_or_default();
         let said = crate::workspace::last_lines(&kept.bytes, TAIL, from > 0).0;
+        // It is shown on the terminal of whoever waited for the service, as part of a message.
+        let said = plain(said.replace('\n', "\r\n").as_bytes(), 200, 100);
         if !said.is_empty() && !text.is_empty() {
             text.push('\n');
         }

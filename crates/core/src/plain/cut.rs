@@ -30,7 +30,7 @@ pub fn whole(bytes: &[u8]) -> usize {
             (At::Ground, _) => At::Ground,
             (At::Escape, b'[') => At::Csi,
             (At::Escape, b']' | b'P' | b'X' | b'^' | b'_') => At::Text,
-            (At::Escape, 0x20..=0x2f | 0x00..=0x1f) => At::Escape,
+            (At::Escape, 0x00..=0x2f) => At::Escape,
             (At::Csi, 0x00..=0x3f) => At::Csi,
             (At::Escape | At::Csi, _) => At::Ground,
             (At::Text, 0x07) => At::Ground,

@@ -15,7 +15,7 @@ use super::view::{EXECUTION_MODE, Status};
 pub(crate) const OUT: &str = "out";
 pub(crate) const STREAMS: [&str; 2] = ["stdout", "stderr"];
 /// Why a job that is written down as running does not: nobody lived to write down its end.
-pub(crate) const LOST: &str = "workspace_ended";
+const LOST: &str = "workspace_ended";
 
 /// A terminal session that stays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -232,6 +232,25 @@ impl Home {
     }
 }
 
+/// Puts in order what an earlier keeper left: nothing runs any more, and output that belongs to nothing goes. The caller
+/// holds the workspace's lock. Blocks.
+pub(crate) fn sweep(home: &Home, state: &State, now: f64) -> Result<(), WorkspaceError> {
+    state.end_jobs::<Shell>(now, LOST)?;
+    state.end_jobs::<Service>(now, LOST)?;
+    let shells: Vec<PathBuf> = state.jobs::<Shell>()?.iter().map(|each| home.shell(&each.shell_id)).collect();
+    let services = state.jobs::<Service>()?;
+    let services: Vec<PathBuf> = services.iter().map(|each| home.service(&each.service_name)).collect();
+    for (dir, known) in [(home.shell(""), shells), (home.service(""), services)] {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !known.contains(&entry.path()) {
+                // What cannot be removed now may be at the next time.
+                let _ = super::spool::remove(&entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
 impl Status {
     /// Counts its services.
     pub(crate) fn count_services(&mut self, state: &State) -> Result<(), WorkspaceError> {
@@ -368,6 +387,26 @@ mod tests {
         let ended = state.job::<Shell>("a").unwrap().unwrap();
         assert_eq!((ended.ended_at, ended.stop_reason.as_deref()), (Some(3.0), Some("workspace_reset")));
         assert_eq!(state.job::<Shell>("b").unwrap().unwrap(), first);
+    }
+
+    #[test]
+    fn output_without_an_owner_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("0123456789ab"));
+        std::fs::create_dir(home.path()).unwrap();
+        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let state = State::create(&home.state_path(), &record).unwrap();
+        sweep(&home, &state, 1.0).unwrap();
+        for id in ["kept", "gone"] {
+            std::fs::create_dir_all(home.shell(id)).unwrap();
+            std::fs::create_dir_all(home.service(id)).unwrap();
+        }
+        state.save_job(&Shell::new("0123456789ab", "kept", "/".into(), (80, 24), 1.0)).unwrap();
+        sweep(&home, &state, 2.0).unwrap();
+        assert!(home.shell("kept").exists() && !home.shell("gone").exists());
+        assert!(!home.service("kept").exists());
+        let kept = state.job::<Shell>("kept").unwrap().unwrap();
+        assert_eq!((kept.state.as_str(), kept.ended_at), ("stopped", Some(2.0)));
     }
 
     #[test]
