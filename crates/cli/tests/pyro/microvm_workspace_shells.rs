@@ -89,11 +89,14 @@ fn a_shell_lives_as_the_contract_has_it_and_ends_with_its_workspace() {
     let ended = read(&room, &second, &["--plain"]);
     assert!(text(&ended).contains("\nlast-words\n"), "{ended}");
     assert_eq!((&ended["state"], &ended["stop_reason"]), (&"stopped".into(), &"workspace_stopped".into()));
+    // What is over can be put away, whether a keeper lives or not.
+    assert_eq!(room.json(&["shell", "close", "w", &first])["exit_code"], 3);
+    assert_eq!(room.pyro(&["shell", "read", "w", &first]).code, Some(1));
     let said = room.pyro(&["shell", "open", "w"]);
     assert!(said.code == Some(1) && said.err.contains("pyro workspace start"), "{said:?}");
     room.ok(&["start", "w"]);
     let list = room.json(&["shell", "list", "w"]);
-    assert_eq!((&list["count"], &list["running_count"]), (&2.into(), &0.into()));
+    assert_eq!((&list["count"], &list["running_count"]), (&1.into(), &0.into()));
     // A keeper that is killed leaves nothing that is shown as running.
     let third = open(&room);
     let (keeper, vmm) = room.processes("w");
@@ -101,7 +104,9 @@ fn a_shell_lives_as_the_contract_has_it_and_ends_with_its_workspace() {
     eventually("its VM is gone", || !running(vmm));
     let lost = read(&room, &third, &[]);
     assert_eq!((&lost["state"], &lost["stop_reason"]), (&"stopped".into(), &"workspace_ended".into()));
+    room.ok(&["shell", "close", "w", &second]);
     room.ok(&["start", "w"]);
+    assert_eq!(room.json(&["shell", "list", "w"])["count"], 1);
     assert_eq!(read(&room, &third, &[])["state"], "stopped");
     let fourth = open(&room);
     room.ok(&["reset", "w"]);
@@ -158,6 +163,35 @@ fn cursors_neither_lose_nor_repeat_a_byte_and_say_what_is_gone() {
     let numbers: Vec<u64> = kept.lines().skip(1).filter_map(|line| line.parse().ok()).collect();
     assert!(numbers.windows(2).all(|pair| pair[1] == pair[0] + 1));
     assert_eq!(numbers.last(), Some(&1_400_000));
+    room.ok(&["delete", "w"]);
+    room.check_empty(&[]);
+}
+
+#[test]
+fn ten_front_ends_at_one_shell_see_the_same() {
+    let room = Room::new();
+    room.create("w");
+    let shell = open(&room);
+    write(&room, &shell, "stty -echo; bind 'set enable-bracketed-paste off'; PS1=");
+    std::thread::scope(|scope| {
+        for me in 0..10 {
+            let (room, shell) = (&room, &shell);
+            scope.spawn(move || {
+                for turn in 0..3 {
+                    write(room, shell, &format!("echo '<'{me}.{turn}'>'"));
+                    read(room, shell, &["--wait-for-idle-ms", "50"]);
+                }
+            });
+        }
+    });
+    write(&room, &shell, "echo '<'over'>'");
+    says(&room, &shell, "<over>");
+    let all = plain(&room, &shell);
+    for me in 0..10 {
+        // Each line whole, and in the order of who typed it.
+        let places = (0..3).map(|turn| all.find(&format!("\n<{me}.{turn}>\n")).unwrap());
+        assert!(places.collect::<Vec<_>>().is_sorted(), "{me}: {all}");
+    }
     room.ok(&["delete", "w"]);
     room.check_empty(&[]);
 }

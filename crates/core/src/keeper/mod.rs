@@ -3,6 +3,7 @@
 //! ```text
 //!   front end --- socket, one call each ---> serve ---> Keeper ---> VMM child, session with the guest
 //!                                                        |  life: what may be done when (pure)
+//!                                                        |  jobs: shells and services, followed into files
 //!   time, signals, the VM's death ----------------------->  books: the database
 //! ```
 //!

@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 
-use super::Keeper;
 use super::jobs::{Ending, Key, Live, Output};
+use super::life::Ask;
 use super::protocol::{self, Answer, Channel, MAX_CHUNK, ProtocolError};
+use super::{Keeper, Phase};
 use crate::identity::{new_id, unix_now};
 use crate::plain::replay;
 use crate::workspace::jobs::{Job as _, OUT, Shell};
@@ -96,6 +97,15 @@ impl Keeper {
         ask: ShellAsk,
         gone: oneshot::Receiver<()>,
     ) -> Result<Answer, WorkspaceError> {
+        if let (ShellAsk::Close { shell_id }, Phase::Stopped) = (&ask, self.life().phase()) {
+            self.admit(Ask::Describe)?;
+            let closed = self.find_shell(shell_id).and_then(|shell| {
+                self.forget_shell(shell_id)?;
+                Ok(answer(shell))
+            });
+            self.done(Ask::Describe, false);
+            return closed;
+        }
         let _using = self.using()?;
         match ask {
             ShellAsk::Open { cwd, size } => self.open_shell(cwd, size).await.map(answer),
@@ -197,10 +207,7 @@ impl Keeper {
     }
 
     fn forget_shell(&self, id: &str) -> Result<(), WorkspaceError> {
-        // The row first: what has one has its output.
-        self.books().state.remove_job::<Shell>(id)?;
-        let dir = self.home.shell(id);
-        spool::remove(&dir).map_err(|error| WorkspaceError::file(&dir, "removed", error))
+        crate::workspace::forget_shell(&self.home, &self.books().state, id)
     }
 
     /// Joins a shell to the terminal at the other end of a connection, until one of them ends.

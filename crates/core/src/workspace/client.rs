@@ -307,7 +307,10 @@ impl Workspaces {
     }
 
     /// Takes the lock of a workspace that no keeper has.
-    async fn own(&self, home: &Home) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
+    pub(super) async fn own(
+        &self,
+        home: &Home,
+    ) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
         let waits = home.clone();
         let locked = tokio::task::spawn_blocking(move || waits.lock()).await;
         let locked = locked.map_err(|_| WorkspaceError::Locked)??;

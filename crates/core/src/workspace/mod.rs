@@ -36,8 +36,8 @@ pub use jobs::{
 pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
 pub use services::{ReadyWait, ServiceWish};
 pub(crate) use services::{find_service, last_lines};
-pub(crate) use shells::find_shell;
 pub use shells::{AttachEnd, Attached, ReadWish, ShellSize};
+pub(crate) use shells::{find_shell, forget_shell};
 pub use start::Remarks;
 pub use state::BASELINE;
 pub(crate) use view::EXECUTION_MODE;

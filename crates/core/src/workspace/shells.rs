@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use super::client::{Conversation, Workspaces};
 use super::jobs::{Job as _, OUT, Shell, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten};
 use super::layout::Home;
+use super::state::State;
 use super::{WorkspaceError, spool};
 use crate::capture::KEPT;
 use crate::command::CommandError;
@@ -74,6 +75,14 @@ pub(crate) fn find_shell(mut shells: Vec<Shell>, id: &str) -> Result<Shell, Work
             there: shells.into_iter().map(|shell| shell.shell_id).collect(),
         }),
     }
+}
+
+/// Forgets one that has ended, and what it wrote. The caller holds the workspace's lock. Blocks.
+pub(crate) fn forget_shell(home: &Home, state: &State, id: &str) -> Result<(), WorkspaceError> {
+    // The row first: what has one has its output.
+    state.remove_job::<Shell>(id)?;
+    let dir = home.shell(id);
+    spool::remove(&dir).map_err(|error| WorkspaceError::file(&dir, "removed", error))
 }
 
 /// What to read of a shell.
@@ -244,10 +253,16 @@ impl Workspaces {
     /// When there is no such shell.
     pub async fn close_shell(&self, given: &str, shell_id: &str) -> Result<ShellClosed, WorkspaceError> {
         let home = self.find(given).await?;
-        let shell = match self.shells_at_rest(&home).await? {
-            // It ended with its guest; what it wrote goes with the next that is opened, or with the workspace.
-            Some(shells) => find_shell(shells, shell_id)?,
-            None => self.ask_shell(&home, ShellAsk::Close { shell_id: shell_id.to_owned() }).await?,
+        let ask = ShellAsk::Close { shell_id: shell_id.to_owned() };
+        let shell = match self.ask_shell(&home, ask).await {
+            Err(WorkspaceError::Stopped) => {
+                let (held, state) = self.own(&home).await?;
+                let shell = find_shell(state.jobs()?, shell_id)?.without_guest(unix_now());
+                forget_shell(&home, &state, shell_id)?;
+                drop((state, held));
+                shell
+            }
+            asked => asked?,
         };
         Ok(ShellClosed { shell, closed: true })
     }

@@ -83,7 +83,7 @@ pub struct Read {
     /// Take terminal control out, as a person would have read it
     #[arg(long)]
     plain: bool,
-    /// First wait until nothing was written for so long, 1 to 60000
+    /// First wait until nothing was written for so long, 1 to 60000; a minute at most
     #[arg(long, value_name = "MS")]
     wait_for_idle_ms: Option<u64>,
     /// Print one JSON object
