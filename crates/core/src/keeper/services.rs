@@ -19,8 +19,9 @@ use crate::workspace::{Readiness, ReadyWait, ServiceWish, WorkspaceError};
 
 /// How long a service may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
-/// Longest time that a command may take that tells whether a service is ready.
+/// How long a command may take that tells whether a service is ready, and the least that it is given.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
+const LEAST_LOOK: Duration = Duration::from_secs(2);
 /// Most services that are remembered, those that ended included.
 const REMEMBERED: usize = 64;
 /// Drained for so long after its end.
@@ -232,7 +233,8 @@ impl Keeper {
     ) -> Result<Option<String>, WorkspaceError> {
         let Some(handle) = self.handle() else { return Err(WorkspaceError::Stopped) };
         let line = CommandLine::Shell(line.into());
-        let timeout = left.clamp(Duration::from_millis(100), LONGEST_LOOK);
+        // The last look is a whole one: it tells why.
+        let timeout = left.clamp(LEAST_LOOK, LONGEST_LOOK);
         let options = Options { timeout: Some(timeout), cwd: Some(cwd.into()), ..Options::default() };
         let mut streams = Streams::kept_only();
         let Outcome { exit_code, timed_out, stderr, .. } =

@@ -97,7 +97,8 @@ impl Keeper {
         ask: ShellAsk,
         gone: oneshot::Receiver<()>,
     ) -> Result<Answer, WorkspaceError> {
-        if let (ShellAsk::Close { shell_id }, Phase::Stopped) = (&ask, self.life().phase()) {
+        let phase = self.life().phase();
+        if let (ShellAsk::Close { shell_id }, Phase::Stopped) = (&ask, phase) {
             self.admit(Ask::Describe)?;
             let closed = self.find_shell(shell_id).and_then(|shell| {
                 self.forget_shell(shell_id)?;
