@@ -152,7 +152,12 @@ impl Keeper {
         let id = JobId(random()?);
         let pid = guest.job_start(id, exec).await.map_err(|source| WorkspaceError::Job { what, source })?;
         let record = record(pid);
-        self.books().state.save_job(&record)?;
+        let saved = self.books().state.save_job(&record);
+        if let Err(error) = saved {
+            // What nobody knows of must not run.
+            let _ = guest.job_stop(id, Duration::ZERO).await;
+            return Err(error);
+        }
         let (sender, progress) = watch::channel(Progress { wrote: Instant::now(), exit: None, over: false });
         let live = Live {
             id,
