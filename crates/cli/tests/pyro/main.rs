@@ -14,6 +14,8 @@ mod microvm_workspace;
 mod microvm_workspace_ends;
 mod microvm_workspace_kill;
 mod microvm_workspace_secrets;
+mod microvm_workspace_services;
+mod microvm_workspace_shells;
 mod microvm_workspace_snapshots;
 mod room;
 mod support;

@@ -290,6 +290,7 @@ impl Keeper {
         }
         *engine = None;
         self.forget_guest();
+        self.lose_jobs("guest_ended");
         (self.log)(&format!("the guest ended: {why}"));
         let why = self.secrets.redactor().text(why);
         self.books().record.metadata.insert("stopped_because".into(), why);

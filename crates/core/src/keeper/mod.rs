@@ -3,6 +3,7 @@
 //! ```text
 //!   front end --- socket, one call each ---> serve ---> Keeper ---> VMM child, session with the guest
 //!                                                        |  life: what may be done when (pure)
+//!                                                        |  jobs: shells and services, followed into files
 //!   time, signals, the VM's death ----------------------->  books: the database
 //! ```
 //!
@@ -12,21 +13,27 @@
 //! After a stop it stays, a few MiB, until the workspace is to be deleted, unless there is no time to live.
 
 mod exec;
+mod jobs;
 mod life;
 mod machine;
 mod operate;
 mod order;
 mod protocol;
 mod serve;
+mod services;
+mod shells;
 mod snapshot;
 
 pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
 pub(crate) use operate::{describe, remove};
 pub use order::{Expiry, Order, Report, Task};
 pub use protocol::{Answer, Call, Fault, GENERATION, Greeting, MAX_CHUNK, OLDEST, ProtocolError, Words};
-pub(crate) use protocol::{Channel, receive, receive_frame, send};
+pub(crate) use protocol::{Channel, receive, receive_frame, send, send_frame};
 pub(crate) use serve::connect;
+pub use services::ServiceAsk;
+pub use shells::{Joined, ShellAsk};
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -71,6 +78,10 @@ struct Keeper {
     next_command: AtomicU64,
     /// The life may be over, or something may be due at another time.
     changed: Notify,
+    /// Shells and services.
+    jobs: jobs::Jobs,
+    /// Services that are being started.
+    starting: Mutex<BTreeSet<String>>,
 }
 
 /// Runs the keeper of the workspace in `dir` until the workspace is gone, stopped for good, or `quit` comes, which stops
@@ -139,6 +150,7 @@ async fn begin_prepared(
     books.record.last_activity_at = unix_now();
     books.record.metadata.remove("stopped_because");
     books.state.save(&books.record)?;
+    crate::workspace::jobs::sweep(&home, &books.state, unix_now())?;
     let home = match id {
         // The database is opened anew under its last name, which it writes beside.
         Some(id) => {
@@ -163,6 +175,8 @@ async fn begin_prepared(
         guest: Mutex::new(None),
         next_command: AtomicU64::new(next),
         changed: Notify::new(),
+        jobs: jobs::Jobs::default(),
+        starting: Mutex::default(),
     });
     keeper.install(engine).await;
     Ok((keeper, listener, held))
@@ -216,6 +230,7 @@ impl Keeper {
         let (count, last) = (books.state.command_count()?, books.state.last_command()?);
         let mut status = Status::new(record, phase, count, last.as_ref());
         status.keeper_pid = Some(std::process::id());
+        status.count_services(&books.state)?;
         Ok(status)
     }
 

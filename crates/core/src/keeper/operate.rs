@@ -24,6 +24,7 @@ impl Keeper {
     pub(super) async fn stop(&self, why: &str) -> Result<Status, WorkspaceError> {
         if self.life().phase() != Phase::Stopped {
             self.admit(Ask::Stop)?;
+            self.end_jobs("workspace_stopped").await;
             let mut engine = self.engine.lock().await;
             if let Some(engine) = engine.take() {
                 let ended = async {
@@ -32,6 +33,7 @@ impl Keeper {
                 };
                 let clean = tokio::time::timeout(CLEAN_STOP, ended).await.is_ok_and(|ended| ended.is_some());
                 self.forget_guest();
+                self.lose_jobs("workspace_stopped");
                 let stopped = engine.machine.stop().await;
                 let how = if clean { why.to_owned() } else { format!("{why}; its guest had to be killed") };
                 self.books().record.metadata.insert("stopped_because".into(), how);
@@ -65,6 +67,7 @@ impl Keeper {
     pub(super) async fn delete(&self) -> Result<(), WorkspaceError> {
         self.admit(Ask::Delete)?;
         self.forget_guest();
+        self.lose_jobs("workspace_deleted");
         if let Some(engine) = self.engine.lock().await.take() {
             // It is gone soon after, or its directory is for nothing.
             let _ = engine.machine.stop().await;

@@ -15,8 +15,10 @@ use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::life::Phase;
+use super::{ServiceAsk, ShellAsk};
 use crate::command::CommandLine;
-use crate::workspace::{Changes, SecretEnv, SnapshotInfo, Status};
+
+use crate::workspace::{Changes, SecretEnv, Service, Shell, ShellSize, SnapshotInfo, Status};
 
 /// The generation that this pyro speaks, as a keeper and as a front end.
 pub const GENERATION: u32 = 1;
@@ -125,6 +127,23 @@ pub enum Call {
     Delete,
     /// Exit, so that another keeper can start the stopped workspace.
     Retire,
+    /// Something about a shell.
+    Shell {
+        /// What.
+        ask: ShellAsk,
+    },
+    /// Join a shell: what is typed comes as chunks of [`Channel::Stdout`], between messages that are [`super::Joined`].
+    ShellAttach {
+        /// Which.
+        shell_id: String,
+        /// The terminal's.
+        size: ShellSize,
+    },
+    /// Something about a service.
+    Service {
+        /// What.
+        ask: ServiceAsk,
+    },
 }
 
 /// The last thing that a keeper says.
@@ -161,6 +180,16 @@ pub enum Answer {
     Failed {
         /// Why.
         fault: Fault,
+    },
+    /// A shell as it is now.
+    Shell {
+        /// It.
+        shell: Box<Shell>,
+    },
+    /// A service as it is now.
+    Service {
+        /// It.
+        service: Box<Service>,
     },
 }
 

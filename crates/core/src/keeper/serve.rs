@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::Keeper;
 use super::protocol::{self, Answer, Call, Channel, GENERATION, Greeting};
@@ -111,6 +111,36 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
             }
             None => Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended)),
         },
+        Call::Shell { .. } | Call::Service { .. } => {
+            // In a task of its own too: what it began it finishes, but it does not wait for nobody.
+            let (stays, gone) = oneshot::channel();
+            let worker = Arc::clone(&keeper);
+            let working = tokio::spawn(async move {
+                match call {
+                    Call::Shell { ask } => worker.shell(ask, gone).await,
+                    Call::Service { ask } => worker.service(ask, gone).await,
+                    _ => Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended)),
+                }
+            });
+            let mut byte = [0];
+            tokio::select! {
+                biased;
+                answer = working => match answer {
+                    Ok(answer) => answer,
+                    Err(_) => return,
+                },
+                _ = reader.read(&mut byte) => {
+                    drop(stays);
+                    return;
+                }
+            }
+        }
+        Call::ShellAttach { shell_id, size } => {
+            match keeper.attach(&shell_id, size, &mut reader, &mut writer).await {
+                Some(answer) => answer,
+                None => return,
+            }
+        }
         other => {
             // In a task of its own: it goes on when this connection ends.
             let worker = Arc::clone(&keeper);
@@ -173,7 +203,9 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
             keeper.retire()?;
             Answer::Done
         }
-        Call::Exec { .. } => return Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended)),
+        Call::Exec { .. } | Call::Shell { .. } | Call::ShellAttach { .. } | Call::Service { .. } => {
+            return Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended));
+        }
     })
 }
 

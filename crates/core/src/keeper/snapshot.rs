@@ -207,6 +207,7 @@ impl Keeper {
     async fn reset_admitted(self: &Arc<Self>, snapshot: String) -> Result<(), WorkspaceError> {
         let mut engine = self.engine.lock().await;
         self.forget_guest();
+        self.lose_jobs("workspace_reset");
         if let Some(engine) = engine.take() {
             engine.machine.stop().await.map_err(vmm)?;
         }

@@ -119,7 +119,7 @@ impl Workspaces {
     }
 
     /// Asks the keeper, if one lives.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         home: &Home,
         call: &Call,
@@ -282,6 +282,7 @@ impl Workspaces {
             }
         };
         status.keeper_pid = met.ok().flatten().map(|conversation| conversation.greeting.pid);
+        status.count_services(&state)?;
         Ok(status)
     }
 
@@ -313,7 +314,10 @@ impl Workspaces {
     }
 
     /// Takes the lock of a workspace that no keeper has.
-    async fn own(&self, home: &Home) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
+    pub(super) async fn own(
+        &self,
+        home: &Home,
+    ) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
         let waits = home.clone();
         let locked = tokio::task::spawn_blocking(move || waits.lock()).await;
         let locked = locked.map_err(|_| WorkspaceError::Locked)??;
@@ -372,7 +376,7 @@ impl Workspaces {
         start::start(home.path(), &self.order(Task::Start), remarks).await
     }
 
-    async fn phase(&self, home: &Home) -> Result<Option<Phase>, WorkspaceError> {
+    pub(super) async fn phase(&self, home: &Home) -> Result<Option<Phase>, WorkspaceError> {
         Ok(self.meet(home).await?.map(|conversation| conversation.greeting.phase))
     }
 
@@ -549,6 +553,6 @@ fn silent() -> WorkspaceError {
     WorkspaceError::KeeperLost { what: "does not answer", log: None }
 }
 
-fn odd() -> WorkspaceError {
+pub(super) fn odd() -> WorkspaceError {
     WorkspaceError::KeeperLost { what: "gave the answer to another question", log: None }
 }

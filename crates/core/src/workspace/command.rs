@@ -107,7 +107,10 @@ impl Workspaces {
     }
 }
 
-async fn pass_on(to: &mut (dyn AsyncWrite + Send + Unpin), bytes: &[u8]) -> Result<(), WorkspaceError> {
+pub(super) async fn pass_on(
+    to: &mut (dyn AsyncWrite + Send + Unpin),
+    bytes: &[u8],
+) -> Result<(), WorkspaceError> {
     let write = async {
         to.write_all(bytes).await?;
         to.flush().await

@@ -175,6 +175,86 @@ pub enum WorkspaceError {
     /// The keeper says that it could not be done.
     #[error("{0}")]
     Told(Fault),
+    /// A number is out of bounds.
+    #[error("{what} is {value}: it must be {least} to {most}")]
+    Bound {
+        /// Which.
+        what: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// The guest could not do it to a shell or a service.
+    #[error("{what}")]
+    Job {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: GuestError,
+    },
+    /// There is no such shell.
+    #[error("the workspace has no shell {id:?}")]
+    ShellUnknown {
+        /// What was asked for.
+        id: String,
+        /// What there is, the oldest first.
+        there: Vec<String>,
+    },
+    /// The shell does not run any more.
+    #[error("shell {id} has ended{}", .exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default())]
+    ShellEnded {
+        /// Which.
+        id: String,
+        /// Its exit code, where it is known.
+        exit_code: Option<i32>,
+    },
+    /// What runs in the shell reads nothing.
+    #[error("the shell takes no input: {taken} bytes were typed, {left} are left")]
+    ShellBusy {
+        /// Bytes that were taken.
+        taken: usize,
+        /// Bytes that were not.
+        left: usize,
+    },
+    /// There is no such signal.
+    #[error("{0:?} is not HUP, INT, TERM or KILL")]
+    Signal(String),
+    /// There is no such service.
+    #[error("the workspace has no service {name:?}")]
+    ServiceUnknown {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        near: Vec<String>,
+    },
+    /// A service of this name runs.
+    #[error("service {0:?} runs already")]
+    ServiceTaken(String),
+    /// As many services run as may be.
+    #[error("{0} services run, which is the most there may be")]
+    ServicesFull(usize),
+    /// A readiness that cannot be.
+    #[error("{text:?} is not {wanted}")]
+    Readiness {
+        /// What was given.
+        text: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The service did not become ready, and was ended.
+    #[error("service {name:?} did not become ready: {why}{}", .log.as_ref().map(|log| format!("; its log ends:\n{log}")).unwrap_or_default())]
+    ServiceNotReady {
+        /// Which.
+        name: String,
+        /// Why.
+        why: String,
+        /// The end of its log.
+        log: Option<String>,
+    },
 }
 
 impl WorkspaceError {
@@ -215,6 +295,22 @@ impl WorkspaceError {
             }
             Self::Told(fault) => return fault.hint.clone(),
             Self::Secret(error) => return error.hint(),
+            Self::ShellUnknown { there, .. } if there.is_empty() => {
+                "`pyro workspace shell open` begins one".into()
+            }
+            Self::ShellUnknown { there, .. } => format!("it has {}", there.join(", ")),
+            Self::ShellEnded { .. } => {
+                "what it wrote can still be read; `pyro workspace shell open` begins another".into()
+            }
+            Self::ShellBusy { .. } => "`pyro workspace shell signal` interrupts what runs in it".into(),
+            Self::ServiceUnknown { near, .. } if near.is_empty() => {
+                "`pyro workspace service list` shows those that there are".into()
+            }
+            Self::ServiceUnknown { near, .. } => format!("did you mean {}?", near.join(" or ")),
+            Self::ServiceTaken(_) | Self::ServicesFull(_) => "`pyro workspace service stop` ends one".into(),
+            Self::ServiceNotReady { name, .. } => {
+                format!("`pyro workspace service logs` shows all that {name} wrote")
+            }
             _ => return None,
         };
         Some(hint)
@@ -230,6 +326,12 @@ impl WorkspaceError {
             Self::Baseline => "baseline",
             Self::Refused(_) | Self::Stopped | Self::Locked => "state",
             Self::GuestEnded(_) => "guest_ended",
+            Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",
+            Self::ShellUnknown { .. } => "shell_unknown",
+            Self::ShellEnded { .. } => "shell_ended",
+            Self::ServiceUnknown { .. } => "service_unknown",
+            Self::ServiceTaken(_) | Self::ServicesFull(_) => "taken",
+            Self::ServiceNotReady { .. } => "service_not_ready",
             _ => "failed",
         }
     }

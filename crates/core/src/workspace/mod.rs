@@ -4,6 +4,7 @@
 //!   client    what front ends call: asks a keeper, or does it itself under the lock where none lives
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
+//!   shells, services, jobs    what goes on in a guest     spool     what that wrote, in files
 //!   state     the database                         record   what is in it; view: what payloads show
 //!   secrets   what may be one, where they are kept
 //! ```
@@ -17,19 +18,32 @@ mod client;
 mod command;
 pub(crate) mod disk;
 mod error;
+pub(crate) mod jobs;
 pub(crate) mod layout;
 mod record;
 pub(crate) mod secrets;
+mod services;
+mod shells;
+pub(crate) mod spool;
 mod start;
 pub(crate) mod state;
 mod view;
 
 pub use client::Workspaces;
 pub use error::WorkspaceError;
+pub use jobs::{
+    Readiness, Service, ServiceList, ServiceLogs, Shell, ShellClosed, ShellList, ShellRead, ShellSignalled,
+    ShellWritten,
+};
 pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
 pub use secrets::{Secret, SecretEnv, SecretError};
+pub use services::{ReadyWait, ServiceWish};
+pub(crate) use services::{find_service, last_lines};
+pub use shells::{AttachEnd, Attached, ReadWish, ShellSize};
+pub(crate) use shells::{find_shell, forget_shell};
 pub use start::Remarks;
 pub use state::BASELINE;
+pub(crate) use view::EXECUTION_MODE;
 pub use view::{
     Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,
     SnapshotDeleted, SnapshotInfo, SnapshotList, Status,

@@ -30,6 +30,9 @@ const TABLES: &str = "
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, created_at REAL NOT NULL, entry_count INTEGER NOT NULL,
         bytes_written INTEGER NOT NULL, memory INTEGER NOT NULL
     ) STRICT;
+    CREATE TABLE job (
+        kind TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, name)
+    ) STRICT;
 ";
 const COMMAND: &str = "SELECT sequence, command, cwd, exit_code, duration_ms, recorded_at, stdout_bytes, stderr_bytes, \
                        stdout_truncated, stderr_truncated, interrupted FROM command";
@@ -86,7 +89,7 @@ impl State {
         Ok(Self { path: path.to_owned(), connection })
     }
 
-    fn error(&self, source: rusqlite::Error) -> WorkspaceError {
+    pub(super) fn error(&self, source: rusqlite::Error) -> WorkspaceError {
         WorkspaceError::State { path: self.path.clone(), source }
     }
 
@@ -189,7 +192,7 @@ impl State {
         })
     }
 
-    fn rows<T>(
+    pub(super) fn rows<T>(
         &self,
         query: &str,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
@@ -200,7 +203,11 @@ impl State {
         all().map_err(|source| self.error(source))
     }
 
-    fn execute(&self, statement: &str, values: impl rusqlite::Params) -> Result<(), WorkspaceError> {
+    pub(super) fn execute(
+        &self,
+        statement: &str,
+        values: impl rusqlite::Params,
+    ) -> Result<(), WorkspaceError> {
         let run = || self.connection.prepare_cached(statement)?.execute(values);
         run().map(|_| ()).map_err(|source| self.error(source))
     }

@@ -7,7 +7,11 @@ mod fork;
 mod list;
 mod logs;
 mod reset;
+mod service;
+mod shell;
+mod shell_attach;
 mod show;
+mod show_jobs;
 mod snapshot;
 mod start;
 mod status;
@@ -48,6 +52,12 @@ pub enum Workspace {
     Start(start::Args),
     /// End everything of a workspace and remove it
     Delete(delete::Args),
+    /// Open, use and close terminal sessions that stay
+    #[command(subcommand)]
+    Shell(shell::Shell),
+    /// Start, watch and stop processes that go on
+    #[command(subcommand)]
+    Service(service::Service),
 }
 
 impl Workspace {
@@ -66,6 +76,8 @@ impl Workspace {
             Self::Stop(args) => args.json,
             Self::Start(args) => args.json,
             Self::Delete(args) => args.json,
+            Self::Shell(shell) => shell.wants_json(),
+            Self::Service(service) => service.wants_json(),
         }
     }
 
@@ -84,6 +96,8 @@ impl Workspace {
             Self::Stop(args) => args.execute().await,
             Self::Start(args) => args.execute().await,
             Self::Delete(args) => args.execute().await,
+            Self::Shell(shell) => shell.execute().await,
+            Self::Service(service) => service.execute().await,
         }
     }
 }
