@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::life::Ask;
-use super::machine;
 use super::{Keeper, Phase};
+use super::{machine, seed};
 use crate::cause;
 use crate::command::{self, CommandLine, Options, Streams};
-use crate::workspace::state::State;
+use crate::workspace::state::{BASELINE, State};
 use crate::workspace::{Changes, SnapshotInfo, Status, WorkspaceError, disk, layout};
 
 /// How long a guest may take to end its processes and write its disk.
@@ -62,6 +62,7 @@ impl Keeper {
             }
             drop(engine);
             let home = self.home.clone();
+            let to_baseline = snapshot == BASELINE;
             blocking(move || disk::restore(&home, &snapshot)).await?;
             let mut record = self.books().record.clone();
             machine::note_reset(&mut record);
@@ -75,7 +76,12 @@ impl Keeper {
                 books.record = record;
                 books.state.save(&books.record)?;
             }
-            self.install(started?).await;
+            let started = started?;
+            if to_baseline {
+                let record = self.books().record.clone();
+                seed::note_baseline(&started.handle.guest, &record).await?;
+            }
+            self.install(started).await;
             Ok(())
         };
         let done = reset.await;

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::files::{FileAsk, FileReply};
 use super::life::Phase;
 use crate::command::CommandLine;
 use crate::workspace::{Changes, SnapshotInfo, Status};
@@ -119,6 +120,11 @@ pub enum Call {
     Delete,
     /// Exit, so that another keeper can start the stopped workspace.
     Retire,
+    /// Something with its files.
+    Files {
+        /// What.
+        ask: FileAsk,
+    },
 }
 
 /// The last thing that a keeper says.
@@ -152,6 +158,11 @@ pub enum Answer {
     Failed {
         /// Why.
         fault: Fault,
+    },
+    /// What is said of files; of a call that has several, all but the last come before it.
+    Files {
+        /// It.
+        reply: FileReply,
     },
 }
 

@@ -17,7 +17,8 @@ use super::view::{
     Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
     SnapshotInfo, SnapshotList, Status,
 };
-use super::{Changes, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
+use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
+use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
 use crate::vm::Factory;
@@ -144,11 +145,17 @@ impl Workspaces {
     /// When it cannot be made or started; nothing is left of it then.
     pub async fn create(
         &self,
-        wish: Wish,
+        mut wish: Wish,
         pull_events: impl FnMut(PullEvent) + Send + 'static,
         remarks: Remarks<'_>,
+        moved: &mut (dyn FnMut(Moved) + Send),
     ) -> Result<Status, WorkspaceError> {
         wish.check(host::available_memory_mib())?;
+        if let Some(path) = &mut wish.seed_path {
+            // What is no tree is refused before anything is made.
+            Source::open(path, Limits::default())?;
+            *path = std::path::absolute(&path).map_err(|e| WorkspaceError::file(path, "found", e))?;
+        }
         layout::sweep(self.root());
         let environment = self.factory.environment(&wish.environment, pull_events).await?;
         let disk = self.factory.store().blank_disk()?;
@@ -159,7 +166,7 @@ impl Workspaces {
             disk,
             forked_from: None,
         });
-        start::start(Home::of(self.root(), &id).path(), &order, remarks).await
+        start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
     }
 
     /// Makes `count` workspaces from the disk of one as it is now, or from one of its snapshots.
@@ -200,6 +207,7 @@ impl Workspaces {
                     name: None,
                     labels: origin.labels.clone(),
                     allow_host_compat: origin.allow_host_compat,
+                    seed_path: None,
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;
@@ -306,7 +314,10 @@ impl Workspaces {
     }
 
     /// Takes the lock of a workspace that no keeper has.
-    async fn own(&self, home: &Home) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
+    pub(super) async fn own(
+        &self,
+        home: &Home,
+    ) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
         let waits = home.clone();
         let locked = tokio::task::spawn_blocking(move || waits.lock()).await;
         let locked = locked.map_err(|_| WorkspaceError::Locked)??;

@@ -44,7 +44,7 @@ fn sync_dir(of: &Path) -> io::Result<()> {
     File::open(of.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 
-fn open(path: &Path) -> Result<File, WorkspaceError> {
+pub fn open(path: &Path) -> Result<File, WorkspaceError> {
     File::open(path).map_err(|e| WorkspaceError::file(path, "opened", e))
 }
 

@@ -5,6 +5,9 @@
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
 //!   state     the database                         record   what is in it; view: what payloads show
+//!   files     the guest's files, one at a time     transfer whole trees, through the threads of pipe
+//!   patching  patches, applied to them             diff     how they differ from the baseline
+//!   offline   the disk of a stopped workspace
 //! ```
 //!
 //! What a keeper does is in [`crate::keeper`].
@@ -14,19 +17,33 @@
 
 mod client;
 mod command;
+mod diff;
 pub(crate) mod disk;
 mod error;
+mod files;
+mod files_view;
 pub(crate) mod layout;
+mod offline;
+mod patching;
+mod pipe;
 mod record;
 mod start;
 pub(crate) mod state;
+mod transfer;
 mod view;
 
 pub use client::Workspaces;
 pub use error::WorkspaceError;
+pub use files_view::{
+    Diff, DiffEntry, DiffSummary, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead,
+    FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
+};
+pub(crate) use pipe::Packed;
+pub use pipe::{Moved, OnMoved};
 pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
 pub use start::Remarks;
 pub use state::BASELINE;
+pub(crate) use transfer::mode as source_mode;
 pub use view::{
     Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,
     SnapshotDeleted, SnapshotInfo, SnapshotList, Status,

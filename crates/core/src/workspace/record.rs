@@ -1,6 +1,7 @@
 //! What is written down about a workspace: structs of the disk, apart from what payloads show.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -138,6 +139,9 @@ pub struct Wish {
     pub labels: BTreeMap<String, String>,
     /// Accepted and never needed.
     pub allow_host_compat: bool,
+    /// A directory or an archive of the host that fills `/workspace`; absolute.
+    #[serde(default)]
+    pub seed_path: Option<PathBuf>,
 }
 
 impl Wish {
@@ -153,6 +157,7 @@ impl Wish {
             name: None,
             labels: BTreeMap::new(),
             allow_host_compat,
+            seed_path: None,
         }
     }
 

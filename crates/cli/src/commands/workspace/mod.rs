@@ -2,16 +2,22 @@
 
 mod create;
 mod delete;
+mod diff;
+mod disk;
 mod exec;
+mod export;
+mod file;
 mod fork;
 mod list;
 mod logs;
+mod patch;
 mod reset;
 mod show;
 mod snapshot;
 mod start;
 mod status;
 mod stop;
+mod sync;
 mod update;
 
 use clap::Subcommand;
@@ -48,6 +54,22 @@ pub enum Workspace {
     Start(start::Args),
     /// End everything of a workspace and remove it
     Delete(delete::Args),
+    /// Copy from the host into a running workspace
+    #[command(subcommand)]
+    Sync(sync::Sync),
+    /// List, read and write files of a running workspace
+    #[command(subcommand)]
+    File(file::File),
+    /// Change files of a running workspace by a patch
+    #[command(subcommand)]
+    Patch(patch::Patch),
+    /// Copy a file or directory of a running workspace to this host
+    Export(export::Args),
+    /// Show what differs from the workspace's beginning
+    Diff(diff::Args),
+    /// Look into the disk of a stopped workspace
+    #[command(subcommand)]
+    Disk(disk::Disk),
 }
 
 impl Workspace {
@@ -66,6 +88,12 @@ impl Workspace {
             Self::Stop(args) => args.json,
             Self::Start(args) => args.json,
             Self::Delete(args) => args.json,
+            Self::Sync(sync) => sync.wants_json(),
+            Self::File(file) => file.wants_json(),
+            Self::Patch(patch) => patch.wants_json(),
+            Self::Export(args) => args.json,
+            Self::Diff(args) => args.json,
+            Self::Disk(disk) => disk.wants_json(),
         }
     }
 
@@ -84,6 +112,12 @@ impl Workspace {
             Self::Stop(args) => args.execute().await,
             Self::Start(args) => args.execute().await,
             Self::Delete(args) => args.execute().await,
+            Self::Sync(sync) => sync.execute().await,
+            Self::File(file) => file.execute().await,
+            Self::Patch(patch) => patch.execute().await,
+            Self::Export(args) => args.execute().await,
+            Self::Diff(args) => args.execute().await,
+            Self::Disk(disk) => disk.execute().await,
         }
     }
 }

@@ -1,0 +1,55 @@
+//! `pyro workspace diff`.
+
+use std::io::{self, Write as _};
+
+use pyro_core::workspace::Diff;
+
+use super::show;
+use crate::error::{CliError, print_json};
+
+/// Show what differs from the workspace's beginning, as a patch that `git apply` takes
+#[derive(clap::Args)]
+#[command(
+    after_help = "The patch goes to standard output; what no text can tell, such as binary files, is named on standard \
+                  error.\n\nExample:\n  pyro workspace diff repro > repro.patch && git apply repro.patch"
+)]
+pub struct Args {
+    /// The workspace's id or name
+    workspace_id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let diff = super::workspaces(None)?.diff(&self.workspace_id).await?;
+        if self.json {
+            print_json(&serde_json::to_value(&diff).unwrap_or_default());
+            return Ok(0);
+        }
+        match io::stdout().write_all(diff.patch.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(CliError::OutputClosed),
+            _ => {}
+        }
+        talk(&diff);
+        Ok(0)
+    }
+}
+
+fn talk(diff: &Diff) {
+    let sum = &diff.summary;
+    for entry in diff.entries.iter().filter(|entry| entry.text_patch.is_empty()) {
+        let why = if entry.binary { " (binary)" } else { "" };
+        let path = show::printable(&entry.path);
+        eprintln!("[diff] {} {} {path}{why}", entry.status, entry.artifact_type);
+    }
+    if diff.patch_truncated {
+        eprintln!("[diff] the patch is not complete: there is more text than it may have");
+    }
+    eprintln!(
+        "[diff] total={} added={} modified={} deleted={} type_changed={} text_patched={} non_text={}",
+        sum.total, sum.added, sum.modified, sum.deleted, sum.type_changed, sum.text_patched, sum.non_text
+    );
+}
