@@ -60,6 +60,11 @@ fn is_plain(path: &Path) -> bool {
     names && path != Path::new("") && !path.as_os_str().as_bytes().contains(&0)
 }
 
+/// Whether git keeps this for itself: a patch that has it is refused as a whole.
+pub(super) fn is_gits(path: &Path) -> bool {
+    path.components().any(|each| each.as_os_str().eq_ignore_ascii_case(".git"))
+}
+
 impl Workspaces {
     /// What differs from the baseline, with text patches that `git apply` takes. Whatever the workspace was reset to
     /// since, it is compared with its beginning.
@@ -69,7 +74,8 @@ impl Workspaces {
     pub async fn diff(&self, given: &str) -> Result<Diff, WorkspaceError> {
         let home = self.find(given).await?;
         let record = home.read()?.record()?;
-        let (changes, baseline) = if has_empty_baseline(&record) {
+        let all = has_empty_baseline(&record);
+        let (changes, baseline) = if all {
             (self.everything(&home).await?, None)
         } else {
             let changes = self.scan(&home).await?;
@@ -79,7 +85,11 @@ impl Workspaces {
             };
             (changes, baseline)
         };
-        let looks = changes.into_iter().map(|change| self.look_closer(&home, &baseline, change));
+        let mut fresh = self.fresh(&home, &changes, all, MOST_TEXT).await;
+        let looks = changes.into_iter().map(|change| {
+            let known = fresh.take(&change.path.path());
+            self.look_closer(&home, &baseline, change, known)
+        });
         let mut looks = futures::stream::iter(looks).buffered(AT_ONCE);
         let (mut entries, mut text, mut truncated) = (Vec::new(), String::new(), false);
         let mut summary = DiffSummary::default();
@@ -158,10 +168,16 @@ impl Workspaces {
         home: &Home,
         baseline: &Baseline,
         change: Change,
+        known: Option<Rendered>,
     ) -> Result<Option<DiffEntry>, WorkspaceError> {
         let path = change.path.path();
         if !is_plain(&path) {
             return Err(odd());
+        }
+        let known = if is_gits(&path) && change.before.is_none() { Some(Rendered::default()) } else { known };
+        if let (Some(rendered), None, Some(after)) = (known, change.before, change.after) {
+            let status = ("added", after.kind.name());
+            return Ok(Some(entry(&path, status, (None, Some(after.mode)), rendered)));
         }
         let before = match change.before {
             Some(state) => Some((old_node(baseline, &path)?, state)),
@@ -195,21 +211,29 @@ impl Workspaces {
             _ => Kind::Other.name(),
         };
         let named = path.clone();
-        let rendered = tokio::task::spawn_blocking(move || {
-            patch::render(&named, old.as_ref().map(Content::side), new.as_ref().map(Content::side))
+        let rendered = tokio::task::spawn_blocking(move || match is_gits(&named) {
+            true => Rendered::default(),
+            false => patch::render(&named, old.as_ref().map(Content::side), new.as_ref().map(Content::side)),
         });
-        let Rendered { patch, binary } = rendered.await.map_err(|_| WorkspaceError::Locked)?;
-        let octal = |mode: Option<u32>| mode.map(|mode| format!("{mode:04o}"));
-        Ok(Some(DiffEntry {
-            path: path.to_string_lossy().into_owned(),
-            status,
-            artifact_type: shown,
-            // What is binary would have git refuse all of it.
-            text_patch: if binary { String::new() } else { patch },
-            binary,
-            old_mode: octal(old_mode),
-            new_mode: octal(new_mode),
-        }))
+        let rendered = rendered.await.map_err(|_| WorkspaceError::Locked)?;
+        Ok(Some(entry(&path, (status, shown), (old_mode, new_mode), rendered)))
+    }
+
+    /// Whether the beginning of a long file shows that it is no text, so that the rest need not be read.
+    async fn is_binary(&self, home: &Home, name: &[u8], state: FileState) -> Result<bool, WorkspaceError> {
+        let mut binary = false;
+        if state.size > PIECE as u64 {
+            let each = |piece: &[u8]| {
+                binary |= piece.contains(&0);
+                Ok(())
+            };
+            match self.content(home, name, PIECE as u64, each).await {
+                // Reading all of it says why.
+                Ok(_) | Err(WorkspaceError::Told(_)) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(binary)
     }
 
     /// What the guest has now, and whether it is what the baseline has; `None` when it went meanwhile.
@@ -225,6 +249,9 @@ impl Workspaces {
         let mut bytes = Vec::new();
         let (mut at, mut equal) = (0_u64, compare.is_some());
         let done = match state.kind {
+            Kind::File if compare.is_none() && self.is_binary(home, name, state).await? => {
+                return Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes: None }), false));
+            }
             Kind::File => {
                 // Only what is to be compared is read beyond what can be text.
                 let limit = if equal { u64::MAX } else { MAX_FILE as u64 + 1 };
@@ -260,6 +287,25 @@ impl Workspaces {
             }
             Err(error) => Err(error),
         }
+    }
+}
+
+fn entry(
+    path: &Path,
+    (status, artifact_type): (&'static str, &'static str),
+    (old_mode, new_mode): (Option<u32>, Option<u32>),
+    Rendered { patch, binary }: Rendered,
+) -> DiffEntry {
+    let octal = |mode: Option<u32>| mode.map(|mode| format!("{mode:04o}"));
+    DiffEntry {
+        path: path.to_string_lossy().into_owned(),
+        status,
+        artifact_type,
+        // What is binary would have git refuse all of it.
+        text_patch: if binary { String::new() } else { patch },
+        binary,
+        old_mode: octal(old_mode),
+        new_mode: octal(new_mode),
     }
 }
 
@@ -319,5 +365,7 @@ mod tests {
         for bad in ["", "/", "/a", "..", "a/../b", "a\0b"] {
             assert!(!is_plain(Path::new(bad)), "{bad:?}");
         }
+        assert!(is_gits(Path::new("a/.git/HEAD")) && is_gits(Path::new(".GIT")));
+        assert!(!is_gits(Path::new(".gitignore")) && !is_gits(Path::new("a.git/b")));
     }
 }

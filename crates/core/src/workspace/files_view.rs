@@ -231,7 +231,8 @@ pub struct DiffEntry {
     pub status: &'static str,
     /// What it is, or was: `file`, `directory`, `symlink` or `other`.
     pub artifact_type: &'static str,
-    /// Its part of the patch; empty where no text can tell the difference.
+    /// Its part of the patch; empty where no text can tell the difference, and for what is in a `.git`, which git does
+    /// not patch.
     pub text_patch: String,
     /// Whether that is because its content is not text.
     pub binary: bool,

@@ -6,7 +6,7 @@
 //!   layout    directories, locks, names            disk     disks and their copies
 //!   state     the database                         record   what is in it; view: what payloads show
 //!   files     the guest's files, one at a time     transfer whole trees, through the threads of pipe
-//!   patching  patches, applied to them             diff     how they differ from the baseline
+//!   patching  patches, applied to them             diff     how they differ from the baseline; fresh: new trees
 //!   offline   the disk of a stopped workspace
 //! ```
 //!
@@ -22,6 +22,7 @@ pub(crate) mod disk;
 mod error;
 mod files;
 mod files_view;
+mod fresh;
 pub(crate) mod layout;
 mod offline;
 mod patching;

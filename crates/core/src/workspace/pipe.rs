@@ -145,32 +145,47 @@ impl AsyncRead for Packed {
     }
 }
 
-/// A tree that is unpacked from a tar stream.
-pub(super) struct Unpacking {
+/// Asks whether nobody wants the result any more.
+pub(super) type Asked<'a> = &'a dyn Fn() -> bool;
+
+/// A tar stream that is read on a thread.
+pub(super) struct Unpacking<T> {
     /// Dropped before the thread is waited for, which is how that ends.
     stream: Option<UnixStream>,
     cancelled: Arc<AtomicBool>,
-    worker: Worker<Result<Unpacked, ArchiveError>>,
+    worker: Worker<Result<T, ArchiveError>>,
 }
 
-impl Drop for Unpacking {
+impl<T> Drop for Unpacking<T> {
     fn drop(&mut self) {
         self.cancelled.store(true, Ordering::Relaxed);
         self.stream = None;
     }
 }
 
-impl Unpacking {
+impl Unpacking<Unpacked> {
+    /// Makes what `sink` says of it.
     pub(super) fn new(sink: Sink, on_moved: OnMoved) -> Result<Self, WorkspaceError> {
+        Self::with(move |stream, asked| {
+            sink.unpack(stream, &mut |totals: Totals| {
+                told(&on_moved, totals, None);
+                if asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })
+        })
+    }
+}
+
+impl<T: Send + 'static> Unpacking<T> {
+    /// Lets `work` read it.
+    pub(super) fn with(
+        work: impl FnOnce(&mut dyn io::Read, Asked<'_>) -> Result<T, ArchiveError> + Send + 'static,
+    ) -> Result<Self, WorkspaceError> {
         let (blocking, stream) = pipe().map_err(pipe_failed)?;
         let cancelled = Arc::new(AtomicBool::new(false));
-        let asked = Arc::clone(&cancelled);
+        let flag = Arc::clone(&cancelled);
         let worker = Worker::start(move || {
-            let mut progress = |totals: Totals| {
-                told(&on_moved, totals, None);
-                if asked.load(Ordering::Relaxed) { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
-            };
-            sink.unpack(&mut BufReader::with_capacity(BUFFER, blocking), &mut progress)
+            let asked = || flag.load(Ordering::Relaxed);
+            work(&mut BufReader::with_capacity(BUFFER, blocking), &asked)
         })?;
         Ok(Self { stream: Some(stream), cancelled, worker })
     }
@@ -191,7 +206,7 @@ impl Unpacking {
     }
 
     /// There are no more bytes: what came of them.
-    pub(super) async fn finish(mut self) -> Result<Unpacked, WorkspaceError> {
+    pub(super) async fn finish(mut self) -> Result<T, WorkspaceError> {
         self.stream = None;
         Ok(self.worker.outcome().await??)
     }

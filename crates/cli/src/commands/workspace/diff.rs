@@ -2,10 +2,13 @@
 
 use std::io::{self, Write as _};
 
-use pyro_core::workspace::Diff;
+use pyro_core::workspace::{Diff, DiffEntry};
 
 use super::show;
 use crate::error::{CliError, print_json};
+
+/// What has no text is named so often.
+const SHOWN: usize = 40;
 
 /// Show what differs from the workspace's beginning, as a patch that `git apply` takes
 #[derive(clap::Args)]
@@ -40,10 +43,18 @@ impl Args {
 
 fn talk(diff: &Diff) {
     let sum = &diff.summary;
-    for entry in diff.entries.iter().filter(|entry| entry.text_patch.is_empty()) {
+    let gits = |path: &str| path.split('/').any(|name| name == ".git");
+    let untold = |entry: &&DiffEntry| {
+        entry.text_patch.is_empty() && entry.artifact_type != "directory" && !gits(&entry.path)
+    };
+    for entry in diff.entries.iter().filter(untold).take(SHOWN) {
         let why = if entry.binary { " (binary)" } else { "" };
         let path = show::printable(&entry.path);
         eprintln!("[diff] {} {} {path}{why}", entry.status, entry.artifact_type);
+    }
+    let more = diff.entries.iter().filter(untold).skip(SHOWN).count();
+    if more > 0 {
+        eprintln!("[diff] and {more} more that no text can tell; --json names all");
     }
     if diff.patch_truncated {
         eprintln!("[diff] the patch is not complete: there is more text than it may have");
