@@ -25,7 +25,12 @@ pub enum File {
         /// The file, below /workspace
         path: PathBuf,
         /// What is to be in it
-        #[arg(long, required_unless_present = "text_file", conflicts_with = "text_file")]
+        #[arg(
+            long,
+            allow_hyphen_values = true,
+            required_unless_present = "text_file",
+            conflicts_with = "text_file"
+        )]
         text: Option<String>,
         /// The file of this host whose content is to be in it; - for standard input
         #[arg(long, value_name = "PATH")]

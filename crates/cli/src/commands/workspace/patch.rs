@@ -23,6 +23,7 @@ pub enum Patch {
         #[arg(
             long,
             value_name = "TEXT",
+            allow_hyphen_values = true,
             required_unless_present = "patch_file",
             conflicts_with = "patch_file"
         )]
