@@ -102,7 +102,7 @@ impl Transfer {
                 && styled.replace(known) != Some(known)
             {
                 let template = match known {
-                    true => "[{msg}] {bar:30} {bytes}/{total_bytes} {bytes_per_sec} {prefix}",
+                    true => "[{msg}] {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {prefix}",
                     false => "[{msg}] {spinner} {bytes} {bytes_per_sec} {elapsed} {prefix}",
                 };
                 if let Ok(style) = ProgressStyle::with_template(template) {

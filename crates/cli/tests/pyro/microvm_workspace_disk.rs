@@ -1,12 +1,14 @@
 //! What comes out of workspaces: exports, and disks of stopped ones.
 
 use std::fs;
+use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
+use std::os::unix::net::UnixStream;
 use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::room::{Room, signal};
+use crate::room::{Room, as_agreed, signal};
 use crate::support::{Said, eventually};
 
 fn refused(said: &Said, part: &str) {
@@ -25,12 +27,13 @@ fn exports_bring_trees_out_whole_and_nothing_else() {
     room.sh(
         "out",
         "mkdir -p t/sub; echo a > t/a; ln t/a t/hard; ln -s a t/sub/../l; chmod 640 t/a; touch -d @1500000000.25 t/a; \
-         truncate -s 1G t/sparse; echo end >> t/sparse; mkfifo t/pipe; chmod 555 t/sub; mkdir bad; ln -s /etc bad/etc",
+         truncate -s 256M t/sparse; echo end >> t/sparse; mkfifo t/pipe; chmod 555 t/sub; mkdir bad; ln -s /etc bad/etc",
     );
     let dir = room.world.home.path();
     let target = dir.join("t");
     let to = target.to_str().unwrap();
     let exported = room.json(&["export", "out", "t", "--output", to]);
+    as_agreed(&exported, "export_workspace");
     assert_eq!((&exported["workspace_path"], &exported["output_path"]), (&json!("/workspace/t"), &json!(to)));
     assert_eq!((&exported["artifact_type"], &exported["skipped_count"]), (&json!("directory"), &json!(1)));
     let stat = fs::metadata(target.join("a")).unwrap();
@@ -38,7 +41,7 @@ fn exports_bring_trees_out_whole_and_nothing_else() {
     assert_eq!(stat.ino(), fs::metadata(target.join("hard")).unwrap().ino());
     assert_eq!(fs::read_link(target.join("l")).unwrap().to_str(), Some("a"));
     let sparse = fs::metadata(target.join("sparse")).unwrap();
-    assert_eq!(sparse.len(), (1 << 30) + 4);
+    assert_eq!(sparse.len(), (256 << 20) + 4);
     assert!(sparse.blocks() * 512 < 1 << 20, "{}", sparse.blocks());
     assert_eq!(fs::metadata(target.join("sub")).unwrap().mode() & 0o777, 0o555);
     let file = dir.join("file");
@@ -98,12 +101,14 @@ fn the_disk_of_a_stopped_workspace_is_read_and_exported() {
         }
         room.ok(&["stop", "disk"]);
         let list = room.json(&["disk", "list", "disk", "--recursive"]);
+        as_agreed(&list, "list_workspace_disk");
         assert_eq!(names(&list), ["/workspace/d", "/workspace/d/l", "/workspace/d/x"]);
         assert_eq!((&list["entries"][1]["link_target"], &list["path"]), (&json!("x"), &json!("/workspace")));
         let etc = room.json(&["disk", "list", "disk", "/etc"]);
         assert!(names(&etc).contains(&"/etc/mine") && !names(&etc).contains(&"/etc/issue"), "{etc}");
         assert_eq!(names(&room.json(&["disk", "list", "disk", "/etc/skel"])), Vec::<&str>::new());
         let read = room.json(&["disk", "read", "disk", "d/l"]);
+        as_agreed(&read, "read_workspace_disk");
         assert_eq!((&read["content"], &read["path"]), (&json!("x\n"), &json!("/workspace/d/l")));
         assert_eq!(room.ok(&["disk", "read", "disk", "/etc/mine", "--content-only"]).stdout(), "mine\n");
         refused(&room.pyro(&["disk", "read", "disk", "/etc/issue"]), "/etc/issue");
@@ -111,6 +116,7 @@ fn the_disk_of_a_stopped_workspace_is_read_and_exported() {
         let image = room.world.home.path().join(format!("disk-{ttl}.ext4"));
         let to = image.to_str().unwrap();
         let exported = room.json(&["disk", "export", "disk", "--output", to]);
+        as_agreed(&exported, "export_workspace_disk");
         assert_eq!((&exported["disk_format"], &exported["output_path"]), (&json!("ext4"), &json!(to)));
         refused(&room.pyro(&["disk", "export", "disk", "--output", to]), "cannot be written");
         let checked = Command::new("e2fsck").args(["-fn", to]).output().unwrap();
@@ -121,5 +127,42 @@ fn the_disk_of_a_stopped_workspace_is_read_and_exported() {
         assert_eq!(room.sh("disk", "cat d/l /etc/mine"), "x\nmine\n");
         room.ok(&["delete", "disk"]);
     }
+    room.check_empty(&[]);
+}
+
+/// The next message on a keeper's socket.
+fn message(keeper: &mut UnixStream) -> Value {
+    let mut head = [0; 5];
+    keeper.read_exact(&mut head).unwrap();
+    let mut body = vec![0; u32::from_le_bytes([head[1], head[2], head[3], head[4]]) as usize];
+    keeper.read_exact(&mut body).unwrap();
+    serde_json::from_slice(&body).unwrap()
+}
+
+#[test]
+fn nobody_starts_a_workspace_whose_disk_is_being_read() {
+    let room = Room::new();
+    let id = room.create("held");
+    let call = br#"{"call":"files","ask":{"ask":"hold"}}"#;
+    let hold = || {
+        let mut keeper = UnixStream::connect(room.dir().join(&id).join("keeper.sock")).unwrap();
+        message(&mut keeper);
+        let length = u32::try_from(call.len()).unwrap().to_le_bytes();
+        keeper.write_all(&[&[0], &length[..], call].concat()).unwrap();
+        let answer = message(&mut keeper);
+        (keeper, answer)
+    };
+    assert_eq!(hold().1["fault"]["kind"], "state");
+    room.ok(&["stop", "held"]);
+    let (keeper, answer) = hold();
+    assert_eq!(answer["reply"]["reply"], "held", "{answer}");
+    for args in [&["start", "held"][..], &["reset", "held"]] {
+        refused(&room.pyro(args), "its disk being copied");
+    }
+    assert_eq!(room.state("held"), "stopped");
+    drop(keeper);
+    eventually("it can be started", || room.pyro(&["start", "held"]).code == Some(0));
+    assert_eq!(room.sh("held", "echo up"), "up\n");
+    room.ok(&["delete", "held"]);
     room.check_empty(&[]);
 }

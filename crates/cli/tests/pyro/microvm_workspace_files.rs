@@ -8,7 +8,7 @@ use std::process::Command;
 
 use serde_json::{Value, json};
 
-use crate::room::{Room, signal};
+use crate::room::{Room, as_agreed, signal};
 use crate::support::{Said, eventually, finish};
 
 /// Made in the room's own directory.
@@ -79,6 +79,7 @@ fn a_seeded_workspace_differs_from_its_beginning_and_from_nothing_else() {
     let room = Room::new();
     let root = tree(&room);
     let created = seeded(&room, "seeded", &root);
+    as_agreed(&created, "create_workspace");
     let seed = &created["workspace_seed"];
     assert_eq!((&seed["mode"], &seed["destination"]), (&json!("directory"), &json!("/workspace")));
     assert_eq!((&seed["seed_path"], &seed["entry_count"]), (&json!(text(&root)), &json!(8)));
@@ -110,6 +111,7 @@ fn a_seeded_workspace_differs_from_its_beginning_and_from_nothing_else() {
     fs::create_dir(copy.join("more/empty")).unwrap();
     same(&copy, &out);
     let changed = diff(&room, "seeded");
+    as_agreed(&changed, "diff_workspace");
     let summary = &changed["summary"];
     assert_eq!(
         (&summary["modified"], &summary["deleted"], &summary["added"]),
@@ -191,6 +193,7 @@ fn pushes_arrive_whole_or_not_at_all() {
     room.create("push");
     room.sh("push", "echo stays > stays; mkdir -p to/src; echo old > to/src/main.txt");
     let pushed = room.json(&["sync", "push", "push", text(&root), "--dest", "to"]);
+    as_agreed(&pushed, "push_workspace_sync");
     let sync = &pushed["workspace_sync"];
     assert_eq!((&sync["mode"], &sync["destination"]), (&json!("directory"), &json!("/workspace/to")));
     assert_eq!((&sync["source_path"], &sync["entry_count"]), (&json!(text(&root)), &json!(8)));
@@ -263,6 +266,7 @@ fn files_are_listed_read_and_written() {
     let room = Room::new();
     room.create("files");
     let written = room.json(&["file", "write", "files", "a/b/c.txt", "--text", "-über\n"]);
+    as_agreed(&written, "write_workspace_file");
     assert_eq!((&written["path"], &written["bytes_written"]), (&json!("/workspace/a/b/c.txt"), &json!(7)));
     let long = place(&room, "long");
     fs::write(&long, vec![b'x'; 5 << 20]).unwrap();
@@ -274,6 +278,7 @@ fn files_are_listed_read_and_written() {
     assert_eq!(said.code, Some(0), "{said:?}");
     room.sh("files", "ln -s a/b/c.txt link; ln -s /etc/passwd out; chmod 640 long");
     let list = room.json(&["file", "list", "files"]);
+    as_agreed(&list, "list_workspace_files");
     assert_eq!((&list["path"], &list["recursive"]), (&json!("/workspace"), &json!(false)));
     let entry = |list: &Value, n: usize| {
         let entry = &list["entries"][n];
@@ -291,6 +296,7 @@ fn files_are_listed_read_and_written() {
     assert_eq!(list["entries"].as_array().unwrap().len(), 2);
 
     let read = room.json(&["file", "read", "files", "link"]);
+    as_agreed(&read, "read_workspace_file");
     assert_eq!((&read["content"], &read["truncated"]), (&json!("\u{fffd}new"), &json!(false)));
     assert_eq!(room.ok(&["file", "read", "files", "link", "--content-only"]).out, b"\xffnew");
     let read = room.json(&["file", "read", "files", "long", "--max-bytes", "3"]);
@@ -335,6 +341,7 @@ fn patches_are_applied_whole_or_not_at_all() {
     let file = place(&room, "p.patch");
     fs::write(&file, patch).unwrap();
     let applied = room.json(&["patch", "apply", "patch", "--patch-file", text(&file)]);
+    as_agreed(&applied, "apply_workspace_patch");
     assert_eq!((&applied["changed"], &applied["patch"]), (&json!(true), &json!(patch)));
     assert_eq!(applied["summary"], json!({"total": 4, "added": 2, "modified": 0, "deleted": 2}));
     assert_eq!(

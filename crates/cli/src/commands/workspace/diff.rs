@@ -1,6 +1,6 @@
 //! `pyro workspace diff`.
 
-use std::io::{self, Write as _};
+use std::io::{self, IsTerminal as _, Write as _};
 
 use pyro_core::workspace::{Diff, DiffEntry};
 
@@ -32,13 +32,36 @@ impl Args {
             print_json(&serde_json::to_value(&diff).unwrap_or_default());
             return Ok(0);
         }
-        match io::stdout().write_all(diff.patch.as_bytes()) {
+        let text = if io::stdout().is_terminal() { coloured(&diff.patch) } else { diff.patch.clone() };
+        match io::stdout().write_all(text.as_bytes()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(CliError::OutputClosed),
             _ => {}
         }
         talk(&diff);
         Ok(0)
     }
+}
+
+/// A patch for a person's terminal: in colours, and without what the guest's files may do to it.
+fn coloured(patch: &str) -> String {
+    let mut text = String::new();
+    for line in patch.lines() {
+        let colour = match line.as_bytes() {
+            [b'd', b'i', b'f', b'f', ..] | [b'+', b'+', b'+', b' ', ..] | [b'-', b'-', b'-', b' ', ..] => {
+                "\x1b[1m"
+            }
+            [b'@', b'@', ..] => "\x1b[36m",
+            [b'+', ..] => "\x1b[32m",
+            [b'-', ..] => "\x1b[31m",
+            _ => "",
+        };
+        let end = if colour.is_empty() { "" } else { "\x1b[0m" };
+        text.push_str(colour);
+        text.extend(line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }));
+        text.push_str(end);
+        text.push('\n');
+    }
+    text
 }
 
 fn talk(diff: &Diff) {
@@ -63,4 +86,18 @@ fn talk(diff: &Diff) {
         "[diff] total={} added={} modified={} deleted={} type_changed={} text_patched={} non_text={}",
         sum.total, sum.added, sum.modified, sum.deleted, sum.type_changed, sum.text_patched, sum.non_text
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_cannot_write_to_a_terminal_what_it_likes() {
+        let shown = coloured("@@ -1 +1 @@\n-a\tb\n+\x1b]0;x\x07\n c\n");
+        assert_eq!(
+            shown,
+            "\x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-a\tb\x1b[0m\n\x1b[32m+\u{fffd}]0;x\u{fffd}\x1b[0m\n c\n"
+        );
+    }
 }
