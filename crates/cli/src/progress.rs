@@ -1,9 +1,11 @@
-//! `[pull] phase=…` lines on stderr, and on a terminal a bar beneath them while a phase lasts.
+//! `[pull] phase=…` lines on stderr, and on a terminal a bar beneath them while a phase lasts; a bar for trees that are
+//! copied.
 
-use std::sync::Mutex;
+use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use pyro_core::environment::{Phase, PullEvent, Unit};
+use pyro_core::workspace::OnMoved;
 
 use crate::terminal;
 
@@ -69,6 +71,56 @@ impl Drop for Pull {
         if let Ok(shown) = self.shown.lock()
             && let Some(bar) = &shown.bar
         {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A bar on a terminal while a tree is copied.
+pub struct Transfer {
+    bar: Option<ProgressBar>,
+}
+
+impl Transfer {
+    /// For what is called this.
+    pub fn new(what: &'static str) -> Self {
+        let bar = terminal::stderr_is_terminal().then(|| {
+            let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
+            bar.set_message(what);
+            bar
+        });
+        Self { bar }
+    }
+
+    /// What is to be told how far it is.
+    pub fn listener(&self) -> OnMoved {
+        let Some(bar) = self.bar.clone() else { return Arc::new(|_| {}) };
+        let styled = Mutex::new(None);
+        Arc::new(move |moved| {
+            let known = moved.total_bytes.is_some_and(|total| total > 0);
+            if let Ok(mut styled) = styled.lock()
+                && styled.replace(known) != Some(known)
+            {
+                let template = match known {
+                    true => "[{msg}] {bar:20} {bytes}/{total_bytes} {bytes_per_sec} {prefix}",
+                    false => "[{msg}] {spinner} {bytes} {bytes_per_sec} {elapsed} {prefix}",
+                };
+                if let Ok(style) = ProgressStyle::with_template(template) {
+                    bar.set_style(style);
+                }
+            }
+            if let Some(total) = moved.total_bytes {
+                bar.set_length(total);
+            }
+            bar.set_prefix(format!("{} entries", moved.entries));
+            bar.set_position(moved.bytes);
+        })
+    }
+}
+
+impl Drop for Transfer {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
     }

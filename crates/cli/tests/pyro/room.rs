@@ -25,6 +25,39 @@ pub fn signal(pid: u32, signal: &str) {
     assert!(Command::new("kill").args([signal, &pid.to_string()]).status().unwrap().success());
 }
 
+/// It has every field that the contract has for this operation, also in its lists and objects.
+pub fn as_agreed(payload: &Value, operation: &str) {
+    let contract: Value = serde_json::from_str(include_str!("data/payloads.json")).unwrap();
+    assert!(contract[operation].is_object(), "{operation}");
+    compare(payload, &contract[operation], operation);
+}
+
+fn compare(payload: &Value, agreed: &Value, at: &str) {
+    match agreed {
+        Value::Object(fields) => {
+            for (name, agreed) in fields {
+                let value = payload.get(name);
+                let value = value.unwrap_or_else(|| panic!("{at} lacks {name}: {payload}"));
+                compare(value, agreed, &format!("{at}.{name}"));
+            }
+        }
+        Value::Array(items) => {
+            let (Some(agreed), Some(value)) = (items.first(), payload.get(0)) else { return };
+            compare(value, agreed, at);
+        }
+        Value::String(kind) => {
+            let fits = match kind.as_str() {
+                "str" => payload.is_string(),
+                "int" => payload.is_u64() || payload.is_i64(),
+                "bool" => payload.is_boolean(),
+                _ => true,
+            };
+            assert!(fits, "{at} is no {kind}: {payload}");
+        }
+        _ => {}
+    }
+}
+
 impl Room {
     pub fn new() -> Self {
         Self { world: World::new() }

@@ -12,6 +12,7 @@
 
 mod check;
 mod error;
+mod look;
 mod read;
 mod sink;
 mod source;
@@ -23,6 +24,7 @@ mod write;
 use std::ops::ControlFlow;
 
 pub use error::{ArchiveError, Refusal};
+pub(crate) use look::{Seen, look};
 pub use sink::{Artifact, Sink, Unpacked};
 pub use source::{Form, Source};
 

@@ -13,22 +13,26 @@
 //! After a stop it stays, a few MiB, until the workspace is to be deleted, unless there is no time to live.
 
 mod exec;
+mod files;
 mod jobs;
 mod life;
 mod machine;
 mod operate;
 mod order;
 mod protocol;
+mod seed;
 mod serve;
 mod services;
 mod shells;
 mod snapshot;
 
+pub(crate) use files::{BYTES, Change, Edit, End, Entry, FileAsk, FileReply, Kind, Name, State as FileState};
 pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
 pub(crate) use operate::{describe, remove};
 pub use order::{Expiry, Order, Report, Task};
 pub use protocol::{Answer, Call, Fault, GENERATION, Greeting, MAX_CHUNK, OLDEST, ProtocolError, Words};
 pub(crate) use protocol::{Channel, receive, receive_frame, send, send_frame};
+pub(crate) use seed::has_empty_baseline;
 pub(crate) use serve::connect;
 pub use services::ServiceAsk;
 pub use shells::{Joined, ShellAsk};
@@ -46,7 +50,7 @@ use crate::environment::lock::Lock;
 use crate::identity::unix_now;
 use crate::workspace::layout::Home;
 use crate::workspace::secrets::Secrets;
-use crate::workspace::state::State;
+use crate::workspace::state::{BASELINE, State};
 use crate::workspace::{Record, Status, WorkspaceError};
 use life::{Ask, Due, Life};
 use machine::Engine;
@@ -146,6 +150,16 @@ async fn begin_prepared(
     let ttl = order.expiry.map_or(books.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
     let mut life = Life::starting(ttl, kept, unix_now());
     let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
+    match &order.task {
+        Task::Create { wish, .. } => match &wish.seed_path {
+            Some(path) => seed::fill(&engine, &home, &mut books, path, report).await?,
+            None => seed::note_baseline(&engine.handle.guest, &books.record).await?,
+        },
+        Task::Reset { snapshot } if snapshot == BASELINE => {
+            seed::note_baseline(&engine.handle.guest, &books.record).await?;
+        }
+        Task::Start | Task::Reset { .. } => {}
+    }
     life.started(unix_now());
     books.record.last_activity_at = unix_now();
     books.record.metadata.remove("stopped_because");

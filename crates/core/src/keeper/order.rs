@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Fault;
 use crate::config::Config;
-use crate::workspace::{Status, Wish};
+use crate::workspace::{Moved, Status, Wish};
 
 /// What a keeper is started with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -66,6 +66,11 @@ pub enum Report {
     Remark {
         /// As one line of key and value.
         text: String,
+    },
+    /// How far it is with what fills the workspace.
+    Progress {
+        /// So far.
+        moved: Moved,
     },
     /// It serves. Nothing follows.
     Ready {

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use super::files::{FileAsk, FileReply};
 use super::life::Phase;
 use super::{ServiceAsk, ShellAsk};
 use crate::command::CommandLine;
@@ -144,6 +145,11 @@ pub enum Call {
         /// What.
         ask: ServiceAsk,
     },
+    /// Something with its files.
+    Files {
+        /// What.
+        ask: FileAsk,
+    },
 }
 
 /// The last thing that a keeper says.
@@ -190,6 +196,11 @@ pub enum Answer {
     Service {
         /// It.
         service: Box<Service>,
+    },
+    /// What is said of files; of a call that has several, all but the last come before it.
+    Files {
+        /// It.
+        reply: FileReply,
     },
 }
 

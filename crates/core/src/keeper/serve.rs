@@ -10,8 +10,8 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::Keeper;
 use super::protocol::{self, Answer, Call, Channel, GENERATION, Greeting};
+use super::{Keeper, files};
 use crate::cause;
 use crate::identity::unix_now;
 use crate::workspace::WorkspaceError;
@@ -22,7 +22,7 @@ const MOST: u32 = 256;
 /// How long a front end may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Chunks of output that wait for a front end to read.
-const AHEAD: usize = 4;
+pub(super) const AHEAD: usize = 4;
 /// Shortest pause after an accept that failed, as when descriptors have run out.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -141,6 +141,10 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
                 None => return,
             }
         }
+        Call::Files { ask } => match files::call(&keeper, ask, &mut reader, &mut writer).await {
+            Some(answer) => answer,
+            None => return,
+        },
         other => {
             // In a task of its own: it goes on when this connection ends.
             let worker = Arc::clone(&keeper);
@@ -159,7 +163,7 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
 }
 
 /// Runs a command with its output going out; `None` when the front end is gone.
-async fn stream_output(
+pub(super) async fn stream_output(
     running: impl Future<Output = Result<Answer, WorkspaceError>>,
     mut output: mpsc::Receiver<(Channel, Vec<u8>)>,
     reader: &mut OwnedReadHalf,
@@ -203,7 +207,11 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
             keeper.retire()?;
             Answer::Done
         }
-        Call::Exec { .. } | Call::Shell { .. } | Call::ShellAttach { .. } | Call::Service { .. } => {
+        Call::Exec { .. }
+        | Call::Shell { .. }
+        | Call::ShellAttach { .. }
+        | Call::Service { .. }
+        | Call::Files { .. } => {
             return Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended));
         }
     })

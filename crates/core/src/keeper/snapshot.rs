@@ -229,7 +229,12 @@ impl Keeper {
             books.record = record;
             books.state.save(&books.record)?;
         }
-        self.install(started?).await;
+        let started = started?;
+        if snapshot == crate::workspace::BASELINE {
+            let record = self.books().record.clone();
+            super::seed::note_baseline(&started.handle.guest, &record).await?;
+        }
+        self.install(started).await;
         Ok(())
     }
 }

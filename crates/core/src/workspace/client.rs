@@ -17,7 +17,8 @@ use super::view::{
     Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
     SnapshotInfo, SnapshotList, Status,
 };
-use super::{Changes, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
+use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
+use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
 use crate::vm::Factory;
@@ -144,11 +145,17 @@ impl Workspaces {
     /// When it cannot be made or started; nothing is left of it then.
     pub async fn create(
         &self,
-        wish: Wish,
+        mut wish: Wish,
         pull_events: impl FnMut(PullEvent) + Send + 'static,
         remarks: Remarks<'_>,
+        moved: &mut (dyn FnMut(Moved) + Send),
     ) -> Result<Status, WorkspaceError> {
         wish.check(host::available_memory_mib())?;
+        if let Some(path) = &mut wish.seed_path {
+            // What is no tree is refused before anything is made.
+            Source::open(path, Limits::default())?;
+            *path = std::path::absolute(&path).map_err(|e| WorkspaceError::file(path, "found", e))?;
+        }
         layout::sweep(self.root());
         let environment = self.factory.environment(&wish.environment, pull_events).await?;
         let disk = self.factory.store().blank_disk()?;
@@ -160,7 +167,7 @@ impl Workspaces {
             forked_from: None,
             memory: None,
         });
-        start::start(Home::of(self.root(), &id).path(), &order, remarks).await
+        start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
     }
 
     /// Makes `count` workspaces from one as it is now, its memory and processes included while it runs, or from one of its
@@ -206,6 +213,7 @@ impl Workspaces {
                     labels: origin.labels.clone(),
                     allow_host_compat: origin.allow_host_compat,
                     secrets: secrets.clone(),
+                    seed_path: None,
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;

@@ -3,13 +3,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pyro_proto::message::{Failure, FailureKind};
+
+use crate::archive::ArchiveError;
 use crate::backend::BackendError;
 use crate::cause;
 use crate::command::CommandError;
+use crate::disk::DiskError;
 use crate::environment::EnvironmentError;
 use crate::guest::GuestError;
 use crate::identity::NoRandomness;
 use crate::keeper::{Fault, ProtocolError, Refusal};
+use crate::patch::{PatchError, Rejected};
 use crate::redact::Redactor;
 use crate::runtime::RuntimeError;
 use crate::vm::{LimitError, VmError};
@@ -255,6 +260,40 @@ pub enum WorkspaceError {
         /// The end of its log.
         log: Option<String>,
     },
+    /// The guest refuses to do something with a file, or cannot.
+    #[error("{message}")]
+    Path {
+        /// What kind it is, for programs: `not_found`, `outside_workspace` and so on.
+        kind: &'static str,
+        /// What the guest says, made fit to be shown.
+        message: String,
+    },
+    /// It runs, and what was asked needs one that is stopped.
+    #[error("the workspace runs, and its disk changes while it is looked at")]
+    Runs,
+    /// A tree cannot be packed or unpacked.
+    #[error(transparent)]
+    Archive(#[from] ArchiveError),
+    /// A patch cannot be read.
+    #[error(transparent)]
+    Patch(#[from] PatchError),
+    /// A patch does not fit.
+    #[error(transparent)]
+    Rejected(#[from] Rejected),
+    /// A disk cannot be read, or has no such path.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// What was to be written to the workspace cannot be read.
+    #[error("what is to be written cannot be read")]
+    Source(#[source] io::Error),
+    /// There is more than can be looked at in one go.
+    #[error("there are more than {limit} {what}")]
+    TooMuch {
+        /// Of what, in the plural.
+        what: &'static str,
+        /// How many may be.
+        limit: u64,
+    },
 }
 
 impl WorkspaceError {
@@ -311,6 +350,14 @@ impl WorkspaceError {
             Self::ServiceNotReady { name, .. } => {
                 format!("`pyro workspace service logs` shows all that {name} wrote")
             }
+            Self::Path { kind, .. } => return path_hint(kind).map(str::to_owned),
+            Self::Runs => {
+                "stop it first with `pyro workspace stop`, or use `workspace file` and `workspace export`".into()
+            }
+            Self::Archive(error) => return error.hint().map(str::to_owned),
+            Self::Patch(error) => return error.hint().map(str::to_owned),
+            Self::Disk(error) => return error.hint().map(str::to_owned),
+            Self::Rejected(_) => "`pyro workspace file read` shows what a file has now".into(),
             _ => return None,
         };
         Some(hint)
@@ -332,6 +379,10 @@ impl WorkspaceError {
             Self::ServiceUnknown { .. } => "service_unknown",
             Self::ServiceTaken(_) | Self::ServicesFull(_) => "taken",
             Self::ServiceNotReady { .. } => "service_not_ready",
+            Self::Path { kind, .. } => kind,
+            Self::Runs => "state",
+            Self::Archive(_) | Self::Patch(_) => "invalid",
+            Self::Rejected(_) => "rejected",
             _ => "failed",
         }
     }
@@ -353,6 +404,25 @@ impl WorkspaceError {
         Self::Told(Fault { kind, message: redactor.text(&message), hint })
     }
 
+    /// What the guest says of a file. Its words are not trusted to be one line of text.
+    pub(crate) fn of_guest(failure: &Failure) -> Self {
+        const LONGEST: usize = 1000;
+        let kind = match failure.kind {
+            FailureKind::NotFound => "not_found",
+            FailureKind::IsDirectory => "is_directory",
+            FailureKind::NotDirectory => "not_directory",
+            FailureKind::OutsideWorkspace => "outside_workspace",
+            FailureKind::TooLarge => "too_large",
+            FailureKind::Exists => "exists",
+            FailureKind::NoSpace => "no_space",
+            FailureKind::NotRegular => "not_regular",
+            FailureKind::BadArchive => "invalid",
+            _ => "failed",
+        };
+        let clean = |c: char| if c.is_control() { ' ' } else { c };
+        Self::Path { kind, message: failure.message.chars().map(clean).take(LONGEST).collect() }
+    }
+
     pub(crate) fn file(path: &Path, doing: &'static str, source: io::Error) -> Self {
         Self::File { path: path.to_owned(), doing, source }
     }
@@ -365,6 +435,16 @@ impl WorkspaceError {
             other => Self::Vm(other.into()),
         }
     }
+}
+
+fn path_hint(kind: &str) -> Option<&'static str> {
+    Some(match kind {
+        "not_found" => "`pyro workspace file list --recursive` shows what there is",
+        "is_directory" => "name a file in it; `pyro workspace file list` shows what there is",
+        "outside_workspace" => "name a path below /workspace that no link leads out of",
+        "no_space" => "the workspace's disk is full: remove something in it",
+        _ => return None,
+    })
 }
 
 impl From<EnvironmentError> for WorkspaceError {

@@ -8,6 +8,7 @@
 //!     .gone-ID/          one that is being removed: likewise
 //!     ID/
 //!       layout           the version of all this
+//!       edit.lock        held while files of the guest are read to be written back changed
 //!       lock             held by the keeper for its life, or by who works on a stopped workspace
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
@@ -140,6 +141,11 @@ impl Home {
     /// Takes its lock, which somebody may hold for a moment. Blocks.
     pub(crate) fn lock(&self) -> Result<Lock, WorkspaceError> {
         acquire(&self.path.join("lock"))
+    }
+
+    /// Held by who reads files of the guest to write them back changed. Blocks.
+    pub(crate) fn lock_edits(&self) -> Result<Lock, WorkspaceError> {
+        acquire(&self.path.join("edit.lock"))
     }
 
     /// The part of its address that fits into a socket's: through a descriptor of the directory where the path is too

@@ -7,6 +7,9 @@
 //!   shells, services, jobs    what goes on in a guest     spool     what that wrote, in files
 //!   state     the database                         record   what is in it; view: what payloads show
 //!   secrets   what may be one, where they are kept
+//!   files     the guest's files, one at a time     transfer whole trees, through the threads of pipe
+//!   patching  patches, applied to them             diff     how they differ from the baseline; fresh: new trees
+//!   offline   the disk of a stopped workspace
 //! ```
 //!
 //! What a keeper does is in [`crate::keeper`].
@@ -16,10 +19,17 @@
 
 mod client;
 mod command;
+mod diff;
 pub(crate) mod disk;
 mod error;
+mod files;
+mod files_view;
+mod fresh;
 pub(crate) mod jobs;
 pub(crate) mod layout;
+mod offline;
+mod patching;
+mod pipe;
 mod record;
 pub(crate) mod secrets;
 mod services;
@@ -27,14 +37,21 @@ mod shells;
 pub(crate) mod spool;
 mod start;
 pub(crate) mod state;
+mod transfer;
 mod view;
 
 pub use client::Workspaces;
 pub use error::WorkspaceError;
+pub use files_view::{
+    Diff, DiffEntry, DiffSummary, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead,
+    FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
+};
 pub use jobs::{
     Readiness, Service, ServiceList, ServiceLogs, Shell, ShellClosed, ShellList, ShellRead, ShellSignalled,
     ShellWritten,
 };
+pub(crate) use pipe::Packed;
+pub use pipe::{Moved, OnMoved};
 pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
 pub use secrets::{Secret, SecretEnv, SecretError};
 pub use services::{ReadyWait, ServiceWish};
@@ -43,6 +60,7 @@ pub use shells::{AttachEnd, Attached, ReadWish, ShellSize};
 pub(crate) use shells::{find_shell, forget_shell};
 pub use start::Remarks;
 pub use state::BASELINE;
+pub(crate) use transfer::mode as source_mode;
 pub(crate) use view::EXECUTION_MODE;
 pub use view::{
     Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,

@@ -1,6 +1,7 @@
 //! What is written down about a workspace: structs of the disk, apart from what payloads show.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
@@ -142,6 +143,9 @@ pub struct Wish {
     /// What its guest is told and nobody else is shown.
     #[serde(default)]
     pub secrets: Vec<Secret>,
+    /// A directory or an archive of the host that fills `/workspace`; absolute.
+    #[serde(default)]
+    pub seed_path: Option<PathBuf>,
 }
 
 impl Wish {
@@ -158,6 +162,7 @@ impl Wish {
             labels: BTreeMap::new(),
             allow_host_compat,
             secrets: Vec::new(),
+            seed_path: None,
         }
     }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::process::{Child, Command};
 
-use super::{Status, WorkspaceError};
+use super::{Moved, Status, WorkspaceError};
 use crate::keeper::{Order, Report};
 
 /// Hears why a start is no plain restore.
@@ -23,8 +23,18 @@ const LINE: u64 = 1 << 20;
 /// As much of what it said on standard error is shown.
 const TAIL: u64 = 4096;
 
-/// Starts the keeper of the workspace in `dir` and waits until it serves. Dropping the future makes it give up.
+/// As [`seeded`], of a workspace that is filled with nothing.
 pub async fn start(dir: &Path, order: &Order, remarks: Remarks<'_>) -> Result<Status, WorkspaceError> {
+    seeded(dir, order, remarks, &mut |_| {}).await
+}
+
+/// Starts the keeper of the workspace in `dir` and waits until it serves. Dropping the future makes it give up.
+pub async fn seeded(
+    dir: &Path,
+    order: &Order,
+    remarks: Remarks<'_>,
+    moved: &mut (dyn FnMut(Moved) + Send),
+) -> Result<Status, WorkspaceError> {
     let program = &order.config.executable;
     let failed = |source| WorkspaceError::Spawn { program: program.clone(), source };
     // Ours are close-on-exec; what we were handed by whoever started us may not be.
@@ -39,7 +49,7 @@ pub async fn start(dir: &Path, order: &Order, remarks: Remarks<'_>) -> Result<St
         .stderr(Stdio::piped())
         .spawn()
         .map_err(failed)?;
-    let heard = tokio::time::timeout(PATIENCE, converse(&mut child, order, remarks)).await;
+    let heard = tokio::time::timeout(PATIENCE, converse(&mut child, order, remarks, moved)).await;
     match heard {
         Ok(Ok(Some(status))) => Ok(status),
         Ok(Err(error @ WorkspaceError::Told(_))) => {
@@ -71,6 +81,7 @@ async fn converse(
     child: &mut Child,
     order: &Order,
     remarks: Remarks<'_>,
+    moved: &mut (dyn FnMut(Moved) + Send),
 ) -> Result<Option<Status>, WorkspaceError> {
     let (Some(mut stdin), Some(stdout)) = (child.stdin.take(), child.stdout.take()) else { return Ok(None) };
     let mut line = serde_json::to_vec(order).map_err(crate::keeper::ProtocolError::Message)?;
@@ -78,7 +89,7 @@ async fn converse(
     let io = |error: std::io::Error| WorkspaceError::Protocol(error.into());
     stdin.write_all(&line).await.map_err(io)?;
     stdin.flush().await.map_err(io)?;
-    let mut lines = BufReader::new(stdout.take(16 * LINE));
+    let mut lines = BufReader::new(stdout.take(64 * LINE));
     loop {
         line.clear();
         let read = (&mut lines).take(LINE).read_until(b'\n', &mut line).await.map_err(io)?;
@@ -87,6 +98,7 @@ async fn converse(
         }
         match serde_json::from_slice(&line).map_err(crate::keeper::ProtocolError::Message)? {
             Report::Remark { text } => remarks(&text),
+            Report::Progress { moved: now } => moved(now),
             Report::Ready { status } => return Ok(Some(*status)),
             Report::Failed { fault } => return Err(WorkspaceError::Told(fault)),
         }

@@ -6,7 +6,7 @@ use pyro_core::workspace::{Secret, Wish, WorkspaceError};
 
 use super::show;
 use crate::error::{CliError, print_json};
-use crate::progress::Pull;
+use crate::progress::{Pull, Transfer};
 
 /// Make a workspace and start it
 #[derive(clap::Args)]
@@ -62,9 +62,6 @@ impl Args {
         if self.network_policy != "off" {
             return Err(WorkspaceError::NotYet("a network policy other than off").into());
         }
-        if self.seed_path.is_some() {
-            return Err(WorkspaceError::NotYet("--seed-path").into());
-        }
         let mut secrets = Vec::new();
         for text in &self.secrets {
             let (name, value) = secret(text)?;
@@ -82,11 +79,18 @@ impl Args {
             labels: self.labels.into_iter().collect(),
             allow_host_compat: self.allow_host_compat,
             secrets,
+            seed_path: self.seed_path,
             ..Wish::new(self.environment)
         };
         let pull = Pull::new(&wish.environment);
         let workspaces = super::workspaces(self.backend.as_deref())?;
-        let status = workspaces.create(wish, move |event| pull.show(&event), &mut super::remark).await?;
+        let bar = Transfer::new("seed");
+        let seeding = bar.listener();
+        let status = workspaces
+            .create(wish, move |event| pull.show(&event), &mut super::remark, &mut |moved| seeding(moved))
+            .await;
+        drop(bar);
+        let status = status?;
         if self.json {
             print_json(&serde_json::to_value(&status).unwrap_or_default());
         } else if self.id_only {

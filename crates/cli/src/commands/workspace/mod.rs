@@ -2,10 +2,15 @@
 
 mod create;
 mod delete;
+mod diff;
+mod disk;
 mod exec;
+mod export;
+mod file;
 mod fork;
 mod list;
 mod logs;
+mod patch;
 mod reset;
 mod service;
 mod shell;
@@ -16,6 +21,7 @@ mod snapshot;
 mod start;
 mod status;
 mod stop;
+mod sync;
 mod update;
 
 use clap::Subcommand;
@@ -58,6 +64,22 @@ pub enum Workspace {
     /// Start, watch and stop processes that go on
     #[command(subcommand)]
     Service(service::Service),
+    /// Copy from the host into a running workspace
+    #[command(subcommand)]
+    Sync(sync::Sync),
+    /// List, read and write files of a running workspace
+    #[command(subcommand)]
+    File(file::File),
+    /// Change files of a running workspace by a patch
+    #[command(subcommand)]
+    Patch(patch::Patch),
+    /// Copy a file or directory of a running workspace to this host
+    Export(export::Args),
+    /// Show what differs from the workspace's beginning
+    Diff(diff::Args),
+    /// Look into the disk of a stopped workspace
+    #[command(subcommand)]
+    Disk(disk::Disk),
 }
 
 impl Workspace {
@@ -78,6 +100,12 @@ impl Workspace {
             Self::Delete(args) => args.json,
             Self::Shell(shell) => shell.wants_json(),
             Self::Service(service) => service.wants_json(),
+            Self::Sync(sync) => sync.wants_json(),
+            Self::File(file) => file.wants_json(),
+            Self::Patch(patch) => patch.wants_json(),
+            Self::Export(args) => args.json,
+            Self::Diff(args) => args.json,
+            Self::Disk(disk) => disk.wants_json(),
         }
     }
 
@@ -98,6 +126,12 @@ impl Workspace {
             Self::Delete(args) => args.execute().await,
             Self::Shell(shell) => shell.execute().await,
             Self::Service(service) => service.execute().await,
+            Self::Sync(sync) => sync.execute().await,
+            Self::File(file) => file.execute().await,
+            Self::Patch(patch) => patch.execute().await,
+            Self::Export(args) => args.execute().await,
+            Self::Diff(args) => args.execute().await,
+            Self::Disk(disk) => disk.execute().await,
         }
     }
 }

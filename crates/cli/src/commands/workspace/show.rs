@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{List, SnapshotList, Status};
+use pyro_core::workspace::{FileEntry, List, SnapshotList, Status};
+
+use crate::error::CliError;
 
 pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
@@ -131,6 +133,56 @@ pub fn list(list: &List) {
         );
     } else {
         print(&text);
+    }
+}
+
+/// Names that a guest chose, without what would move a terminal's cursor.
+pub fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// A listing of files.
+pub fn files(entries: &[FileEntry], truncated: bool) {
+    let mut text = String::new();
+    for entry in entries {
+        let path = printable(&entry.path);
+        let end = match (entry.artifact_type, &entry.link_target) {
+            ("directory", _) => "/".to_owned(),
+            (_, Some(target)) => format!(" -> {}", printable(target)),
+            _ => String::new(),
+        };
+        text.push_str(&format!("{:>12}  {path}{end}\n", entry.size_bytes));
+    }
+    print(&text);
+    if truncated {
+        eprintln!("[files] there are more than {} entries: the rest is not listed", entries.len());
+    }
+}
+
+/// What is in a file; with `path` under a line that names it and with a line feed at its end.
+pub fn content(bytes: &[u8], path: Option<&String>) -> Result<(), CliError> {
+    let mut out = std::io::stdout();
+    let mut write = || {
+        if let Some(path) = path {
+            eprintln!("[file] {}", printable(path));
+        }
+        out.write_all(bytes)?;
+        if path.is_some() && !bytes.is_empty() && !bytes.ends_with(b"\n") {
+            out.write_all(b"\n")?;
+        }
+        out.flush()
+    };
+    match write() {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(CliError::OutputClosed),
+        Err(error) => Err(CliError::new(format!("the content cannot be printed: {error}"), None)),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Says that there is more of a file than was read.
+pub fn cut(truncated: bool, max_bytes: u64, size_bytes: u64) {
+    if truncated {
+        eprintln!("[file] only the first {max_bytes} of {size_bytes} bytes; --max-bytes reads more");
     }
 }
 

@@ -1,0 +1,103 @@
+//! `pyro workspace diff`.
+
+use std::io::{self, IsTerminal as _, Write as _};
+
+use pyro_core::workspace::{Diff, DiffEntry};
+
+use super::show;
+use crate::error::{CliError, print_json};
+
+/// What has no text is named so often.
+const SHOWN: usize = 40;
+
+/// Show what differs from the workspace's beginning, as a patch that `git apply` takes
+#[derive(clap::Args)]
+#[command(
+    after_help = "The patch goes to standard output; what no text can tell, such as binary files, is named on standard \
+                  error.\n\nExample:\n  pyro workspace diff repro > repro.patch && git apply repro.patch"
+)]
+pub struct Args {
+    /// The workspace's id or name
+    workspace_id: String,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let diff = super::workspaces(None)?.diff(&self.workspace_id).await?;
+        if self.json {
+            print_json(&serde_json::to_value(&diff).unwrap_or_default());
+            return Ok(0);
+        }
+        let text = if io::stdout().is_terminal() { coloured(&diff.patch) } else { diff.patch.clone() };
+        match io::stdout().write_all(text.as_bytes()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(CliError::OutputClosed),
+            _ => {}
+        }
+        talk(&diff);
+        Ok(0)
+    }
+}
+
+/// A patch for a person's terminal: in colours, and without what the guest's files may do to it.
+fn coloured(patch: &str) -> String {
+    let mut text = String::new();
+    for line in patch.lines() {
+        let colour = match line.as_bytes() {
+            [b'd', b'i', b'f', b'f', ..] | [b'+', b'+', b'+', b' ', ..] | [b'-', b'-', b'-', b' ', ..] => {
+                "\x1b[1m"
+            }
+            [b'@', b'@', ..] => "\x1b[36m",
+            [b'+', ..] => "\x1b[32m",
+            [b'-', ..] => "\x1b[31m",
+            _ => "",
+        };
+        let end = if colour.is_empty() { "" } else { "\x1b[0m" };
+        text.push_str(colour);
+        text.extend(line.chars().map(|c| if c.is_control() && c != '\t' { '\u{fffd}' } else { c }));
+        text.push_str(end);
+        text.push('\n');
+    }
+    text
+}
+
+fn talk(diff: &Diff) {
+    let sum = &diff.summary;
+    let gits = |path: &str| path.split('/').any(|name| name == ".git");
+    let untold = |entry: &&DiffEntry| {
+        entry.text_patch.is_empty() && entry.artifact_type != "directory" && !gits(&entry.path)
+    };
+    for entry in diff.entries.iter().filter(untold).take(SHOWN) {
+        let why = if entry.binary { " (binary)" } else { "" };
+        let path = show::printable(&entry.path);
+        eprintln!("[diff] {} {} {path}{why}", entry.status, entry.artifact_type);
+    }
+    let more = diff.entries.iter().filter(untold).skip(SHOWN).count();
+    if more > 0 {
+        eprintln!("[diff] and {more} more that no text can tell; --json names all");
+    }
+    if diff.patch_truncated {
+        eprintln!("[diff] the patch is not complete: there is more text than it may have");
+    }
+    eprintln!(
+        "[diff] total={} added={} modified={} deleted={} type_changed={} text_patched={} non_text={}",
+        sum.total, sum.added, sum.modified, sum.deleted, sum.type_changed, sum.text_patched, sum.non_text
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_patch_cannot_write_to_a_terminal_what_it_likes() {
+        let shown = coloured("@@ -1 +1 @@\n-a\tb\n+\x1b]0;x\x07\n c\n");
+        assert_eq!(
+            shown,
+            "\x1b[36m@@ -1 +1 @@\x1b[0m\n\x1b[31m-a\tb\x1b[0m\n\x1b[32m+\u{fffd}]0;x\u{fffd}\x1b[0m\n c\n"
+        );
+    }
+}

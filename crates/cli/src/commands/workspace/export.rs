@@ -1,0 +1,45 @@
+//! `pyro workspace export`.
+
+use std::path::PathBuf;
+
+use crate::error::{CliError, print_json};
+use crate::progress::Transfer;
+
+/// Copy a file or directory of a running workspace to this host
+#[derive(clap::Args)]
+#[command(after_help = "Example:\n  pyro workspace export repro build/report --output ./report")]
+pub struct Args {
+    /// The workspace's id or name
+    workspace_id: String,
+    /// The file or directory, below /workspace
+    path: PathBuf,
+    /// Where to: a path that does not exist
+    #[arg(long, value_name = "PATH")]
+    output: PathBuf,
+    /// Print one JSON object
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl Args {
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let workspaces = super::workspaces(None)?;
+        let bar = Transfer::new("export");
+        let exported = workspaces.export(&self.workspace_id, &self.path, &self.output, bar.listener()).await;
+        drop(bar);
+        let exported = exported?;
+        if self.json {
+            print_json(&serde_json::to_value(&exported).unwrap_or_default());
+        } else {
+            println!(
+                "{} is in {} ({} entries, {} bytes)",
+                exported.workspace_path, exported.output_path, exported.entry_count, exported.bytes_written
+            );
+            if exported.skipped_count > 0 {
+                eprintln!("[export] {} sockets, fifos and devices were left out", exported.skipped_count);
+            }
+        }
+        Ok(0)
+    }
+}

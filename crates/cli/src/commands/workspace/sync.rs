@@ -1,0 +1,59 @@
+//! `pyro workspace sync`.
+
+use std::path::PathBuf;
+
+use clap::Subcommand;
+
+use crate::error::{CliError, print_json};
+use crate::progress::Transfer;
+
+/// Copy from the host into a running workspace
+#[derive(Subcommand)]
+pub enum Sync {
+    /// Copy a directory, a .tar, .tar.gz or .tgz into the workspace: all of it, or nothing
+    #[command(after_help = "Example:\n  pyro workspace sync push repro ./changes --dest src")]
+    Push {
+        /// The workspace's id or name
+        workspace_id: String,
+        /// The directory or archive on this host
+        source_path: PathBuf,
+        /// Where to: /workspace, or a directory below it, which is made if it does not exist
+        #[arg(long, value_name = "PATH", default_value = "/workspace")]
+        dest: PathBuf,
+        /// Print one JSON object
+        #[arg(long)]
+        json: bool,
+    },
+}
+
+impl Sync {
+    /// Whether failures are to be printed as JSON.
+    pub fn wants_json(&self) -> bool {
+        match self {
+            Self::Push { json, .. } => *json,
+        }
+    }
+
+    /// Does it.
+    pub async fn execute(self) -> Result<u8, CliError> {
+        let Self::Push { workspace_id, source_path, dest, json } = self;
+        let workspaces = super::workspaces(None)?;
+        let bar = Transfer::new("push");
+        let pushed = workspaces.push(&workspace_id, &source_path, &dest, bar.listener()).await;
+        drop(bar);
+        let pushed = pushed?;
+        if json {
+            print_json(&serde_json::to_value(&pushed).unwrap_or_default());
+        } else {
+            let sync = &pushed.workspace_sync;
+            println!(
+                "{} entries ({} bytes) are in {}",
+                sync.entry_count, sync.bytes_written, sync.destination
+            );
+            if sync.skipped_count > 0 {
+                eprintln!("[sync] {} sockets and fifos were left out", sync.skipped_count);
+            }
+        }
+        Ok(0)
+    }
+}

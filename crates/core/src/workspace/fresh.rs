@@ -1,0 +1,145 @@
+//! New directories of a difference, read in one go: file by file, thousands of small ones would take minutes.
+
+use std::collections::{BTreeMap, HashMap};
+use std::ffi::OsStr;
+use std::ops::ControlFlow;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::{Path, PathBuf};
+
+use super::WorkspaceError;
+use super::client::Workspaces;
+use super::diff::is_gits;
+use super::files::{Heard, odd};
+use super::layout::Home;
+use super::pipe::Unpacking;
+use crate::archive::{Seen, look};
+use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind};
+use crate::patch::{self, MAX_FILE, Rendered, Side};
+
+/// A directory with fewer new files is not worth a stream.
+const FEW: usize = 8;
+/// Most bytes of a directory that is read in one go: beyond, what is not text is better left unread.
+const MOST: u64 = 256 << 20;
+
+/// What became of new files.
+pub(super) struct Fresh(HashMap<PathBuf, Rendered>);
+
+impl Fresh {
+    /// What is known of a new file that has these properties.
+    pub(super) fn take(&mut self, path: &Path) -> Option<Rendered> {
+        self.0.remove(path)
+    }
+}
+
+/// New directories that are not in a new one, and worth a stream. The workspace itself is one where `all` is new.
+fn roots(changes: &[Change], all: bool) -> Vec<PathBuf> {
+    /// Files below, and their bytes.
+    type Sum = (usize, u64);
+    let added = |change: &Change| change.before.is_none().then_some(change.after).flatten();
+    let mut sums: BTreeMap<PathBuf, Sum> = BTreeMap::new();
+    if all {
+        sums.insert(PathBuf::new(), (0, 0));
+    }
+    // In order: a directory comes before what is in it.
+    for change in changes {
+        let Some(FileState { kind, size, .. }) = added(change) else { continue };
+        let path = change.path.path();
+        let root = path.ancestors().skip(1).find(|above| sums.contains_key(*above)).map(Path::to_path_buf);
+        match root.and_then(|root| sums.get_mut(&root)) {
+            Some((files, bytes)) if kind == Kind::File => {
+                *files += usize::from(!is_gits(&path));
+                *bytes = bytes.saturating_add(size);
+            }
+            Some(_) => {}
+            None if kind == Kind::Directory => {
+                sums.insert(path, (0, 0));
+            }
+            None => {}
+        }
+    }
+    let worth = |sum: &Sum| sum.0 >= FEW && sum.1 <= MOST;
+    sums.into_iter().filter(|(_, sum)| worth(sum)).map(|(path, _)| path).collect()
+}
+
+impl Workspaces {
+    /// Reads the new directories of `changes`; what fails is read file by file later. Keeps at most `most` bytes of text.
+    pub(super) async fn fresh(&self, home: &Home, changes: &[Change], all: bool, most: usize) -> Fresh {
+        let mut found = HashMap::new();
+        let mut left = most;
+        for root in roots(changes, all) {
+            if let Ok(more) = self.fresh_below(home, &root, left).await {
+                left = left.saturating_sub(more.values().map(|each| each.patch.len()).sum());
+                found.extend(more);
+            }
+        }
+        Fresh(found)
+    }
+
+    async fn fresh_below(
+        &self,
+        home: &Home,
+        root: &Path,
+        most: usize,
+    ) -> Result<HashMap<PathBuf, Rendered>, WorkspaceError> {
+        let name = root.as_os_str().as_bytes();
+        let mut talk = self.running(home, FileAsk::Get { path: name.into(), max_bytes: 4 * MOST }).await?;
+        let above = root.parent().map(Path::to_path_buf).unwrap_or_default();
+        let mut looking = Unpacking::with(move |stream, asked| {
+            let (mut found, mut text) = (HashMap::new(), 0);
+            look(stream, MAX_FILE as u64, &mut |seen: Seen<'_>| {
+                let (kind, bytes) = match seen.target {
+                    Some(target) => (patch::Kind::Symlink, target),
+                    None => (patch::Kind::File, seen.bytes),
+                };
+                let path = above.join(OsStr::from_bytes(seen.path));
+                if is_gits(&path) {
+                    return ControlFlow::Continue(());
+                }
+                let side = Side { kind, mode: seen.mode, bytes: Some(bytes) };
+                let rendered = patch::render(&path, None, Some(side));
+                text += rendered.patch.len();
+                found.insert(path, rendered);
+                if text > most || asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
+            })?;
+            Ok(found)
+        })?;
+        while looking.takes() {
+            match talk.next().await? {
+                Heard::Bytes(bytes) => looking.write(bytes).await,
+                Heard::Reply(FileReply::Got { .. }) => break,
+                Heard::Reply(_) => return Err(odd()),
+            }
+        }
+        looking.finish().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn change(path: &str, kind: Kind, before: bool) -> Change {
+        let state = FileState { kind, mode: 0o644, size: 10 };
+        Change {
+            path: path.as_bytes().into(),
+            touched: false,
+            before: before.then_some(state),
+            after: Some(state),
+        }
+    }
+
+    #[test]
+    fn only_new_directories_with_many_files_are_read_in_one_go() {
+        let mut changes = vec![change("a", Kind::Directory, true)];
+        for dir in ["a/new", "few"] {
+            changes.push(change(dir, Kind::Directory, false));
+            changes.push(change(&format!("{dir}/deep"), Kind::Directory, false));
+            let count = if dir == "few" { FEW - 1 } else { FEW };
+            changes.extend((0..count).map(|n| change(&format!("{dir}/deep/{n}"), Kind::File, false)));
+        }
+        changes.extend((0..FEW).map(|n| change(&format!("z{n}"), Kind::File, false)));
+        assert_eq!(roots(&changes, false), [PathBuf::from("a/new")]);
+        changes.remove(0);
+        assert_eq!(roots(&changes, true), [PathBuf::new()]);
+    }
+}
