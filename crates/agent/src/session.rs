@@ -230,8 +230,12 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
             Ok(info) => Reply::Identified(info),
             Err(failure) => Reply::Failed(failure),
         },
-        Ok(Request::SetClock(unix_time_ns)) => {
-            done(agent.guest.as_ref().map_or(Ok(()), |_| identity::set_clock(unix_time_ns)))
+        Ok(Request::Clock(by_ns)) => {
+            // A plain process leaves the clock alone: it is not its own.
+            match identity::move_clock(if agent.guest.is_some() { by_ns } else { 0 }) {
+                Ok(unix_time_ns) => Reply::Clock(unix_time_ns),
+                Err(failure) => Reply::Failed(failure),
+            }
         }
         Ok(Request::Assemble) => done(agent.assemble()),
         Ok(Request::Ping) => Reply::Done,

@@ -6,6 +6,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this crate is for")]
 
 mod commands;
+mod completion;
 mod error;
 mod places;
 mod progress;
@@ -14,7 +15,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 /// Isolated Linux machines for coding agents.
 #[derive(Parser)]
@@ -28,6 +29,7 @@ struct Cli {
 }
 
 fn main() -> ExitCode {
+    completion::answer(Cli::command);
     let cli = Cli::parse();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,

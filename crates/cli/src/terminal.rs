@@ -45,12 +45,12 @@ impl Drop for Raw {
     }
 }
 
-/// The terminal's size now, and each later one.
-pub fn sizes() -> Result<(TerminalSize, mpsc::Receiver<TerminalSize>), CliError> {
+/// The terminal's size now, and each later one, for `what` needs it.
+pub fn sizes(what: &str) -> Result<(TerminalSize, mpsc::Receiver<TerminalSize>), CliError> {
     let refuse = |why: &str| {
         CliError::new(
-            format!("-t needs a terminal on standard input: {why}"),
-            Some("leave -t away to run the command without one".into()),
+            format!("{what} needs a terminal on standard input: {why}"),
+            (what == "-t").then(|| "leave -t away to run the command without one".into()),
         )
     };
     if !stdin_is_terminal() {

@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 use crate::capture::{Capture, Captured};
 use crate::guest::{Execution, Guest, GuestError, Input, Output, OutputEvent};
 use crate::launch::GRACE;
+use crate::redact::Redactor;
 
 pub use pyro_proto::message::TerminalSize;
 
@@ -51,6 +52,15 @@ impl CommandLine {
         match self {
             Self::Shell(line) => vec!["/bin/sh".into(), "-c".into(), line.clone()],
             Self::Argv(words) => words.clone(),
+        }
+    }
+
+    /// The same without what is not to be seen, for showing: word by word, before any quoting.
+    pub fn redacted(&self, redactor: &Redactor) -> Self {
+        let clean = |word: &OsString| OsString::from_vec(redactor.bytes(word.as_bytes()));
+        match self {
+            Self::Shell(line) => Self::Shell(clean(line)),
+            Self::Argv(words) => Self::Argv(words.iter().map(clean).collect()),
         }
     }
 

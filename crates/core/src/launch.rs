@@ -91,6 +91,8 @@ pub fn kernel_arg(backend: Backend) -> Option<&'static str> {
 pub enum Root {
     /// The guest has it when it answers.
     Ready,
+    /// The guest had it when it was saved, and was used since it booted: whoever asked knows its boot id.
+    Kept,
     /// The guest is told to assemble it, once it has its identity.
     Assemble,
     /// The guest waits to be told so, after it was saved and restored.
@@ -173,7 +175,13 @@ pub async fn meet(
         let resume = async |machine: &mut Machine| {
             if paused { machine.resume().await.map_err(Trouble::Vmm) } else { Ok(()) }
         };
-        let shake = async |stream| Guest::connect(stream, nonce, left).await.map_err(Trouble::Guest);
+        let shake = async |stream| {
+            let met = match wish.root {
+                Root::Kept => Guest::reconnect(stream, nonce, left).await,
+                _ => Guest::connect(stream, nonce, left).await,
+            };
+            met.map_err(Trouble::Guest)
+        };
         let guest = match port {
             // The greeting is on its way before the guest runs: it finds it when it does.
             Some(port) => tokio::try_join!(resume(&mut machine), shake(port))?.1,
@@ -183,7 +191,7 @@ pub async fn meet(
             }
         };
         timeline.mark(Step::Connected);
-        let agent = introduce(&guest, &wish.hostname).await?;
+        let agent = introduce(&guest, wish).await?;
         timeline.mark(Step::Identified);
         if wish.root == Root::Assemble {
             guest.assemble().await.map_err(Trouble::Root)?;
@@ -225,25 +233,76 @@ pub async fn meet(
     Ok(Booted { machine, guest, agent, took: begin.elapsed() })
 }
 
-/// A clock that was set by a message which, with its answer, took longer than this is set once more: it cannot be
-/// wrong by more than that.
+/// A clock that was set by a message which, with its answer, took longer than this is looked at: it may be wrong by that
+/// much. What is known to less than this is left.
 const CLOCK_ERROR: Duration = Duration::from_millis(40);
-/// How often it is set again before it is left as it is, as on a host so busy that no message is quick.
-const CLOCK_TRIES: usize = 5;
+/// How often it is looked at before it is set as well as is known, as on a host so busy that no message is quick.
+const CLOCK_LOOKS: usize = 20;
 
 /// Gives the guest its identity.
-async fn introduce(guest: &Guest, hostname: &str) -> Result<AgentInfo, Trouble> {
-    let identity = identity::fresh(hostname.to_owned())?;
-    let mut asked = Instant::now();
+async fn introduce(guest: &Guest, wish: &Wish) -> Result<AgentInfo, Trouble> {
+    // Before the time in the identity is taken: what comes between is its error too.
+    let asked = Instant::now();
+    let mut identity = identity::fresh(wish.hostname.clone())?;
+    if wish.root == Root::Kept {
+        identity.boot_id = Some(identity::random()?);
+    }
     let agent = guest.identify(identity).await.map_err(Trouble::Guest)?;
-    for _ in 0..CLOCK_TRIES {
-        if asked.elapsed() <= CLOCK_ERROR {
-            break;
-        }
-        asked = Instant::now();
-        guest.set_clock(identity::unix_now_ns()).await.map_err(Trouble::Guest)?;
+    if asked.elapsed() > CLOCK_ERROR {
+        set_clock(guest).await.map_err(Trouble::Guest)?;
     }
     Ok(agent)
+}
+
+/// Sets the guest's clock by what is known of it: each look at it, however slow, lay between its question and its answer,
+/// and moving a clock by a difference takes no harm from a slow message.
+async fn set_clock(guest: &Guest) -> Result<(), GuestError> {
+    let mut ahead = Bounds::default();
+    for _ in 0..CLOCK_LOOKS {
+        let before = identity::unix_now_ns();
+        let theirs = guest.clock(0).await?;
+        ahead.narrow(before, theirs, identity::unix_now_ns());
+        if ahead.width() <= CLOCK_ERROR.as_nanos() {
+            break;
+        }
+    }
+    match ahead.middle() {
+        0 => Ok(()),
+        by => guest.clock(by).await.map(drop),
+    }
+}
+
+/// By how much this host's clock can be ahead of a guest's, nanoseconds.
+#[derive(Debug)]
+struct Bounds {
+    least: i128,
+    most: i128,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { least: i128::MIN / 2, most: i128::MAX / 2 }
+    }
+}
+
+impl Bounds {
+    /// A guest's clock was `theirs` at some moment between `before` and `after`.
+    fn narrow(&mut self, before: u64, theirs: u64, after: u64) {
+        self.least = self.least.max(i128::from(before) - i128::from(theirs));
+        self.most = self.most.min(i128::from(after) - i128::from(theirs));
+    }
+
+    fn width(&self) -> u128 {
+        self.most.saturating_sub(self.least).unsigned_abs()
+    }
+
+    /// The best guess; none where a clock was set between two looks, by the guest or the host's.
+    fn middle(&self) -> i64 {
+        if self.least > self.most {
+            return 0;
+        }
+        i64::try_from(self.least.midpoint(self.most)).unwrap_or(0)
+    }
 }
 
 /// How long to wait for the VMM's death to be known once its stream broke.
@@ -259,5 +318,23 @@ enum Trouble {
 impl From<NoRandomness> for Trouble {
     fn from(error: NoRandomness) -> Self {
         Self::Randomness(error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_clock_is_known_the_better_the_oftener_it_is_looked_at() {
+        let mut ahead = Bounds::default();
+        // 1000 behind, looked at late in one question and early in another, neither of which was quick.
+        ahead.narrow(10_000, 10_900, 12_000);
+        ahead.narrow(20_000, 19_100, 22_000);
+        assert_eq!((ahead.least, ahead.most), (900, 1100));
+        assert_eq!((ahead.width(), ahead.middle()), (200, 1000));
+        // A clock that was set meanwhile says nothing any more.
+        ahead.narrow(30_000, 90_000, 31_000);
+        assert_eq!(ahead.middle(), 0);
     }
 }

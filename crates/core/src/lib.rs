@@ -23,6 +23,8 @@ pub mod identity;
 pub mod keeper;
 pub mod launch;
 pub mod patch;
+pub mod plain;
+pub mod redact;
 pub mod run;
 pub mod runtime;
 mod stamp;

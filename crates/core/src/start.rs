@@ -15,13 +15,16 @@
 //!
 //! Nothing about a template is an error of a start: each way out of the first line costs time and one sentence.
 
+mod remark;
+
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 pub use pyro_vmm::Cache;
 use pyro_vmm::{Accelerator, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
-use serde::Serialize;
+pub use remark::Remark;
+use serde::{Deserialize, Serialize};
 
 use crate::cause;
 use crate::config::Config;
@@ -40,6 +43,8 @@ pub enum How {
     Restored,
     /// By booting.
     Booted,
+    /// From its own memory, as it was saved.
+    Resumed,
 }
 
 impl How {
@@ -48,6 +53,7 @@ impl How {
         match self {
             Self::Restored => "restored",
             Self::Booted => "booted",
+            Self::Resumed => "resumed",
         }
     }
 }
@@ -60,33 +66,6 @@ pub enum Use {
     Templates,
     /// Boot, and leave nothing behind.
     Nothing,
-}
-
-/// What there is to say about a start that was no plain restore.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Remark {
-    /// There is no template for it: it boots, and leaves one.
-    First,
-    /// The template cannot be used, and why: it boots, and leaves a new one.
-    Unusable(String),
-    /// Another start is making the template; this one waits for it.
-    Waiting,
-    /// No template can be left behind, and why.
-    NotSaved(String),
-}
-
-/// As one line of key and value says it.
-impl std::fmt::Display for Remark {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::First => {
-                f.write_str("template=building (the first start of its kind boots; later ones do not)")
-            }
-            Self::Unusable(why) => write!(f, "template=rebuilding (this start boots): {why}"),
-            Self::Waiting => f.write_str("template=waiting (another start is making it)"),
-            Self::NotSaved(why) => write!(f, "template=none (this start boots): {why}"),
-        }
-    }
 }
 
 /// All that a start is made from.
@@ -138,6 +117,19 @@ pub struct Started {
     pub booted: Booted,
     /// Where it came from.
     pub how: How,
+    /// What it depends on.
+    pub origin: Origin,
+    /// What its memory is mapped from, privately.
+    pub memory: Option<File>,
+}
+
+/// What a guest depends on that is to go on from its saved memory.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// All that must be the same.
+    pub key: Key,
+    /// The rate of the host's counter that the guest's clock goes by, kHz.
+    pub tsc_khz: u64,
 }
 
 /// How long a restored guest may take to answer. It takes a twentieth of a second; a host that is very busy, some.
@@ -205,6 +197,32 @@ pub async fn start(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> R
     tell(remark);
     maker.discard(bad);
     order.boot_and_save(maker, tell).await
+}
+
+/// Lets a guest go on from its memory, saved in `state` with the disk of `order`, or says why it cannot; it may have
+/// written to the disk then.
+///
+/// # Errors
+/// When the host has no randomness, memory or VMM.
+pub async fn resume(
+    order: Order<'_>,
+    state: File,
+    origin: &Origin,
+) -> Result<Result<Started, String>, VmError> {
+    let order = Plan::new(order);
+    if order.key != origin.key {
+        return Ok(Err(
+            "it was saved by another version of pyro or its environment, or on another host".into()
+        ));
+    }
+    let disk = order.disk()?;
+    // All of memory is read from the file before the guest goes on.
+    let loading = Duration::from_secs(u64::from(order.shape.mem_mib) / 20);
+    let wish = order.wish(restore_deadline(order.vmm.accelerator()) + loading, Root::Kept);
+    Ok(order
+        .load(disk, Memory::Private, state, origin.tsc_khz, &wish, How::Resumed)
+        .await?
+        .map_err(|trouble| trouble.0))
 }
 
 /// Makes the template for `order`, whose disk is not used, unless it is there. Says whether it was made.
@@ -307,9 +325,13 @@ impl<'a> Plan<'a> {
         let spec = self.spec(self.disk()?, Memory::Private, Start::Cold, &[])?;
         let booted = launch::boot(self.vmm, spec, &self.wish(deadline, self.root()), self.timeline).await;
         match booted {
-            Ok(booted) => Ok(Started { booted, how: How::Booted }),
+            Ok(booted) => Ok(self.started(booted, How::Booted, pyro_vmm::tsc_khz())),
             Err(error) => Err(self.diagnose(error, deadline).await),
         }
+    }
+
+    fn started(&self, booted: Booted, how: How, tsc_khz: u64) -> Started {
+        Started { booted, how, origin: Origin { key: self.key.clone(), tsc_khz }, memory: None }
     }
 
     fn bare(&self) -> bool {
@@ -354,13 +376,32 @@ impl<'a> Plan<'a> {
             (Disk::Blank, None) => return Ok(Err((inode, "it has no disk".into()))),
         };
         self.timeline.mark(Step::DiskMade);
-        let spec = self.spec(disk, Memory::From(memory), Start::Restore { state }, &[])?;
         let wish = self.wish(restore_deadline(self.vmm.accelerator()), self.root());
+        let mapped = memory.try_clone().ok();
+        match self.load(disk, Memory::From(memory), state, tsc_khz, &wish, How::Restored).await? {
+            Ok(started) => Ok(Ok(Started { memory: mapped, ..started })),
+            // A disk that cannot be mounted is not the template's fault, and no other start would do better.
+            Err(Unloaded(_, Some(error))) if self.bare() => Err(error.into()),
+            Err(Unloaded(why, _)) => Ok(Err((inode, why))),
+        }
+    }
+
+    /// Loads a saved guest and lets it go on. The inner error has nothing to do with this host.
+    async fn load(
+        &self,
+        disk: File,
+        memory: Memory,
+        state: File,
+        tsc_khz: u64,
+        wish: &Wish,
+        how: How,
+    ) -> Result<Result<Started, Unloaded>, VmError> {
+        let spec = self.spec(disk, memory, Start::Restore { state }, &[])?;
         // An emulated guest reads the host's counter, by the rate that it was told when it booted. Measured beside the
         // start of the VMM, which has a processor of its own to keep busy.
         let emulated = self.vmm.accelerator() == Accelerator::Tcg;
         let rate = emulated.then(|| tokio::task::spawn_blocking(pyro_vmm::tsc_khz));
-        let booted = launch::boot(self.vmm, spec, &wish, self.timeline).await;
+        let booted = launch::boot(self.vmm, spec, wish, self.timeline).await;
         if let Some(rate) = rate {
             let now_khz = rate.await.unwrap_or_default();
             if !same_rate(tsc_khz, now_khz) {
@@ -370,11 +411,11 @@ impl<'a> Plan<'a> {
                 let why = format!(
                     "its guest's clock goes by a counter of {tsc_khz} kHz, and this host's has {now_khz}"
                 );
-                return Ok(Err((inode, why)));
+                return Ok(Err(Unloaded(why, None)));
             }
         }
         match booted {
-            Ok(booted) => Ok(Ok(Started { booted, how: How::Restored })),
+            Ok(booted) => Ok(Ok(self.started(booted, how, tsc_khz))),
             // What has nothing to do with the template would keep a boot from succeeding too.
             Err(
                 error @ (BootError::Randomness(_)
@@ -385,9 +426,10 @@ impl<'a> Plan<'a> {
                     | VmmError::Host { .. },
                 )),
             ) => Err(error.into()),
-            // A disk that cannot be mounted is not the template's fault, and no other start would do better.
-            Err(error @ BootError::Root(_)) if self.bare() => Err(error.into()),
-            Err(error) => Ok(Err((inode, first_line(&cause::chain(&error))))),
+            Err(error) => Ok(Err(Unloaded(
+                first_line(&cause::chain(&error)),
+                matches!(error, BootError::Root(_)).then_some(error),
+            ))),
         }
     }
 
@@ -506,7 +548,7 @@ impl<'a> Plan<'a> {
         let wish = self.wish(self.boot_deadline(), Root::Ready);
         let again = launch::meet(saved.machine, saved.port, true, &wish, Instant::now(), self.timeline).await;
         match again {
-            Ok(booted) => Ok(Started { booted, how: How::Booted }),
+            Ok(booted) => Ok(self.started(booted, How::Booted, pyro_vmm::tsc_khz())),
             Err(error) => {
                 tell(Remark::NotSaved(format!(
                     "the guest did not go on after it was saved: {}",
@@ -517,6 +559,9 @@ impl<'a> Plan<'a> {
         }
     }
 }
+
+/// Why a saved guest did not go on, and the error if it could not mount its disk.
+struct Unloaded(String, Option<BootError>);
 
 fn same_rate(then_khz: u64, now_khz: u64) -> bool {
     (then_khz as f64 - now_khz as f64).abs() <= now_khz as f64 * RATE_TOLERANCE

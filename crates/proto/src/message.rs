@@ -1,7 +1,7 @@
 //! What is said: the first message of a stream is a [`Request`], and what follows depends on it.
 //!
 //! ```text
-//!   Identify, SetClock, Assemble, Ping, Detach, Shutdown:  one Reply, then the stream ends
+//!   Identify, Clock, Assemble, Ping, Detach, Shutdown:  one Reply, then the stream ends
 //!   Exec:  host -> guest  Stdin chunks and ExecInput messages
 //!          guest -> host  Stdout and Stderr chunks and ExecEvent messages; Exited or Failed is the last
 //!   all others: what each says beside it; from the guest Reply messages and chunks, Failed at any time the last
@@ -33,8 +33,9 @@ pub enum Request {
     Detach,
     /// Stop all processes, unmount, power off.
     Shutdown,
-    /// The wall clock again, where the first setting of it took too long on its way: nanoseconds since 1970 UTC.
-    SetClock(u64),
+    /// Move the wall clock by so many nanoseconds, which may be none, and say what it is then. The host asks as often as it
+    /// takes to know how far off the clock is, whatever a message takes on its way.
+    Clock(i64),
     /// Mount the writable disk and assemble the root, in a guest that was told at its boot to wait for this.
     Assemble,
     /// Start a job: a command that belongs to no stream and no session.
@@ -380,6 +381,8 @@ pub enum Reply {
         /// Whether the time was up before the host said so.
         timed_out: bool,
     },
+    /// To `Clock`: the wall clock, nanoseconds since 1970 UTC.
+    Clock(u64),
 }
 
 /// What a guest says of itself. Informative only: nothing on the host may depend on its truth.
@@ -498,7 +501,7 @@ mod tests {
             Request::Ping,
             Request::Detach,
             Request::Shutdown,
-            Request::SetClock(1_700_000_000_000_000_000),
+            Request::Clock(-1_700_000_000),
             Request::Assemble,
             ExecInput::Eof,
             ExecInput::Signal(15),
@@ -509,6 +512,7 @@ mod tests {
             exit(ExitStatus::Signal(9)),
             Reply::Done,
             Reply::Identified(info),
+            Reply::Clock(1_700_000_000_000_000_000),
         ];
         all.extend(crate::samples::workspace());
         use FailureKind::*;

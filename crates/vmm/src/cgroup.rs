@@ -133,4 +133,31 @@ mod tests {
         assert_eq!(find(Cgroups::V1, "pids"), None);
         assert_eq!(find(Cgroups::V2, ""), Some("/sys/fs/cgroup/unified".into()));
     }
+
+    /// On the kind of cgroups that this host has.
+    #[test]
+    fn a_process_is_taken_in_and_limited() {
+        let cgroups = Cgroups::of_host().unwrap();
+        let id = format!("test-{}", std::process::id());
+        let group = cgroups.map(|cgroups| Group::make(cgroups, &id, 64 << 20, 7));
+        let Some(Ok(group)) = group else {
+            eprintln!("NOT TESTED on this host, whose cgroups cannot be written: {cgroups:?}, {group:?}");
+            return;
+        };
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        group.take_in(child.id()).unwrap();
+        let dirs = cgroups.unwrap().directories(&id);
+        let read = |name: &str| dirs.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok());
+        for dir in &dirs {
+            let members = fs::read_to_string(dir.join("cgroup.procs")).unwrap();
+            assert_eq!(members.trim(), child.id().to_string(), "{}", dir.display());
+        }
+        let memory = read("memory.limit_in_bytes").or_else(|| read("memory.max")).unwrap();
+        assert_eq!((memory.trim(), read("pids.max").unwrap().trim()), ("67108864", "7"));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        for dir in dirs {
+            while fs::remove_dir(&dir).is_err_and(|error| error.kind() == io::ErrorKind::ResourceBusy) {}
+        }
+    }
 }

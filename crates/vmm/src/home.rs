@@ -171,18 +171,29 @@ fn is_still_there(dir: &Path, lock: &File) -> bool {
 }
 
 fn remove(dir: &Path, cgroups: &[PathBuf]) {
-    // The files themselves are elsewhere: these are links, sockets, empty places.
-    let _left_for_the_next_sweep = fs::remove_dir_all(dir);
+    // First, because only the directory's name tells of them.
+    let mut all_gone = true;
     for cgroup in cgroups {
-        for _ in 0..CGROUP_TRIES {
-            match fs::remove_dir(cgroup) {
-                Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
-                    std::thread::sleep(Duration::from_millis(1));
-                }
-                _ => break,
+        all_gone &= remove_cgroup(cgroup);
+    }
+    if all_gone {
+        // The files themselves are elsewhere: these are links, sockets, empty places.
+        let _left_for_the_next_sweep = fs::remove_dir_all(dir);
+    }
+}
+
+/// Whether it is gone. It stays while a process is in it: a large VMM that was killed takes its time to end.
+fn remove_cgroup(cgroup: &Path) -> bool {
+    for _ in 0..CGROUP_TRIES {
+        match fs::remove_dir(cgroup) {
+            Err(error) if error.kind() == io::ErrorKind::ResourceBusy => {
+                std::thread::sleep(Duration::from_millis(1));
             }
+            _ => break,
         }
     }
+    // Where cgroups cannot be written the error says nothing about this one, which mostly never was.
+    !cgroup.exists()
 }
 
 #[cfg(test)]
@@ -217,6 +228,21 @@ mod tests {
         assert!(!kind.join("left").exists() && !cgroup.exists());
         assert!(kind.join("link").exists(), "a link is no machine's directory");
         assert!(home.root_path().exists());
+    }
+
+    /// An ordinary directory with something in it stands for one with a process in it: neither can be removed.
+    #[test]
+    fn a_cgroup_that_is_in_use_is_found_again() {
+        let base = tempfile::tempdir().unwrap();
+        let kind = base.path().join("qemu");
+        fs::create_dir_all(kind.join("left/root")).unwrap();
+        let cgroup = base.path().join("cgroup");
+        fs::create_dir_all(cgroup.join("process")).unwrap();
+        sweep(&kind, |_| vec![cgroup.clone()]);
+        assert!(kind.join("left").exists(), "its name is all that tells of the cgroup");
+        fs::remove_dir(cgroup.join("process")).unwrap();
+        sweep(&kind, |_| vec![cgroup.clone(), base.path().join("never-was")]);
+        assert!(!kind.join("left").exists() && !cgroup.exists());
     }
 
     #[test]

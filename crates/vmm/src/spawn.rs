@@ -223,7 +223,7 @@ fn start(mut order: Order) -> Answer {
             Err(fault) => fault,
         };
         let weaker = match &mut order.containment {
-            Containment::Sandbox(plan) => plan.weaken(fault.step),
+            Containment::Sandbox(plan) => plan.weaken(&fault),
             Containment::Warden(_) => false,
         };
         if !weaker {
@@ -258,7 +258,7 @@ fn attempt(order: &mut Order) -> Answer {
             (confined, None, Some(&*warden))
         }
         Containment::Sandbox(plan) => {
-            let prepared = plan.prepare(&binary).map_err(fault(Step::View))?;
+            let prepared = plan.prepare(&binary)?;
             (plan.confined(), Some(prepared), None)
         }
     };
@@ -363,7 +363,10 @@ impl Image<'_> {
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         }
-        let no_core = Rlimit { current: Some(0), maximum: Some(0) };
+        // Too short for any dump, and unlike 0 it also keeps the kernel from feeding one to a program that collects
+        // dumps (core(5), `core_pattern` with a pipe).
+        let most = rustix::process::getrlimit(Resource::Core).maximum.map_or(1, |most| most.min(1));
+        let no_core = Rlimit { current: Some(most), maximum: Some(most) };
         rustix::process::setrlimit(Resource::Core, no_core).map_err(Fault::at(Step::Limits))?;
         // Not worth failing for: without it only the choice under memory pressure is worse.
         if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {

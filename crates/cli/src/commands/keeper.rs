@@ -17,8 +17,8 @@ use tokio::signal::unix::{SignalKind, signal};
 use crate::error::CliError;
 use crate::places;
 
-/// Longest order.
-const ORDER: u64 = 1 << 20;
+/// Longest order, bytes: secrets have 256 KiB at most, which JSON may say in six times as many.
+const ORDER: u64 = 4 << 20;
 /// A log that is longer than this, bytes, is begun anew by the next keeper.
 const LOG: u64 = 1 << 20;
 

@@ -101,7 +101,7 @@ impl Args {
             streams.stderr = Box::new(tokio::io::stderr());
         }
         if self.tty {
-            streams.terminal = Some(terminal::sizes()?);
+            streams.terminal = Some(terminal::sizes("-t")?);
         }
         let mut raw = None;
         let pull = Pull::new(&request.environment);

@@ -195,7 +195,9 @@ fn a_command_ends_when_its_time_is_up_or_nobody_waits_for_it() {
         let mut out = std::io::BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         std::io::BufRead::read_line(&mut out, &mut line).unwrap();
-        assert_eq!(line, "ready\n");
+        if line != "ready\n" {
+            panic!("{number} {line:?} {:?}", finish(child));
+        }
         signal(child.id(), number);
         child.wait().unwrap();
         eventually("the command is gone", || {
@@ -251,11 +253,7 @@ fn names_are_taken_once_and_mistakes_are_told() {
     assert!(said.code == Some(1) && said.err.contains("did you mean repro"), "{said:?}");
     let said = room.pyro(&["create", "debian:12-base", "--name", "0123456789ab"]);
     assert!(said.code == Some(1) && said.err.contains("cannot be the name"), "{said:?}");
-    for args in [
-        &["create", "debian:12-base", "--secret", "a=b"][..],
-        &["create", "debian:12-base", "--network-policy", "egress"],
-        &["exec", "--secret-env", "a", "repro", "--", "true"],
-    ] {
+    for args in [&["create", "debian:12-base", "--network-policy", "egress"]] {
         let said = room.pyro(args);
         assert!(said.code == Some(1) && said.err.contains("not part of this version"), "{said:?}");
     }

@@ -25,6 +25,8 @@ pub enum Measure {
     VmmMemory,
     /// Disk of one more VM.
     Disk,
+    /// Whole processes of `pyro workspace`.
+    Workspace,
     /// Firecracker until it has loaded a saved machine, without and with a jail.
     Launch,
     /// Starts and memory under Firecracker.
@@ -33,7 +35,7 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -44,6 +46,7 @@ impl Measure {
         Self::IdleMemory,
         Self::VmmMemory,
         Self::Disk,
+        Self::Workspace,
         Self::Launch,
         Self::Firecracker,
     ];
@@ -61,6 +64,7 @@ impl Measure {
             Self::IdleMemory => "idle_memory",
             Self::VmmMemory => "vmm_memory",
             Self::Disk => "disk",
+            Self::Workspace => "workspace",
             Self::Launch => "launch",
             Self::Firecracker => "firecracker",
         }
@@ -79,6 +83,9 @@ impl Measure {
             Self::IdleMemory => &["idle_memory", "first_memory"],
             Self::VmmMemory => &["vmm_memory"],
             Self::Disk => &["disk"],
+            Self::Workspace => {
+                &["workspace_create", "workspace_exec", "workspace_snapshot", "workspace_reset"]
+            }
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
                 &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]
@@ -178,6 +185,8 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
         }
         Measure::Disk => runs * warm,
         // Each start a few hundredths of a second, four of them; and the machine that they load.
+        // Two starts, a dozen commands, 200 MiB written, two copies of them.
+        Measure::Workspace => runs * 30.0 * warm,
         Measure::Launch => 3.0 + 0.2 * runs,
         // Where guests do not run there, only looking takes time.
         Measure::Firecracker => 6.0 + 0.5 * runs,

@@ -121,11 +121,29 @@ impl Guest {
         nonce: [u8; 16],
         deadline: Duration,
     ) -> Result<Self, GuestError> {
+        // The second greeting is spared a guest that is just slow to boot.
+        Self::meet(stream, nonce, deadline, Duration::from_secs(1)).await
+    }
+
+    /// As [`Guest::connect`], with an agent that was in the middle of another session when its memory was saved: it does
+    /// not hear the first greeting.
+    pub async fn reconnect(
+        stream: UnixStream,
+        nonce: [u8; 16],
+        deadline: Duration,
+    ) -> Result<Self, GuestError> {
+        Self::meet(stream, nonce, deadline, Duration::from_millis(20)).await
+    }
+
+    async fn meet(
+        stream: UnixStream,
+        nonce: [u8; 16],
+        deadline: Duration,
+        mut pause: Duration,
+    ) -> Result<Self, GuestError> {
         stream.set_nonblocking(true).map_err(GuestError::Stream)?;
         let stream = tokio::net::UnixStream::from_std(stream).map_err(GuestError::Stream)?.compat();
-        // Padding is for a guest stuck in half a record of an earlier session; the second is spared a guest that
-        // is just slow to boot.
-        let mut pause = Duration::from_secs(1);
+        // Padding is for a guest stuck in half a record of an earlier session.
         let retry = || {
             let wait = tokio::time::sleep(pause);
             pause = (pause * 2).min(Duration::from_secs(8));
@@ -160,9 +178,13 @@ impl Guest {
         }
     }
 
-    /// Sets the guest's wall clock, nanoseconds since 1970 UTC.
-    pub async fn set_clock(&self, unix_time_ns: u64) -> Result<(), GuestError> {
-        self.done("the time", &Request::SetClock(unix_time_ns)).await
+    /// Moves the guest's wall clock by so many nanoseconds, which may be none; what it is then, nanoseconds since 1970
+    /// UTC, as the guest says.
+    pub async fn clock(&self, by_ns: i64) -> Result<u64, GuestError> {
+        match self.call("the time", &Request::Clock(by_ns)).await? {
+            Reply::Clock(unix_time_ns) => Ok(unix_time_ns),
+            _ => Err(GuestError::Unexpected { what: "the time", why: "the reply belongs to another call" }),
+        }
     }
 
     /// Lets a guest that waits for it mount its disk and assemble its root.

@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant};
 
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
@@ -20,7 +20,8 @@ use crate::capture::{Capture, Captured};
 use crate::cause;
 use crate::command::{self, CommandError, CommandLine, Options, Outcome, Streams};
 use crate::identity::unix_now;
-use crate::workspace::{Command, WORKSPACE_PATH, WorkspaceError};
+use crate::redact::RedactedStream;
+use crate::workspace::{Command, SecretEnv, WORKSPACE_PATH, WorkspaceError};
 
 /// The exit code of a command that was killed because nobody waits for it any more, or with its guest.
 const KILLED: i32 = 128 + 9;
@@ -29,30 +30,54 @@ const KILLED: i32 = 128 + 9;
 pub(super) type Chunk = (Channel, Vec<u8>);
 type Kept = Arc<Mutex<Capture>>;
 
-/// A stream of a command: kept, and passed on no faster than it is read.
+/// A stream of a command: without the secrets, kept, and passed on no faster than it is read.
 struct Pipe {
     channel: Channel,
     sender: PollSender<Chunk>,
     kept: Kept,
+    redacted: RedactedStream,
+    /// What has yet to be passed on.
+    clean: Vec<u8>,
+}
+
+impl Pipe {
+    fn poll_pass_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        while !self.clean.is_empty() {
+            ready!(self.sender.poll_reserve(cx)).map_err(gone)?;
+            let rest = self.clean.split_off(self.clean.len().min(MAX_CHUNK));
+            let chunk = (self.channel, std::mem::replace(&mut self.clean, rest));
+            self.sender.send_item(chunk).map_err(gone)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(&self.clean);
+    }
 }
 
 impl AsyncWrite for Pipe {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
-        ready!(self.sender.poll_reserve(cx)).map_err(gone)?;
+        ready!(self.poll_pass_on(cx))?;
         let bytes = &bytes[..bytes.len().min(MAX_CHUNK)];
-        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
-        let chunk = (self.channel, bytes.to_vec());
-        self.sender.send_item(chunk).map_err(gone)?;
+        let this = &mut *self;
+        this.redacted.push(bytes, &mut this.clean);
+        this.keep();
         Poll::Ready(Ok(bytes.len()))
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_pass_on(cx)
     }
 
-    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Poll::Ready(Ok(()))
+    /// The end: what could have been the beginning of a secret was none.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pass_on(cx))?;
+        let this = &mut *self;
+        this.redacted.finish(&mut this.clean);
+        this.keep();
+        this.poll_pass_on(cx)
     }
 }
 
@@ -83,7 +108,7 @@ impl Running<'_> {
         entry.recorded_at = unix_now();
         (entry.stdout_bytes, entry.stdout_truncated) = (stdout.total, stdout.truncated);
         (entry.stderr_bytes, entry.stderr_truncated) = (stderr.total, stderr.truncated);
-        entry.interrupted = interrupted;
+        entry.interrupted = interrupted.map(|why| self.keeper.secrets.redactor().text(&why));
         // Files first: a row always has its files, and files without a row are swept.
         self.keeper.keep(self.entry.sequence, "stdout", &stdout)?;
         self.keeper.keep(self.entry.sequence, "stderr", &stderr)?;
@@ -103,6 +128,12 @@ impl Drop for Running<'_> {
     }
 }
 
+/// Lets go of what the streams hold back.
+async fn end(streams: &mut Streams) -> io::Result<()> {
+    streams.stdout.shutdown().await?;
+    streams.stderr.shutdown().await
+}
+
 impl Keeper {
     fn keep(&self, sequence: u64, stream: &str, captured: &Captured) -> Result<(), WorkspaceError> {
         if captured.bytes.is_empty() {
@@ -117,13 +148,16 @@ impl Keeper {
         write().map_err(|e| WorkspaceError::file(&path, "written", e))
     }
 
-    /// Runs a command. Dropping the future kills it, and writes that down.
+    /// Runs a command, with secrets as variables. Dropping the future kills it, and writes that down.
     pub(super) async fn exec(
         &self,
         command: CommandLine,
         timeout: Option<Duration>,
+        secret_env: &[SecretEnv],
         chunks: mpsc::Sender<Chunk>,
     ) -> Result<Answer, WorkspaceError> {
+        let env = self.secrets.env(secret_env)?;
+        let redactor = self.secrets.redactor();
         self.admit(Ask::Use)?;
         let sequence = self.next_command.fetch_add(1, Ordering::Relaxed);
         let (stdout, stderr) = (Kept::default(), Kept::default());
@@ -131,6 +165,8 @@ impl Keeper {
             channel,
             sender: PollSender::new(chunks.clone()),
             kept: Arc::clone(kept),
+            redacted: redactor.stream(),
+            clean: Vec::new(),
         };
         let mut streams = Streams {
             stdout: Box::new(pipe(Channel::Stdout, &stdout)),
@@ -140,7 +176,7 @@ impl Keeper {
         drop(chunks);
         let entry = Command {
             sequence,
-            command: command.to_string(),
+            command: redactor.text(&command.redacted(redactor).to_string()),
             cwd: WORKSPACE_PATH.into(),
             exit_code: 0,
             duration_ms: 0,
@@ -157,13 +193,18 @@ impl Keeper {
             return Err(WorkspaceError::Stopped);
         };
         // The directory is named, so that a workspace whose guest removed it says so instead of starting elsewhere.
-        let options = Options { timeout, cwd: Some(WORKSPACE_PATH.into()), ..Options::default() };
+        let options = Options { timeout, env, cwd: Some(WORKSPACE_PATH.into()), ..Options::default() };
         let ended = command::execute(&handle.guest, &handle.watch, &command, &options, &mut streams).await;
+        let ended = match end(&mut streams).await {
+            Err(error) if ended.is_ok() => Err(CommandError::Output(error)),
+            _ => ended,
+        };
         match ended {
             Ok(Outcome { exit_code, timed_out, duration, .. }) => {
                 running.end(exit_code, duration, timed_out.then(|| "timeout".into()))?;
                 let duration_ms = running.entry.duration_ms;
-                Ok(Answer::Exited { sequence, exit_code, duration_ms, timed_out })
+                let command = Some(running.entry.command.clone());
+                Ok(Answer::Exited { sequence, exit_code, duration_ms, timed_out, command })
             }
             Err(CommandError::Output(error)) => {
                 running.end(KILLED, begin.elapsed(), Some("cancelled".into()))?;

@@ -194,25 +194,25 @@ impl From<pyro_proto::message::Change> for Change {
 }
 
 /// The guest is being used, until this is dropped.
-struct Using<'k> {
+struct Serving<'k> {
     keeper: &'k Keeper,
     handle: Handle,
 }
 
-impl Drop for Using<'_> {
+impl Drop for Serving<'_> {
     fn drop(&mut self) {
         self.keeper.done(Ask::Use, true);
     }
 }
 
-impl Using<'_> {
+impl Serving<'_> {
     /// Says of a call that broke off whether the guest is still there.
     fn failed(&self, error: GuestError) -> WorkspaceError {
         match error {
             GuestError::Failed(failure) => WorkspaceError::of_guest(&failure),
             error => match self.handle.watch.try_ended() {
                 Some(death) => WorkspaceError::GuestEnded(death.to_string()),
-                None => WorkspaceError::Guest(error),
+                None => WorkspaceError::Guest { what: "do what it was asked", source: error },
             },
         }
     }
@@ -222,10 +222,10 @@ impl Using<'_> {
 struct Gone;
 
 impl Keeper {
-    fn using(&self) -> Result<Using<'_>, WorkspaceError> {
+    fn serving(&self) -> Result<Serving<'_>, WorkspaceError> {
         self.admit(Ask::Use)?;
         match self.handle() {
-            Some(handle) => Ok(Using { keeper: self, handle }),
+            Some(handle) => Ok(Serving { keeper: self, handle }),
             None => {
                 self.done(Ask::Use, true);
                 Err(WorkspaceError::Stopped)
@@ -235,7 +235,7 @@ impl Keeper {
 
     /// What only says something: parts and bytes go to `chunks`.
     async fn tell(&self, ask: FileAsk, chunks: mpsc::Sender<Chunk>) -> Result<Answer, WorkspaceError> {
-        let using = self.using()?;
+        let using = self.serving()?;
         let guest = &using.handle.guest;
         let failed = |error| using.failed(error);
         let reply = match ask {
@@ -281,7 +281,7 @@ impl Keeper {
 
     /// What takes bytes.
     async fn take(&self, ask: FileAsk, bytes: DuplexStream) -> Result<Answer, WorkspaceError> {
-        let using = self.using()?;
+        let using = self.serving()?;
         let guest = &using.handle.guest;
         let failed = |error| using.failed(error);
         let reply = match ask {

@@ -153,7 +153,8 @@ impl Life {
             Ask::Describe => settled || self.phase == Phase::Resetting,
             Ask::Snapshot => settled && !self.copying,
             // A guest that answers no more is ended all the same.
-            Ask::Reset | Ask::Stop => self.phase == Phase::Running && !self.copying,
+            Ask::Reset => settled && !self.copying,
+            Ask::Stop => self.phase == Phase::Running && !self.copying,
             Ask::Delete => self.phase != Phase::Deleting,
             Ask::Retire => self.phase == Phase::Stopped && !self.copying,
         };

@@ -1,6 +1,7 @@
 //! The VM of a workspace: from what is on disk to a guest that answers.
 
 use std::fs::File;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::PoisonError;
@@ -10,6 +11,7 @@ use pyro_vmm::{Cache, Machine, Shape, Watch};
 use super::order::{Order, Report, Task};
 use super::{Books, Keeper};
 use crate::backend::{self, Preference, Probe};
+use crate::cause;
 use crate::environment::Store;
 use crate::environment::lock::Lock;
 use crate::guest::Guest;
@@ -18,6 +20,7 @@ use crate::runtime::Bundle;
 use crate::start::{self, Disk, Use};
 use crate::timeline::Timeline;
 use crate::workspace::layout::{self, Home};
+use crate::workspace::secrets::{self, Secrets};
 use crate::workspace::state::{BASELINE, State};
 use crate::workspace::{Record, WorkspaceError, disk};
 
@@ -28,6 +31,10 @@ const KERNEL_ARGS: [&str; 1] = ["dummy.numdummies=0"];
 pub(super) struct Engine {
     pub(super) machine: Machine,
     pub(super) handle: Handle,
+    /// What its memory depends on.
+    pub(super) origin: start::Origin,
+    /// What its memory is mapped from, privately.
+    pub(super) memory: Option<File>,
 }
 
 /// What commands use of it.
@@ -42,15 +49,51 @@ pub(super) struct Prepared {
     pub(super) home: Home,
     pub(super) held: Lock,
     pub(super) books: Books,
+    pub(super) secrets: Secrets,
     /// Its id, where it is a draft that has yet to be given it.
     pub(super) id: Option<String>,
+    /// What its guest goes on from, if it is not started.
+    pub(super) from: Option<Checkpoint>,
+}
+
+/// A guest's memory as it was at a snapshot.
+pub(super) struct Checkpoint {
+    memory: PathBuf,
+    key: PathBuf,
+    /// Our snapshot, whose disk belongs to it.
+    snapshot: String,
+}
+
+impl Checkpoint {
+    /// That of a snapshot, if its memory was kept.
+    pub(super) fn of(home: &Home, snapshot: &str) -> Option<Self> {
+        Self::elsewhere(home, snapshot, snapshot)
+    }
+
+    /// That of another workspace's snapshot, whose disk is ours under another name.
+    fn elsewhere(home: &Home, there: &str, here: &str) -> Option<Self> {
+        let (memory, key) = (home.memory(there), home.memory_key(there));
+        memory.exists().then(|| Self { memory, key, snapshot: here.to_owned() })
+    }
+
+    /// What can be restored from it.
+    fn open(&self) -> Result<(File, start::Origin), WorkspaceError> {
+        /// An origin has a few hundred bytes.
+        const LONGEST: u64 = 64 << 10;
+        let mut text = Vec::new();
+        let read = File::open(&self.key).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
+        read.map_err(|e| WorkspaceError::file(&self.key, "read", e))?;
+        let origin = serde_json::from_slice(&text);
+        let origin = origin.map_err(|_| WorkspaceError::Layout { path: self.key.clone() })?;
+        Ok((disk::open(&self.memory)?, origin))
+    }
 }
 
 /// Takes the workspace's lock and brings its files into order for `task`. Blocks.
 pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceError> {
     let home = Home::at(dir);
     match task {
-        Task::Create { wish, environment_version, disk: source, forked_from } => {
+        Task::Create { wish, environment_version, disk: source, forked_from, memory } => {
             let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let (draft, held) = Home::draft(home.root(), &id)?;
             if let Some(name) = &wish.name {
@@ -62,6 +105,8 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
                 record.metadata.insert("forked_from".into(), origin.clone());
             }
             let state = State::create(&draft.state_path(), &record)?;
+            secrets::keep(&draft, &wish.secrets)?;
+            let secrets = Secrets::new(wish.secrets.clone())?;
             // The baseline never changes, so it may share its file with the snapshot that it comes from.
             if forked_from.is_some() {
                 disk::link_or_copy(source, &draft.snapshot(BASELINE))?;
@@ -71,7 +116,10 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
             }
             state.add_snapshot(&disk::describe(&draft, &id, BASELINE)?)?;
             disk::restore(&draft, BASELINE)?;
-            Ok(Prepared { home: draft, held, books: Books { state, record }, id: Some(id) })
+            let from = memory
+                .as_ref()
+                .and_then(|(dir, name)| Checkpoint::elsewhere(&Home::at(dir.clone()), name, BASELINE));
+            Ok(Prepared { home: draft, held, books: Books { state, record }, secrets, id: Some(id), from })
         }
         Task::Start | Task::Reset { .. } => {
             home.check()?;
@@ -85,7 +133,12 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
                 note_reset(&mut record);
                 state.save(&record)?;
             }
-            Ok(Prepared { home, held, books: Books { state, record }, id: None })
+            let secrets = Secrets::new(secrets::read(&home, &record)?)?;
+            let from = match task {
+                Task::Reset { snapshot } => Checkpoint::of(&home, snapshot),
+                _ => None,
+            };
+            Ok(Prepared { home, held, books: Books { state, record }, secrets, id: None, from })
         }
     }
 }
@@ -117,11 +170,14 @@ pub(super) fn undo(dir: &Path) {
     }
 }
 
-/// Starts the guest of the workspace from its disk.
+/// Starts the guest of the workspace from its disk, or lets it go on from where its memory was kept; if it does not, it
+/// is started from the disk of that moment.
 pub(super) async fn bring_up(
     order: &Order,
     home: &Home,
     record: &mut Record,
+    secrets: &Secrets,
+    from: Option<Checkpoint>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<Engine, WorkspaceError> {
     let config = &order.config;
@@ -137,28 +193,68 @@ pub(super) async fn bring_up(
             }
         })?;
     let timeline = Timeline::begin(None);
-    let order = start::Order {
-        config,
-        bundle: &bundle,
-        environment: &environment,
-        vmm: &choice.vmm,
-        shape: Shape { vcpus: u8::try_from(record.vcpu_count).unwrap_or(u8::MAX), mem_mib: record.mem_mib },
-        hostname: format!("pyro-{}", record.id),
-        kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
-        disk: Disk::Existing(disk::open_disk(home)?),
-        cache: Cache::Writeback,
-        templates: Use::Templates,
-        timeline: &timeline,
+    let order = || -> Result<_, WorkspaceError> {
+        Ok(start::Order {
+            config,
+            bundle: &bundle,
+            environment: &environment,
+            vmm: &choice.vmm,
+            shape: Shape {
+                vcpus: u8::try_from(record.vcpu_count).unwrap_or(u8::MAX),
+                mem_mib: record.mem_mib,
+            },
+            hostname: format!("pyro-{}", record.id),
+            kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
+            disk: Disk::Existing(disk::open_disk(home)?),
+            cache: Cache::Writeback,
+            templates: Use::Templates,
+            timeline: &timeline,
+        })
     };
-    let started =
-        start::start(order, &mut |remark| report(Report::Remark { text: remark.to_string() })).await?;
-    let start::Started { booted, how } = started;
+    let mut resumed = None;
+    if let Some(checkpoint) = from {
+        match resume(&checkpoint, order()?).await {
+            Ok(started) => resumed = Some(started),
+            Err(why) => {
+                report(Report::Remark { text: format!("memory=left (it starts from its disk): {why}") });
+                // It may have written to it.
+                let home = home.clone();
+                let put_back =
+                    tokio::task::spawn_blocking(move || disk::restore(&home, &checkpoint.snapshot));
+                put_back.await.map_err(|_| WorkspaceError::Locked)??;
+            }
+        }
+    }
+    let started = match resumed {
+        Some(started) => started,
+        None => {
+            let mut tell = |remark: start::Remark| report(Report::Remark { text: remark.to_string() });
+            start::start(order()?, &mut tell).await?
+        }
+    };
+    let start::Started { booted, how, origin, memory } = started;
     record.backend = booted.machine.backend().to_string();
     record.accelerator = booted.machine.accelerator().to_string();
     record.metadata.insert("backend_reason".into(), choice.why.clone());
     record.metadata.insert("start".into(), how.name().into());
+    give(&booted.guest, secrets).await?;
     let handle = Handle { guest: booted.guest, watch: booted.machine.watch() };
-    Ok(Engine { machine: booted.machine, handle })
+    Ok(Engine { machine: booted.machine, handle, origin, memory })
+}
+
+/// Lets a guest go on from its memory, or says why it does not.
+async fn resume(checkpoint: &Checkpoint, order: start::Order<'_>) -> Result<start::Started, String> {
+    let (memory, origin) = checkpoint.open().map_err(|error| cause::chain(&error))?;
+    start::resume(order, memory, &origin).await.map_err(|error| cause::chain(&error))?
+}
+
+/// Puts the secrets into the guest's memory, where commands read them.
+async fn give(guest: &Guest, secrets: &Secrets) -> Result<(), WorkspaceError> {
+    for (name, value) in secrets.values() {
+        let put = guest.secret_put(name, value).await;
+        put.map_err(|source| WorkspaceError::Guest { what: "keep its secrets", source })?;
+    }
+    Ok(())
 }
 
 impl Keeper {
@@ -194,8 +290,10 @@ impl Keeper {
         }
         *engine = None;
         self.forget_guest();
+        self.lose_jobs("guest_ended");
         (self.log)(&format!("the guest ended: {why}"));
-        self.books().record.metadata.insert("stopped_because".into(), why.to_owned());
+        let why = self.secrets.redactor().text(why);
+        self.books().record.metadata.insert("stopped_because".into(), why);
         self.life().guest_ended();
         self.remember();
         self.changed.notify_one();

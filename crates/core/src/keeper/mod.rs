@@ -3,6 +3,7 @@
 //! ```text
 //!   front end --- socket, one call each ---> serve ---> Keeper ---> VMM child, session with the guest
 //!                                                        |  life: what may be done when (pure)
+//!                                                        |  jobs: shells and services, followed into files
 //!   time, signals, the VM's death ----------------------->  books: the database
 //! ```
 //!
@@ -13,6 +14,7 @@
 
 mod exec;
 mod files;
+mod jobs;
 mod life;
 mod machine;
 mod operate;
@@ -20,6 +22,9 @@ mod order;
 mod protocol;
 mod seed;
 mod serve;
+mod services;
+mod shells;
+mod snapshot;
 
 pub(crate) use files::{BYTES, Change, Edit, End, Entry, FileAsk, FileReply, Kind, Name, State as FileState};
 pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
@@ -29,7 +34,10 @@ pub use protocol::{Answer, Call, Fault, GENERATION, Greeting, MAX_CHUNK, OLDEST,
 pub(crate) use protocol::{Channel, receive, receive_frame, send, send_frame};
 pub(crate) use seed::has_empty_baseline;
 pub(crate) use serve::connect;
+pub use services::ServiceAsk;
+pub use shells::{Joined, ShellAsk};
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -41,6 +49,7 @@ use crate::cause;
 use crate::environment::lock::Lock;
 use crate::identity::unix_now;
 use crate::workspace::layout::Home;
+use crate::workspace::secrets::Secrets;
 use crate::workspace::state::{BASELINE, State};
 use crate::workspace::{Record, Status, WorkspaceError};
 use life::{Ask, Due, Life};
@@ -63,6 +72,7 @@ struct Keeper {
     home: Home,
     order: Order,
     log: Log,
+    secrets: Secrets,
     life: Mutex<Life>,
     books: Mutex<Books>,
     /// Whoever has this may change what the VM is; commands only use it.
@@ -72,6 +82,10 @@ struct Keeper {
     next_command: AtomicU64,
     /// The life may be over, or something may be due at another time.
     changed: Notify,
+    /// Shells and services.
+    jobs: jobs::Jobs,
+    /// Services that are being started.
+    starting: Mutex<BTreeSet<String>>,
 }
 
 /// Runs the keeper of the workspace in `dir` until the workspace is gone, stopped for good, or `quit` comes, which stops
@@ -118,11 +132,24 @@ async fn begin(
 ) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
     let task = order.task.clone();
     let prepared = tokio::task::spawn_blocking(move || machine::prepare(dir, &task)).await;
-    let machine::Prepared { home, held, mut books, id } = prepared.map_err(|_| WorkspaceError::Locked)??;
+    let prepared = prepared.map_err(|_| WorkspaceError::Locked)??;
+    let redactor = prepared.secrets.redactor().clone();
+    let (log, clean) = (Arc::clone(log), redactor.clone());
+    let log: Log = Arc::new(move |line: &str| log(&clean.text(line)));
+    begin_prepared(prepared, order, report, &log).await.map_err(|error| error.redacted(&redactor))
+}
+
+async fn begin_prepared(
+    prepared: machine::Prepared,
+    order: Order,
+    report: &mut (dyn FnMut(Report) + Send),
+    log: &Log,
+) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
+    let machine::Prepared { home, held, mut books, secrets, id, from } = prepared;
     let kept = order.expiry.map_or(KEPT_SECONDS, |expiry| expiry.kept_seconds);
     let ttl = order.expiry.map_or(books.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
     let mut life = Life::starting(ttl, kept, unix_now());
-    let engine = machine::bring_up(&order, &home, &mut books.record, report).await?;
+    let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
     match &order.task {
         Task::Create { wish, .. } => match &wish.seed_path {
             Some(path) => seed::fill(&engine, &home, &mut books, path, report).await?,
@@ -137,6 +164,7 @@ async fn begin(
     books.record.last_activity_at = unix_now();
     books.record.metadata.remove("stopped_because");
     books.state.save(&books.record)?;
+    crate::workspace::jobs::sweep(&home, &books.state, unix_now())?;
     let home = match id {
         // The database is opened anew under its last name, which it writes beside.
         Some(id) => {
@@ -154,12 +182,15 @@ async fn begin(
         home,
         order,
         log: Arc::clone(log),
+        secrets,
         life: Mutex::new(life),
         books: Mutex::new(books),
         engine: tokio::sync::Mutex::new(None),
         guest: Mutex::new(None),
         next_command: AtomicU64::new(next),
         changed: Notify::new(),
+        jobs: jobs::Jobs::default(),
+        starting: Mutex::default(),
     });
     keeper.install(engine).await;
     Ok((keeper, listener, held))
@@ -213,6 +244,7 @@ impl Keeper {
         let (count, last) = (books.state.command_count()?, books.state.last_command()?);
         let mut status = Status::new(record, phase, count, last.as_ref());
         status.keeper_pid = Some(std::process::id());
+        status.count_services(&books.state)?;
         Ok(status)
     }
 

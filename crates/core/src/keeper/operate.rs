@@ -1,24 +1,19 @@
-//! What a keeper does to its workspace as a whole: stop, reset, copy, rename, remove.
+//! What a keeper does to its workspace as a whole: stop, rename, remove. Copies of it are in `snapshot`.
 
-use std::fs::File;
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::life::Ask;
 use super::{Keeper, Phase};
-use super::{machine, seed};
 use crate::cause;
-use crate::command::{self, CommandLine, Options, Streams};
-use crate::workspace::state::{BASELINE, State};
-use crate::workspace::{Changes, SnapshotInfo, Status, WorkspaceError, disk, layout};
+use crate::workspace::state::State;
+use crate::workspace::{Changes, Status, WorkspaceError, layout};
 
 /// How long a guest may take to end its processes and write its disk.
 const CLEAN_STOP: Duration = Duration::from_secs(30);
-/// How long a guest may take to write out what it holds in memory.
-const SYNC: Duration = Duration::from_secs(120);
 
 /// Runs what blocks beside the other calls.
-async fn blocking<T: Send + 'static>(
+pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
 ) -> Result<T, WorkspaceError> {
     tokio::task::spawn_blocking(work).await.map_err(|_| WorkspaceError::Locked)?
@@ -29,6 +24,7 @@ impl Keeper {
     pub(super) async fn stop(&self, why: &str) -> Result<Status, WorkspaceError> {
         if self.life().phase() != Phase::Stopped {
             self.admit(Ask::Stop)?;
+            self.end_jobs("workspace_stopped").await;
             let mut engine = self.engine.lock().await;
             if let Some(engine) = engine.take() {
                 let ended = async {
@@ -37,6 +33,7 @@ impl Keeper {
                 };
                 let clean = tokio::time::timeout(CLEAN_STOP, ended).await.is_ok_and(|ended| ended.is_some());
                 self.forget_guest();
+                self.lose_jobs("workspace_stopped");
                 let stopped = engine.machine.stop().await;
                 let how = if clean { why.to_owned() } else { format!("{why}; its guest had to be killed") };
                 self.books().record.metadata.insert("stopped_because".into(), how);
@@ -48,103 +45,6 @@ impl Keeper {
             self.books().state.sync()?;
         }
         self.status()
-    }
-
-    /// Puts the disk of a snapshot in place of the guest's and starts anew. The guest is not asked.
-    pub(super) async fn reset(self: &Arc<Self>, snapshot: String) -> Result<Status, WorkspaceError> {
-        disk::find(&self.books().state, &snapshot)?;
-        self.admit(Ask::Reset)?;
-        let reset = async {
-            let mut engine = self.engine.lock().await;
-            self.forget_guest();
-            if let Some(engine) = engine.take() {
-                engine.machine.stop().await.map_err(|e| WorkspaceError::GuestEnded(cause::chain(&e)))?;
-            }
-            drop(engine);
-            let home = self.home.clone();
-            let to_baseline = snapshot == BASELINE;
-            blocking(move || disk::restore(&home, &snapshot)).await?;
-            let mut record = self.books().record.clone();
-            machine::note_reset(&mut record);
-            let mut log = |report| (self.log)(&format!("{report:?}"));
-            let started = machine::bring_up(&self.order, &self.home, &mut record, &mut log).await;
-            {
-                let mut books = self.books();
-                // Who renamed it meanwhile is not undone.
-                record.name.clone_from(&books.record.name);
-                record.labels.clone_from(&books.record.labels);
-                books.record = record;
-                books.state.save(&books.record)?;
-            }
-            let started = started?;
-            if to_baseline {
-                let record = self.books().record.clone();
-                seed::note_baseline(&started.handle.guest, &record).await?;
-            }
-            self.install(started).await;
-            Ok(())
-        };
-        let done = reset.await;
-        self.done(Ask::Reset, done.is_ok());
-        if let Err(error) = &done {
-            (self.log)(&format!("the reset failed: {}", cause::chain(error)));
-        }
-        done.and_then(|()| self.status())
-    }
-
-    /// Keeps a copy of the disk, whether a guest runs on it or not.
-    pub(super) async fn snapshot(&self, name: String, passing: bool) -> Result<SnapshotInfo, WorkspaceError> {
-        if !passing {
-            disk::check_new(&self.books().state, &name)?;
-        }
-        self.admit(Ask::Snapshot)?;
-        let made = self.snapshot_admitted(name, passing).await;
-        self.done(Ask::Snapshot, true);
-        made
-    }
-
-    async fn snapshot_admitted(&self, name: String, passing: bool) -> Result<SnapshotInfo, WorkspaceError> {
-        // Most of what the guest holds goes to its disk while it still runs.
-        if let Some(handle) = self.handle() {
-            let sync = CommandLine::Argv(vec!["/bin/sync".into()]);
-            let options = Options { timeout: Some(SYNC), cwd: Some("/".into()), ..Options::default() };
-            let mut streams = Streams::kept_only();
-            command::execute(&handle.guest, &handle.watch, &sync, &options, &mut streams)
-                .await
-                .map_err(WorkspaceError::Sync)?;
-        }
-        let home = self.home.clone();
-        let id = self.books().record.id.clone();
-        let mut engine = self.engine.lock().await;
-        let paused = |error: pyro_vmm::VmmError| WorkspaceError::GuestEnded(cause::chain(&error));
-        if let Some(engine) = engine.as_mut() {
-            engine.machine.pause().await.map_err(paused)?;
-        }
-        let copied = blocking(move || {
-            let path = home.disk();
-            let from = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
-            disk::copy(&from, &home.snapshot(&name))?;
-            disk::describe(&home, &id, &name)
-        })
-        .await;
-        if let Some(engine) = engine.as_mut() {
-            engine.machine.resume().await.map_err(paused)?;
-        }
-        let info = copied?;
-        if !passing {
-            let books = self.books();
-            books.state.add_snapshot(&info)?;
-            books.state.sync()?;
-        }
-        Ok(info)
-    }
-
-    /// Removes a snapshot.
-    pub(super) fn delete_snapshot(&self, name: &str) -> Result<(), WorkspaceError> {
-        self.admit(Ask::Describe)?;
-        let deleted = disk::delete(&self.home, &self.books().state, name);
-        self.done(Ask::Describe, true);
-        deleted
     }
 
     /// Changes name and labels.
@@ -167,6 +67,7 @@ impl Keeper {
     pub(super) async fn delete(&self) -> Result<(), WorkspaceError> {
         self.admit(Ask::Delete)?;
         self.forget_guest();
+        self.lose_jobs("workspace_deleted");
         if let Some(engine) = self.engine.lock().await.take() {
             // It is gone soon after, or its directory is for nothing.
             let _ = engine.machine.stop().await;

@@ -36,6 +36,9 @@ pub enum Task {
         disk: PathBuf,
         /// What its origin was, for its metadata.
         forked_from: Option<String>,
+        /// Where the origin's snapshot is whose memory it goes on from: the origin's directory and the snapshot's name.
+        #[serde(default)]
+        memory: Option<(PathBuf, String)>,
     },
     /// Start a stopped workspace.
     Start,

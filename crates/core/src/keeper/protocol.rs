@@ -16,8 +16,10 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::files::{FileAsk, FileReply};
 use super::life::Phase;
+use super::{ServiceAsk, ShellAsk};
 use crate::command::CommandLine;
-use crate::workspace::{Changes, SnapshotInfo, Status};
+
+use crate::workspace::{Changes, SecretEnv, Service, Shell, ShellSize, SnapshotInfo, Status};
 
 /// The generation that this pyro speaks, as a keeper and as a front end.
 pub const GENERATION: u32 = 1;
@@ -90,6 +92,9 @@ pub enum Call {
         command: Words,
         /// Killed after so many milliseconds.
         timeout_ms: Option<u64>,
+        /// Secrets in its environment.
+        #[serde(default)]
+        secret_env: Vec<SecretEnv>,
     },
     /// Change name or labels.
     Update {
@@ -103,6 +108,9 @@ pub enum Call {
         /// Not shown, and removed with the connection: what forks are made from.
         #[serde(default)]
         passing: bool,
+        /// Keep the guest's memory too.
+        #[serde(default)]
+        memory: bool,
     },
     /// Remove a copy of the disk.
     SnapshotDelete {
@@ -120,6 +128,23 @@ pub enum Call {
     Delete,
     /// Exit, so that another keeper can start the stopped workspace.
     Retire,
+    /// Something about a shell.
+    Shell {
+        /// What.
+        ask: ShellAsk,
+    },
+    /// Join a shell: what is typed comes as chunks of [`Channel::Stdout`], between messages that are [`super::Joined`].
+    ShellAttach {
+        /// Which.
+        shell_id: String,
+        /// The terminal's.
+        size: ShellSize,
+    },
+    /// Something about a service.
+    Service {
+        /// What.
+        ask: ServiceAsk,
+    },
     /// Something with its files.
     Files {
         /// What.
@@ -148,6 +173,9 @@ pub enum Answer {
         duration_ms: u64,
         /// Whether its time was up.
         timed_out: bool,
+        /// The command as it may be shown.
+        #[serde(default)]
+        command: Option<String>,
     },
     /// The copy that was made.
     Snapshot {
@@ -158,6 +186,16 @@ pub enum Answer {
     Failed {
         /// Why.
         fault: Fault,
+    },
+    /// A shell as it is now.
+    Shell {
+        /// It.
+        shell: Box<Shell>,
+    },
+    /// A service as it is now.
+    Service {
+        /// It.
+        service: Box<Service>,
     },
     /// What is said of files; of a call that has several, all but the last come before it.
     Files {
@@ -323,7 +361,7 @@ mod tests {
     fn words_keep_bytes_that_are_no_text() {
         let words = vec![OsString::from("printf"), OsString::from_vec(vec![0xff, b'x'])];
         let command = CommandLine::from_words(words).unwrap();
-        let call = Call::Exec { command: Words::new(&command), timeout_ms: Some(5) };
+        let call = Call::Exec { command: Words::new(&command), timeout_ms: Some(5), secret_env: Vec::new() };
         let back: Call = serde_json::from_slice(&serde_json::to_vec(&call).unwrap()).unwrap();
         let Call::Exec { command: words, .. } = back else { panic!("{back:?}") };
         assert_eq!(words.command(), Some(command));

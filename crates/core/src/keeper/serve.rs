@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::io::AsyncReadExt;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 
 use super::protocol::{self, Answer, Call, Channel, GENERATION, Greeting};
 use super::{Keeper, files};
@@ -99,11 +99,11 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     // Who only looks whether somebody is there says nothing.
     let Ok(Ok(call)) = tokio::time::timeout(PATIENCE, heard).await else { return };
     let answer = match call {
-        Call::Exec { command, timeout_ms } => match command.command() {
+        Call::Exec { command, timeout_ms, secret_env } => match command.command() {
             Some(command) => {
                 let timeout = timeout_ms.map(Duration::from_millis);
                 let (chunks, output) = mpsc::channel(AHEAD);
-                let running = keeper.exec(command, timeout, chunks);
+                let running = keeper.exec(command, timeout, &secret_env, chunks);
                 match stream_output(running, output, &mut reader, &mut writer).await {
                     Some(answer) => answer,
                     None => return,
@@ -115,6 +115,36 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
             Some(answer) => answer,
             None => return,
         },
+        Call::Shell { .. } | Call::Service { .. } => {
+            // In a task of its own too: what it began it finishes, but it does not wait for nobody.
+            let (stays, gone) = oneshot::channel();
+            let worker = Arc::clone(&keeper);
+            let working = tokio::spawn(async move {
+                match call {
+                    Call::Shell { ask } => worker.shell(ask, gone).await,
+                    Call::Service { ask } => worker.service(ask, gone).await,
+                    _ => Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended)),
+                }
+            });
+            let mut byte = [0];
+            tokio::select! {
+                biased;
+                answer = working => match answer {
+                    Ok(answer) => answer,
+                    Err(_) => return,
+                },
+                _ = reader.read(&mut byte) => {
+                    drop(stays);
+                    return;
+                }
+            }
+        }
+        Call::ShellAttach { shell_id, size } => {
+            match keeper.attach(&shell_id, size, &mut reader, &mut writer).await {
+                Some(answer) => answer,
+                None => return,
+            }
+        }
         other => {
             // In a task of its own: it goes on when this connection ends.
             let worker = Arc::clone(&keeper);
@@ -126,6 +156,7 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     };
     let answer = answer.unwrap_or_else(|error| {
         (keeper.log)(&cause::chain(&error));
+        let error = error.redacted(keeper.secrets.redactor());
         Answer::Failed { fault: error.fault() }
     });
     let _ = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
@@ -160,9 +191,9 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
         Call::Update { changes } => status(keeper.update(changes).await?),
         Call::Stop => status(keeper.stop("it was told to").await?),
         Call::Reset { snapshot } => status(keeper.reset(snapshot).await?),
-        Call::SnapshotCreate { name, passing } => {
+        Call::SnapshotCreate { name, passing, memory } => {
             crate::workspace::check_snapshot_name(&name)?;
-            Answer::Snapshot { snapshot: keeper.snapshot(name, passing).await? }
+            Answer::Snapshot { snapshot: keeper.snapshot(name, passing, memory).await? }
         }
         Call::SnapshotDelete { name } => {
             keeper.delete_snapshot(&name)?;
@@ -176,7 +207,11 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
             keeper.retire()?;
             Answer::Done
         }
-        Call::Exec { .. } | Call::Files { .. } => {
+        Call::Exec { .. }
+        | Call::Shell { .. }
+        | Call::ShellAttach { .. }
+        | Call::Service { .. }
+        | Call::Files { .. } => {
             return Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended));
         }
     })

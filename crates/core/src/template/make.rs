@@ -92,7 +92,7 @@ impl Maker {
         waiting: &mut dyn FnMut(),
     ) -> Result<Self, SaveError> {
         let lock = templates.lock(&key, cancel, waiting)?;
-        let memory = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC)
+        let memory = rustix::fs::memfd_create("guest", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING)
             .map_err(|errno| SaveError::Write(errno.into()))?;
         Ok(Self { templates, key, _lock: lock, memory: File::from(memory) })
     }

@@ -17,7 +17,7 @@ use super::view::{
     Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
     SnapshotInfo, SnapshotList, Status,
 };
-use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
+use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
 use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
@@ -120,7 +120,7 @@ impl Workspaces {
     }
 
     /// Asks the keeper, if one lives.
-    async fn ask(
+    pub(super) async fn ask(
         &self,
         home: &Home,
         call: &Call,
@@ -165,11 +165,13 @@ impl Workspaces {
             environment_version: environment.manifest().version.clone(),
             disk,
             forked_from: None,
+            memory: None,
         });
         start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
     }
 
-    /// Makes `count` workspaces from the disk of one as it is now, or from one of its snapshots.
+    /// Makes `count` workspaces from one as it is now, its memory and processes included while it runs, or from one of its
+    /// snapshots, with memory when that has it.
     ///
     /// # Errors
     /// When one of them cannot be made; the others are then deleted again.
@@ -184,19 +186,22 @@ impl Workspaces {
             return Err(WorkspaceError::Count { wanted: count, most: *FORKS.end() });
         }
         let home = self.find(given).await?;
-        let (origin, disk, passing) = match snapshot {
+        let (origin, name, passing) = match snapshot {
             Some(name) => {
                 let state = home.read()?;
                 disk::find(&state, name)?;
-                (state.record()?, home.snapshot(name), None)
+                (state.record()?, name.to_owned(), None)
             }
             None => {
                 let name = format!("fork-{}", identity::new_id()?);
-                let passing = Passing(home.snapshot(&name));
-                self.snapshot(&home, &name, true).await?;
-                (home.read()?.record()?, home.snapshot(&name), Some(passing))
+                let passing = Passing(home.clone(), name.clone());
+                let running = self.phase(&home).await? == Some(Phase::Running);
+                let memory = running && home.read()?.record()?.backend == "qemu";
+                self.snapshot(&home, &name, true, memory).await?;
+                (home.read()?.record()?, name, Some(passing))
             }
         };
+        let secrets = secrets::read(&home, &origin)?;
         let made: Vec<_> = futures::stream::iter(0..count)
             .map(|_| async {
                 let wish = Wish {
@@ -208,14 +213,16 @@ impl Workspaces {
                     labels: origin.labels.clone(),
                     allow_host_compat: origin.allow_host_compat,
                     seed_path: None,
+                    secrets: secrets.clone(),
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;
                 let order = self.order(Task::Create {
                     wish: Box::new(wish),
                     environment_version: origin.environment_version.clone(),
-                    disk: disk.clone(),
+                    disk: home.snapshot(&name),
                     forked_from: Some(origin.id.clone()),
+                    memory: Some((home.path().to_owned(), name.clone())),
                 });
                 let mut said = Vec::new();
                 let mut hear = |text: &str| said.push(text.to_owned());
@@ -283,6 +290,7 @@ impl Workspaces {
             }
         };
         status.keeper_pid = met.ok().flatten().map(|conversation| conversation.greeting.pid);
+        status.count_services(&state)?;
         Ok(status)
     }
 
@@ -376,7 +384,7 @@ impl Workspaces {
         start::start(home.path(), &self.order(Task::Start), remarks).await
     }
 
-    async fn phase(&self, home: &Home) -> Result<Option<Phase>, WorkspaceError> {
+    pub(super) async fn phase(&self, home: &Home) -> Result<Option<Phase>, WorkspaceError> {
         Ok(self.meet(home).await?.map(|conversation| conversation.greeting.phase))
     }
 
@@ -422,22 +430,34 @@ impl Workspaces {
         Ok(Reset { status, workspace_reset })
     }
 
-    /// Keeps a copy of the disk, running or stopped.
+    /// Keeps a copy of the disk, running or stopped, and with `memory` of all that runs.
     ///
     /// # Errors
     /// When the name is taken, the guest does not answer, or the disk cannot be copied.
-    pub async fn create_snapshot(&self, given: &str, name: &str) -> Result<SnapshotCreated, WorkspaceError> {
+    pub async fn create_snapshot(
+        &self,
+        given: &str,
+        name: &str,
+        memory: bool,
+    ) -> Result<SnapshotCreated, WorkspaceError> {
         let home = self.find(given).await?;
-        let snapshot = self.snapshot(&home, name, false).await?;
+        let snapshot = self.snapshot(&home, name, false, memory).await?;
         let workspace_id = snapshot.workspace_id.clone();
         Ok(SnapshotCreated { workspace_id, snapshot, execution_mode: EXECUTION_MODE })
     }
 
-    async fn snapshot(&self, home: &Home, name: &str, passing: bool) -> Result<SnapshotInfo, WorkspaceError> {
-        let call = Call::SnapshotCreate { name: name.into(), passing };
+    async fn snapshot(
+        &self,
+        home: &Home,
+        name: &str,
+        passing: bool,
+        memory: bool,
+    ) -> Result<SnapshotInfo, WorkspaceError> {
+        let call = Call::SnapshotCreate { name: name.into(), passing, memory };
         match self.ask(home, &call, LONG).await? {
             Some(Answer::Snapshot { snapshot }) => return Ok(snapshot),
             Some(_) => return Err(odd()),
+            None if memory => return Err(WorkspaceError::Stopped),
             None => {}
         }
         let (held, state) = self.own(home).await?;
@@ -516,13 +536,13 @@ impl Workspaces {
     }
 }
 
-/// A snapshot file that only forks are made from.
-struct Passing(std::path::PathBuf);
+/// A snapshot that only forks are made from.
+struct Passing(Home, String);
 
 impl Drop for Passing {
     fn drop(&mut self) {
         // What stays is swept when the workspace is started next.
-        let _ = std::fs::remove_file(&self.0);
+        let _ = disk::remove_files(&self.0, &self.1);
     }
 }
 
@@ -541,6 +561,6 @@ fn silent() -> WorkspaceError {
     WorkspaceError::KeeperLost { what: "does not answer", log: None }
 }
 
-fn odd() -> WorkspaceError {
+pub(super) fn odd() -> WorkspaceError {
     WorkspaceError::KeeperLost { what: "gave the answer to another question", log: None }
 }

@@ -6,7 +6,7 @@ use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
 use super::client::Workspaces;
 use super::view::{EXECUTION_MODE, ExecReport};
-use super::{WORKSPACE_PATH, WorkspaceError};
+use super::{SecretEnv, WORKSPACE_PATH, WorkspaceError};
 use crate::capture::{Capture, Captured};
 use crate::command::{CommandError, CommandLine};
 use crate::keeper::{self, Answer, Call, Channel, ProtocolError, Words};
@@ -15,7 +15,8 @@ use crate::keeper::{self, Answer, Call, Channel, ProtocolError, Words};
 const GRACE: Duration = Duration::from_secs(60);
 
 impl Workspaces {
-    /// Runs one command in `/workspace`, its output passed on as it comes. Dropping the future kills it.
+    /// Runs one command in `/workspace`, its output passed on as it comes, with secrets as variables. Dropping the future
+    /// kills it.
     ///
     /// # Errors
     /// When the workspace does not run, its guest ends, or the output cannot be passed on.
@@ -24,6 +25,7 @@ impl Workspaces {
         given: &str,
         command: &CommandLine,
         timeout: Option<Duration>,
+        secret_env: &[SecretEnv],
         stdout: &mut (dyn AsyncWrite + Send + Unpin),
         stderr: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<ExecReport, WorkspaceError> {
@@ -31,7 +33,11 @@ impl Workspaces {
         let Some(mut conversation) = self.meet(&home).await? else { return Err(WorkspaceError::Stopped) };
         let stream = &mut conversation.stream;
         let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-        keeper::send(stream, &Call::Exec { command: Words::new(command), timeout_ms }).await?;
+        keeper::send(
+            stream,
+            &Call::Exec { command: Words::new(command), timeout_ms, secret_env: secret_env.to_vec() },
+        )
+        .await?;
         let (mut out, mut err) = (Capture::default(), Capture::default());
         let mut body = Vec::new();
         let hear = async {
@@ -65,9 +71,9 @@ impl Workspaces {
             Ok(answer) => answer?,
             Err(_) => return Err(WorkspaceError::KeeperLost { what: "does not answer", log: None }),
         };
-        let (sequence, exit_code, duration_ms, timed_out) = match answer {
-            Answer::Exited { sequence, exit_code, duration_ms, timed_out } => {
-                (sequence, exit_code, duration_ms, timed_out)
+        let (sequence, exit_code, duration_ms, timed_out, shown) = match answer {
+            Answer::Exited { sequence, exit_code, duration_ms, timed_out, command } => {
+                (sequence, exit_code, duration_ms, timed_out, command)
             }
             Answer::Failed { fault } => return Err(WorkspaceError::Told(fault)),
             _ => return Err(WorkspaceError::Protocol(ProtocolError::Ended)),
@@ -82,7 +88,7 @@ impl Workspaces {
             workspace_id: record.id,
             environment: record.environment,
             environment_version: Some(record.environment_version),
-            command: command.to_string(),
+            command: shown.unwrap_or_else(|| command.to_string()),
             cwd: WORKSPACE_PATH.into(),
             sequence,
             stdout,
@@ -101,7 +107,10 @@ impl Workspaces {
     }
 }
 
-async fn pass_on(to: &mut (dyn AsyncWrite + Send + Unpin), bytes: &[u8]) -> Result<(), WorkspaceError> {
+pub(super) async fn pass_on(
+    to: &mut (dyn AsyncWrite + Send + Unpin),
+    bytes: &[u8],
+) -> Result<(), WorkspaceError> {
     let write = async {
         to.write_all(bytes).await?;
         to.flush().await

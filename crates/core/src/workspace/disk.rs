@@ -6,7 +6,7 @@
 use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::WorkspaceError;
 use super::layout::{self, Home};
@@ -21,15 +21,54 @@ const DRAFT: &str = ".new-";
 
 /// Copies what `from` holds to a new file of that name, on storage when this returns. Blocks.
 pub fn copy(from: &File, to: &Path) -> Result<(), WorkspaceError> {
-    let draft = to.with_file_name(format!("{DRAFT}{}", to.file_name().unwrap_or_default().to_string_lossy()));
-    layout::remove_if_there(&draft)?;
-    let file = layout::new_file(&draft)?;
-    let copied = copy_sparse(from, &file).and_then(|_| file.sync_all());
-    let moved = copied.and_then(|()| fs::rename(&draft, to)).and_then(|()| sync_dir(to));
-    moved.map_err(|error| {
-        let _ = fs::remove_file(&draft);
-        WorkspaceError::Copy(error)
-    })
+    let draft = Draft::new(to)?;
+    draft.fill(from)?;
+    draft.finish()
+}
+
+/// A file on its way to its name, which it gets when it is whole and on storage. Dropped before that it is removed.
+pub struct Draft {
+    path: PathBuf,
+    to: PathBuf,
+    file: File,
+}
+
+impl Draft {
+    /// An empty one.
+    pub fn new(to: &Path) -> Result<Self, WorkspaceError> {
+        let name = to.file_name().unwrap_or_default().to_string_lossy();
+        let path = to.with_file_name(format!("{DRAFT}{name}"));
+        layout::remove_if_there(&path)?;
+        let file = layout::new_file(&path)?;
+        Ok(Self { path, to: to.to_owned(), file })
+    }
+
+    /// The file.
+    pub fn file(&self) -> &File {
+        &self.file
+    }
+
+    /// Copies what `from` holds into it. Blocks.
+    pub fn fill(&self, from: &File) -> Result<(), WorkspaceError> {
+        copy_sparse(from, &self.file).map(drop).map_err(WorkspaceError::Copy)
+    }
+
+    /// Brings it to storage and gives it its name. Blocks.
+    pub fn finish(self) -> Result<(), WorkspaceError> {
+        let finish = || {
+            self.file.sync_all()?;
+            fs::rename(&self.path, &self.to)?;
+            sync_dir(&self.to)
+        };
+        finish().map_err(WorkspaceError::Copy)
+    }
+}
+
+impl Drop for Draft {
+    fn drop(&mut self) {
+        // Gone already where it has its name.
+        let _ = fs::remove_file(&self.path);
+    }
 }
 
 /// Makes `to` another name of the file at `from`, which never changes; a copy where that cannot be.
@@ -76,14 +115,17 @@ pub fn describe(home: &Home, id: &str, name: &str) -> Result<SnapshotInfo, Works
     let path = home.snapshot(name);
     let file = open(&path)?;
     let stat = file.metadata().map_err(|e| WorkspaceError::file(&path, "read", e))?;
+    let memory = fs::metadata(home.memory(name)).ok();
     Ok(SnapshotInfo {
         workspace_id: id.to_owned(),
         snapshot_name: name.to_owned(),
         kind: if name == BASELINE { BASELINE } else { "named" }.to_owned(),
         created_at: identity::unix_now(),
         entry_count: used_inodes(&file).unwrap_or_default(),
-        bytes_written: stat.blocks() * 512,
+        bytes_written: (stat.blocks() + memory.as_ref().map_or(0, |stat| stat.blocks())) * 512,
         deletable: name != BASELINE,
+        memory: memory.is_some(),
+        contains_secrets: memory.is_some(),
     })
 }
 
@@ -104,7 +146,15 @@ pub fn delete(home: &Home, state: &State, name: &str) -> Result<(), WorkspaceErr
     }
     find(state, name)?;
     state.remove_snapshot(name)?;
-    layout::remove_if_there(&home.snapshot(name))
+    remove_files(home, name)
+}
+
+/// Removes the files of a snapshot, which is in no database.
+pub fn remove_files(home: &Home, name: &str) -> Result<(), WorkspaceError> {
+    for path in [home.snapshot(name), home.memory(name), home.memory_key(name)] {
+        layout::remove_if_there(&path)?;
+    }
+    Ok(())
 }
 
 /// Puts the disk of a snapshot in place of the guest's, which nobody has open any more. Blocks.
@@ -114,12 +164,17 @@ pub fn restore(home: &Home, name: &str) -> Result<(), WorkspaceError> {
 
 /// Removes what interrupted work left beside the disks. The caller holds the workspace's lock.
 pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
-    let known: Vec<_> =
-        state.snapshots()?.into_iter().map(|each| format!("{}.ext4", each.snapshot_name)).collect();
+    let mut known = Vec::new();
+    for SnapshotInfo { snapshot_name: name, memory, .. } in state.snapshots()? {
+        known.push(home.snapshot(&name));
+        if memory {
+            known.extend([home.memory(&name), home.memory_key(&name)]);
+        }
+    }
     let last = state.last_command()?.map_or(0, |command| command.sequence);
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries(&home.snapshots()) {
-        if !known.iter().any(|name| entry.file_name() == **name) {
+        if !known.contains(&entry.path()) {
             layout::remove_if_there(&entry.path())?;
         }
     }

@@ -15,8 +15,10 @@ use crate::guest::GuestError;
 use crate::identity::NoRandomness;
 use crate::keeper::{Fault, ProtocolError, Refusal};
 use crate::patch::{PatchError, Rejected};
+use crate::redact::Redactor;
 use crate::runtime::RuntimeError;
 use crate::vm::{LimitError, VmError};
+use crate::workspace::SecretError;
 
 /// A failure of a workspace.
 #[derive(Debug, thiserror::Error)]
@@ -122,9 +124,12 @@ pub enum WorkspaceError {
     /// The guest or its VMM ended.
     #[error("the guest of the workspace ended: {0}")]
     GuestEnded(String),
-    /// The guest's disk could not be synced before it was copied.
-    #[error("the guest could not write its disk out before it was copied")]
-    Sync(#[source] CommandError),
+    /// The guest let its disk go before it was copied, and that twice.
+    #[error("the disk of the workspace changed while it was copied")]
+    Restless,
+    /// The VMM did not save its memory.
+    #[error("the memory of the workspace's guest cannot be saved")]
+    Save(#[source] Box<pyro_vmm::VmmError>),
     /// A copy of a disk failed.
     #[error("the disk of the workspace cannot be copied")]
     Copy(#[source] io::Error),
@@ -160,9 +165,101 @@ pub enum WorkspaceError {
     /// Another process has the workspace.
     #[error("another process is at work on the workspace")]
     Locked,
+    /// Something is no secret, or the workspace has no such one.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
+    /// The guest did not do what it was told.
+    #[error("the guest could not {what}")]
+    Guest {
+        /// What it was to do.
+        what: &'static str,
+        /// Why not.
+        #[source]
+        source: GuestError,
+    },
     /// The keeper says that it could not be done.
     #[error("{0}")]
     Told(Fault),
+    /// A number is out of bounds.
+    #[error("{what} is {value}: it must be {least} to {most}")]
+    Bound {
+        /// Which.
+        what: &'static str,
+        /// What was asked for.
+        value: u64,
+        /// The least.
+        least: u64,
+        /// The most.
+        most: u64,
+    },
+    /// The guest could not do it to a shell or a service.
+    #[error("{what}")]
+    Job {
+        /// What failed.
+        what: &'static str,
+        /// Why.
+        #[source]
+        source: GuestError,
+    },
+    /// There is no such shell.
+    #[error("the workspace has no shell {id:?}")]
+    ShellUnknown {
+        /// What was asked for.
+        id: String,
+        /// What there is, the oldest first.
+        there: Vec<String>,
+    },
+    /// The shell does not run any more.
+    #[error("shell {id} has ended{}", .exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default())]
+    ShellEnded {
+        /// Which.
+        id: String,
+        /// Its exit code, where it is known.
+        exit_code: Option<i32>,
+    },
+    /// What runs in the shell reads nothing.
+    #[error("the shell takes no input: {taken} bytes were typed, {left} are left")]
+    ShellBusy {
+        /// Bytes that were taken.
+        taken: usize,
+        /// Bytes that were not.
+        left: usize,
+    },
+    /// There is no such signal.
+    #[error("{0:?} is not HUP, INT, TERM or KILL")]
+    Signal(String),
+    /// There is no such service.
+    #[error("the workspace has no service {name:?}")]
+    ServiceUnknown {
+        /// What was asked for.
+        name: String,
+        /// Names that look like it.
+        near: Vec<String>,
+    },
+    /// A service of this name runs.
+    #[error("service {0:?} runs already")]
+    ServiceTaken(String),
+    /// As many services run as may be.
+    #[error("{0} services run, which is the most there may be")]
+    ServicesFull(usize),
+    /// A readiness that cannot be.
+    #[error("{text:?} is not {wanted}")]
+    Readiness {
+        /// What was given.
+        text: String,
+        /// What it should be.
+        wanted: &'static str,
+    },
+    /// The service did not become ready, and was ended.
+    #[error("service {name:?} did not become ready: {why}{}", .log.as_ref().map(|log| format!("; its log ends:\n{log}")).unwrap_or_default())]
+    ServiceNotReady {
+        /// Which.
+        name: String,
+        /// Why.
+        why: String,
+        /// The end of its log.
+        log: Option<String>,
+    },
     /// The guest refuses to do something with a file, or cannot.
     #[error("{message}")]
     Path {
@@ -171,9 +268,6 @@ pub enum WorkspaceError {
         /// What the guest says, made fit to be shown.
         message: String,
     },
-    /// A call to the guest failed.
-    #[error("the workspace's guest did not do what it was asked")]
-    Guest(#[source] GuestError),
     /// It runs, and what was asked needs one that is stopped.
     #[error("the workspace runs, and its disk changes while it is looked at")]
     Runs,
@@ -247,6 +341,23 @@ impl WorkspaceError {
             Self::Patch(error) => return error.hint().map(str::to_owned),
             Self::Disk(error) => return error.hint().map(str::to_owned),
             Self::Rejected(_) => "`pyro workspace file read` shows what a file has now".into(),
+            Self::Secret(error) => return error.hint(),
+            Self::ShellUnknown { there, .. } if there.is_empty() => {
+                "`pyro workspace shell open` begins one".into()
+            }
+            Self::ShellUnknown { there, .. } => format!("it has {}", there.join(", ")),
+            Self::ShellEnded { .. } => {
+                "what it wrote can still be read; `pyro workspace shell open` begins another".into()
+            }
+            Self::ShellBusy { .. } => "`pyro workspace shell signal` interrupts what runs in it".into(),
+            Self::ServiceUnknown { near, .. } if near.is_empty() => {
+                "`pyro workspace service list` shows those that there are".into()
+            }
+            Self::ServiceUnknown { near, .. } => format!("did you mean {}?", near.join(" or ")),
+            Self::ServiceTaken(_) | Self::ServicesFull(_) => "`pyro workspace service stop` ends one".into(),
+            Self::ServiceNotReady { name, .. } => {
+                format!("`pyro workspace service logs` shows all that {name} wrote")
+            }
             _ => return None,
         };
         Some(hint)
@@ -256,7 +367,7 @@ impl WorkspaceError {
     fn kind(&self) -> &'static str {
         match self {
             Self::Unknown { .. } => "unknown",
-            Self::Name { .. } | Self::Labels(_) | Self::Limit(_) => "invalid",
+            Self::Name { .. } | Self::Labels(_) | Self::Limit(_) | Self::Secret(_) => "invalid",
             Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",
             Self::SnapshotUnknown { .. } => "snapshot_unknown",
             Self::Baseline => "baseline",
@@ -266,6 +377,12 @@ impl WorkspaceError {
             Self::Runs => "state",
             Self::Archive(_) | Self::Patch(_) => "invalid",
             Self::Rejected(_) => "rejected",
+            Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",
+            Self::ShellUnknown { .. } => "shell_unknown",
+            Self::ShellEnded { .. } => "shell_ended",
+            Self::ServiceUnknown { .. } => "service_unknown",
+            Self::ServiceTaken(_) | Self::ServicesFull(_) => "taken",
+            Self::ServiceNotReady { .. } => "service_not_ready",
             _ => "failed",
         }
     }
@@ -275,6 +392,16 @@ impl WorkspaceError {
             Self::Told(fault) => fault.clone(),
             other => Fault { kind: other.kind().into(), message: cause::chain(other), hint: other.hint() },
         }
+    }
+
+    /// The same without what is not to be seen.
+    pub(crate) fn redacted(self, redactor: &Redactor) -> Self {
+        if redactor.is_idle() {
+            return self;
+        }
+        let Fault { kind, message, hint } = self.fault();
+        let hint = hint.map(|hint| redactor.text(&hint));
+        Self::Told(Fault { kind, message: redactor.text(&message), hint })
     }
 
     /// What the guest says of a file. Its words are not trusted to be one line of text.

@@ -12,7 +12,9 @@
 //!       lock             held by the keeper for its life, or by who works on a stopped workspace
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
-//!       snapshots/NAME.ext4, logs/N.stdout, logs/N.stderr
+//!       secrets/NAME     their values, mode 0600
+//!       snapshots/NAME.ext4, with memory also NAME.memory and NAME.key
+//!       logs/N.stdout, logs/N.stderr
 //!       keeper.sock, keeper.log
 //! ```
 //!
@@ -80,6 +82,11 @@ impl Home {
         self.path.join("logs").join(format!("{sequence}.{stream}"))
     }
 
+    /// Its secrets' directory, which is there if it has any.
+    pub fn secrets(&self) -> PathBuf {
+        self.path.join("secrets")
+    }
+
     /// Its snapshots' directory.
     pub fn snapshots(&self) -> PathBuf {
         self.path.join("snapshots")
@@ -88,6 +95,16 @@ impl Home {
     /// The disk of a snapshot, whose name was checked.
     pub fn snapshot(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.ext4"))
+    }
+
+    /// What the guest's memory held at a snapshot, and its devices, if it has that.
+    pub fn memory(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.memory"))
+    }
+
+    /// What can be restored from that.
+    pub fn memory_key(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.key"))
     }
 
     /// Whether it is there.
@@ -187,7 +204,7 @@ impl Home {
         let name = self.path.file_name().unwrap_or_default().to_string_lossy().into_owned();
         let gone = self.root().join(format!("{GONE}{}", name.trim_start_matches(NEW)));
         fs::rename(&self.path, &gone).map_err(|e| WorkspaceError::file(&self.path, "removed", e))?;
-        fs::remove_dir_all(&gone).map_err(|e| WorkspaceError::file(&gone, "removed", e))
+        remove_all(&gone).map_err(|e| WorkspaceError::file(&gone, "removed", e))
     }
 }
 
@@ -283,14 +300,17 @@ pub fn sweep(root: &Path) {
             continue;
         }
         let home = Home::at(entry.path());
-        let old = entry
-            .metadata()
-            .and_then(|stat| stat.modified())
-            .is_ok_and(|then| SystemTime::now().duration_since(then).is_ok_and(|since| since > ABANDONED));
+        let age = || SystemTime::now().duration_since(entry.metadata().ok()?.modified().ok()?).ok();
+        let old = age().is_some_and(|age| age > ABANDONED);
         let locked = home.path.join("lock").exists();
-        let abandoned = if locked { home.path.join("layout").exists() || old } else { old };
-        if abandoned && let Ok(Some(_held)) = home.try_lock() {
-            let _ = fs::remove_dir_all(&home.path);
+        // One that is going may have lost its lock before the rest; one that is coming may not have it yet.
+        let abandoned = if name.starts_with(GONE) && !locked {
+            true
+        } else {
+            (old || locked && home.path.join("layout").exists()) && matches!(home.try_lock(), Ok(Some(_)))
+        };
+        if abandoned {
+            let _ = remove_all(&home.path);
         }
     }
     // A name that leads nowhere: its workspace went, or was never finished.
@@ -302,6 +322,20 @@ pub fn sweep(root: &Path) {
             && !there()
         {
             free_name(root, &name, &id);
+        }
+    }
+}
+
+/// Removes a directory that somebody else may be removing too.
+fn remove_all(path: &Path) -> io::Result<()> {
+    loop {
+        match fs::remove_dir_all(path) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                if !path.exists() {
+                    return Ok(());
+                }
+            }
+            other => return other,
         }
     }
 }
@@ -319,5 +353,96 @@ pub fn remove_if_there(path: &Path) -> Result<(), WorkspaceError> {
             Err(WorkspaceError::file(path, "removed", error))
         }
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::{Changes, Wish, versions_in_use};
+
+    const ID: &str = "0123456789ab";
+
+    fn draft(root: &Path, id: &str, name: &str) -> (Home, Lock, State) {
+        let wish = Wish { name: Some(name.into()), ..Wish::new("debian:12") };
+        let (home, held) = Home::draft(root, id).unwrap();
+        let state = State::create(&home.state_path(), &wish.record(id, "cafecafecafe", 1.0)).unwrap();
+        (home, held, state)
+    }
+
+    fn workspace(root: &Path, id: &str, name: &str) -> (Home, Lock) {
+        let (home, held, state) = draft(root, id, name);
+        drop(state);
+        let _names = lock_names(root).unwrap();
+        take_name(root, name, id).unwrap();
+        (home.publish(id).unwrap(), held)
+    }
+
+    #[test]
+    fn one_that_is_being_made_is_nobodys_and_stays_until_its_maker_dies() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, held, state) = draft(dir.path(), ID, "a");
+        drop(lock_names(dir.path()).unwrap());
+        take_name(dir.path(), "a", ID).unwrap();
+        sweep(dir.path());
+        assert!(home.exists() && ids(dir.path()).unwrap().is_empty());
+        assert_eq!(named(dir.path(), "a").as_deref(), Some(ID), "its name is kept for it");
+        assert!(take_name(dir.path(), "a", "ffffffffffff").is_err());
+        drop((held, state));
+        sweep(dir.path());
+        assert!(!home.path().exists());
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn one_that_is_gone_leaves_nothing_although_its_remover_died() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, held) = workspace(dir.path(), ID, "a");
+        fs::rename(home.path(), dir.path().join(".gone-0123456789ab")).unwrap();
+        sweep(dir.path());
+        assert!(dir.path().join(".gone-0123456789ab").exists(), "its remover lives");
+        drop(held);
+        sweep(dir.path());
+        assert!(!dir.path().join(".gone-0123456789ab").exists());
+        // However far it had come.
+        fs::create_dir(dir.path().join(".gone-aaaaaaaaaaaa")).unwrap();
+        sweep(dir.path());
+        let left: Vec<_> =
+            fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        assert!(left.iter().all(|name| name == "names" || name == ".names.lock"), "{left:?}");
+        assert_eq!(names(dir.path()), [""; 0]);
+    }
+
+    #[test]
+    fn a_name_is_one_workspaces_until_it_calls_itself_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let (home, _held) = workspace(root, ID, "a");
+        let (other, _other_held) = workspace(root, "aaaaaaaaaaaa", "b");
+        let rename = |home: &Home, name: &str| {
+            let state = State::open(&home.state_path()).unwrap();
+            let mut record = state.record().unwrap();
+            let changes = Changes { name: Some(name.into()), ..Changes::default() };
+            crate::keeper::describe(root, &state, &mut record, &changes)
+        };
+        assert!(matches!(rename(&other, "a"), Err(WorkspaceError::NameTaken { id, .. }) if id == ID));
+        rename(&home, "c").unwrap();
+        rename(&other, "a").unwrap();
+        let mut left = names(root);
+        left.sort();
+        assert_eq!(left, ["a", "c"]);
+        assert_eq!(named(root, "a").as_deref(), Some("aaaaaaaaaaaa"));
+        // A rename that was interrupted before it was written down: the name is free.
+        take_name(root, "d", ID).unwrap();
+        rename(&other, "d").unwrap();
+        assert_eq!(versions_in_use(root), ["cafecafecafe", "cafecafecafe"]);
+    }
+
+    #[test]
+    fn another_layout_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let (home, _held) = workspace(dir.path(), ID, "a");
+        fs::write(home.path().join("layout"), "pyro-workspace 2\n").unwrap();
+        assert!(matches!(home.read(), Err(WorkspaceError::Layout { .. })));
     }
 }

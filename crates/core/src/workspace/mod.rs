@@ -4,10 +4,12 @@
 //!   client    what front ends call: asks a keeper, or does it itself under the lock where none lives
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
+//!   shells, services, jobs    what goes on in a guest     spool     what that wrote, in files
 //!   state     the database                         record   what is in it; view: what payloads show
 //!   files     the guest's files, one at a time     transfer whole trees, through the threads of pipe
 //!   patching  patches, applied to them             diff     how they differ from the baseline; fresh: new trees
 //!   offline   the disk of a stopped workspace
+//!   secrets   what may be one, where they are kept
 //! ```
 //!
 //! What a keeper does is in [`crate::keeper`].
@@ -23,11 +25,16 @@ mod error;
 mod files;
 mod files_view;
 mod fresh;
+pub(crate) mod jobs;
 pub(crate) mod layout;
 mod offline;
 mod patching;
 mod pipe;
 mod record;
+pub(crate) mod secrets;
+mod services;
+mod shells;
+pub(crate) mod spool;
 mod start;
 pub(crate) mod state;
 mod transfer;
@@ -39,12 +46,22 @@ pub use files_view::{
     Diff, DiffEntry, DiffSummary, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead,
     FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
 };
+pub use jobs::{
+    Readiness, Service, ServiceList, ServiceLogs, Shell, ShellClosed, ShellList, ShellRead, ShellSignalled,
+    ShellWritten,
+};
 pub(crate) use pipe::Packed;
 pub use pipe::{Moved, OnMoved};
 pub use record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
+pub use secrets::{Secret, SecretEnv, SecretError};
+pub use services::{ReadyWait, ServiceWish};
+pub(crate) use services::{find_service, last_lines};
+pub use shells::{AttachEnd, Attached, ReadWish, ShellSize};
+pub(crate) use shells::{find_shell, forget_shell};
 pub use start::Remarks;
 pub use state::BASELINE;
 pub(crate) use transfer::mode as source_mode;
+pub(crate) use view::EXECUTION_MODE;
 pub use view::{
     Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,
     SnapshotDeleted, SnapshotInfo, SnapshotList, Status,

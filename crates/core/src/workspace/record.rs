@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
+use super::secrets::{self, Secret};
 use crate::vm::{VmRequest, limits};
 
 /// Longest name, bytes.
@@ -142,6 +143,9 @@ pub struct Wish {
     /// A directory or an archive of the host that fills `/workspace`; absolute.
     #[serde(default)]
     pub seed_path: Option<PathBuf>,
+    /// What its guest is told and nobody else is shown.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
 }
 
 impl Wish {
@@ -158,6 +162,7 @@ impl Wish {
             labels: BTreeMap::new(),
             allow_host_compat,
             seed_path: None,
+            secrets: Vec::new(),
         }
     }
 
@@ -175,6 +180,7 @@ impl Wish {
         if let Some(name) = &self.name {
             check_name("a workspace", name)?;
         }
+        secrets::check(&self.secrets)?;
         check_labels(&self.labels)
     }
 }
@@ -195,7 +201,7 @@ impl Wish {
             last_activity_at: now,
             allow_host_compat: self.allow_host_compat,
             seed: Seed::empty(),
-            secrets: Vec::new(),
+            secrets: self.secrets.iter().map(Secret::info).collect(),
             reset_count: 0,
             last_reset_at: None,
             backend: "none".into(),

@@ -28,12 +28,15 @@ const TABLES: &str = "
     ) STRICT;
     CREATE TABLE snapshot (
         name TEXT PRIMARY KEY, kind TEXT NOT NULL, created_at REAL NOT NULL, entry_count INTEGER NOT NULL,
-        bytes_written INTEGER NOT NULL
+        bytes_written INTEGER NOT NULL, memory INTEGER NOT NULL
+    ) STRICT;
+    CREATE TABLE job (
+        kind TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, name)
     ) STRICT;
 ";
 const COMMAND: &str = "SELECT sequence, command, cwd, exit_code, duration_ms, recorded_at, stdout_bytes, stderr_bytes, \
                        stdout_truncated, stderr_truncated, interrupted FROM command";
-const SNAPSHOT: &str = "SELECT name, kind, created_at, entry_count, bytes_written FROM snapshot";
+const SNAPSHOT: &str = "SELECT name, kind, created_at, entry_count, bytes_written, memory FROM snapshot";
 
 /// An open database.
 #[derive(Debug)]
@@ -86,7 +89,7 @@ impl State {
         Ok(Self { path: path.to_owned(), connection })
     }
 
-    fn error(&self, source: rusqlite::Error) -> WorkspaceError {
+    pub(super) fn error(&self, source: rusqlite::Error) -> WorkspaceError {
         WorkspaceError::State { path: self.path.clone(), source }
     }
 
@@ -153,13 +156,14 @@ impl State {
     /// Adds a snapshot, whose file has its name, or replaces one.
     pub fn add_snapshot(&self, snapshot: &SnapshotInfo) -> Result<(), WorkspaceError> {
         self.execute(
-            "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?)",
+            "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
             params![
                 snapshot.snapshot_name,
                 snapshot.kind,
                 snapshot.created_at,
                 snapshot.entry_count,
-                snapshot.bytes_written
+                snapshot.bytes_written,
+                snapshot.memory
             ],
         )
     }
@@ -173,7 +177,7 @@ impl State {
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, WorkspaceError> {
         let id = self.record()?.id;
         self.rows(&format!("{SNAPSHOT} ORDER BY created_at, rowid"), |row| {
-            let kind: String = row.get(1)?;
+            let (kind, memory): (String, bool) = (row.get(1)?, row.get(5)?);
             Ok(SnapshotInfo {
                 workspace_id: id.clone(),
                 snapshot_name: row.get(0)?,
@@ -181,12 +185,14 @@ impl State {
                 entry_count: row.get(3)?,
                 bytes_written: row.get(4)?,
                 deletable: kind != BASELINE,
+                memory,
+                contains_secrets: memory,
                 kind,
             })
         })
     }
 
-    fn rows<T>(
+    pub(super) fn rows<T>(
         &self,
         query: &str,
         read: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
@@ -197,7 +203,11 @@ impl State {
         all().map_err(|source| self.error(source))
     }
 
-    fn execute(&self, statement: &str, values: impl rusqlite::Params) -> Result<(), WorkspaceError> {
+    pub(super) fn execute(
+        &self,
+        statement: &str,
+        values: impl rusqlite::Params,
+    ) -> Result<(), WorkspaceError> {
         let run = || self.connection.prepare_cached(statement)?.execute(values);
         run().map(|_| ()).map_err(|source| self.error(source))
     }

@@ -216,6 +216,12 @@ pub struct SnapshotInfo {
     pub bytes_written: u64,
     /// Whether it can be deleted.
     pub deletable: bool,
+    /// Whether the guest's memory is kept with it: its processes come back.
+    #[serde(default)]
+    pub memory: bool,
+    /// Whether it may hold what is secret: all that the guest's memory held.
+    #[serde(default)]
+    pub contains_secrets: bool,
 }
 
 /// What `workspace snapshot create` says.

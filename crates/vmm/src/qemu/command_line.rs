@@ -10,6 +10,8 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
+use rustix::fs::SealFlags;
+
 use crate::VmmError;
 use crate::machine::{Accelerator, Cache, Memory, Parts, Shape};
 use crate::warden::Access as Opened;
@@ -42,9 +44,14 @@ pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
     shape.check()?;
     match memory {
         Memory::Private => Ok(()),
-        Memory::Owned(file) => file
-            .set_len(shape.memory_bytes())
-            .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source }),
+        Memory::Owned(file) => {
+            file.set_len(shape.memory_bytes())
+                .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source })?;
+            // It counts against no limit of the VMM's address space. A file on disk, or a memory file that was made
+            // without seals, has only the limit on files.
+            let _no_seals = rustix::fs::fcntl_add_seals(file, SealFlags::GROW | SealFlags::SHRINK);
+            Ok(())
+        }
         Memory::From(file) => shape.check_memory_file(file),
     }
 }
@@ -255,6 +262,20 @@ mod tests {
             let _ = writeln!(text, "{arg}");
         }
         text
+    }
+
+    #[test]
+    fn a_memory_file_keeps_its_size() {
+        use rustix::fs::{MemfdFlags, memfd_create};
+        let shape = Shape { vcpus: 1, mem_mib: 64 };
+        let made = |flags| File::from(memfd_create("guest", MemfdFlags::CLOEXEC | flags).unwrap());
+        let (sealed, free) = (made(MemfdFlags::ALLOW_SEALING), made(MemfdFlags::empty()));
+        for file in [&sealed, &free] {
+            check(shape, &Memory::Owned(file.try_clone().unwrap())).unwrap();
+            assert_eq!(file.metadata().unwrap().len(), shape.memory_bytes());
+        }
+        assert!(sealed.set_len(1).is_err() && sealed.set_len(1 << 40).is_err());
+        assert!(free.set_len(1).is_ok());
     }
 
     /// A saved state fits only the machine it was saved from.

@@ -261,11 +261,16 @@ impl Control {
                     _ => Migration::Going,
                 });
             }
-            "STOP" if !self.pausing => {
+            // One question at a time: a QEMU that was taken over can stop as often as it likes and never answer.
+            "STOP" if !self.pausing && !self.asks_why() => {
                 self.write("query-status", &Value::Null, None, Waiting::WhyStopped);
             }
             _ => {}
         }
+    }
+
+    fn asks_why(&self) -> bool {
+        self.waiting.values().any(|waiting| matches!(waiting, Waiting::WhyStopped))
     }
 
     fn death(self, status: Option<ExitStatus>) -> Death {
@@ -324,4 +329,33 @@ fn send_all(socket: &UnixStream, line: &[u8], descriptor: Option<&OwnedFd>) -> i
 /// The async end of a child's stderr.
 pub(super) fn stderr(pipe: OwnedFd) -> io::Result<tokio::net::unix::pipe::Receiver> {
     tokio::net::unix::pipe::Receiver::from_owned_fd(pipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_a_vmm_says_unasked_is_not_piled_up() {
+        let (qmp, _theirs) = UnixStream::pair().unwrap();
+        let mut control = Control {
+            qmp,
+            decoder: qmp::Decoder::default(),
+            waiting: HashMap::new(),
+            next_id: 1,
+            migration: watch::channel(Migration::Going).0,
+            tail: Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT))),
+            stderr_tail: Tail::new(STDERR_LIMIT),
+            seen: Seen::default(),
+            pausing: false,
+        };
+        for _ in 0..100 {
+            control.decoder.push(b"{\"event\": \"STOP\"}\n");
+        }
+        control.messages().unwrap();
+        assert_eq!(control.waiting.len(), 1);
+        control.decoder.push(b"{\"id\": 1, \"return\": {\"status\": \"paused\"}}\n{\"event\": \"STOP\"}\n");
+        control.messages().unwrap();
+        assert_eq!((control.waiting.len(), control.next_id), (1, 3), "answered, it is asked again");
+    }
 }

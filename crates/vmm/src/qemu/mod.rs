@@ -27,7 +27,7 @@ use crate::cgroup::Group;
 use crate::home::{self, Home};
 use crate::machine::{Accelerator, Machine, Memory, Spec, Start};
 use crate::sandbox::{Limits, Needs, Plan, Users, check_readable};
-use crate::spawn::{self, Containment, Order};
+use crate::spawn::{self, Containment, Order, Process};
 use crate::{VmmError, tsc};
 
 /// How long QEMU may take from its start to its first answer. It takes 30 ms on an idle host; the rest is for a host
@@ -141,12 +141,7 @@ impl Qemu {
         let process =
             spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&self.binary, PACKAGE, fault))?;
 
-        // While QEMU starts, and before anybody reaps it: its number is its own until then.
-        let (pid, joined) = (process.pid(), |group: Group, pid| group.take_in(pid).is_ok());
-        let joined = match group {
-            Some(group) => tokio::task::spawn_blocking(move || joined(group, pid)).await.unwrap_or(false),
-            None => false,
-        };
+        let (process, joined) = take_in(process, group).await?;
 
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
         handle.confined.cgroup = joined;
@@ -231,6 +226,17 @@ impl QemuVersion {
             text: text.to_owned(),
         })
     }
+}
+
+/// While QEMU starts: brings it into its cgroup; whether that was done. The process goes along, so that nobody reaps it
+/// meanwhile, whoever is cancelled: its number is its own until then.
+async fn take_in(process: Process, group: Option<Group>) -> Result<(Process, bool), VmmError> {
+    let Some(group) = group else { return Ok((process, false)) };
+    let joining = tokio::task::spawn_blocking(move || {
+        let joined = group.take_in(process.pid()).is_ok();
+        (process, joined)
+    });
+    joining.await.map_err(|source| VmmError::Host { doing: "limit the VMM", source: source.into() })
 }
 
 /// Two ends of a stream, both close-on-exec.

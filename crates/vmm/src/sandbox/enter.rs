@@ -13,7 +13,7 @@ use rustix::mount::{
     mount_remount, move_mount, open_tree, unmount,
 };
 use rustix::process::{Resource, Rlimit};
-use rustix::thread::CapabilitiesSecureBits;
+use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
 use super::Prepared;
 use super::view::{Entry, MOST, View};
@@ -35,10 +35,11 @@ pub(crate) enum Step {
     Descriptors,
     Warden,
     Exec,
+    Prepare,
 }
 
 impl Step {
-    const ALL: [Step; 12] = [
+    const ALL: [Step; 13] = [
         Step::Clone,
         Step::Orphan,
         Step::Streams,
@@ -51,6 +52,7 @@ impl Step {
         Step::Descriptors,
         Step::Warden,
         Step::Exec,
+        Step::Prepare,
     ];
 
     /// The step with this number.
@@ -74,6 +76,7 @@ impl fmt::Display for Step {
             Step::Descriptors => "hand descriptors to the VMM",
             Step::Warden => "start the VMM's warden",
             Step::Exec => "run the VMM",
+            Step::Prepare => "prepare the VMM's sandbox",
         })
     }
 }
@@ -88,6 +91,12 @@ pub(crate) struct Fault {
 impl Fault {
     pub(crate) fn at(step: Step) -> impl Fn(Errno) -> Fault {
         move |errno| Fault { step, source: errno.into() }
+    }
+
+    /// Whether it says that the host is busy, and nothing of what the host allows.
+    pub(super) fn is_passing(&self) -> bool {
+        const PASSING: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR];
+        Errno::from_io_error(&self.source).is_some_and(|errno| PASSING.contains(&errno))
     }
 }
 
@@ -161,21 +170,25 @@ impl Prepared {
                     None => rustix::thread::set_thread_groups(&[])?,
                 }
                 rustix::thread::set_thread_res_gid(group, group, group)?;
-                rustix::thread::set_thread_res_uid(user, user, user)
+                rustix::thread::set_thread_res_uid(user, user, user)?;
             }
-            // Without the capability to do so there is none to lose.
             None => match rustix::thread::set_capabilities_secure_bits(no_root) {
-                Err(Errno::PERM) => Ok(()),
-                other => other,
+                // That takes a capability which root in a container may lack while it has others.
+                Ok(()) | Err(Errno::PERM) => {}
+                Err(errno) => return Err(errno),
             },
         }
+        // Whatever is left. With no new privileges, a program run as user 0 cannot get back what is not there now.
+        let (effective, permitted, inheritable) =
+            (CapabilitySet::empty(), CapabilitySet::empty(), CapabilitySet::empty());
+        rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable })
     }
 
     /// The two filters; nothing of the above can be done after them.
     pub(crate) fn restrict(&self) -> Result<(), Fault> {
         rustix::thread::set_no_new_privs(true).map_err(Fault::at(Step::Landlock))?;
         if let Some(ruleset) = &self.ruleset {
-            if self.user.is_some() && self.kvm_group.is_some() {
+            if self.own_kvm {
                 allow_own_kvm(ruleset).map_err(Fault::at(Step::Landlock))?;
             }
             // SAFETY: a descriptor that is open, and no pointers.
@@ -202,18 +215,20 @@ impl View {
         // Taken before the new root hides anything.
         let mut trees = [const { None }; MOST];
         for (tree, entry) in trees.iter_mut().zip(&self.entries) {
-            if let Entry::Bind { from, access, .. } = entry {
-                *tree = Some(take(from, *access)?);
+            match entry {
+                Entry::Bind { from, access, .. } => *tree = Some(take(from, *access)?),
+                Entry::Device { from, .. } => *tree = take(from, Access::Write).ok(),
+                Entry::Directory(_) | Entry::Link { .. } => {}
             }
         }
-        let host_proc = take(c"/proc", Access::Read).ok();
+        let own_proc = take(c"/proc/self", Access::Read).ok();
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
         mount(c"tmpfs", self.mount_point.as_c_str(), c"tmpfs", flags, c"size=1m,nr_inodes=256,mode=0755")?;
         rustix::process::chdir(self.mount_point.as_c_str())?;
         for (tree, entry) in trees.iter().zip(&self.entries) {
             entry.make(tree.as_ref())?;
         }
-        mount_proc(host_proc.as_ref())?;
+        mount_proc(own_proc.as_ref())?;
         match rustix::process::pivot_root(c".", c".") {
             Ok(()) => unmount(c".", UnmountFlags::DETACH)?,
             // The root of a system that runs from its initramfs cannot be changed so.
@@ -233,23 +248,30 @@ impl Entry {
         match (self, tree) {
             (Entry::Directory(name), _) => rustix::fs::mkdir(name.as_c_str(), Mode::from_raw_mode(0o755)),
             (Entry::Link { name, target }, _) => rustix::fs::symlink(target.as_c_str(), name.as_c_str()),
-            (Entry::Bind { name, is_directory, .. }, Some(tree)) => {
-                if !is_directory {
-                    let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
-                    drop(rustix::fs::open(name.as_c_str(), flags, Mode::empty())?);
-                }
-                let flags = MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH;
-                move_mount(tree.as_fd(), c"", CWD, name.as_c_str(), flags)
-            }
+            (Entry::Bind { name, is_directory, .. }, Some(tree)) => attach(tree, name, *is_directory),
             (Entry::Bind { .. }, None) => Err(Errno::INVAL),
-            (Entry::Device { name, number, owner }, _) => {
+            (Entry::Device { name, number, owner, .. }, tree) => {
                 let mode = Mode::RUSR | Mode::WUSR;
-                rustix::fs::mknodat(CWD, name.as_c_str(), FileType::CharacterDevice, mode, *number)?;
+                match rustix::fs::mknodat(CWD, name.as_c_str(), FileType::CharacterDevice, mode, *number) {
+                    Ok(()) => {}
+                    // Root of a user namespace makes no devices. Who may use the host's says its mode.
+                    Err(Errno::PERM) => return attach(tree.ok_or(Errno::PERM)?, name, false),
+                    Err(errno) => return Err(errno),
+                }
                 let (user, group) = (Uid::from_raw(*owner), Gid::from_raw(*owner));
                 rustix::fs::chownat(CWD, name.as_c_str(), Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)
             }
         }
     }
+}
+
+/// Puts a mount at `name`.
+fn attach(tree: &OwnedFd, name: &CStr, is_directory: bool) -> Result<(), Errno> {
+    if !is_directory {
+        let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
+        drop(rustix::fs::open(name, flags, Mode::empty())?);
+    }
+    move_mount(tree.as_fd(), c"", CWD, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
 /// A rule for the KVM device that was made for this VMM alone and is not the host's.
@@ -299,12 +321,13 @@ fn take(path: &CStr, access: Access) -> Result<OwnedFd, Errno> {
 }
 
 /// The processes of this namespace. In a container whose own `/proc` is partly hidden the kernel allows no new one:
-/// then the host's, in which `/proc/self` is right as well.
-fn mount_proc(host: Option<&OwnedFd>) -> Result<(), Errno> {
+/// then this process's own part of the host's, and nobody else's.
+fn mount_proc(own: Option<&OwnedFd>) -> Result<(), Errno> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
-    match (mount(c"proc", c"proc", c"proc", flags, None), host) {
-        (Err(Errno::PERM), Some(host)) => {
-            move_mount(host.as_fd(), c"", CWD, c"proc", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
+    match (mount(c"proc", c"proc", c"proc", flags, None), own) {
+        (Err(Errno::PERM), Some(own)) => {
+            rustix::fs::mkdir(c"proc/self", Mode::from_raw_mode(0o755))?;
+            move_mount(own.as_fd(), c"", CWD, c"proc/self", MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
         }
         (done, _) => done,
     }
@@ -324,6 +347,6 @@ mod tests {
         for (number, step) in (0..).zip(Step::ALL) {
             assert_eq!((step as u8, Step::of(number)), (number, Some(step)));
         }
-        assert_eq!(Step::of(12), None);
+        assert_eq!(Step::of(13), None);
     }
 }

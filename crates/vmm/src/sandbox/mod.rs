@@ -24,10 +24,11 @@ mod landlock;
 mod view;
 
 use std::fmt;
-use std::io;
 use std::ops::Range;
 use std::os::fd::{OwnedFd, RawFd};
 use std::path::{Path, PathBuf};
+
+use rustix::thread::CapabilitySet;
 
 pub(crate) use enter::{Fault, Step};
 
@@ -164,9 +165,13 @@ impl Plan {
     }
 
     /// Leaves out what failed, if that can be left out. Hosts differ: a container may not make namespaces, a
-    /// distribution may forbid them to users, a kernel may lack landlock.
-    pub(crate) fn weaken(&mut self, step: Step) -> bool {
-        match step {
+    /// distribution may forbid them to users, a kernel may lack landlock. What a host may have again in a moment is no
+    /// reason.
+    pub(crate) fn weaken(&mut self, fault: &Fault) -> bool {
+        if fault.is_passing() {
+            return false;
+        }
+        match fault.step {
             Step::Clone | Step::UserMap | Step::View => std::mem::replace(&mut self.namespaces, false),
             Step::User => self.user.take().is_some(),
             Step::Landlock => std::mem::replace(&mut self.landlock, false),
@@ -175,14 +180,21 @@ impl Plan {
     }
 
     /// Everything that a child does not have the means to make.
-    pub(crate) fn prepare(&mut self, program: &Path) -> io::Result<Prepared> {
+    pub(crate) fn prepare(&mut self, program: &Path) -> Result<Prepared, Fault> {
         let opens: &[(RawFd, Access)] = &self.needs.opens;
+        let fault = |step| move |source| Fault { step, source };
+        // A VMM of another user's that nobody may kill would outlive us.
+        self.user = self.user.filter(|_| may_kill_others());
         let view = match self.namespaces {
-            true => Some(view::View::new(&self.needs, self.user, program, &self.mount_point)?),
+            true => Some(
+                view::View::new(&self.needs, self.user, program, &self.mount_point)
+                    .map_err(fault(Step::View))?,
+            ),
             false => None,
         };
+        // A kernel without landlock is no error here: what is one must not end in less than was asked for.
         let ruleset = match self.landlock {
-            true => landlock::ruleset(&self.needs, opens, program)?,
+            true => landlock::ruleset(&self.needs, opens, program).map_err(fault(Step::Prepare))?,
             false => None,
         };
         self.landlock = ruleset.is_some();
@@ -191,10 +203,11 @@ impl Plan {
             maps: (self.namespaces && self.user.is_none()).then(enter::Maps::of_caller),
             view,
             user: self.user,
+            own_kvm: self.needs.kvm && self.namespaces && self.user.is_some(),
             kvm_group: if self.needs.kvm && self.user.is_some() { view::kvm_group() } else { None },
             limits: self.limits(),
             ruleset,
-            filter: filter::program()?,
+            filter: filter::program(self.needs.home.is_some()).map_err(fault(Step::Prepare))?,
         })
     }
 
@@ -226,6 +239,12 @@ pub(crate) const FILE_ROOM: u64 = 16 << 20;
 /// 64 MiB for each of at most eight threads a processor.
 const ADDRESSES: u64 = 4 << 30;
 
+/// Whether this process may send signals to other users' processes: root in a container may not have that capability, and
+/// the parent-death signal asks for it too.
+fn may_kill_others() -> bool {
+    rustix::thread::capabilities(None).is_ok_and(|all| all.effective.contains(CapabilitySet::KILL))
+}
+
 /// Whether processes are counted for each user namespace, as they are from Linux 5.14 on.
 fn counts_by_namespace() -> bool {
     let name = rustix::system::uname();
@@ -242,6 +261,8 @@ pub(crate) struct Prepared {
     maps: Option<enter::Maps>,
     view: Option<view::View>,
     user: Option<u32>,
+    /// In the view there is a KVM device that is not the host's.
+    own_kvm: bool,
     kvm_group: Option<u32>,
     limits: Vec<enter::Limit>,
     ruleset: Option<OwnedFd>,
@@ -303,9 +324,19 @@ mod tests {
         };
         let mut plan = Plan::new(needs, Some(7), "/".into());
         assert_eq!(plan.confined().to_string(), "a user of its own, namespaces, landlock, seccomp, limits");
-        assert!(plan.weaken(Step::View) && !plan.weaken(Step::Clone), "namespaces go once");
-        assert!(plan.weaken(Step::User) && plan.weaken(Step::Landlock) && !plan.weaken(Step::User));
-        assert!(!plan.weaken(Step::Exec), "nothing makes a program that cannot be run run");
+        let fault = |step| Fault::at(step)(rustix::io::Errno::PERM);
+        for passing in [rustix::io::Errno::AGAIN, rustix::io::Errno::NOMEM, rustix::io::Errno::MFILE] {
+            assert!(
+                !plan.weaken(&Fault::at(Step::Clone)(passing)),
+                "a busy host has namespaces all the same"
+            );
+        }
+        assert!(plan.weaken(&fault(Step::View)) && !plan.weaken(&fault(Step::Clone)), "namespaces go once");
+        assert!(plan.weaken(&fault(Step::User)) && plan.weaken(&fault(Step::Landlock)));
+        assert!(!plan.weaken(&fault(Step::User)));
+        for step in [Step::Prepare, Step::Filter, Step::Limits, Step::Exec] {
+            assert!(!plan.weaken(&fault(step)), "{step} can never be left out");
+        }
         assert_eq!(plan.confined().to_string(), "seccomp, limits");
     }
 }

@@ -23,8 +23,8 @@ const LINKER: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
 
 const KVM: &str = "/dev/kvm";
 
-/// Most things that a view can hold.
-pub(super) const MOST: usize = 32;
+/// Most things that a view can hold. Each directory above a QEMU that is deep in a home directory is one.
+pub(super) const MOST: usize = 128;
 
 /// The name of a VMM's working directory in its view.
 pub(super) const HOME: &str = "vm";
@@ -44,7 +44,9 @@ pub(super) enum Entry {
         is_directory: bool,
         access: Access,
     },
+    /// One like the host's, or the host's where none may be made.
     Device {
+        from: CString,
         name: CString,
         number: u64,
         owner: u32,
@@ -109,7 +111,9 @@ pub(super) fn system(program: &Path) -> Vec<PathBuf> {
     let mut all: Vec<PathBuf> = SYSTEM.iter().chain(LINKER).map(PathBuf::from).collect();
     // An installation elsewhere has its data beside it.
     if !SYSTEM.iter().any(|place| program.starts_with(place)) {
-        all.extend(program.parent().and_then(Path::parent).map(|prefix| prefix.join("share/qemu")));
+        let prefix = program.parent().and_then(Path::parent);
+        let beside = ["lib", "lib64", "share/qemu", "share/seabios"];
+        all.extend(prefix.iter().flat_map(|prefix| beside.map(|name| prefix.join(name))));
     }
     all.retain(|path| fs::symlink_metadata(path).is_ok());
     all
@@ -142,9 +146,15 @@ pub(super) fn devices(needs: &Needs) -> Vec<&'static str> {
     ["/dev/null", "/dev/urandom"].into_iter().chain(kvm).collect()
 }
 
-/// The group that may open the host's KVM device.
+/// The group that a VMM must be in to open the host's KVM device. Never root's: much more is open to that one.
 pub(super) fn kvm_group() -> Option<u32> {
-    fs::metadata(KVM).ok().map(|metadata| metadata.gid())
+    let metadata = fs::metadata(KVM).ok()?;
+    needed_group(metadata.mode(), metadata.gid())
+}
+
+fn needed_group(mode: u32, group: u32) -> Option<u32> {
+    let everybody = libc::S_IROTH | libc::S_IWOTH;
+    (group != 0 && mode & everybody != everybody).then_some(group)
 }
 
 #[derive(Default)]
@@ -202,6 +212,7 @@ impl Making {
             self.directory(parent)?;
         }
         self.entries.push(Entry::Device {
+            from: c_string(path.as_os_str())?,
             name: c_string(name.as_os_str())?,
             number: metadata.rdev(),
             owner,
@@ -245,6 +256,28 @@ mod tests {
         let script = dir.path().join("script");
         fs::write(&script, "#!/bin/sh\n").unwrap();
         assert!(system(&script).contains(&"/usr".into()));
+    }
+
+    #[test]
+    fn roots_group_is_nobodys() {
+        assert_eq!(needed_group(0o660, 108), Some(108));
+        assert_eq!(needed_group(0o660, 0), None);
+        assert_eq!(needed_group(0o666, 108), None, "everybody may open it");
+    }
+
+    /// Packages that live in a home directory: their libraries are beside them, deep down.
+    #[test]
+    fn a_deep_installation_is_shown_with_its_libraries() {
+        let dir = tempfile::tempdir().unwrap();
+        let prefix = dir.path().join("a/b/c/d/e/f/g/h/i/j/k/l/m/n/o/p/q/r/s/t/u/v/w/x/y/z");
+        for name in ["bin", "lib", "share/qemu"] {
+            fs::create_dir_all(prefix.join(name)).unwrap();
+        }
+        let program = prefix.join("bin/qemu");
+        fs::write(&program, "#!/bin/sh\n").unwrap();
+        let shown = system(&program);
+        assert!(shown.contains(&prefix.join("lib")) && shown.contains(&prefix.join("share/qemu")));
+        View::new(&needs(false), None, &program, Path::new("/")).unwrap();
     }
 
     #[test]

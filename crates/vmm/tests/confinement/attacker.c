@@ -4,7 +4,8 @@
  *
  * Compiled by the tests with the places to attack: SECRET and OPEN_FILE (files of the user's), DISK (another machine's),
  * OTHER (its VMM's process id), TESTER (the test's own), TCP_PORT, ABSTRACT and SOCKET (listening sockets), THREADS (the
- * most that may be had), FILTERED (whether there is a filter of system calls).
+ * most that may be had), FILTERED (whether there is a filter of system calls), SOCKETS (whether it
+ * may make Unix sockets to be called on, as a Firecracker does), KVM (whether it was promised /dev/kvm).
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -20,6 +21,7 @@
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/mount.h>
+#include <sys/prctl.h>
 #include <sys/ptrace.h>
 #include <sys/resource.h>
 #include <sys/socket.h>
@@ -133,8 +135,42 @@ static int root_is_the_hosts(void) {
     return strange > 0;
 }
 
+/* Whether a namespace comes with a new process; both ways to ask for one. */
+static int clones_into_namespace(void) {
+    long child = syscall(SYS_clone, CLONE_NEWUSER | SIGCHLD, 0, 0, 0, 0);
+    if (child == 0) _exit(0);
+    if (child > 0) return 1;
+    unsigned long long arguments[8] = {CLONE_NEWUSER, 0, 0, 0, SIGCHLD};
+    child = syscall(SYS_clone3, arguments, sizeof arguments);
+    if (child == 0) _exit(0);
+    return child > 0;
+}
+
+/* What can be done to the files that were handed over, the shared ones among them; nothing here does harm. */
+static void attack_inherited(void) {
+    int reopened = 0, changed = 0, cut = 0, above = 0;
+    for (int fd = 3; fd < 1024; fd++) {
+        char path[64];
+        struct stat file;
+        snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+        above += openat(fd, "..", O_RDONLY | O_DIRECTORY) >= 0;
+        if (fstat(fd, &file) < 0 || !S_ISREG(file.st_mode)) continue;
+        changed += fchmod(fd, file.st_mode & 07777) == 0 || chmod(path, file.st_mode & 07777) == 0;
+        changed += utimensat(AT_FDCWD, path, 0, 0) == 0;
+        if ((fcntl(fd, F_GETFL) & O_ACCMODE) != O_RDONLY) continue;
+        reopened += open(path, O_WRONLY) >= 0 || open(path, O_RDWR) >= 0;
+        cut += truncate(path, file.st_size) == 0 || open(path, O_ACCMODE) >= 0;
+        if (file.st_size < 64) cut += open(path, O_RDONLY | O_TRUNC) >= 0;
+    }
+    verdict("directory-above", above);
+    verdict("reopened-for-writing", reopened);
+    verdict("cut-through-another-name", cut);
+    if (FILTERED) verdict("mode-of-a-file", changed);
+}
+
 int main(void) {
     char path[512];
+    attack_inherited();
     verdict("open-file", can_open(OPEN_FILE, O_RDONLY));
     verdict("secret", can_open(SECRET, O_RDONLY));
     verdict("disk-of-another", can_open(DISK, O_RDONLY) || can_open(DISK, O_WRONLY));
@@ -171,11 +207,26 @@ int main(void) {
     verdict("device", mknod("/dev/disk", S_IFBLK | 0600, 0x800) == 0);
     verdict("remount", mount("none", "/", 0, MS_REMOUNT | MS_BIND, "") == 0);
     if (FILTERED) verdict("namespace", unshare(CLONE_NEWUSER) == 0);
+    if (FILTERED) {
+        verdict("namespace-of-a-child", clones_into_namespace());
+        verdict("outliving-its-owner", prctl(PR_SET_PDEATHSIG, 0) == 0);
+        /* Memory that no limit of address space or data counts. */
+        if (!SOCKETS) verdict("memory-file", syscall(SYS_memfd_create, "x", 0) >= 0);
+        verdict("memory-segment", syscall(SYS_shmget, 0, 4096, 0600 | 01000) >= 0);
+        /* What a directory of one's own hides, should there be none. */
+        int socket_of_own = socket(AF_UNIX, SOCK_STREAM, 0), refused = errno;
+        if (socket_of_own >= 0) connect(socket_of_own, (struct sockaddr *)&(struct sockaddr_un){.sun_family = AF_UNIX, .sun_path = "/x"}, sizeof(struct sockaddr_un)), refused = errno;
+        if (SOCKETS) verdict("socket-of-ones-own-refused", socket_of_own < 0);
+        verdict("any-socket", refused != EPERM);
+        verdict("datagram-socket", socket(AF_UNIX, SOCK_DGRAM, 0) >= 0);
+        verdict("limits-of-another", syscall(SYS_prlimit64, getpid(), RLIMIT_CPU, 0, &(struct rlimit){0}) == 0);
+    }
     verdict("limits", setrlimit(RLIMIT_NOFILE, &(struct rlimit){1 << 20, 1 << 20}) == 0);
 
     verdict("memory", can_use(2ul << 30, MAP_PRIVATE));
     verdict("shared-memory", can_use(6ul << 30, MAP_SHARED));
 
+    if (KVM) dprintf(2, "kvm %d\n", can_open("/dev/kvm", O_RDWR));
     int had = forks();
     verdict("fork", had > THREADS);
     dprintf(2, "forks %d\n", had);

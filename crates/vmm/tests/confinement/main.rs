@@ -10,7 +10,6 @@ use std::net::{TcpListener, UdpSocket};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{SocketAddr, UnixListener};
-use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
@@ -115,7 +114,7 @@ impl Prey {
     }
 
     /// The program that goes for it, in a directory of its own.
-    fn attacker(&self, name: &str, threads: u64, filtered: bool) -> PathBuf {
+    fn attacker(&self, name: &str, threads: u64, filtered: bool, kvm: bool) -> PathBuf {
         let dir = self.dir.join("attack");
         fs::create_dir_all(&dir).unwrap();
         let program = dir.join(name);
@@ -137,6 +136,8 @@ impl Prey {
             .arg(format!("-DTCP_PORT={}", self.tcp.local_addr().unwrap().port()))
             .arg(format!("-DTHREADS={threads}"))
             .arg(format!("-DFILTERED={}", u8::from(filtered)))
+            .arg(format!("-DSOCKETS={}", u8::from(name == "firecracker")))
+            .arg(format!("-DKVM={}", u8::from(kvm)))
             .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/confinement/attacker.c"))
             .arg("-o")
             .arg(&program)
@@ -177,13 +178,27 @@ const ATTEMPTS: &[&str] = &[
     "memory",
     "shared-memory",
     "fork",
+    "directory-above",
+    "reopened-for-writing",
+    "cut-through-another-name",
 ];
 
 /// And where there are filters of ours: a jailed VMM has only its own, which an attacker in its place has not.
-const BY_FILTERS: &[&str] = &["vsock", "namespace", "new-file-in-root"];
+const BY_FILTERS: &[&str] = &[
+    "vsock",
+    "namespace",
+    "new-file-in-root",
+    "mode-of-a-file",
+    "namespace-of-a-child",
+    "outliving-its-owner",
+    "memory-segment",
+    "any-socket",
+    "datagram-socket",
+    "limits-of-another",
+];
 
 /// Runs the attacker in the VMM's place and looks at what it says.
-async fn is_held(vmm: Vmm, prey: &Prey, filtered: bool) {
+async fn is_held(vmm: Vmm, prey: &Prey, filtered: bool) -> String {
     let disk = file(prey.dir.join("own-disk"), &[0; 4096], 0o600);
     let error = vmm.launch(spec(&prey.dir, &disk)).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
@@ -196,13 +211,19 @@ async fn is_held(vmm: Vmm, prey: &Prey, filtered: bool) {
     assert!(said.contains("forks ") && !said.contains("forks 0\n"), "{said}");
     prey.udp.set_nonblocking(true).unwrap();
     assert!(prey.udp.recv(&mut [0; 8]).is_err(), "a datagram came out");
+    said.clone()
 }
 
 async fn qemu_is_held(users: Option<Users>) {
     let (_guard, dir) = place();
     let prey = Prey::new(&dir).await;
-    let binary = prey.attacker("qemu-system-x86_64", 81, true);
-    is_held(Vmm::Qemu(Qemu { binary, ..qemu(&dir, users) }), &prey, true).await;
+    // Root's VMM gets a KVM device of its own, whoever may open the host's.
+    let kvm = is_root() && Path::new("/dev/kvm").exists();
+    let binary = prey.attacker("qemu-system-x86_64", 81, true, kvm);
+    let accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Tcg };
+    let said = is_held(Vmm::Qemu(Qemu { binary, accelerator, ..qemu(&dir, users) }), &prey, true).await;
+    assert!(said.contains("held memory-file\n"), "{said}");
+    assert_eq!(said.contains("kvm 1\n"), kvm, "{said}");
     let confined = prey.other.confined();
     assert!(confined.namespaces && confined.landlock, "{confined}");
     assert_eq!((confined.user.is_some(), confined.cgroup), (is_root(), is_root()), "{confined}");
@@ -225,7 +246,7 @@ async fn a_firecracker_of_roots_gets_nowhere() {
     assert!(is_root(), "this test needs root");
     let (_guard, dir) = place();
     let prey = Prey::new(&dir).await;
-    let attacker = prey.attacker("firecracker", 9, false);
+    let attacker = prey.attacker("firecracker", 9, false, false);
     let jailer = given("PYRO_TEST_FIRECRACKER_DIR");
     let jail = Jail { binary: jailer.join("jailer"), users: users(), limits: Limits::FIRECRACKER };
     is_held(firecracker(&dir, attacker, Some(jail)), &prey, false).await;
@@ -239,12 +260,21 @@ async fn a_qemu_of_a_users_gets_nowhere() {
     }
 }
 
+/// A container that hides parts of its `/proc` lets nobody mount a new one: the VMM gets its own processes all the same.
+#[tokio::test]
+async fn behind_a_masked_proc_there_is_no_other_process() {
+    let mask = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /proc/sys && exec \"$@\"", "sh"];
+    if !as_user_behind(&mask, "behind_a_masked_proc_there_is_no_other_process") {
+        qemu_is_held(None).await;
+    }
+}
+
 #[tokio::test]
 async fn a_firecracker_of_a_users_gets_nowhere() {
     if !as_user("a_firecracker_of_a_users_gets_nowhere") {
         let (_guard, dir) = place();
         let prey = Prey::new(&dir).await;
-        let attacker = prey.attacker("firecracker", 9, true);
+        let attacker = prey.attacker("firecracker", 9, true, false);
         is_held(firecracker(&dir, attacker, None), &prey, true).await;
         prey.other.stop().await.unwrap();
     }
@@ -266,6 +296,52 @@ async fn without_namespaces_the_rest_holds() {
     }
 }
 
+/// Root in a container that was left some capabilities, and just not the one to give them up for good.
+#[tokio::test]
+async fn half_a_root_gives_its_vmm_nothing() {
+    if run_with_less(
+        "--bounding-set=-setuid,-setgid,-setpcap,-sys_admin",
+        "half_a_root_gives_its_vmm_nothing",
+    ) {
+        return;
+    }
+    let (_guard, dir) = place();
+    let disk = file(dir.join("disk"), &[0; 4096], 0o600);
+    let machine = qemu(&dir, Some(users())).launch(spec(&dir, &disk)).await.unwrap();
+    assert_eq!(machine.confined().user, None, "{}", machine.confined());
+    let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
+    for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
+        assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{status}");
+    }
+    machine.stop().await.unwrap();
+}
+
+/// Root that may not signal other users' processes could not end a VMM that is one of those.
+#[tokio::test]
+async fn a_vmm_that_could_not_be_killed_gets_no_user_of_its_own() {
+    if run_with_less("--bounding-set=-kill", "a_vmm_that_could_not_be_killed_gets_no_user_of_its_own") {
+        return;
+    }
+    let (_guard, dir) = place();
+    let disk = file(dir.join("disk"), &[0; 4096], 0o600);
+    let machine = qemu(&dir, Some(users())).launch(spec(&dir, &disk)).await.unwrap();
+    assert!(machine.confined().user.is_none() && machine.confined().namespaces, "{}", machine.confined());
+    machine.stop().await.unwrap();
+}
+
+/// As root with all capabilities: runs this one test again with less, and says so.
+fn run_with_less(bounding_set: &str, test: &str) -> bool {
+    const LESS: &str = "PYRO_TEST_LESS";
+    assert!(is_root(), "this test needs root");
+    if std::env::var_os(LESS).is_some() {
+        return false;
+    }
+    let mut command = Command::new("setpriv");
+    command.arg(bounding_set).arg(std::env::current_exe().unwrap()).args([test, "--exact", "--nocapture"]);
+    assert!(command.env(LESS, "1").status().unwrap().success(), "{test} with less");
+    true
+}
+
 /// What such hosts do: EPERM for a clone with namespaces.
 fn forbid_namespaces() {
     use seccompiler::{
@@ -285,6 +361,11 @@ fn forbid_namespaces() {
 
 /// As root: runs this one test again as an ordinary user, and says so. As one: says that it is for the caller to do.
 fn as_user(test: &str) -> bool {
+    as_user_behind(&["env"], test)
+}
+
+/// The same; `first` are words of a command that runs another one.
+fn as_user_behind(first: &[&str], test: &str) -> bool {
     if !is_root() {
         return false;
     }
@@ -300,13 +381,15 @@ fn as_user(test: &str) -> bool {
     }
     rustix::fs::chown(path, Some(rustix::fs::Uid::from_raw(NOBODY)), Some(rustix::fs::Gid::from_raw(NOBODY)))
         .unwrap();
-    let done = Command::new(&program)
+    let id = NOBODY.to_string();
+    let done = Command::new(first[0])
+        .args(&first[1..])
+        .args(["setpriv", "--reuid", &id, "--regid", &id, "--clear-groups"])
+        .arg(&program)
         .args([test, "--exact", "--nocapture"])
         .env(AS_USER, path)
         .env("TMPDIR", path)
         .current_dir(path)
-        .uid(NOBODY)
-        .gid(NOBODY)
         .status()
         .unwrap();
     assert!(done.success(), "{test} as an ordinary user");

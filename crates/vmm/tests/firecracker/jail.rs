@@ -104,7 +104,7 @@ async fn the_vmm_has_its_limits() {
     let longest = ((64 << 20) + (16 << 20)).to_string();
     assert_eq!(limit("Max file size"), format!("{longest} {longest}"));
     assert_eq!(limit("Max open files"), "256 256");
-    assert_eq!(limit("Max core file size"), "0 0");
+    assert_eq!(limit("Max core file size"), "1 1");
     let id = field(machine.pid(), "Uid").split(' ').next().unwrap().to_owned();
     let memory = (128_u64 << 20).to_string();
     let expected: &[(&str, &str)] = match Cgroups::of_host().unwrap() {

@@ -224,7 +224,7 @@ async fn qemu_gets_its_own_descriptors_and_nothing_else() {
     assert_eq!(std::fs::read_to_string(format!("/proc/{pid}/oom_score_adj")).unwrap().trim(), "500");
     let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
     assert!(
-        limits.lines().any(|line| line.starts_with("Max core file size        0                    0")),
+        limits.lines().any(|line| line.starts_with("Max core file size        1                    1")),
         "{limits}"
     );
     machine.stop().await.unwrap();
@@ -329,4 +329,56 @@ fn a_runtime_that_goes_down_takes_its_machine_along() {
     let runtime = tokio::runtime::Runtime::new().unwrap();
     assert_eq!(runtime.block_on(watch.ended()).reason, Reason::Stopped);
     drop(machine);
+}
+
+/// What machines of this process have on disk: their directories, and their cgroups under v1 and v2.
+fn traces() -> Vec<PathBuf> {
+    let users = guest::qemu().users.map_or(0..0, |users| users.ids);
+    let is_ours = |path: &PathBuf| {
+        path.file_name().and_then(|name| name.to_str()?.parse().ok()).is_some_and(|id| users.contains(&id))
+    };
+    let places = [
+        guest::qemu().run_dir.join("qemu"),
+        "/sys/fs/cgroup/memory/pyro".into(),
+        "/sys/fs/cgroup/pids/pyro".into(),
+        "/sys/fs/cgroup/pyro".into(),
+    ];
+    let entries = places.iter().filter_map(|place| std::fs::read_dir(place).ok()).flatten();
+    entries.map(|entry| entry.unwrap().path()).filter(is_ours).collect()
+}
+
+async fn nothing_is_left() {
+    let begin = std::time::Instant::now();
+    while !(traces().is_empty() && children().is_empty()) {
+        assert!(begin.elapsed() < Duration::from_secs(5), "{:?} {:?}", traces(), children());
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Cancels launches at every step, and kills whatever process there is at every step. One test, because it counts for
+/// the whole process.
+#[tokio::test]
+async fn a_launch_that_ends_at_any_step_leaves_nothing() {
+    guest::qemu().launch(guest::cold()).await.unwrap().stop().await.unwrap();
+    nothing_is_left().await;
+    let before = descriptors();
+    for microseconds in (0..80_000).step_by(2000) {
+        let adapter = guest::qemu();
+        drop(tokio::time::timeout(Duration::from_micros(microseconds), adapter.launch(guest::cold())).await);
+        nothing_is_left().await;
+    }
+    for milliseconds in (0..60).step_by(4) {
+        let launch = tokio::spawn(async { guest::qemu().launch(guest::cold()).await });
+        tokio::time::sleep(Duration::from_millis(milliseconds)).await;
+        for pid in children() {
+            signal(pid, libc::SIGKILL);
+        }
+        match launch.await.unwrap() {
+            Ok(machine) => drop(machine),
+            Err(VmmError::Died { .. } | VmmError::Host { .. } | VmmError::Spawn { .. }) => {}
+            Err(error) => panic!("{error:?}"),
+        }
+        nothing_is_left().await;
+    }
+    assert_eq!(descriptors(), before);
 }

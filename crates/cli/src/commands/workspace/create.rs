@@ -1,8 +1,8 @@
 //! `pyro workspace create`.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-use pyro_core::workspace::{Wish, WorkspaceError};
+use pyro_core::workspace::{Secret, Wish, WorkspaceError};
 
 use super::show;
 use crate::error::{CliError, print_json};
@@ -38,7 +38,8 @@ pub struct Args {
     /// Say something about it; may be repeated
     #[arg(long = "label", value_name = "KEY=VALUE", value_parser = super::label)]
     labels: Vec<(String, String)>,
-    /// Give it a secret; may be repeated
+    /// Give it a secret, hidden wherever it is printed; may be repeated. Other users see arguments of a process: prefer
+    /// --secret-file
     #[arg(long = "secret", value_name = "NAME=VALUE")]
     secrets: Vec<String>,
     /// Give it a secret from a file; may be repeated
@@ -61,8 +62,14 @@ impl Args {
         if self.network_policy != "off" {
             return Err(WorkspaceError::NotYet("a network policy other than off").into());
         }
-        if !(self.secrets.is_empty() && self.secret_files.is_empty()) {
-            return Err(WorkspaceError::NotYet("a workspace with secrets").into());
+        let mut secrets = Vec::new();
+        for text in &self.secrets {
+            let (name, value) = secret(text)?;
+            secrets.push(Secret::literal(name, value).map_err(WorkspaceError::from)?);
+        }
+        for text in &self.secret_files {
+            let (name, path) = secret(text)?;
+            secrets.push(Secret::from_file(name, Path::new(path)).map_err(WorkspaceError::from)?);
         }
         let wish = Wish {
             vcpu_count: self.vcpu_count,
@@ -72,6 +79,7 @@ impl Args {
             labels: self.labels.into_iter().collect(),
             allow_host_compat: self.allow_host_compat,
             seed_path: self.seed_path,
+            secrets,
             ..Wish::new(self.environment)
         };
         let pull = Pull::new(&wish.environment);
@@ -92,4 +100,10 @@ impl Args {
         }
         Ok(0)
     }
+}
+
+/// `NAME=VALUE`. Not for clap to take apart: it shows what it cannot read.
+fn secret(text: &str) -> Result<(&str, &str), CliError> {
+    let usage = || CliError::Usage("a secret is NAME=VALUE, and NAME=PATH for one in a file".into());
+    text.split_once('=').ok_or_else(usage)
 }

@@ -4,7 +4,7 @@ use std::ffi::OsString;
 
 use pyro_core::command::{CommandError, CommandLine};
 use pyro_core::vm::{VmError, timeout};
-use pyro_core::workspace::WorkspaceError;
+use pyro_core::workspace::{SecretEnv, WorkspaceError};
 use tokio::io::AsyncWrite;
 
 use crate::error::{CliError, print_json};
@@ -27,7 +27,7 @@ pub struct Args {
     timeout_seconds: u64,
     /// Give the command a secret in its environment; may be repeated
     #[arg(long = "secret-env", value_name = "NAME[=ENV]")]
-    secret_env: Vec<String>,
+    secret_env: Vec<SecretEnv>,
     /// Print one JSON object with the result instead of the command's output
     #[arg(long)]
     pub json: bool,
@@ -39,9 +39,6 @@ impl Args {
         let command = CommandLine::from_words(self.command_args).ok_or_else(|| {
             CliError::Usage("there is no command to run: pyro workspace exec ID -- COMMAND...".into())
         })?;
-        if !self.secret_env.is_empty() {
-            return Err(WorkspaceError::NotYet("--secret-env").into());
-        }
         let limit = timeout(self.timeout_seconds).map_err(|error| CliError::new(error.to_string(), None))?;
         let (mut out, mut err): (Box<dyn AsyncWrite + Send + Unpin>, Box<dyn AsyncWrite + Send + Unpin>) =
             if self.json {
@@ -50,7 +47,9 @@ impl Args {
                 (Box::new(tokio::io::stdout()), Box::new(tokio::io::stderr()))
             };
         let workspaces = super::workspaces(None)?;
-        let report = workspaces.exec(&self.workspace_id, &command, Some(limit), &mut out, &mut err).await;
+        let report = workspaces
+            .exec(&self.workspace_id, &command, Some(limit), &self.secret_env, &mut out, &mut err)
+            .await;
         let report = match report {
             Ok(report) => report,
             Err(WorkspaceError::Vm(VmError::Command(error @ CommandError::Output(_)))) => {

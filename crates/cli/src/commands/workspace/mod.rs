@@ -12,7 +12,11 @@ mod list;
 mod logs;
 mod patch;
 mod reset;
+mod service;
+mod shell;
+mod shell_attach;
 mod show;
+mod show_jobs;
 mod snapshot;
 mod start;
 mod status;
@@ -54,6 +58,12 @@ pub enum Workspace {
     Start(start::Args),
     /// End everything of a workspace and remove it
     Delete(delete::Args),
+    /// Open, use and close terminal sessions that stay
+    #[command(subcommand)]
+    Shell(shell::Shell),
+    /// Start, watch and stop processes that go on
+    #[command(subcommand)]
+    Service(service::Service),
     /// Copy from the host into a running workspace
     #[command(subcommand)]
     Sync(sync::Sync),
@@ -88,6 +98,8 @@ impl Workspace {
             Self::Stop(args) => args.json,
             Self::Start(args) => args.json,
             Self::Delete(args) => args.json,
+            Self::Shell(shell) => shell.wants_json(),
+            Self::Service(service) => service.wants_json(),
             Self::Sync(sync) => sync.wants_json(),
             Self::File(file) => file.wants_json(),
             Self::Patch(patch) => patch.wants_json(),
@@ -112,6 +124,8 @@ impl Workspace {
             Self::Stop(args) => args.execute().await,
             Self::Start(args) => args.execute().await,
             Self::Delete(args) => args.execute().await,
+            Self::Shell(shell) => shell.execute().await,
+            Self::Service(service) => service.execute().await,
             Self::Sync(sync) => sync.execute().await,
             Self::File(file) => file.execute().await,
             Self::Patch(patch) => patch.execute().await,

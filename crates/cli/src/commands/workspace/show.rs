@@ -8,7 +8,7 @@ use pyro_core::workspace::{FileEntry, List, SnapshotList, Status};
 
 use crate::error::CliError;
 
-fn now() -> f64 {
+pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
 }
 
@@ -22,7 +22,7 @@ fn span(seconds: f64) -> String {
     }
 }
 
-fn ago(then: f64, now: f64) -> String {
+pub(super) fn ago(then: f64, now: f64) -> String {
     if now - then < 1.0 { "now".into() } else { format!("{} ago", span(now - then)) }
 }
 
@@ -39,7 +39,7 @@ fn labels(labels: &BTreeMap<String, String>) -> String {
 }
 
 /// Columns as wide as their widest cell; the last as wide as it is.
-fn table(rows: &[Vec<String>]) -> String {
+pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.first().map_or(0, Vec::len);
     let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
     let widths: Vec<usize> = (0..columns).map(width).collect();
@@ -52,7 +52,7 @@ fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
-fn print(text: &str) {
+pub(super) fn print(text: &str) {
     // A reader that went away gets nothing, and nothing is to be said about it.
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
@@ -72,9 +72,14 @@ pub fn status(status: &Status) {
         ("last used", ago(status.last_activity_at, now)),
         ("expires", ahead(status.expires_at, now)),
         ("commands", status.command_count.to_string()),
+        ("services", services(status.running_service_count, status.service_count)),
     ];
     if let Some(last) = &status.last_command {
         rows.push(("last command", format!("{} (exit code {})", one_line(&last.command), last.exit_code)));
+    }
+    if !status.secrets.is_empty() {
+        let names: Vec<_> = status.secrets.iter().map(|secret| secret.name.as_str()).collect();
+        rows.push(("secrets", names.join(", ")));
     }
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
@@ -88,9 +93,13 @@ pub fn status(status: &Status) {
     print(&table(&rows));
 }
 
-fn one_line(text: &str) -> String {
+pub(super) fn one_line(text: &str) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(100).collect();
     if text.chars().count() > 100 { format!("{line}…") } else { line }
+}
+
+fn services(running: u64, all: u64) -> String {
+    if running == all { all.to_string() } else { format!("{running} of {all} run") }
 }
 
 /// All of them.
@@ -183,7 +192,8 @@ pub fn snapshots(list: &SnapshotList) {
     let mut rows = vec![["SNAPSHOT", "KIND", "MADE", "SIZE"].map(str::to_owned).to_vec()];
     rows.extend(list.snapshots.iter().map(|each| {
         let size = format!("{:.1} MiB", each.bytes_written as f64 / f64::from(1 << 20));
-        vec![each.snapshot_name.clone(), each.kind.clone(), ago(each.created_at, now), size]
+        let kind = if each.memory { format!("{}, with memory", each.kind) } else { each.kind.clone() };
+        vec![each.snapshot_name.clone(), kind, ago(each.created_at, now), size]
     }));
     print(&table(&rows));
 }

@@ -10,7 +10,15 @@ use crate::error::{CliError, print_json};
 pub enum Snapshot {
     /// Keep a copy of the whole sandbox as it is now; it goes on meanwhile
     #[command(after_help = "Example:\n  pyro workspace snapshot create repro before-upgrade")]
-    Create(Named),
+    Create {
+        /// What it is to be called
+        #[command(flatten)]
+        named: Named,
+        /// Keep the memory of the guest too: a reset or fork brings its processes back. It holds whatever they held,
+        /// secrets included
+        #[arg(long)]
+        memory: bool,
+    },
     /// List the snapshots
     #[command(after_help = "Example:\n  pyro workspace snapshot list repro")]
     List {
@@ -41,7 +49,7 @@ impl Snapshot {
     /// Whether failures are to be printed as JSON.
     pub fn wants_json(&self) -> bool {
         match self {
-            Self::Create(named) | Self::Delete(named) => named.json,
+            Self::Create { named, .. } | Self::Delete(named) => named.json,
             Self::List { json, .. } => *json,
         }
     }
@@ -50,8 +58,8 @@ impl Snapshot {
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;
         match self {
-            Self::Create(Named { workspace_id, snapshot_name, json }) => {
-                let created = workspaces.create_snapshot(&workspace_id, &snapshot_name).await?;
+            Self::Create { named: Named { workspace_id, snapshot_name, json }, memory } => {
+                let created = workspaces.create_snapshot(&workspace_id, &snapshot_name, memory).await?;
                 if json {
                     print_json(&serde_json::to_value(&created).unwrap_or_default());
                 } else {

@@ -91,24 +91,12 @@ fn git_diff(before: &Files, after: &Files, args: &[&str]) -> Vec<u8> {
 
 /// Ours for all of a tree.
 fn rendered(before: &Files, after: &Files) -> String {
-    let side = |files: &Files, path: &Path| files.get(path).cloned();
-    let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
-    let mut patch = String::new();
-    for path in paths {
-        let (old, new) = (side(before, path), side(after, path));
-        let as_side = |node: &Node| (node.kind, node.mode, node.bytes.clone());
-        let (old, new) = (old.as_ref().map(as_side), new.as_ref().map(as_side));
-        let side = |side: &Option<(Kind, u32, Vec<u8>)>| side.clone();
-        let (old, new) = (side(&old), side(&new));
-        let rendered = render(
-            path,
-            old.as_ref().map(|(kind, mode, bytes)| Side { kind: *kind, mode: *mode, bytes: Some(bytes) }),
-            new.as_ref().map(|(kind, mode, bytes)| Side { kind: *kind, mode: *mode, bytes: Some(bytes) }),
-        );
-        assert!(!rendered.binary);
-        patch += &rendered.patch;
+    fn side<'f>(files: &'f Files, path: &Path) -> Option<Side<'f>> {
+        files.get(path).map(|node| Side { kind: node.kind, mode: node.mode, bytes: Some(&node.bytes) })
     }
-    patch
+    let paths: BTreeSet<&PathBuf> = before.keys().chain(after.keys()).collect();
+    let parts = paths.into_iter().map(|path| render(path, side(before, path), side(after, path)));
+    parts.inspect(|part| assert!(!part.binary)).map(|part| part.patch).collect()
 }
 
 /// What git makes of a tree with a patch.
@@ -200,7 +188,7 @@ fn trees() -> impl Strategy<Value = (Files, Files)> {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig::with_cases(40))]
+    #![proptest_config(ProptestConfig::with_cases(16))]
 
     #[test]
     fn what_git_writes_applies((before, after) in trees()) {

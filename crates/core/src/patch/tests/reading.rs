@@ -150,7 +150,7 @@ fn files_come_go_move_and_change_mode() {
         ("dir/new name", file("x\ny\n")),
         ("run", mode(0o755, file("#!\n"))),
         ("none", mode(0o755, file(""))),
-        ("copy", mode(0o755, file("#!\n"))),
+        ("copy", file("#!\n")),
         ("link", link),
     ];
     assert_eq!(after, expected.map(|(path, node)| (PathBuf::from(path), node)).into());

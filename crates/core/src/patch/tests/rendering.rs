@@ -69,7 +69,7 @@ fn what_is_not_text_is_named() {
 #[test]
 fn large_files_with_nothing_or_everything_in_common_end() {
     let (mut one, mut two, mut few) = (String::new(), String::new(), String::new());
-    for n in 0..300_000_u64 {
+    for n in 0..200_000_u64 {
         let mixed = n.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 40;
         writeln!(one, "line {n} of one").unwrap();
         writeln!(two, "line {mixed} of two").unwrap();

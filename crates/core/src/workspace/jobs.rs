@@ -1,0 +1,417 @@
+//! Shells and services as they are written down and shown.
+
+use std::path::PathBuf;
+
+use rusqlite::params;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::WorkspaceError;
+use super::layout::Home;
+use super::state::State;
+use super::view::{EXECUTION_MODE, Status};
+
+/// What a shell's output is called, and a service's.
+pub(crate) const OUT: &str = "out";
+pub(crate) const STREAMS: [&str; 2] = ["stdout", "stderr"];
+/// Why a job that is written down as running does not: nobody lived to write down its end.
+const LOST: &str = "workspace_ended";
+
+/// A terminal session that stays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Shell {
+    /// Whose.
+    pub workspace_id: String,
+    /// 12 hexadecimal digits.
+    pub shell_id: String,
+    /// Where it began.
+    pub cwd: String,
+    /// Characters in a line of its terminal.
+    pub cols: u16,
+    /// Lines of its terminal.
+    pub rows: u16,
+    /// `running` or `stopped`.
+    pub state: String,
+    /// Unix seconds.
+    pub started_at: f64,
+    /// Unix seconds.
+    pub ended_at: Option<f64>,
+    /// Its exit code; 128 and more when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// `guest_vsock`.
+    pub execution_mode: String,
+    /// What ended it, if it did not end by itself.
+    #[serde(default)]
+    pub stop_reason: Option<String>,
+}
+
+/// A process that goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Service {
+    /// Whose.
+    pub workspace_id: String,
+    /// What it is called.
+    pub service_name: String,
+    /// `running`; `exited` by itself, `stopped`, or `failed` to become ready.
+    pub state: String,
+    /// The command: a shell line, or a vector joined with shell quoting.
+    pub command: String,
+    /// Where it began.
+    pub cwd: String,
+    /// Unix seconds.
+    pub started_at: f64,
+    /// Unix seconds.
+    pub ended_at: Option<f64>,
+    /// Its exit code; 128 and more when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// Its process in the guest.
+    pub pid: Option<u32>,
+    /// `guest_vsock`.
+    pub execution_mode: String,
+    /// How it was told whether it is ready.
+    pub readiness: Option<Readiness>,
+    /// When it was, Unix seconds.
+    pub ready_at: Option<f64>,
+    /// What ended it, if it did not end by itself.
+    pub stop_reason: Option<String>,
+    /// Its ports on this host.
+    pub published_ports: Vec<u16>,
+}
+
+/// How to tell whether a service is ready.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "type", rename_all = "snake_case")]
+pub enum Readiness {
+    /// This file is there: below `/workspace`, or anywhere in the guest if it begins with `/`.
+    File {
+        /// Its path.
+        path: String,
+    },
+    /// Something listens there.
+    Tcp {
+        /// A port of the guest's loopback, `127.0.0.1:` before it or not.
+        address: String,
+    },
+    /// It answers with a status from 200 to 399.
+    Http {
+        /// An `http://` address on the guest's loopback.
+        url: String,
+    },
+    /// This shell line exits with 0, in the service's directory.
+    Command {
+        /// The line.
+        command: String,
+    },
+}
+
+/// A running job's state, as payloads name it.
+pub(crate) const RUNNING: &str = "running";
+
+impl Shell {
+    pub(crate) fn new(workspace: &str, id: &str, cwd: String, (cols, rows): (u16, u16), now: f64) -> Self {
+        Self {
+            workspace_id: workspace.to_owned(),
+            shell_id: id.to_owned(),
+            cwd,
+            cols,
+            rows,
+            state: RUNNING.into(),
+            started_at: now,
+            ended_at: None,
+            exit_code: None,
+            execution_mode: EXECUTION_MODE.into(),
+            stop_reason: None,
+        }
+    }
+}
+
+/// Something that runs in a guest until it ends.
+pub(crate) trait Job: Serialize + DeserializeOwned + Clone {
+    /// How the database calls its kind.
+    const KIND: &'static str;
+
+    fn name(&self) -> &str;
+
+    fn is_running(&self) -> bool;
+
+    /// It ended, as `state`.
+    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>);
+
+    /// As it is where no guest runs: nothing in it does.
+    fn without_guest(mut self, now: f64) -> Self {
+        if self.is_running() {
+            self.end("stopped", now, None, Some(LOST.into()));
+        }
+        self
+    }
+}
+
+impl Job for Shell {
+    const KIND: &'static str = "shell";
+
+    fn name(&self) -> &str {
+        &self.shell_id
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == RUNNING
+    }
+
+    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>) {
+        (self.state, self.ended_at) = (state.to_owned(), Some(now));
+        (self.exit_code, self.stop_reason) = (exit_code, reason);
+    }
+}
+
+impl Job for Service {
+    const KIND: &'static str = "service";
+
+    fn name(&self) -> &str {
+        &self.service_name
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == RUNNING
+    }
+
+    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>) {
+        (self.state, self.ended_at) = (state.to_owned(), Some(now));
+        (self.exit_code, self.stop_reason) = (exit_code, reason);
+    }
+}
+
+impl State {
+    /// Writes a shell or a service down.
+    pub(crate) fn save_job<J: Job>(&self, job: &J) -> Result<(), WorkspaceError> {
+        let text = serde_json::to_string(job)
+            .map_err(|error| self.error(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
+        self.execute(
+            "INSERT INTO job VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
+            params![J::KIND, job.name(), text],
+        )
+    }
+
+    /// Forgets one.
+    pub(crate) fn remove_job<J: Job>(&self, name: &str) -> Result<(), WorkspaceError> {
+        self.execute("DELETE FROM job WHERE kind = ? AND name = ?", params![J::KIND, name])
+    }
+
+    /// All of a kind, the oldest first. What cannot be read is left out.
+    pub(crate) fn jobs<J: Job>(&self) -> Result<Vec<J>, WorkspaceError> {
+        let query = format!("SELECT record FROM job WHERE kind = '{}' ORDER BY rowid", J::KIND);
+        let texts = self.rows(&query, |row| row.get::<_, String>(0))?;
+        Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+    }
+
+    /// One of them.
+    pub(crate) fn job<J: Job>(&self, name: &str) -> Result<Option<J>, WorkspaceError> {
+        Ok(self.jobs::<J>()?.into_iter().find(|job| job.name() == name))
+    }
+
+    /// What is written down as running does not run any more.
+    pub(crate) fn end_jobs<J: Job>(&self, now: f64, reason: &str) -> Result<(), WorkspaceError> {
+        for mut job in self.jobs::<J>()? {
+            if job.is_running() {
+                job.end("stopped", now, None, Some(reason.to_owned()));
+                self.save_job(&job)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Home {
+    /// Where a shell's output is kept.
+    pub(crate) fn shell(&self, id: &str) -> PathBuf {
+        self.path().join("shells").join(id)
+    }
+
+    /// Where a service's output is kept; its name was checked.
+    pub(crate) fn service(&self, name: &str) -> PathBuf {
+        self.path().join("services").join(name)
+    }
+}
+
+/// Puts in order what an earlier keeper left: nothing runs any more, and output that belongs to nothing goes. The caller
+/// holds the workspace's lock. Blocks.
+pub(crate) fn sweep(home: &Home, state: &State, now: f64) -> Result<(), WorkspaceError> {
+    state.end_jobs::<Shell>(now, LOST)?;
+    state.end_jobs::<Service>(now, LOST)?;
+    let shells: Vec<PathBuf> = state.jobs::<Shell>()?.iter().map(|each| home.shell(&each.shell_id)).collect();
+    let services = state.jobs::<Service>()?;
+    let services: Vec<PathBuf> = services.iter().map(|each| home.service(&each.service_name)).collect();
+    for (dir, known) in [(home.shell(""), shells), (home.service(""), services)] {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !known.contains(&entry.path()) {
+                // What cannot be removed now may be at the next time.
+                let _ = super::spool::remove(&entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Status {
+    /// Counts its services.
+    pub(crate) fn count_services(&mut self, state: &State) -> Result<(), WorkspaceError> {
+        let services = state.jobs::<Service>()?;
+        self.service_count = services.len() as u64;
+        let runs = self.state == crate::keeper::Phase::Running.name();
+        self.running_service_count = services.iter().filter(|each| runs && each.is_running()).count() as u64;
+        Ok(())
+    }
+}
+
+/// What `workspace shell write` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShellWritten {
+    /// What it is written to.
+    #[serde(flatten)]
+    pub shell: Shell,
+    /// Characters of the input, the line's end not counted.
+    pub input_length: usize,
+    /// Whether the line was ended.
+    pub append_newline: bool,
+}
+
+/// What `workspace shell read` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShellRead {
+    /// What was read.
+    #[serde(flatten)]
+    pub shell: Shell,
+    /// From which byte on was asked for.
+    pub cursor: u64,
+    /// From which byte on to ask next.
+    pub next_cursor: u64,
+    /// The output; bytes that are not UTF-8 are replaced.
+    pub output: String,
+    /// Whether this is not all there is: more follows, or some is lost.
+    pub truncated: bool,
+    /// Bytes from `cursor` on that are not kept any more.
+    pub lost_bytes: u64,
+    /// Whether terminal control was taken out.
+    pub plain: bool,
+    /// What was waited for.
+    pub wait_for_idle_ms: Option<u64>,
+}
+
+/// What `workspace shell signal` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShellSignalled {
+    /// What got it.
+    #[serde(flatten)]
+    pub shell: Shell,
+    /// The signal, such as `INT`.
+    pub signal: String,
+}
+
+/// What `workspace shell close` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShellClosed {
+    /// What it was.
+    #[serde(flatten)]
+    pub shell: Shell,
+    /// That it is gone, with its output.
+    pub closed: bool,
+}
+
+/// What `workspace shell list` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ShellList {
+    /// Whose.
+    pub workspace_id: String,
+    /// How many.
+    pub count: usize,
+    /// How many of them run.
+    pub running_count: usize,
+    /// The oldest first.
+    pub shells: Vec<Shell>,
+}
+
+/// What `workspace service list` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServiceList {
+    /// Whose.
+    pub workspace_id: String,
+    /// How many.
+    pub count: usize,
+    /// How many of them run.
+    pub running_count: usize,
+    /// The oldest first.
+    pub services: Vec<Service>,
+}
+
+/// What `workspace service logs` says.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct ServiceLogs {
+    /// Whose.
+    #[serde(flatten)]
+    pub service: Service,
+    /// The end of standard output, as text.
+    pub stdout: String,
+    /// The end of standard error.
+    pub stderr: String,
+    /// How many lines of each were asked for; absent for all.
+    pub tail_lines: Option<u64>,
+    /// Whether there was more.
+    pub truncated: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::Wish;
+
+    #[test]
+    fn jobs_are_written_down_in_order_and_nothing_runs_without_a_guest() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let state = State::create(&dir.path().join("state.sqlite"), &record).unwrap();
+        let shell = |id: &str| Shell::new("0123456789ab", id, "/workspace".into(), (80, 24), 1.0);
+        for id in ["b", "a", "c"] {
+            state.save_job(&shell(id)).unwrap();
+        }
+        let mut first = shell("b");
+        first.end("stopped", 2.0, Some(129), None);
+        state.save_job(&first).unwrap();
+        let ids = || state.jobs::<Shell>().unwrap().into_iter().map(|s| s.shell_id).collect::<Vec<_>>();
+        assert_eq!(ids(), ["b", "a", "c"]);
+        assert_eq!(state.jobs::<Service>().unwrap(), []);
+        state.remove_job::<Service>("a").unwrap();
+        state.remove_job::<Shell>("c").unwrap();
+        assert_eq!(ids(), ["b", "a"]);
+        assert_eq!(first.clone().without_guest(9.0), first);
+        assert_eq!(shell("a").without_guest(9.0).state, "stopped");
+        state.end_jobs::<Shell>(3.0, "workspace_reset").unwrap();
+        let ended = state.job::<Shell>("a").unwrap().unwrap();
+        assert_eq!((ended.ended_at, ended.stop_reason.as_deref()), (Some(3.0), Some("workspace_reset")));
+        assert_eq!(state.job::<Shell>("b").unwrap().unwrap(), first);
+    }
+
+    #[test]
+    fn output_without_an_owner_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("0123456789ab"));
+        std::fs::create_dir(home.path()).unwrap();
+        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let state = State::create(&home.state_path(), &record).unwrap();
+        sweep(&home, &state, 1.0).unwrap();
+        for id in ["kept", "gone"] {
+            std::fs::create_dir_all(home.shell(id)).unwrap();
+            std::fs::create_dir_all(home.service(id)).unwrap();
+        }
+        state.save_job(&Shell::new("0123456789ab", "kept", "/".into(), (80, 24), 1.0)).unwrap();
+        sweep(&home, &state, 2.0).unwrap();
+        assert!(home.shell("kept").exists() && !home.shell("gone").exists());
+        assert!(!home.service("kept").exists());
+        let kept = state.job::<Shell>("kept").unwrap().unwrap();
+        assert_eq!((kept.state.as_str(), kept.ended_at), ("stopped", Some(2.0)));
+    }
+
+    #[test]
+    fn readiness_is_as_the_contract_has_it() {
+        let text = serde_json::to_string(&Readiness::File { path: ".ready".into() }).unwrap();
+        assert_eq!(text, r#"{"type":"file","path":".ready"}"#);
+    }
+}
