@@ -31,7 +31,7 @@ use crate::workspace::WorkspaceError;
 /// The channel that a file's bytes are on, in both directions.
 pub(crate) const BYTES: Channel = Channel::Stdout;
 /// Entries of a listing in one message: with the longest paths it is less than a message may have.
-const BATCH: usize = 128;
+const BATCH: usize = 100;
 
 /// A path or a link's target, which need not be text.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,10 +10,12 @@
 //! Invariant: what is written down as ended has all of its output in its files.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
-use pyro_proto::message::{Exec, Exit, ExitStatus, JobId};
+use pyro_proto::message::{Bytes, Exec, Exit, ExitStatus, JobId};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -22,6 +24,7 @@ use super::{Keeper, Phase};
 use crate::cause;
 use crate::guest::{Guest, GuestError, JobEvent};
 use crate::identity::{random, unix_now};
+use crate::redact::{RedactedStream, Redactor};
 use crate::workspace::WorkspaceError;
 use crate::workspace::jobs::{Job, Service, Shell};
 use crate::workspace::spool::Spool;
@@ -80,13 +83,29 @@ pub(super) struct Output {
     pub(super) out: Spool,
     /// Its standard error, where that is apart.
     pub(super) err: Option<Spool>,
+    /// Takes the secrets out of each.
+    clean: [RedactedStream; 2],
     /// Bytes that were taken from the guest: from where to go on with another session.
     cursor: u64,
 }
 
 impl Output {
-    pub(super) fn new(out: Spool, err: Option<Spool>) -> Self {
-        Self { out, err, cursor: 0 }
+    pub(super) fn new(out: Spool, err: Option<Spool>, redactor: &Redactor) -> Self {
+        Self { out, err, clean: [redactor.stream(), redactor.stream()], cursor: 0 }
+    }
+
+    /// Bytes of one stream, `None` for its end, without the secrets.
+    fn push(&mut self, is_err: bool, bytes: Option<&[u8]>) {
+        let mut clean = Vec::new();
+        let stream = &mut self.clean[usize::from(is_err)];
+        match bytes {
+            Some(bytes) => stream.push(bytes, &mut clean),
+            // What could have been the beginning of a secret was none.
+            None => stream.finish(&mut clean),
+        }
+        let spool = self.err.as_mut().filter(|_| is_err).unwrap_or(&mut self.out);
+        // A host whose disk is full keeps less: what is missing is told to whoever reads it.
+        let _ = spool.push(&clean);
     }
 }
 
@@ -101,6 +120,12 @@ impl Drop for Using {
     fn drop(&mut self) {
         self.0.done(Ask::Use, true);
     }
+}
+
+/// Variables as a guest is told them.
+pub(super) fn variables(env: Vec<(OsString, OsString)>) -> Vec<(Bytes, Bytes)> {
+    let bytes = |text: OsString| Bytes(text.into_vec());
+    env.into_iter().map(|(name, value)| (bytes(name), bytes(value))).collect()
 }
 
 /// As payloads have it: 128 and the signal's number when one ended it.
@@ -313,14 +338,17 @@ async fn read_on(live: &Live, guest: &Guest) -> Result<Exit, GuestError> {
         let (bytes, is_err) = match events.next().await? {
             JobEvent::Stdout(bytes) => (bytes, false),
             JobEvent::Stderr(bytes) => (bytes, true),
-            JobEvent::Exited(exit) => return Ok(exit),
+            JobEvent::Exited(exit) => {
+                let output = &mut *locked(&live.output);
+                output.push(false, None);
+                output.push(true, None);
+                return Ok(exit);
+            }
         };
         {
             let output = &mut *locked(&live.output);
             output.cursor += bytes.len() as u64;
-            let spool = output.err.as_mut().filter(|_| is_err).unwrap_or(&mut output.out);
-            // A host whose disk is full keeps less: what is missing is told to whoever reads it.
-            let _ = spool.push(bytes);
+            output.push(is_err, Some(bytes));
         }
         live.sender.send_modify(|progress| progress.wrote = Instant::now());
     }

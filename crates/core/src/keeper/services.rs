@@ -7,7 +7,7 @@ use pyro_proto::message::{Bytes, Exec, Probe, Readiness as Probed, Stdio};
 use serde::{Deserialize, Serialize};
 use tokio::sync::oneshot;
 
-use super::jobs::{Ending, Key, Live, Output, exit_code};
+use super::jobs::{Ending, Key, Live, Output, exit_code, variables};
 use super::protocol::Answer;
 use super::{Keeper, Words};
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
@@ -73,7 +73,7 @@ impl Keeper {
         command: &CommandLine,
         gone: oneshot::Receiver<()>,
     ) -> Result<Service, WorkspaceError> {
-        let ServiceWish { name, cwd, readiness, wait } = wish;
+        let ServiceWish { name, cwd, readiness, wait, secret_env } = wish;
         let _starting = self.starting_service(&name)?;
         let key = Key::Service(name.clone());
         let all = self.books().state.jobs::<Service>()?;
@@ -100,11 +100,12 @@ impl Keeper {
                 .map_err(|error| WorkspaceError::file(&dir, "written", error))
         };
         let [out, err] = STREAMS;
-        let output = Output::new(spool(out)?, Some(spool(err)?));
+        let redactor = self.secrets.redactor();
+        let output = Output::new(spool(out)?, Some(spool(err)?), redactor);
         let argv = command.argv().into_iter();
         let exec = Exec {
             argv: argv.map(|word| Bytes(std::os::unix::ffi::OsStringExt::into_vec(word))).collect(),
-            env: Vec::new(),
+            env: variables(self.secrets.env(&secret_env)?),
             cwd: Some(cwd.as_bytes().into()),
             user: None,
             stdio: Stdio::Output,
@@ -116,7 +117,7 @@ impl Keeper {
             workspace_id,
             service_name: name.clone(),
             state: RUNNING.into(),
-            command: command.to_string(),
+            command: redactor.text(&command.redacted(redactor).to_string()),
             cwd: cwd.clone(),
             started_at: unix_now(),
             ended_at: None,

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
 
-use super::jobs::{Ending, Key, Live, Output};
+use super::jobs::{Ending, Key, Live, Output, variables};
 use super::life::Ask;
 use super::protocol::{self, Answer, Channel, MAX_CHUNK, ProtocolError};
 use super::{Keeper, Phase};
@@ -16,7 +16,7 @@ use crate::identity::{new_id, unix_now};
 use crate::plain::replay;
 use crate::workspace::jobs::{Job as _, OUT, Shell};
 use crate::workspace::spool::{self, Room, Spool};
-use crate::workspace::{ShellSize, WorkspaceError};
+use crate::workspace::{SecretEnv, ShellSize, WorkspaceError};
 
 /// What runs in one: the shell that people expect, where there is one.
 const PROGRAM: [&str; 3] =
@@ -50,6 +50,9 @@ pub enum ShellAsk {
         cwd: String,
         /// Its terminal.
         size: ShellSize,
+        /// Secrets that it gets as variables.
+        #[serde(default)]
+        secret_env: Vec<SecretEnv>,
     },
     /// Look at one, when it has written nothing for so many milliseconds.
     Look {
@@ -109,7 +112,9 @@ impl Keeper {
         }
         let _using = self.using()?;
         match ask {
-            ShellAsk::Open { cwd, size } => self.open_shell(cwd, size).await.map(answer),
+            ShellAsk::Open { cwd, size, secret_env } => {
+                self.open_shell(cwd, size, &secret_env).await.map(answer)
+            }
             ShellAsk::Look { shell_id, idle_ms } => {
                 if let (Some(ms), Some(live)) = (idle_ms, self.live(&Key::Shell(shell_id.clone()))) {
                     tokio::select! {
@@ -159,14 +164,21 @@ impl Keeper {
         }
     }
 
-    async fn open_shell(self: &Arc<Self>, cwd: String, size: ShellSize) -> Result<Shell, WorkspaceError> {
+    async fn open_shell(
+        self: &Arc<Self>,
+        cwd: String,
+        size: ShellSize,
+        secret_env: &[SecretEnv],
+    ) -> Result<Shell, WorkspaceError> {
+        let mut env = variables(self.secrets.env(secret_env)?);
+        env.push(("TERM".into(), TERM.into()));
         let id = new_id()?;
         let dir = self.home.shell(&id);
         let out = Spool::create(&dir, OUT, Room::SHELL)
             .map_err(|error| WorkspaceError::file(&dir, "written", error))?;
         let exec = Exec {
             argv: PROGRAM.iter().map(|word| word.into()).collect(),
-            env: vec![("TERM".into(), TERM.into())],
+            env,
             cwd: Some(cwd.as_bytes().into()),
             user: None,
             stdio: Stdio::Terminal(size.into()),
@@ -175,7 +187,7 @@ impl Keeper {
         };
         let workspace = self.books().record.id.clone();
         let shell = Shell::new(&workspace, &id, cwd, (size.cols, size.rows), unix_now());
-        let output = Output::new(out, None);
+        let output = Output::new(out, None, self.secrets.redactor());
         let started = self.start_job(Key::Shell(id), exec, output, |_| shell).await;
         let (_, shell) = started.inspect_err(|_| drop(spool::remove(&dir)))?;
         let all = self.books().state.jobs::<Shell>()?;

@@ -36,6 +36,9 @@ pub struct ServiceWish {
     pub readiness: Option<Readiness>,
     /// How long to wait for that.
     pub wait: ReadyWait,
+    /// Secrets that it gets as variables.
+    #[serde(default)]
+    pub secret_env: Vec<super::SecretEnv>,
 }
 
 /// How long to wait until a service is ready.
@@ -259,6 +262,7 @@ mod tests {
             cwd: "/workspace".into(),
             readiness,
             wait,
+            secret_env: Vec::new(),
         };
         assert!(wish("web", None).check().is_ok());
         assert!(wish("../web", None).check().is_err());

@@ -139,9 +139,15 @@ impl Workspaces {
     ///
     /// # Errors
     /// When the workspace does not run, or there is no such directory.
-    pub async fn open_shell(&self, given: &str, cwd: &str, size: ShellSize) -> Result<Shell, WorkspaceError> {
+    pub async fn open_shell(
+        &self,
+        given: &str,
+        cwd: &str,
+        size: ShellSize,
+        secret_env: Vec<super::SecretEnv>,
+    ) -> Result<Shell, WorkspaceError> {
         let home = self.find(given).await?;
-        let ask = ShellAsk::Open { cwd: directory(cwd), size: size.checked()? };
+        let ask = ShellAsk::Open { cwd: directory(cwd), size: size.checked()?, secret_env };
         self.ask_shell(&home, ask).await
     }
 
@@ -290,7 +296,7 @@ impl Workspaces {
                 match shells.into_iter().rev().find(Shell::is_running) {
                     Some(shell) => Attached { shell_id: shell.shell_id, opened: false },
                     None => {
-                        let shell = self.open_shell(given, super::WORKSPACE_PATH, size).await?;
+                        let shell = self.open_shell(given, super::WORKSPACE_PATH, size, Vec::new()).await?;
                         Attached { shell_id: shell.shell_id, opened: true }
                     }
                 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use clap::Subcommand;
 use pyro_core::command::CommandLine;
-use pyro_core::workspace::{Readiness, ReadyWait, Service as Job, ServiceWish, WorkspaceError};
+use pyro_core::workspace::{Readiness, ReadyWait, SecretEnv, Service as Job, ServiceWish, WorkspaceError};
 
 use super::show_jobs;
 use crate::error::{CliError, print_json};
@@ -73,7 +73,7 @@ pub struct Start {
     ready_interval_ms: u64,
     /// Give it a secret in its environment; may be repeated
     #[arg(long = "secret-env", value_name = "NAME[=ENV]")]
-    secret_env: Vec<String>,
+    secret_env: Vec<SecretEnv>,
     /// Make a port of it reachable on this host; may be repeated
     #[arg(long, value_name = "HOST:GUEST")]
     publish: Vec<String>,
@@ -172,9 +172,6 @@ impl Start {
         if !self.publish.is_empty() {
             return Err(WorkspaceError::NotYet("--publish").into());
         }
-        if !self.secret_env.is_empty() {
-            return Err(WorkspaceError::NotYet("--secret-env").into());
-        }
         let readiness = None
             .or(self.ready_file.map(|path| Readiness::File { path }))
             .or(self.ready_tcp.map(|address| Readiness::Tcp { address }))
@@ -182,7 +179,13 @@ impl Start {
             .or(self.ready_command.map(|command| Readiness::Command { command }));
         let wait =
             ReadyWait { timeout_seconds: self.ready_timeout_seconds, interval_ms: self.ready_interval_ms };
-        let wish = ServiceWish { name: self.service_name, cwd: self.cwd, readiness, wait };
+        let wish = ServiceWish {
+            name: self.service_name,
+            cwd: self.cwd,
+            readiness,
+            wait,
+            secret_env: self.secret_env,
+        };
         let service = super::workspaces(None)?.start_service(&self.workspace_id, wish, &command).await?;
         report(self.json, &service);
         Ok(())

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use clap::Subcommand;
-use pyro_core::workspace::{ReadWish, Shell as Session, ShellSize, WorkspaceError};
+use pyro_core::workspace::{ReadWish, SecretEnv, Shell as Session, ShellSize};
 use serde::Serialize;
 
 use super::{shell_attach, show_jobs};
@@ -53,7 +53,7 @@ pub struct Open {
     rows: u16,
     /// Give it a secret in its environment; may be repeated
     #[arg(long = "secret-env", value_name = "NAME[=ENV]")]
-    secret_env: Vec<String>,
+    secret_env: Vec<SecretEnv>,
     /// Print one JSON object
     #[arg(long, conflicts_with = "id_only")]
     json: bool,
@@ -194,11 +194,9 @@ fn code(shell: &Session) -> String {
 
 impl Open {
     async fn execute(self) -> Result<(), CliError> {
-        if !self.secret_env.is_empty() {
-            return Err(WorkspaceError::NotYet("--secret-env").into());
-        }
         let size = ShellSize { cols: self.cols, rows: self.rows };
-        let shell = super::workspaces(None)?.open_shell(&self.workspace_id, &self.cwd, size).await?;
+        let shell =
+            super::workspaces(None)?.open_shell(&self.workspace_id, &self.cwd, size, self.secret_env).await?;
         report(self.json, &shell, || {
             let what = if self.id_only { "" } else { " is open" };
             format!("{}{what}", shell.shell_id)
