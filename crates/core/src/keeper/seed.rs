@@ -34,7 +34,7 @@ const FORKED: &str = "forked_from";
 fn failed(error: GuestError) -> WorkspaceError {
     match error {
         GuestError::Failed(failure) => WorkspaceError::of_guest(&failure),
-        error => WorkspaceError::Guest { what: "do what it was asked", source: error },
+        error => WorkspaceError::Guest { what: "take what the workspace begins with", source: error },
     }
 }
 
