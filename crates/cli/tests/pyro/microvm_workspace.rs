@@ -253,10 +253,8 @@ fn names_are_taken_once_and_mistakes_are_told() {
     assert!(said.code == Some(1) && said.err.contains("did you mean repro"), "{said:?}");
     let said = room.pyro(&["create", "debian:12-base", "--name", "0123456789ab"]);
     assert!(said.code == Some(1) && said.err.contains("cannot be the name"), "{said:?}");
-    for args in [&["create", "debian:12-base", "--network-policy", "egress"]] {
-        let said = room.pyro(args);
-        assert!(said.code == Some(1) && said.err.contains("not part of this version"), "{said:?}");
-    }
+    let said = room.pyro(&["create", "debian:12-base", "--network-policy", "egress"]);
+    assert!(said.code == Some(1) && said.err.contains("not part of this version"), "{said:?}");
     assert_eq!(room.pyro(&["update", "repro"]).code, Some(2));
     assert_eq!(room.pyro(&["exec", "repro", "--"]).code, Some(2));
     room.ok(&["delete", "repro"]);

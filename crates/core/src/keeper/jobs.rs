@@ -322,6 +322,11 @@ impl Keeper {
             if let Some(follower) = locked(&live.follower).take() {
                 follower.abort();
             }
+            {
+                let output = &mut *locked(&live.output);
+                output.push(false, None);
+                output.push(true, None);
+            }
             live.sender.send_modify(|progress| progress.over = true);
         }
         let books = self.books();
