@@ -162,3 +162,46 @@ fn logs_are_the_end_or_all_and_hold_up_nobody() {
     room.ok(&["delete", "w"]);
     room.check_empty(&[]);
 }
+
+#[test]
+fn secrets_reach_shells_and_services_and_are_shown_nowhere() {
+    let room = Room::new();
+    let value = "pyro-planted-8c1d";
+    let given = format!("TOKEN={value}");
+    room.ok(&["create", "debian:12-base", "--mem-mib", "256", "--name", "w", "--secret", &given]);
+    // Byte by byte, on both streams, and in a command line that says it itself.
+    let line = format!(
+        "printf %s $KEY | wc -c; for c in $(echo $KEY | sed 's/./& /g'); do printf %s $c; done; echo $KEY >&2; : {value}; touch said; sleep 99"
+    );
+    let service = start(&room, &["s", "--secret-env", "TOKEN=KEY", "--ready-file", "said", "--", &line]);
+    assert!(service["command"].as_str().unwrap().contains(": [REDACTED];"), "{service}");
+    room.ok(&["service", "stop", "w", "s"]);
+    let logs = room.json(&["service", "logs", "w", "s"]);
+    assert_eq!((&logs["stdout"], &logs["stderr"]), (&"17\n[REDACTED]".into(), &"[REDACTED]\n".into()));
+    let said = room.pyro(&[
+        "service",
+        "start",
+        "w",
+        "f",
+        "--ready-tcp",
+        "1",
+        "--",
+        &format!("echo {value}; exit 1"),
+    ]);
+    assert!(said.err.contains("[REDACTED]") && !said.err.contains(value), "{said:?}");
+    let shell = room.ok(&["shell", "open", "w", "--id-only", "--secret-env", "TOKEN"]).stdout();
+    let shell = shell.trim();
+    room.ok(&["shell", "write", "w", shell, "--input", "echo ${#TOKEN}-$TOKEN"]);
+    eventually("it says it", || {
+        room.ok(&["shell", "read", "w", shell, "--plain"]).stdout().contains("17-[REDACTED]\n")
+    });
+    let said = room.pyro(&["shell", "open", "w", "--secret-env", "OTHER"]);
+    assert!(said.code == Some(1) && said.err.contains("TOKEN"), "{said:?}");
+    let home = room.dir().join(room.json(&["status", "w"])["workspace_id"].as_str().unwrap());
+    room.ok(&["stop", "w"]);
+    let args = ["-rlF", "--exclude-dir=secrets", value, home.to_str().unwrap()];
+    let found = std::process::Command::new("grep").args(args).output().unwrap();
+    assert_eq!(String::from_utf8_lossy(&found.stdout), "");
+    room.ok(&["delete", "w"]);
+    room.check_empty(&[]);
+}

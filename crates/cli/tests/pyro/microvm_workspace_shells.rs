@@ -196,6 +196,44 @@ fn ten_front_ends_at_one_shell_see_the_same() {
     room.check_empty(&[]);
 }
 
+#[test]
+fn shells_and_services_come_back_with_the_memory() {
+    let room = Room::new();
+    room.create("w");
+    let shell = open(&room);
+    write(&room, &shell, "X=kept; echo bef''ore");
+    says(&room, &shell, "\nbefore\n");
+    let count = "n=0; while :; do n=$((n+1)); echo $n; sleep 0.2; done";
+    room.ok(&["service", "start", "w", "count", "--", count]);
+    room.ok(&["snapshot", "create", "w", "then", "--memory"]);
+    // After it, both go, and another comes.
+    write(&room, &shell, "X=lost; echo aft''er");
+    says(&room, &shell, "\nafter\n");
+    room.ok(&["service", "stop", "w", "count"]);
+    room.ok(&["shell", "close", "w", &shell]);
+    let other = open(&room);
+    for _ in 0..2 {
+        room.ok(&["reset", "w", "--snapshot", "then"]);
+        let service = room.json(&["service", "status", "w", "count"]);
+        assert_eq!((&service["state"], &service["ended_at"]), (&"running".into(), &Value::Null));
+        assert_eq!(read(&room, &other, &[])["state"], "stopped");
+        assert!(plain(&room, &shell).contains("\nbefore\n") && !plain(&room, &shell).contains("after"));
+        write(&room, &shell, "echo X-''is-$X");
+        says(&room, &shell, "\nX-is-kept\n");
+        let counted = || {
+            room.json(&["service", "logs", "w", "count", "--all"])["stdout"].as_str().unwrap().lines().count()
+        };
+        let then = counted();
+        eventually("it counts on", || counted() > then);
+        let numbers = room.json(&["service", "logs", "w", "count", "--all"]);
+        let numbers: Vec<&str> = numbers["stdout"].as_str().unwrap().lines().collect();
+        assert!(numbers.iter().zip(1..).all(|(line, n)| *line == n.to_string()), "{numbers:?}");
+    }
+    assert_eq!(room.json(&["service", "stop", "w", "count"])["state"], "stopped");
+    room.ok(&["delete", "w"]);
+    room.check_empty(&[]);
+}
+
 /// `pyro workspace shell attach` on a terminal of its own, which `script` makes.
 struct Person {
     child: std::process::Child,

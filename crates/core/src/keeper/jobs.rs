@@ -137,6 +137,18 @@ pub(super) fn exit_code(exit: Exit) -> i32 {
 }
 
 impl Live {
+    pub(super) fn new(id: JobId, output: Output) -> Self {
+        let (sender, progress) = watch::channel(Progress { wrote: Instant::now(), exit: None, over: false });
+        Self {
+            id,
+            progress,
+            follower: Arc::default(),
+            output: Arc::new(Mutex::new(output)),
+            sender: Arc::new(sender),
+            ending: Arc::default(),
+        }
+    }
+
     /// Waits for its end, and until all of its output is there.
     pub(super) async fn over(&self) -> Option<Exit> {
         let mut progress = self.progress.clone();
@@ -157,6 +169,16 @@ impl Keeper {
 
     pub(super) fn guest(&self) -> Result<Guest, WorkspaceError> {
         self.handle().map(|handle| handle.guest).ok_or(WorkspaceError::Stopped)
+    }
+
+    pub(super) fn all_live(&self) -> BTreeMap<Key, Live> {
+        locked(&self.jobs).clone()
+    }
+
+    /// Follows a job that the guest has.
+    pub(super) fn take_up(self: &Arc<Self>, key: Key, live: Live, guest: Guest) {
+        locked(&self.jobs).insert(key.clone(), live.clone());
+        self.follow(key, &live, guest);
     }
 
     pub(super) fn live(&self, key: &Key) -> Option<Live> {
@@ -183,17 +205,8 @@ impl Keeper {
             let _ = guest.job_stop(id, Duration::ZERO).await;
             return Err(error);
         }
-        let (sender, progress) = watch::channel(Progress { wrote: Instant::now(), exit: None, over: false });
-        let live = Live {
-            id,
-            progress,
-            follower: Arc::default(),
-            output: Arc::new(Mutex::new(output)),
-            sender: Arc::new(sender),
-            ending: Arc::default(),
-        };
-        locked(&self.jobs).insert(key.clone(), live.clone());
-        self.follow(key, &live, guest);
+        let live = Live::new(id, output);
+        self.take_up(key, live.clone(), guest);
         if self.life().phase() != Phase::Running {
             // It ended while the job began.
             self.lose_jobs("workspace_stopped");
@@ -308,6 +321,11 @@ impl Keeper {
         for live in std::mem::take(&mut *locked(&self.jobs)).into_values() {
             if let Some(follower) = locked(&live.follower).take() {
                 follower.abort();
+            }
+            {
+                let output = &mut *locked(&live.output);
+                output.push(false, None);
+                output.push(true, None);
             }
             live.sender.send_modify(|progress| progress.over = true);
         }

@@ -9,6 +9,7 @@ use std::sync::PoisonError;
 use pyro_vmm::{Cache, Machine, Shape, Watch};
 
 use super::order::{Order, Report, Task};
+use super::revive::{self, KeptJob};
 use super::{Books, Keeper};
 use crate::backend::{self, Preference, Probe};
 use crate::cause;
@@ -35,6 +36,8 @@ pub(super) struct Engine {
     pub(super) origin: start::Origin,
     /// What its memory is mapped from, privately.
     pub(super) memory: Option<File>,
+    /// What it goes on with, if it does.
+    pub(super) jobs: Vec<KeptJob>,
 }
 
 /// What commands use of it.
@@ -60,6 +63,7 @@ pub(super) struct Prepared {
 pub(super) struct Checkpoint {
     memory: PathBuf,
     key: PathBuf,
+    jobs: PathBuf,
     /// Our snapshot, whose disk belongs to it.
     snapshot: String,
 }
@@ -73,7 +77,8 @@ impl Checkpoint {
     /// That of another workspace's snapshot, whose disk is ours under another name.
     fn elsewhere(home: &Home, there: &str, here: &str) -> Option<Self> {
         let (memory, key) = (home.memory(there), home.memory_key(there));
-        memory.exists().then(|| Self { memory, key, snapshot: here.to_owned() })
+        let jobs = home.memory_jobs(there);
+        memory.exists().then(|| Self { memory, key, jobs, snapshot: here.to_owned() })
     }
 
     /// What can be restored from it.
@@ -211,10 +216,13 @@ pub(super) async fn bring_up(
             timeline: &timeline,
         })
     };
-    let mut resumed = None;
+    let (mut resumed, mut jobs) = (None, Vec::new());
     if let Some(checkpoint) = from {
         match resume(&checkpoint, order()?).await {
-            Ok(started) => resumed = Some(started),
+            Ok(started) => {
+                resumed = Some(started);
+                jobs = revive::read(&checkpoint.jobs);
+            }
             Err(why) => {
                 report(Report::Remark { text: format!("memory=left (it starts from its disk): {why}") });
                 // It may have written to it.
@@ -239,7 +247,7 @@ pub(super) async fn bring_up(
     record.metadata.insert("start".into(), how.name().into());
     give(&booted.guest, secrets).await?;
     let handle = Handle { guest: booted.guest, watch: booted.machine.watch() };
-    Ok(Engine { machine: booted.machine, handle, origin, memory })
+    Ok(Engine { machine: booted.machine, handle, origin, memory, jobs })
 }
 
 /// Lets a guest go on from its memory, or says why it does not.

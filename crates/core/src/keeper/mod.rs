@@ -20,6 +20,7 @@ mod machine;
 mod operate;
 mod order;
 mod protocol;
+mod revive;
 mod seed;
 mod serve;
 mod services;
@@ -192,7 +193,10 @@ async fn begin_prepared(
         jobs: jobs::Jobs::default(),
         starting: Mutex::default(),
     });
+    let mut engine = engine;
+    let kept = std::mem::take(&mut engine.jobs);
     keeper.install(engine).await;
+    keeper.revive(kept).await;
     Ok((keeper, listener, held))
 }
 

@@ -154,6 +154,7 @@ impl Keeper {
         }
         let memory = Draft::new(&self.home.memory(name))?;
         let key = Draft::new(&self.home.memory_key(name))?;
+        let jobs = Draft::new(&self.home.memory_jobs(name))?;
         let origin = serde_json::to_vec(&engine.origin).unwrap_or_default();
         let state = own(memory.file())?;
         if let Some(mapped) = engine.memory.as_ref().map(own).transpose()? {
@@ -164,6 +165,7 @@ impl Keeper {
             .await?;
         }
         let begin = std::time::Instant::now();
+        let running = self.jobs_to_keep()?;
         engine.machine.pause().await.map_err(vmm)?;
         let (saved, copy) = tokio::join!(engine.machine.save(state, None), self.fill(name));
         engine.machine.resume().await.map_err(vmm)?;
@@ -174,6 +176,8 @@ impl Keeper {
             use std::io::Write as _;
             key.file().write_all(&origin).map_err(WorkspaceError::Copy)?;
             key.finish()?;
+            jobs.file().write_all(&running).map_err(WorkspaceError::Copy)?;
+            jobs.finish()?;
             memory.finish()?;
             copy.finish()
         })
@@ -229,12 +233,14 @@ impl Keeper {
             books.record = record;
             books.state.save(&books.record)?;
         }
-        let started = started?;
+        let mut started = started?;
         if snapshot == crate::workspace::BASELINE {
             let record = self.books().record.clone();
             super::seed::note_baseline(&started.handle.guest, &record).await?;
         }
+        let kept = std::mem::take(&mut started.jobs);
         self.install(started).await;
+        self.revive(kept).await;
         Ok(())
     }
 }

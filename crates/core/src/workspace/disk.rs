@@ -151,7 +151,7 @@ pub fn delete(home: &Home, state: &State, name: &str) -> Result<(), WorkspaceErr
 
 /// Removes the files of a snapshot, which is in no database.
 pub fn remove_files(home: &Home, name: &str) -> Result<(), WorkspaceError> {
-    for path in [home.snapshot(name), home.memory(name), home.memory_key(name)] {
+    for path in [home.snapshot(name), home.memory(name), home.memory_key(name), home.memory_jobs(name)] {
         layout::remove_if_there(&path)?;
     }
     Ok(())
@@ -168,7 +168,7 @@ pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
     for SnapshotInfo { snapshot_name: name, memory, .. } in state.snapshots()? {
         known.push(home.snapshot(&name));
         if memory {
-            known.extend([home.memory(&name), home.memory_key(&name)]);
+            known.extend([home.memory(&name), home.memory_key(&name), home.memory_jobs(&name)]);
         }
     }
     let last = state.last_command()?.map_or(0, |command| command.sequence);

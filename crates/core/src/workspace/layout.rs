@@ -13,7 +13,7 @@
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
 //!       secrets/NAME     their values, mode 0600
-//!       snapshots/NAME.ext4, with memory also NAME.memory and NAME.key
+//!       snapshots/NAME.ext4, with memory also NAME.memory, NAME.key, NAME.jobs
 //!       logs/N.stdout, logs/N.stderr
 //!       keeper.sock, keeper.log
 //! ```
@@ -100,6 +100,11 @@ impl Home {
     /// What the guest's memory held at a snapshot, and its devices, if it has that.
     pub fn memory(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.memory"))
+    }
+
+    /// What shells and services the guest had at a snapshot, if it has its memory.
+    pub fn memory_jobs(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.jobs"))
     }
 
     /// What can be restored from that.
