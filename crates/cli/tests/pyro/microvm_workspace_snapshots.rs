@@ -231,7 +231,7 @@ fn a_keeper_killed_while_it_keeps_memory_leaves_whole_snapshots_only() {
         let list = room.json(&["snapshot", "list", "victim"]);
         let mut wanted = vec!["baseline.ext4"];
         if list["count"] == 2 {
-            wanted.extend(["maybe.ext4", "maybe.key", "maybe.memory"]);
+            wanted.extend(["maybe.ext4", "maybe.jobs", "maybe.key", "maybe.memory"]);
         }
         let files = fs::read_dir(room.dir().join(&id).join("snapshots")).unwrap().flatten();
         let mut files: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();
