@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{World, children, eventually, finish, running};
 
 /// Every row, and whether it is compared with something.
-const ROWS: [(&str, &str, bool); 23] = [
+const ROWS: [(&str, &str, bool); 27] = [
     ("cold_start", "ms", true),
     ("warm_start", "ms", true),
     ("parallel_batch", "ms", true),
@@ -24,6 +24,10 @@ const ROWS: [(&str, &str, bool); 23] = [
     ("first_memory", "MiB", true),
     ("vmm_memory", "MiB", false),
     ("disk", "MiB", false),
+    ("workspace_create", "ms", true),
+    ("workspace_exec", "ms", true),
+    ("workspace_snapshot", "ms", true),
+    ("workspace_reset", "ms", true),
     ("launch", "ms", true),
     ("launch_added", "ms", false),
     ("launch_jailed", "ms", true),
