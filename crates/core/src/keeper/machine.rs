@@ -266,9 +266,9 @@ async fn give(guest: &Guest, secrets: &Secrets) -> Result<(), WorkspaceError> {
 }
 
 impl Keeper {
-    /// Makes a started VM the workspace's, and watches for its end.
-    pub(super) async fn install(self: &Arc<Self>, engine: Engine) {
-        let handle = engine.handle.clone();
+    /// Makes a started VM the workspace's, with the jobs that it goes on with, and watches for its end.
+    pub(super) async fn install(self: &Arc<Self>, mut engine: Engine) {
+        let (handle, kept) = (engine.handle.clone(), std::mem::take(&mut engine.jobs));
         *self.engine.lock().await = Some(engine);
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
         let keeper = Arc::downgrade(self);
@@ -278,6 +278,7 @@ impl Keeper {
                 keeper.guest_died(&death.to_string()).await;
             }
         });
+        self.revive(kept).await;
     }
 
     /// Takes the VM away from commands.

@@ -193,10 +193,7 @@ async fn begin_prepared(
         jobs: jobs::Jobs::default(),
         starting: Mutex::default(),
     });
-    let mut engine = engine;
-    let kept = std::mem::take(&mut engine.jobs);
     keeper.install(engine).await;
-    keeper.revive(kept).await;
     Ok((keeper, listener, held))
 }
 

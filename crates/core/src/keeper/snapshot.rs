@@ -233,14 +233,12 @@ impl Keeper {
             books.record = record;
             books.state.save(&books.record)?;
         }
-        let mut started = started?;
+        let started = started?;
         if snapshot == crate::workspace::BASELINE {
             let record = self.books().record.clone();
             super::seed::note_baseline(&started.handle.guest, &record).await?;
         }
-        let kept = std::mem::take(&mut started.jobs);
         self.install(started).await;
-        self.revive(kept).await;
         Ok(())
     }
 }

@@ -224,14 +224,7 @@ impl Firecracker {
         longest_file: u64,
         of_vmm: Vec<std::ffi::OsString>,
     ) -> Result<Half, VmmError> {
-        jail.users.check()?;
-        let mut user = 0;
-        let choose = || {
-            user = jail.users.any_id();
-            user.to_string()
-        };
-        let mut home = Home::make(&self.kind(), choose).map_err(host("make the VMM's directory"))?;
-        home.owns_cgroups(jail.users.cgroup_directories(home.id()));
+        let (home, user) = jail.users.home(&self.kind())?;
         let mut mounts = Vec::new();
         for (name, file, access) in &files {
             mounts.push(jail.admit(&home, user, &jail::Part { name, file, access: *access })?);

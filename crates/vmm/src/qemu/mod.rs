@@ -177,16 +177,9 @@ impl Qemu {
         let Some(users) = &self.users else {
             return Ok((Plan::new(needs, None, self.run_dir.clone()), None, None));
         };
-        users.check()?;
         let kind = self.run_dir.join("qemu");
         home::sweep(&kind, |id| users.cgroup_directories(id));
-        let mut user = 0;
-        let choose = || {
-            user = users.any_id();
-            user.to_string()
-        };
-        let mut home = Home::make(&kind, choose).map_err(host("make the VMM's directory"))?;
-        home.owns_cgroups(users.cgroup_directories(home.id()));
+        let (home, user) = users.home(&kind)?;
         let memory = needs.shape.memory_bytes() + (u64::from(needs.limits.overhead_mib) << 20);
         let threads = u64::from(needs.shape.vcpus) + needs.spare_threads;
         // A host whose cgroups cannot be written has none for this.

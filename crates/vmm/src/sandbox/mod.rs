@@ -34,7 +34,7 @@ pub(crate) use enter::{Fault, Step};
 
 use crate::VmmError;
 use crate::cgroup::Cgroups;
-use crate::home::any_number;
+use crate::home::{Home, any_number};
 use crate::machine::Shape;
 use crate::warden::Access;
 
@@ -50,19 +50,33 @@ pub struct Users {
 
 impl Users {
     /// An id that may be free.
-    pub(crate) fn any_id(&self) -> u32 {
+    fn any_id(&self) -> u32 {
         let width = u64::from(self.ids.end.saturating_sub(self.ids.start)).max(1);
         // Below the width of a range of u32, so it fits.
         self.ids.start + u32::try_from(any_number() % width).unwrap_or(0)
     }
 
     /// Refuses a range with root in it, or nobody.
-    pub(crate) fn check(&self) -> Result<(), VmmError> {
+    fn check(&self) -> Result<(), VmmError> {
         if self.ids.is_empty() || self.ids.contains(&0) {
             let Range { start, end } = self.ids;
             return Err(VmmError::Spec(format!("the user ids {start} to {end} cannot be a jail's")));
         }
         Ok(())
+    }
+
+    /// A directory below `kind` for a machine, named after the user that is the machine's alone from then on.
+    pub(crate) fn home(&self, kind: &Path) -> Result<(Home, u32), VmmError> {
+        self.check()?;
+        let mut user = 0;
+        let choose = || {
+            user = self.any_id();
+            user.to_string()
+        };
+        let made = Home::make(kind, choose);
+        let mut home = made.map_err(|source| VmmError::Host { doing: "make the VMM's directory", source })?;
+        home.owns_cgroups(self.cgroup_directories(home.id()));
+        Ok((home, user))
     }
 
     /// The cgroups of the machine with this id.
