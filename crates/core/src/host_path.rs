@@ -101,8 +101,6 @@ impl From<&HostPath> for HostPath {
 
 #[cfg(test)]
 mod tests {
-    #![expect(clippy::unwrap_used, reason = "tests")]
-
     use super::*;
     use crate::archive::{ArchiveError, Limits, Sink, Source};
 

@@ -234,5 +234,4 @@ fn resolved(path: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
-#[path = "roots_tests.rs"]
 mod tests;
