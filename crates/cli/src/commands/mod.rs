@@ -5,6 +5,7 @@ mod demo;
 mod doctor;
 mod env;
 mod keeper;
+mod mcp;
 mod run;
 mod workspace;
 
@@ -23,6 +24,9 @@ pub enum Command {
     /// Make, use and keep workspaces: microVMs that stay
     #[command(subcommand)]
     Workspace(workspace::Workspace),
+    /// Serve all of this to a language model's client
+    #[command(subcommand)]
+    Mcp(mcp::Mcp),
     /// Show what this host can run, why, and what would make it better
     Doctor(doctor::Args),
     /// Run the whole life cycle of a VM and print it as JSON
@@ -42,7 +46,7 @@ impl Command {
             Self::Env(env) => env.wants_json(),
             Self::Workspace(workspace) => workspace.wants_json(),
             Self::Doctor(args) => args.json,
-            Self::Demo(_) | Self::Keeper(_) => false,
+            Self::Demo(_) | Self::Keeper(_) | Self::Mcp(_) => false,
             Self::Bench(args) => args.json,
         }
     }
@@ -59,6 +63,7 @@ impl Command {
             Self::Env(env) => env.execute().await,
             Self::Workspace(workspace) => workspace.execute().await,
             Self::Keeper(keeper) => keeper.execute().await,
+            Self::Mcp(mcp) => mcp.execute().await,
             Self::Doctor(args) => args.execute().await,
             Self::Demo(args) => args.execute().await,
             Self::Bench(args) => args.execute().await,
