@@ -6,12 +6,14 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pyro_core::backend::Preference;
+use pyro_core::cause;
 use pyro_core::config::Config;
 use pyro_core::doctor;
 use pyro_core::vm::Factory;
 
 use crate::commands::Dirs;
 use crate::error::CliError;
+use crate::mcp::Roots;
 
 /// The configuration of this process and user.
 ///
@@ -99,6 +101,14 @@ pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
         }
         (None, None) => Ok(Preference::Auto),
     }
+}
+
+/// The directories of this host that a model may use.
+pub fn host_roots(given: Vec<PathBuf>) -> Result<Roots, CliError> {
+    // A working directory that is gone is none to hand out.
+    let working_dir = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
+    Roots::new(given, &working_dir, directory("HOME").as_deref())
+        .map_err(|refusal| CliError::new(cause::chain(&refusal), refusal.hint().map(String::from)))
 }
 
 /// Where the clients of MCP servers keep their files.

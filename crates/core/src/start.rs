@@ -24,6 +24,7 @@ use std::time::{Duration, Instant};
 pub use pyro_vmm::Cache;
 use pyro_vmm::{Accelerator, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
 pub use remark::Remark;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cause;
@@ -36,7 +37,7 @@ use crate::timeline::{Step, Timeline};
 use crate::vm::VmError;
 
 /// How a guest came to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     /// From a template.

@@ -143,11 +143,6 @@ impl Roots {
         Ok(Self { dirs, none })
     }
 
-    /// The directories, real paths, in the order in which they were given.
-    pub fn dirs(&self) -> &[PathBuf] {
-        &self.dirs
-    }
-
     /// A file or directory that exists, held open.
     ///
     /// # Errors

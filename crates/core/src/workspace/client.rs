@@ -65,6 +65,13 @@ impl Workspaces {
         }
     }
 
+    /// The id that an id or a name means, as far as it can be told without asking anybody: what is no name of one stays
+    /// as it is.
+    pub fn resolve(&self, given: &str) -> String {
+        let named = super::check_snapshot_name(given).ok().and_then(|()| layout::named(self.root(), given));
+        named.unwrap_or_else(|| given.to_owned())
+    }
+
     /// The workspace that an id or a name means. One whose time is over is removed instead.
     ///
     /// # Errors

@@ -180,15 +180,16 @@ impl Workspaces {
         }
     }
 
-    /// Reads a file from its beginning, at most `limit` bytes, which `each` is given as they come.
+    /// Reads a file from byte `offset` on, at most `limit` bytes, which `each` is given as they come.
     pub(super) async fn content(
         &self,
         home: &Home,
         path: &[u8],
+        offset: u64,
         limit: u64,
         mut each: impl FnMut(&[u8]) -> Result<(), WorkspaceError>,
     ) -> Result<Entry, WorkspaceError> {
-        let mut talk = self.running(home, FileAsk::Read { path: path.into(), offset: 0, limit }).await?;
+        let mut talk = self.running(home, FileAsk::Read { path: path.into(), offset, limit }).await?;
         let FileReply::Entry { entry } = talk.reply().await? else { return Err(odd()) };
         loop {
             match talk.next().await? {
@@ -222,7 +223,7 @@ impl Workspaces {
         })
     }
 
-    /// The first `max_bytes` of a file: as a payload, and byte for byte. Links are followed inside the workspace.
+    /// At most `max_bytes` of a file from byte `offset` on: as a payload, and byte for byte. Links are followed inside the workspace.
     ///
     /// # Errors
     /// When it does not run, or the path is no regular file in it.
@@ -230,6 +231,7 @@ impl Workspaces {
         &self,
         given: &str,
         path: &Path,
+        offset: u64,
         max_bytes: u64,
     ) -> Result<(FileRead, Vec<u8>), WorkspaceError> {
         check_size(max_bytes)?;
@@ -240,14 +242,15 @@ impl Workspaces {
             content.extend_from_slice(bytes);
             Ok(())
         };
-        let entry = self.content(&home, &plain, max_bytes, each).await?;
+        let entry = self.content(&home, &plain, offset, max_bytes, each).await?;
         let read = FileRead {
             workspace_id: id_of(&home),
             path: shown(&plain),
             size_bytes: entry.size,
             max_bytes,
+            offset,
             content: String::from_utf8_lossy(&content).into_owned(),
-            truncated: entry.size > content.len() as u64,
+            truncated: entry.size > offset.saturating_add(content.len() as u64),
             execution_mode: EXECUTION_MODE,
         };
         Ok((read, content))

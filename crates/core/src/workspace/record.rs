@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
@@ -60,7 +61,7 @@ pub struct Record {
 }
 
 /// What filled `/workspace` at the beginning.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Seed {
     /// `empty`, `directory` or `tar_archive`.
     pub mode: String,
@@ -88,7 +89,7 @@ impl Seed {
 }
 
 /// One secret, without its value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretInfo {
     /// Its name.
     pub name: String,

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Command, Record, SecretInfo, Seed, WORKSPACE_PATH};
@@ -11,7 +12,7 @@ use crate::keeper::{Phase, expires_at};
 pub const EXECUTION_MODE: &str = "guest_vsock";
 
 /// The last command of a history.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LastCommand {
     /// Its number.
     pub sequence: u64,
@@ -41,7 +42,7 @@ impl From<&Command> for LastCommand {
 }
 
 /// Everything about one workspace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
@@ -146,7 +147,7 @@ impl Status {
 }
 
 /// One workspace in a list.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Listed {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
@@ -191,7 +192,7 @@ impl From<Status> for Listed {
 }
 
 /// All workspaces.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct List {
     /// How many.
     pub count: usize,
@@ -200,7 +201,7 @@ pub struct List {
 }
 
 /// One copy of a workspace's disk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotInfo {
     /// Whose.
     pub workspace_id: String,
@@ -225,7 +226,7 @@ pub struct SnapshotInfo {
 }
 
 /// What `workspace snapshot create` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotCreated {
     /// Whose.
     pub workspace_id: String,
@@ -236,7 +237,7 @@ pub struct SnapshotCreated {
 }
 
 /// What `workspace snapshot list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotList {
     /// Whose.
     pub workspace_id: String,
@@ -247,7 +248,7 @@ pub struct SnapshotList {
 }
 
 /// What `workspace snapshot delete` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotDeleted {
     /// Whose.
     pub workspace_id: String,
@@ -258,7 +259,7 @@ pub struct SnapshotDeleted {
 }
 
 /// What `workspace reset` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Reset {
     /// What the workspace is now.
     #[serde(flatten)]
@@ -268,7 +269,7 @@ pub struct Reset {
 }
 
 /// What a workspace was reset to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ResetTo {
     /// Which snapshot.
     pub snapshot_name: String,
@@ -283,7 +284,7 @@ pub struct ResetTo {
 }
 
 /// What `workspace delete` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Deleted {
     /// Which.
     pub workspace_id: String,
@@ -294,7 +295,7 @@ pub struct Deleted {
 }
 
 /// What `workspace exec` says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ExecReport {
     /// Where it ran.
     pub workspace_id: String,
@@ -335,7 +336,7 @@ pub struct ExecReport {
 }
 
 /// The history.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Logs {
     /// Whose.
     pub workspace_id: String,
@@ -346,7 +347,7 @@ pub struct Logs {
 }
 
 /// One command of the history.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LogEntry {
     /// 1 for the first.
     pub sequence: u64,
