@@ -88,6 +88,11 @@ pub fn factory(backend: Option<&str>) -> Result<Factory, CliError> {
     Ok(Factory::new(config()?, preference(backend)?))
 }
 
+/// The token that clients of the MCP server must send: `PYRO_MCP_TOKEN`.
+pub fn mcp_token() -> Option<String> {
+    env::var("PYRO_MCP_TOKEN").ok().filter(|token| !token.is_empty())
+}
+
 /// The backend that the flag, else `PYRO_BACKEND`, else nobody asks for.
 pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
     let from_environment = env::var("PYRO_BACKEND").ok().filter(|text| !text.is_empty());
