@@ -129,7 +129,13 @@ impl From<EnvironmentError> for Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { kind: Kind::NotAllowed, error: cause::chain(&refusal), next: refusal.hint() }
+        let kind = match refusal {
+            Refusal::None { .. } | Refusal::Outside { .. } | Refusal::Root { .. } => Kind::NotAllowed,
+            Refusal::Unusable { .. } => Kind::NotFound,
+            Refusal::Kind { .. } | Refusal::Nameless { .. } => Kind::InvalidArgument,
+            Refusal::Changed { .. } => Kind::Conflict,
+        };
+        Self { kind, error: cause::chain(&refusal), next: refusal.hint().map(Into::into) }
     }
 }
 

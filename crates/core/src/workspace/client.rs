@@ -13,6 +13,7 @@ use super::layout::{self, Home};
 use super::record::{Record, is_id};
 use super::start::{self, Remarks};
 use super::state::State;
+use super::transfer::absolute;
 use super::view::{
     Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
     SnapshotInfo, SnapshotList, Status,
@@ -158,10 +159,10 @@ impl Workspaces {
         moved: &mut (dyn FnMut(Moved) + Send),
     ) -> Result<Status, WorkspaceError> {
         wish.check(host::available_memory_mib())?;
-        if let Some(path) = &mut wish.seed_path {
+        if let Some(path) = wish.seed_path.take() {
             // What is no tree is refused before anything is made.
-            Source::open(path, Limits::default())?;
-            *path = std::path::absolute(&path).map_err(|e| WorkspaceError::file(path, "found", e))?;
+            Source::open(&path, Limits::default())?;
+            wish.seed_path = Some(absolute(path)?);
         }
         layout::sweep(self.root());
         let environment = self.factory.environment(&wish.environment, pull_events).await?;

@@ -1,13 +1,13 @@
 //! What is written down about a workspace: structs of the disk, apart from what payloads show.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
 use super::secrets::{self, Secret};
+use crate::HostPath;
 use crate::vm::{VmRequest, limits};
 
 /// Longest name, bytes.
@@ -125,7 +125,7 @@ pub struct Command {
 }
 
 /// What a workspace is asked to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Wish {
     /// An environment of the catalog, such as `debian:12`.
     pub environment: String,
@@ -144,9 +144,9 @@ pub struct Wish {
     /// What its guest is told and nobody else is shown.
     #[serde(default)]
     pub secrets: Vec<Secret>,
-    /// A directory or an archive of the host that fills `/workspace`; absolute.
+    /// A directory or an archive of the host that fills `/workspace`.
     #[serde(default)]
-    pub seed_path: Option<PathBuf>,
+    pub seed_path: Option<HostPath>,
 }
 
 impl Wish {

@@ -14,13 +14,14 @@ use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
 use super::layout::{self, Home};
 use super::record::SecretInfo;
 use super::{Record, WorkspaceError};
+use crate::HostPath;
 use crate::redact::{Redactor, SHORTEST};
 
 /// Most secrets of one workspace.
@@ -127,13 +128,14 @@ impl Secret {
     ///
     /// # Errors
     /// When the file cannot be read, or what is in it cannot be a value.
-    pub fn from_file(name: impl Into<String>, path: &Path) -> Result<Self, SecretError> {
-        let name = name.into();
+    pub fn from_file(name: impl Into<String>, path: impl Into<HostPath>) -> Result<Self, SecretError> {
+        let (name, path) = (name.into(), path.into());
         check_name(&name)?;
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut bytes));
+        let read =
+            File::open(path.path()).and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut bytes));
         if let Err(source) = read {
-            return Err(SecretError::File { name, path: path.to_owned(), source });
+            return Err(SecretError::File { name, path: path.shown().to_owned(), source });
         }
         if bytes.len() > LONGEST {
             return Err(SecretError::Long(name));
@@ -204,7 +206,7 @@ pub(crate) fn read(home: &Home, record: &Record) -> Result<Vec<Secret>, Workspac
     for SecretInfo { name, source_kind } in &record.secrets {
         check_name(name)?;
         let path = home.secrets().join(name);
-        let secret = Secret::from_file(name, &path)?;
+        let secret = Secret::from_file(name, path)?;
         all.push(Secret { source_kind: source_kind.clone(), ..secret });
     }
     Ok(all)
@@ -312,7 +314,7 @@ mod tests {
         assert!(matches!(Secret::from_file("T", &path), Err(SecretError::Long(_))));
         std::fs::write(&path, b"\xff\xfe\xff\xfe").unwrap();
         assert!(matches!(Secret::from_file("T", &path), Err(SecretError::Text(_))));
-        assert!(matches!(Secret::from_file("T", &dir.path().join("none")), Err(SecretError::File { .. })));
+        assert!(matches!(Secret::from_file("T", dir.path().join("none")), Err(SecretError::File { .. })));
     }
 
     #[test]

@@ -216,19 +216,14 @@ fn check_max_bytes(max_bytes: u64) -> Result<(), Failure> {
 async fn push(host: Arc<Host>, input: Push, call: Call) -> Result<Pushed, Failure> {
     let source = host.roots.source(&input.source_path)?;
     let moved = call.moved("sync");
-    let mut pushed =
-        host.workspaces.push(&input.workspace_id, source.path(), Path::new(&input.dest), moved).await?;
-    pushed.workspace_sync.source_path = source.shown().display().to_string();
-    Ok(pushed)
+    Ok(host.workspaces.push(&input.workspace_id, source, Path::new(&input.dest), moved).await?)
 }
 
 async fn export(host: Arc<Host>, input: Export, call: Call) -> Result<Exported, Failure> {
     let output = host.roots.target(&input.output_path)?;
     let moved = call.moved("export");
     let path = Path::new(&input.path);
-    let mut exported = host.workspaces.export(&input.workspace_id, path, output.path(), moved).await?;
-    exported.output_path = output.shown().display().to_string();
-    Ok(exported)
+    Ok(host.workspaces.export(&input.workspace_id, path, output, moved).await?)
 }
 
 async fn diff(host: Arc<Host>, input: Compare, _: Call) -> Result<Compared, Failure> {
@@ -280,9 +275,7 @@ async fn patch(host: Arc<Host>, input: Apply, _: Call) -> Result<Patched, Failur
 
 async fn disk_export(host: Arc<Host>, input: ExportDisk, _: Call) -> Result<DiskExported, Failure> {
     let output = host.roots.target(&input.output_path)?;
-    let mut exported = host.workspaces.export_disk(&input.workspace_id, output.path()).await?;
-    exported.output_path = output.shown().display().to_string();
-    Ok(exported)
+    Ok(host.workspaces.export_disk(&input.workspace_id, output).await?)
 }
 
 async fn disk_list(host: Arc<Host>, input: ListFiles, _: Call) -> Result<DiskList, Failure> {

@@ -195,7 +195,7 @@ fn secrets(host: &Host, given: Vec<BTreeMap<String, String>>) -> Result<Vec<Secr
             (Some(value), None) => Secret::literal(name, value)?,
             (None, Some(path)) => {
                 let file = host.roots.source(&path)?;
-                Secret::from_file(name, file.path())?
+                Secret::from_file(name, file)?
             }
             _ => return Err(wrong("one has both value and file_path, or neither")),
         });
@@ -229,7 +229,7 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Fa
         labels: input.labels.unwrap_or_default(),
         allow_host_compat: input.allow_host_compat,
         secrets: secrets(&host, input.secrets.unwrap_or_default())?,
-        seed_path: seed.as_ref().map(|seed| seed.path().to_owned()),
+        seed_path: seed,
         ..Wish::new(input.environment)
     };
     let moved = call.moved("seed");
