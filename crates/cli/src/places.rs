@@ -6,14 +6,12 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pyro_core::backend::Preference;
-use pyro_core::cause;
 use pyro_core::config::Config;
 use pyro_core::doctor;
 use pyro_core::vm::Factory;
 
 use crate::commands::Dirs;
 use crate::error::CliError;
-use crate::mcp::Roots;
 
 /// The configuration of this process and user.
 ///
@@ -91,6 +89,18 @@ pub fn factory(backend: Option<&str>) -> Result<Factory, CliError> {
     Ok(Factory::new(config()?, preference(backend)?))
 }
 
+/// The working directory and, where there is one, the home directory.
+pub fn here() -> Result<(PathBuf, Option<PathBuf>), CliError> {
+    let working_dir = env::current_dir()
+        .map_err(|error| CliError::new(format!("the working directory cannot be read: {error}"), None))?;
+    Ok((working_dir, directory("HOME")))
+}
+
+/// The token that clients of the MCP server must send: `PYRO_MCP_TOKEN`.
+pub fn mcp_token() -> Option<String> {
+    env::var("PYRO_MCP_TOKEN").ok().filter(|token| !token.is_empty())
+}
+
 /// The backend that the flag, else `PYRO_BACKEND`, else nobody asks for.
 pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
     let from_environment = env::var("PYRO_BACKEND").ok().filter(|text| !text.is_empty());
@@ -101,14 +111,6 @@ pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
         }
         (None, None) => Ok(Preference::Auto),
     }
-}
-
-/// The directories of this host that a model may use.
-pub fn host_roots(given: Vec<PathBuf>) -> Result<Roots, CliError> {
-    // A working directory that is gone is none to hand out.
-    let working_dir = env::current_dir().unwrap_or_else(|_| PathBuf::from("/"));
-    Roots::new(given, &working_dir, directory("HOME").as_deref())
-        .map_err(|refusal| CliError::new(cause::chain(&refusal), refusal.hint().map(String::from)))
 }
 
 /// Where the clients of MCP servers keep their files.

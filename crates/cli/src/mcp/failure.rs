@@ -1,7 +1,5 @@
 //! What went wrong, in words that a model can act on. It is a tool's result, not an error of the protocol.
 
-use std::io::ErrorKind;
-
 use pyro_core::cause;
 use pyro_core::environment::EnvironmentError;
 use pyro_core::vm::{LimitError, VmError};
@@ -131,14 +129,13 @@ impl From<EnvironmentError> for Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        let kind = match &refusal {
-            Refusal::None { .. } | Refusal::Outside { .. } => Kind::NotAllowed,
-            Refusal::Kind { .. } | Refusal::Nameless { .. } | Refusal::Root { .. } => Kind::InvalidArgument,
+        let kind = match refusal {
+            Refusal::None { .. } | Refusal::Outside { .. } | Refusal::Root { .. } => Kind::NotAllowed,
+            Refusal::Unusable { .. } => Kind::NotFound,
+            Refusal::Kind { .. } | Refusal::Nameless { .. } => Kind::InvalidArgument,
             Refusal::Changed { .. } => Kind::Conflict,
-            Refusal::Unusable { source, .. } if source.kind() == ErrorKind::NotFound => Kind::NotFound,
-            Refusal::Unusable { .. } => Kind::Failed,
         };
-        Self { kind, error: cause::chain(&refusal), next: refusal.hint().map(String::from) }
+        Self { kind, error: cause::chain(&refusal), next: refusal.hint().map(Into::into) }
     }
 }
 

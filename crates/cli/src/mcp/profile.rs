@@ -34,6 +34,11 @@ const CORE: [&str; 16] = [
 ];
 
 impl Profile {
+    /// Whether it is about workspaces too.
+    pub fn has_workspaces(self) -> bool {
+        self != Self::VmRun
+    }
+
     /// Whether a tool of this name is shown.
     pub fn shows(self, tool: &str) -> bool {
         match self {

@@ -143,6 +143,14 @@ impl Roots {
         Ok(Self { dirs, none })
     }
 
+    /// What a model is told of them before it names a path.
+    pub fn words(&self) -> String {
+        match self.dirs.as_slice() {
+            [] => format!("No path of the host may be used: {}.", self.none),
+            dirs => format!("Paths of the host must be below {}; relative ones begin there.", shown(dirs)),
+        }
+    }
+
     /// A file or directory that exists, held open.
     ///
     /// # Errors

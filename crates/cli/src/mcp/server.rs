@@ -4,8 +4,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rmcp::model::{
-    CallToolRequestParams, CallToolResponse, CallToolResult, ContentBlock, ErrorCode, ErrorData,
-    Implementation, ListToolsResult, PaginatedRequestParams, ServerCapabilities, ServerConfig, Tool as Shown,
+    CallToolRequestParams, CallToolResponse, CallToolResult, CompleteRequestParams, CompleteResult,
+    CompletionInfo, ContentBlock, ErrorCode, ErrorData, GetPromptRequestParams, GetPromptResponse,
+    Implementation, ListPromptsResult, ListResourceTemplatesResult, ListResourcesResult, ListToolsResult,
+    PaginatedRequestParams, ReadResourceRequestParams, ReadResourceResponse, ReadResourceResult,
+    ServerCapabilities, ServerConfig, Tool as Shown,
 };
 use rmcp::service::RequestContext;
 use rmcp::transport::async_rw::AsyncRwTransport;
@@ -16,9 +19,10 @@ use super::host::Host;
 use super::profile::Profile;
 use super::tool::{Ordered, Tool};
 use super::tools;
+use super::{prompts, resources};
 
 /// Longest message from a client, bytes: a file of 64 MiB, every byte of it escaped, is longer; a sync is for those.
-const LONGEST: usize = 128 << 20;
+pub const LONGEST: usize = 128 << 20;
 
 /// What a client is told about this server, for its model.
 const INSTRUCTIONS: &str = "\
@@ -29,12 +33,18 @@ pyro gives you isolated Linux machines; nothing that runs in them touches the pe
 4. workspace_diff shows all that changed since the beginning; workspace_reset goes back to it.
 5. workspace_export copies results to the host; workspace_delete when done.";
 
+/// The same where there is one tool.
+const ALONE: &str = "\
+pyro runs a command in an isolated Linux machine that is thrown away afterwards; nothing in it touches the person's \
+host. A command's exit code is its own, not a failure of the tool.";
+
 /// One server, for any number of clients.
 #[derive(Clone)]
 pub struct Server {
     host: Arc<Host>,
     /// In the order in which they are shown.
     tools: Arc<Vec<Tool>>,
+    profile: Profile,
     by_name: Arc<BTreeMap<String, usize>>,
 }
 
@@ -43,7 +53,7 @@ impl Server {
     pub fn new(host: Arc<Host>, profile: Profile) -> Self {
         let tools: Vec<Tool> = tools::all().into_iter().filter(|tool| profile.shows(tool.name())).collect();
         let by_name = tools.iter().enumerate().map(|(at, tool)| (tool.name().to_owned(), at)).collect();
-        Self { host, tools: tools.into(), by_name: Arc::new(by_name) }
+        Self { host, tools: tools.into(), profile, by_name: Arc::new(by_name) }
     }
 
     async fn call(
@@ -75,7 +85,7 @@ impl Server {
             done = done => done,
             // Dropping the call ends what it began.
             () = context.ct.cancelled() => {
-                return Err(ErrorData::new(ErrorCode::INTERNAL_ERROR, "the call was cancelled", None));
+                return Err(cancelled());
             }
         };
         Ok(match done {
@@ -89,11 +99,22 @@ impl Server {
     }
 }
 
+fn cancelled() -> ErrorData {
+    ErrorData::new(ErrorCode::INTERNAL_ERROR, "the call was cancelled", None)
+}
+
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        let mut info = ServerConfig::new(ServerCapabilities::builder().enable_tools().build());
+        let capabilities = ServerCapabilities::builder().enable_tools().enable_prompts();
+        let mut info = ServerConfig::new(match self.profile.has_workspaces() {
+            true => capabilities.enable_resources().enable_completions().build(),
+            false => capabilities.build(),
+        });
         info.server_info = Implementation::new("pyro", env!("CARGO_PKG_VERSION"));
-        info.instructions = Some(INSTRUCTIONS.into());
+        info.instructions = Some(match self.profile.has_workspaces() {
+            true => format!("{INSTRUCTIONS}\n{}", self.host.roots.words()),
+            false => ALONE.into(),
+        });
         info
     }
 
@@ -108,6 +129,74 @@ impl ServerHandler for Server {
 
     fn get_tool(&self, name: &str) -> Option<Shown> {
         self.by_name.get(name).and_then(|at| self.tools.get(*at)).map(|tool| tool.shown().clone())
+    }
+
+    async fn list_prompts(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListPromptsResult, ErrorData> {
+        Ok(ListPromptsResult::with_all_items(prompts::list(self.profile.has_workspaces())))
+    }
+
+    async fn get_prompt(
+        &self,
+        request: GetPromptRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<GetPromptResponse, ErrorData> {
+        let arguments = request.arguments.unwrap_or_default();
+        Ok(prompts::get(&request.name, &arguments, self.profile.has_workspaces())?.into())
+    }
+
+    async fn list_resources(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourcesResult, ErrorData> {
+        Ok(ListResourcesResult::with_all_items(match self.profile.has_workspaces() {
+            true => resources::list(&self.host).await?,
+            false => Vec::new(),
+        }))
+    }
+
+    async fn list_resource_templates(
+        &self,
+        _: Option<PaginatedRequestParams>,
+        _: RequestContext<RoleServer>,
+    ) -> Result<ListResourceTemplatesResult, ErrorData> {
+        Ok(ListResourceTemplatesResult::with_all_items(match self.profile.has_workspaces() {
+            true => resources::templates(),
+            false => Vec::new(),
+        }))
+    }
+
+    async fn read_resource(
+        &self,
+        request: ReadResourceRequestParams,
+        context: RequestContext<RoleServer>,
+    ) -> Result<ReadResourceResponse, ErrorData> {
+        if !self.profile.has_workspaces() {
+            return Err(ErrorData::resource_not_found("this profile has no resources", None));
+        }
+        tokio::select! {
+            read = resources::read(&self.host, &request.uri) => Ok(ReadResourceResult::new(read?).into()),
+            () = context.ct.cancelled() => Err(cancelled()),
+        }
+    }
+
+    async fn complete(
+        &self,
+        request: CompleteRequestParams,
+        _: RequestContext<RoleServer>,
+    ) -> Result<CompleteResult, ErrorData> {
+        let values = match request.argument.name.as_str() {
+            "workspace_id" if self.profile.has_workspaces() => {
+                resources::workspaces_like(&self.host, &request.argument.value).await
+            }
+            _ => Vec::new(),
+        };
+        let completion = CompletionInfo::with_all_values(values);
+        Ok(CompleteResult::new(completion.map_err(|error| ErrorData::internal_error(error, None))?))
     }
 
     async fn call_tool(

@@ -248,7 +248,7 @@ fn a_root_may_be_given_through_a_link() {
     let link = place.dir.path().join("way");
     symlink(&place.root, &link).unwrap();
     let relative = Roots::new(vec!["way".into()], place.dir.path(), None).unwrap();
-    assert_eq!(relative.dirs, std::slice::from_ref(&place.root));
+    assert_eq!(relative.dirs.as_slice(), std::slice::from_ref(&place.root));
     // Either name of it may be said.
     for way in [&link, &place.root] {
         let held = relative.source(way.join("tree").to_str().unwrap()).unwrap();
@@ -256,7 +256,7 @@ fn a_root_may_be_given_through_a_link() {
     }
     assert!(matches!(relative.source(place.away.to_str().unwrap()), Err(Refusal::Outside { .. })));
     let both = Roots::new(vec![link, place.root.clone(), place.away.clone()], Path::new("/"), None).unwrap();
-    assert_eq!(both.dirs, [place.root.clone(), place.away.clone()]);
+    assert_eq!(both.dirs.as_slice(), [place.root.clone(), place.away.clone()]);
     assert!(both.source(place.away.join("mine").to_str().unwrap()).is_ok());
 }
 
@@ -280,10 +280,10 @@ fn nobody_hands_out_a_home_without_saying_so() {
         }
     }
     let project = Roots::new(Vec::new(), &place.root.join("tree"), Some(&home)).unwrap();
-    assert_eq!(project.dirs, [place.root.join("tree")]);
+    assert_eq!(project.dirs.as_slice(), [place.root.join("tree")]);
     // Who says it means it.
     let said = Roots::new(vec![home.clone()], Path::new("/"), Some(&home)).unwrap();
-    assert_eq!(said.dirs, std::slice::from_ref(&place.root));
+    assert_eq!(said.dirs.as_slice(), std::slice::from_ref(&place.root));
     for bad in [place.root.join("none"), place.root.join("tree/mine")] {
         assert!(matches!(Roots::new(vec![bad], Path::new("/"), None), Err(Refusal::Root { .. })));
     }

@@ -100,6 +100,9 @@ struct Create {
     /// Such as {"issue": "42"}
     #[serde(default)]
     labels: Option<BTreeMap<String, String>>,
+    /// Begin as this workspace is now, with its files, resources and running processes
+    #[serde(default)]
+    fork_of: Option<String>,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -190,7 +193,10 @@ fn secrets(host: &Host, given: Vec<BTreeMap<String, String>>) -> Result<Vec<Secr
         }
         all.push(match (value, file) {
             (Some(value), None) => Secret::literal(name, value)?,
-            (None, Some(path)) => Secret::from_file(name, host.roots.source(&path)?)?,
+            (None, Some(path)) => {
+                let file = host.roots.source(&path)?;
+                Secret::from_file(name, file)?
+            }
             _ => return Err(wrong("one has both value and file_path, or neither")),
         });
     }
@@ -206,6 +212,13 @@ pub(super) fn secret_env(given: Option<BTreeMap<String, String>>) -> Result<Vec<
 async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Failure> {
     if input.network_policy != "off" {
         return Err(WorkspaceError::NotYet("a network policy other than off").into());
+    }
+    if let Some(origin) = input.fork_of {
+        if input.seed_path.is_some() || input.secrets.is_some() {
+            let next = "leave seed_path and secrets out: a fork has those of its origin";
+            return Err(Failure::invalid("fork_of excludes seed_path and secrets", next));
+        }
+        return fork(&host, &input.environment, &origin, input.name, input.labels, &call).await;
     }
     let seed = input.seed_path.as_deref().map(|path| host.roots.source(path)).transpose()?;
     let wish = Wish {
@@ -225,6 +238,40 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Fa
         .create(wish, call.pulled(), &mut |remark| call.remark(remark), &mut |m| moved(m))
         .await?;
     Ok(status)
+}
+
+/// A workspace as another is now.
+async fn fork(
+    host: &Host,
+    environment: &str,
+    origin: &str,
+    name: Option<String>,
+    labels: Option<BTreeMap<String, String>>,
+    call: &Call,
+) -> Result<Status, Failure> {
+    let there = host.workspaces.status(origin).await?.environment;
+    if there != environment {
+        return Err(Failure::invalid(
+            format!("environment: workspace {origin} is made from {there}, and so are its forks"),
+            format!("give {there}"),
+        ));
+    }
+    let forks = host.workspaces.fork(origin, 1, None, &mut |remark| call.remark(remark)).await?;
+    let Some(fork) = forks.into_iter().next() else {
+        return Err(Failure::invalid("there is no fork", "try again"));
+    };
+    let changes = Changes { name, labels: labels.unwrap_or_default(), ..Changes::default() };
+    if changes.is_empty() {
+        return Ok(fork);
+    }
+    match host.workspaces.update(&fork.workspace_id, changes).await {
+        Ok(status) => Ok(status),
+        Err(error) => {
+            // One that cannot be called as asked is not left behind without a name.
+            let _ = host.workspaces.delete(&fork.workspace_id).await;
+            Err(error.into())
+        }
+    }
 }
 
 async fn list(host: Arc<Host>, _: Nothing, _: Call) -> Result<List, Failure> {
