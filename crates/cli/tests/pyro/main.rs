@@ -8,6 +8,7 @@ mod contract;
 mod microvm_bad_days;
 mod microvm_bench;
 mod microvm_endings;
+mod microvm_mcp_clients;
 mod microvm_run;
 mod microvm_template;
 mod microvm_workspace;

@@ -92,7 +92,12 @@ impl World {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pyro"));
+        self.program(Path::new(env!("CARGO_BIN_EXE_pyro")), args)
+    }
+
+    /// Another program in this world.
+    pub fn program(&self, program: &Path, args: &[&str]) -> Command {
+        let mut command = Command::new(program);
         command.args(args).env_clear();
         for keep in ["PATH", "TERM", "http_proxy", "https_proxy", "no_proxy"] {
             if let Some(value) = std::env::var_os(keep) {
