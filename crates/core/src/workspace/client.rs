@@ -9,13 +9,14 @@ use std::time::Duration;
 use futures::StreamExt as _;
 use tokio::net::UnixStream;
 
+use super::holder::Holder;
 use super::layout::{self, Home};
 use super::record::{Record, is_id};
 use super::start::{self, Remarks};
 use super::state::State;
 use super::view::{
     Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
-    SnapshotInfo, SnapshotList, Status,
+    SnapshotInfo, SnapshotList, Status, UNRESPONSIVE,
 };
 use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
 use crate::archive::{Limits, Source};
@@ -25,7 +26,11 @@ use crate::vm::Factory;
 use crate::{host, identity};
 
 /// How long a keeper may take to greet and to answer what it knows.
-const PROMPT: Duration = Duration::from_secs(30);
+const PROMPT: Duration = Duration::from_secs(10);
+/// How long it may take to greet who only looks, and can say that it does not.
+const GLANCE: Duration = Duration::from_secs(2);
+/// Workspaces that are looked at at once.
+const LOOKS: usize = 64;
 /// How long it may take over what copies a disk or ends a guest.
 const LONG: Duration = Duration::from_secs(1800);
 /// Most forks at once.
@@ -104,14 +109,22 @@ impl Workspaces {
 
     /// Meets the keeper, if one lives.
     pub(super) async fn meet(&self, home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
+        self.meet_within(home, PROMPT).await
+    }
+
+    async fn meet_within(
+        &self,
+        home: &Home,
+        within: Duration,
+    ) -> Result<Option<Conversation>, WorkspaceError> {
         let Some(mut stream) = keeper::connect(home).await? else { return Ok(None) };
-        let greeted = tokio::time::timeout(PROMPT, keeper::receive::<Greeting>(&mut stream)).await;
+        let greeted = tokio::time::timeout(within, keeper::receive::<Greeting>(&mut stream)).await;
         let greeting = match greeted {
             Ok(Ok(greeting)) => greeting,
             // It ended just now.
             Ok(Err(_)) if matches!(keeper::connect(home).await, Ok(None)) => return Ok(None),
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(silent()),
+            Err(_) => return Err(WorkspaceError::Silent),
         };
         if !(OLDEST..=GENERATION).contains(&greeting.generation) {
             return Err(WorkspaceError::Generation { version: greeting.version });
@@ -119,7 +132,7 @@ impl Workspaces {
         Ok(Some(Conversation { stream, greeting }))
     }
 
-    /// Asks the keeper, if one lives.
+    /// Asks the keeper, if one lives. One that works long on the answer still greets others meanwhile, or it hangs.
     pub(super) async fn ask(
         &self,
         home: &Home,
@@ -131,11 +144,23 @@ impl Workspaces {
             keeper::send(&mut conversation.stream, call).await?;
             keeper::receive::<Answer>(&mut conversation.stream).await
         };
-        match tokio::time::timeout(within, talk).await {
+        let hangs = async {
+            loop {
+                tokio::time::sleep(PROMPT).await;
+                if matches!(self.meet(home).await, Err(WorkspaceError::Silent)) {
+                    return;
+                }
+            }
+        };
+        let answered = tokio::select! {
+            answered = tokio::time::timeout(within, talk) => answered,
+            () = hangs => return Err(WorkspaceError::Silent),
+        };
+        match answered {
             Ok(Ok(Answer::Failed { fault })) => Err(WorkspaceError::Told(fault)),
             Ok(Ok(answer)) => Ok(Some(answer)),
             Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(silent()),
+            Err(_) => Err(WorkspaceError::Silent),
         }
     }
 
@@ -262,7 +287,7 @@ impl Workspaces {
             if self.expire(&home).await { None } else { self.look(&home).await.ok() }
         });
         let mut found: Vec<Status> = futures::stream::iter(looks)
-            .buffer_unordered(32)
+            .buffer_unordered(LOOKS)
             .filter_map(|status| async { status })
             .collect()
             .await;
@@ -273,7 +298,7 @@ impl Workspaces {
 
     /// What a workspace is now, from its database and its keeper's greeting.
     async fn look(&self, home: &Home) -> Result<Status, WorkspaceError> {
-        let met = self.meet(home).await;
+        let met = self.meet_within(home, GLANCE).await;
         let state = home.read()?;
         let (record, count, last) = (state.record()?, state.command_count()?, state.last_command()?);
         let mut status = match &met {
@@ -284,12 +309,15 @@ impl Workspaces {
             Ok(None) => Status::new(record, Phase::Stopped, count, last.as_ref()),
             Err(error) => {
                 let mut status = Status::new(record, Phase::Stopped, count, last.as_ref());
-                status.state = "unknown".into();
+                status.state = UNRESPONSIVE.into();
                 status.metadata.insert("keeper".into(), crate::cause::chain(error));
                 status
             }
         };
-        status.keeper_pid = met.ok().flatten().map(|conversation| conversation.greeting.pid);
+        status.keeper_pid = match met {
+            Ok(met) => met.map(|conversation| conversation.greeting.pid),
+            Err(_) => Holder::of(home).map(|holder| holder.pid()),
+        };
         status.count_services(&state)?;
         Ok(status)
     }
@@ -333,27 +361,51 @@ impl Workspaces {
         Ok((locked, State::open(&home.state_path())?))
     }
 
-    /// Ends everything of a workspace and removes it.
+    /// Ends everything of a workspace and removes it, its keeper too where that hangs.
     ///
     /// # Errors
     /// When there is no such one, or something of it cannot be removed.
     pub async fn delete(&self, given: &str) -> Result<Deleted, WorkspaceError> {
         let home = self.find(given).await?;
-        let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match self.ask(&home, &Call::Delete, LONG).await {
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                let (held, state) = self.own(&home).await?;
-                let name = state.record()?.name;
-                drop(state);
-                keeper::remove(&home, name.as_deref(), &id)?;
-                drop(held);
-            }
+        let asked = match self.ask(&home, &Call::Delete, LONG).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => self.remove(&home).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(()) => {}
             // It went while we asked: somebody else deleted it, and that is what was wanted.
             Err(_) if !home.exists() => {}
+            Err(WorkspaceError::Silent | WorkspaceError::Locked) => {
+                end_keeper(&home).await?;
+                self.remove(&home).await?;
+            }
             Err(error) => return Err(error),
         }
+        let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         Ok(Deleted { workspace_id: id, deleted: true, reason: "explicit_delete" })
+    }
+
+    /// Removes one that no keeper has.
+    async fn remove(&self, home: &Home) -> Result<(), WorkspaceError> {
+        let (held, state) = self.own(home).await?;
+        let Record { name, id, .. } = state.record()?;
+        drop(state);
+        keeper::remove(home, name.as_deref(), &id)?;
+        drop(held);
+        Ok(())
+    }
+
+    /// Ends the keeper, and the guest with it, as if their power had gone: also one that hangs. Disk and history stay.
+    ///
+    /// # Errors
+    /// When there is no such workspace, or another process than its keeper works on it.
+    pub async fn force_stop(&self, given: &str) -> Result<Status, WorkspaceError> {
+        let home = self.find(given).await?;
+        if home.try_lock()?.is_none() {
+            end_keeper(&home).await?;
+        }
+        self.look(&home).await
     }
 
     /// Ends the guest, cleanly. A stopped workspace stays so.
@@ -557,8 +609,9 @@ fn read_text(path: &Path) -> String {
     String::from_utf8_lossy(&bytes).into_owned()
 }
 
-fn silent() -> WorkspaceError {
-    WorkspaceError::KeeperLost { what: "does not answer", log: None }
+/// Kills the keeper that has the workspace's lock.
+async fn end_keeper(home: &Home) -> Result<(), WorkspaceError> {
+    Holder::of(home).ok_or(WorkspaceError::Locked)?.kill().await
 }
 
 pub(super) fn odd() -> WorkspaceError {

@@ -150,6 +150,12 @@ pub enum WorkspaceError {
         /// The end of its log.
         log: Option<String>,
     },
+    /// The keeper lives and says nothing.
+    #[error("the workspace's keeper does not answer")]
+    Silent,
+    /// The keeper cannot be ended.
+    #[error("the workspace's keeper cannot be ended")]
+    Kill(#[source] io::Error),
     /// The conversation with the keeper broke.
     #[error("the workspace's keeper cannot be talked to")]
     Protocol(#[from] ProtocolError),
@@ -326,6 +332,9 @@ impl WorkspaceError {
                 "`pyro workspace start` brings it back".into()
             }
             Self::Refused(_) | Self::Locked => "wait a moment and try again".into(),
+            Self::Silent => {
+                "`pyro workspace stop --force` ends it; the workspace's disk and history stay".into()
+            }
             Self::Generation { .. } => {
                 "stop it with the pyro that started it, or end its keeper's process; its disk and history stay".into()
             }
@@ -373,6 +382,7 @@ impl WorkspaceError {
             Self::Baseline => "baseline",
             Self::Refused(_) | Self::Stopped | Self::Locked => "state",
             Self::GuestEnded(_) => "guest_ended",
+            Self::Silent => "keeper_silent",
             Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",
             Self::ShellUnknown { .. } => "shell_unknown",
             Self::ShellEnded { .. } => "shell_ended",

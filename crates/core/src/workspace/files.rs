@@ -43,7 +43,7 @@ impl Ear {
     async fn next(&mut self) -> Result<Heard<'_>, WorkspaceError> {
         let heard = tokio::time::timeout(LONG, keeper::receive_frame(&mut self.reader, &mut self.body));
         let lost = |what| WorkspaceError::KeeperLost { what, log: None };
-        match heard.await.map_err(|_| lost("does not answer"))? {
+        match heard.await.map_err(|_| WorkspaceError::Silent)? {
             Ok(Some(BYTES)) => Ok(Heard::Bytes(&self.body)),
             Ok(Some(Channel::Message)) => {
                 match serde_json::from_slice(&self.body).map_err(ProtocolError::Message)? {

@@ -9,7 +9,8 @@
 //!     ID/
 //!       layout           the version of all this
 //!       edit.lock        held while files of the guest are read to be written back changed
-//!       lock             held by the keeper for its life, or by who works on a stopped workspace
+//!       lock             held by the keeper for its life, who says in it who it is, or by who works on a stopped
+//!                        workspace
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
 //!       secrets/NAME     their values, mode 0600
@@ -138,14 +139,19 @@ impl Home {
         }
     }
 
+    /// The file of its lock, in which its keeper says who it is.
+    pub(crate) fn lock_path(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
     /// Takes its lock if nobody has it.
     pub(crate) fn try_lock(&self) -> Result<Option<Lock>, WorkspaceError> {
-        lock::try_acquire(&self.path.join("lock")).map_err(WorkspaceError::of_lock)
+        lock::try_acquire(&self.lock_path()).map_err(WorkspaceError::of_lock)
     }
 
     /// Takes its lock, which somebody may hold for a moment. Blocks.
     pub(crate) fn lock(&self) -> Result<Lock, WorkspaceError> {
-        acquire(&self.path.join("lock"))
+        acquire(&self.lock_path())
     }
 
     /// Held by who reads files of the guest to write them back changed. Blocks.

@@ -4,6 +4,7 @@
 //!   client    what front ends call: asks a keeper, or does it itself under the lock where none lives
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
+//!   holder    who holds a lock, to end one that hangs
 //!   shells, services, jobs    what goes on in a guest     spool     what that wrote, in files
 //!   state     the database                         record   what is in it; view: what payloads show
 //!   secrets   what may be one, where they are kept
@@ -25,6 +26,7 @@ mod error;
 mod files;
 mod files_view;
 mod fresh;
+pub(crate) mod holder;
 pub(crate) mod jobs;
 pub(crate) mod layout;
 mod offline;
@@ -64,7 +66,7 @@ pub(crate) use transfer::mode as source_mode;
 pub(crate) use view::EXECUTION_MODE;
 pub use view::{
     Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,
-    SnapshotDeleted, SnapshotInfo, SnapshotList, Status,
+    SnapshotDeleted, SnapshotInfo, SnapshotList, Status, UNRESPONSIVE,
 };
 
 use std::path::Path;

@@ -10,6 +10,9 @@ use crate::keeper::{Phase, expires_at};
 /// How commands of a workspace run: in a guest, or not at all.
 pub const EXECUTION_MODE: &str = "guest_vsock";
 
+/// The state of a workspace whose keeper does not answer: whether it runs is not known.
+pub const UNRESPONSIVE: &str = "unresponsive";
+
 /// The last command of a history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LastCommand {
@@ -65,7 +68,7 @@ pub struct Status {
     pub last_activity_at: f64,
     /// When it is stopped if nothing happens, Unix seconds. Absent without a time to live.
     pub expires_at: Option<f64>,
-    /// `started`, `stopped`, or what happens to it now.
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
     /// `off`.
     pub network_policy: String,
@@ -156,7 +159,7 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
     /// The environment's name.
     pub environment: String,
-    /// `started`, `stopped`, or what happens to it now.
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
     /// Unix seconds.
     pub created_at: f64,

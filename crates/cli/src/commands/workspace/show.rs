@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{FileEntry, List, SnapshotList, Status};
+use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE};
 
 use crate::error::CliError;
 
@@ -83,6 +83,10 @@ pub fn status(status: &Status) {
     }
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
+    }
+    if status.state == UNRESPONSIVE {
+        let pid = status.keeper_pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        rows.push(("keeper", format!("does not answer{pid}; `pyro workspace stop --force` ends it")));
     }
     if status.state == "stopped"
         && let Some(why) = status.metadata.get("stopped_because")
