@@ -2,7 +2,6 @@
 //! itself under the workspace's lock.
 
 use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,8 +14,8 @@ use super::record::{Record, is_id};
 use super::start::{self, Remarks};
 use super::state::State;
 use super::view::{
-    Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
-    SnapshotInfo, SnapshotList, Status, UNRESPONSIVE,
+    Deleted, EXECUTION_MODE, List, Reset, ResetTo, SnapshotCreated, SnapshotDeleted, SnapshotInfo,
+    SnapshotList, Status, UNRESPONSIVE, Unreadable,
 };
 use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
 use crate::archive::{Limits, Source};
@@ -35,8 +34,6 @@ const LOOKS: usize = 64;
 const LONG: Duration = Duration::from_secs(1800);
 /// Most forks at once.
 pub(super) const FORKS: std::ops::RangeInclusive<u32> = 1..=64;
-/// Longest kept stream: the first and the last MiB, and a line between them.
-const KEPT: u64 = (2 * crate::capture::KEPT as u64) + 256;
 
 /// The workspaces of this user.
 #[derive(Clone, Debug)]
@@ -276,24 +273,36 @@ impl Workspaces {
         Err(error)
     }
 
-    /// All workspaces, the one that was used last first.
+    /// All workspaces, the one that was used last first, and those that cannot be read.
     ///
     /// # Errors
-    /// When the directory cannot be read; one workspace that cannot is left out.
+    /// When the directory cannot be read.
     pub async fn list(&self) -> Result<List, WorkspaceError> {
         layout::sweep(self.root());
         let homes = layout::ids(self.root())?.into_iter().map(|id| Home::of(self.root(), &id));
         let looks = homes.map(|home| async move {
-            if self.expire(&home).await { None } else { self.look(&home).await.ok() }
+            if self.expire(&home).await {
+                return None;
+            }
+            let looked = self.look(&home).await;
+            // One that went meanwhile is not there.
+            home.exists().then_some((home, looked))
         });
-        let mut found: Vec<Status> = futures::stream::iter(looks)
-            .buffer_unordered(LOOKS)
-            .filter_map(|status| async { status })
-            .collect()
-            .await;
-        found.sort_by(|a, b| b.last_activity_at.total_cmp(&a.last_activity_at));
-        let workspaces: Vec<_> = found.into_iter().map(super::Listed::from).collect();
-        Ok(List { count: workspaces.len(), workspaces })
+        let mut looks = futures::stream::iter(looks).buffer_unordered(LOOKS);
+        let (mut workspaces, mut unreadable) = (Vec::new(), Vec::new());
+        while let Some(looked) = looks.next().await {
+            match looked {
+                None => {}
+                Some((_, Ok(status))) => workspaces.push(super::Listed::from(status)),
+                Some((home, Err(error))) => unreadable.push(Unreadable {
+                    workspace_id: super::files::id_of(&home),
+                    error: crate::cause::chain(&error),
+                }),
+            }
+        }
+        workspaces.sort_by(|a, b| b.last_activity_at.total_cmp(&a.last_activity_at));
+        unreadable.sort_by(|a, b| a.workspace_id.cmp(&b.workspace_id));
+        Ok(List { count: workspaces.len(), workspaces, unreadable })
     }
 
     /// What a workspace is now, from its database and its keeper's greeting.
@@ -382,8 +391,7 @@ impl Workspaces {
             }
             Err(error) => return Err(error),
         }
-        let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        Ok(Deleted { workspace_id: id, deleted: true, reason: "explicit_delete" })
+        Ok(Deleted { workspace_id: super::files::id_of(&home), deleted: true, reason: "explicit_delete" })
     }
 
     /// Removes one that no keeper has.
@@ -557,35 +565,6 @@ impl Workspaces {
         let workspace_id = home.read()?.record()?.id;
         Ok(SnapshotDeleted { workspace_id, snapshot_name: name.to_owned(), deleted: true })
     }
-
-    /// The history with what was kept of each command's output.
-    ///
-    /// # Errors
-    /// When there is no such workspace, or it cannot be read.
-    pub async fn logs(&self, given: &str) -> Result<Logs, WorkspaceError> {
-        let home = self.find(given).await?;
-        let state = home.read()?;
-        let entry = |command: super::Command| LogEntry {
-            stdout: read_text(&home.output(command.sequence, "stdout")),
-            stderr: read_text(&home.output(command.sequence, "stderr")),
-            stdout_file: home.output(command.sequence, "stdout").display().to_string(),
-            stderr_file: home.output(command.sequence, "stderr").display().to_string(),
-            sequence: command.sequence,
-            command: command.command,
-            cwd: command.cwd,
-            exit_code: command.exit_code,
-            duration_ms: command.duration_ms,
-            execution_mode: EXECUTION_MODE,
-            recorded_at: command.recorded_at,
-            stdout_bytes: command.stdout_bytes,
-            stderr_bytes: command.stderr_bytes,
-            stdout_truncated: command.stdout_truncated,
-            stderr_truncated: command.stderr_truncated,
-            interrupted: command.interrupted,
-        };
-        let entries: Vec<_> = state.commands()?.into_iter().map(entry).collect();
-        Ok(Logs { workspace_id: state.record()?.id, count: entries.len(), entries })
-    }
 }
 
 /// A snapshot that only forks are made from.
@@ -600,13 +579,6 @@ impl Drop for Passing {
 
 fn host_parallelism() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// A kept stream as text. One without a file was empty.
-fn read_text(path: &Path) -> String {
-    let mut bytes = Vec::new();
-    let _ = File::open(path).and_then(|file| file.take(KEPT).read_to_end(&mut bytes));
-    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Kills the keeper that has the workspace's lock.

@@ -90,6 +90,12 @@ pub enum WorkspaceError {
         /// The directory.
         path: PathBuf,
     },
+    /// It was laid out by a later version of pyro.
+    #[error("{} was laid out by a newer version of pyro", .path.display())]
+    Newer {
+        /// What was.
+        path: PathBuf,
+    },
     /// It has no such snapshot.
     #[error("the workspace has no snapshot {name:?}")]
     SnapshotUnknown {
@@ -318,6 +324,7 @@ impl WorkspaceError {
             Self::NameTaken { id, .. } => {
                 format!("choose another, or free it with `pyro workspace update {id} --clear-name`")
             }
+            Self::Newer { .. } => "use that version for it, or a later one; nothing of it was changed".into(),
             Self::SnapshotUnknown { there, .. } => format!("it has {}", there.join(", ")),
             Self::SnapshotsFull(_) | Self::SnapshotTaken(_) => {
                 "`pyro workspace snapshot delete` removes one".into()

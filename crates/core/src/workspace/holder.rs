@@ -58,7 +58,8 @@ impl Holder {
     pub(crate) fn of(home: &Home) -> Option<Self> {
         let mut line = String::new();
         File::open(home.lock_path()).ok()?.take(LONGEST).read_to_string(&mut line).ok()?;
-        let pid = Pid::from_raw(line.split(' ').next()?.parse().ok()?)?;
+        let pid: u32 = line.split(' ').next()?.parse().ok()?;
+        let pid = Pid::from_raw(i32::try_from(pid).ok()?)?;
         let process = pidfd_open(pid, PidfdFlags::empty()).ok()?;
         (describe(pid)? == line).then_some(Self { pid, process })
     }

@@ -33,7 +33,9 @@ use super::state::State;
 use crate::environment::CancelToken;
 use crate::environment::lock::{self, Lock};
 
-const VERSION: &str = "pyro-workspace 1\n";
+/// What the file that tells the version begins with, and the version.
+const LAYOUT: &str = "pyro-workspace ";
+const VERSION: u32 = 1;
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
 /// How old a directory without a lock must be before it counts as left behind.
@@ -129,8 +131,10 @@ impl Home {
         let mut text = String::new();
         let path = self.path.join("layout");
         let read = File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text));
+        let version = text.strip_prefix(LAYOUT).and_then(|text| text.trim_end().parse::<u32>().ok());
         match read {
-            Ok(_) if text == VERSION => Ok(()),
+            Ok(_) if version == Some(VERSION) => Ok(()),
+            Ok(_) if version > Some(VERSION) => Err(WorkspaceError::Newer { path: self.path.clone() }),
             Ok(_) => Err(WorkspaceError::Layout { path: self.path.clone() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(WorkspaceError::Layout { path: self.path.clone() })
@@ -186,7 +190,8 @@ impl Home {
             make_dir(&home.path.join(dir))?;
         }
         let path = home.path.join("layout");
-        fs::write(&path, VERSION).map_err(|e| WorkspaceError::file(&path, "written", e))?;
+        fs::write(&path, format!("{LAYOUT}{VERSION}\n"))
+            .map_err(|e| WorkspaceError::file(&path, "written", e))?;
         Ok((home, held))
     }
 
@@ -454,6 +459,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (home, _held) = workspace(dir.path(), ID, "a");
         fs::write(home.path().join("layout"), "pyro-workspace 2\n").unwrap();
-        assert!(matches!(home.read(), Err(WorkspaceError::Layout { .. })));
+        assert!(matches!(home.read(), Err(WorkspaceError::Newer { .. })));
+        for odd in ["pyro-workspace 0\n", "pyro-workspace\n", "2\n", ""] {
+            fs::write(home.path().join("layout"), odd).unwrap();
+            assert!(matches!(home.read(), Err(WorkspaceError::Layout { .. })), "{odd}");
+        }
     }
 }

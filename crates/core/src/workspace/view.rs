@@ -92,7 +92,7 @@ pub struct Status {
     pub workspace_seed: Seed,
     /// Its secrets, without their values.
     pub secrets: Vec<SecretInfo>,
-    /// How many commands its history has.
+    /// How many commands were run.
     pub command_count: u64,
     /// The last of them.
     pub last_command: Option<LastCommand>,
@@ -167,7 +167,7 @@ pub struct Listed {
     pub last_activity_at: f64,
     /// Unix seconds.
     pub expires_at: Option<f64>,
-    /// How many commands its history has.
+    /// How many commands were run.
     pub command_count: u64,
     /// How many services it has.
     pub service_count: u64,
@@ -200,6 +200,17 @@ pub struct List {
     pub count: usize,
     /// The one that was used last first.
     pub workspaces: Vec<Listed>,
+    /// Those of which nothing can be said, such as one that a newer pyro made.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A workspace that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Unreadable {
+    /// 12 hexadecimal digits.
+    pub workspace_id: String,
+    /// Why.
+    pub error: String,
 }
 
 /// One copy of a workspace's disk.
@@ -340,12 +351,26 @@ pub struct ExecReport {
 /// The history.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Logs {
-    /// Whose.
-    pub workspace_id: String,
-    /// How many commands.
-    pub count: usize,
+    /// How much it is of what.
+    #[serde(flatten)]
+    pub head: LogsHead,
     /// The oldest first.
     pub entries: Vec<LogEntry>,
+}
+
+/// How much of a history is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct LogsHead {
+    /// Whose.
+    pub workspace_id: String,
+    /// How many commands are shown.
+    pub count: u64,
+    /// How many were run.
+    pub command_count: u64,
+    /// How many older ones are kept and were not asked for.
+    pub omitted_count: u64,
+    /// How many still older ones are not kept any more.
+    pub dropped_count: u64,
 }
 
 /// One command of the history.

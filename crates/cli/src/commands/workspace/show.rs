@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE};
+use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE, Unreadable};
 
 use crate::error::CliError;
 
@@ -108,7 +108,10 @@ fn services(running: u64, all: u64) -> String {
 
 /// All of them.
 pub fn list(list: &List) {
-    if list.workspaces.is_empty() {
+    for Unreadable { workspace_id, error } in &list.unreadable {
+        eprintln!("[list] {workspace_id} cannot be read: {}", printable(error));
+    }
+    if list.workspaces.is_empty() && list.unreadable.is_empty() {
         eprintln!("there are no workspaces; make one with `pyro workspace create debian:12`");
         return;
     }
