@@ -11,7 +11,7 @@ use super::client::Workspaces;
 use super::files_view::{FileEntry, FileList, FileRead, FileWritten};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
-use super::{WORKSPACE_PATH, WorkspaceError};
+use super::{WORKSPACE_PATH, WorkspaceError, secrets};
 use crate::keeper::{self, Answer, BYTES, Call, Channel, End, Entry, FileAsk, FileReply, ProtocolError};
 
 /// How long a keeper may say nothing: it asks the guest for signs of life meanwhile.
@@ -211,18 +211,20 @@ impl Workspaces {
     ) -> Result<FileList, WorkspaceError> {
         let plain = place(path)?;
         let home = self.find(given).await?;
+        let redactor = secrets::redactor(&home)?;
         let (entries, truncated) = self.entries(&home, &plain, recursive).await?;
         Ok(FileList {
             workspace_id: id_of(&home),
             path: shown(&plain),
             recursive,
-            entries: entries.into_iter().map(FileEntry::from).collect(),
+            entries: entries.into_iter().map(|entry| FileEntry::from(entry).redacted(&redactor)).collect(),
             truncated,
             execution_mode: EXECUTION_MODE,
         })
     }
 
-    /// The first `max_bytes` of a file: as a payload, and byte for byte. Links are followed inside the workspace.
+    /// The first `max_bytes` of a file: as a payload, and byte for byte, but for the workspace's secrets. Links are
+    /// followed inside the workspace.
     ///
     /// # Errors
     /// When it does not run, or the path is no regular file in it.
@@ -235,22 +237,26 @@ impl Workspaces {
         check_size(max_bytes)?;
         let plain = place(path)?;
         let home = self.find(given).await?;
+        let redactor = secrets::redactor(&home)?;
         let mut content = Vec::new();
         let each = |bytes: &[u8]| {
             content.extend_from_slice(bytes);
             Ok(())
         };
-        let entry = self.content(&home, &plain, max_bytes, each).await?;
+        let entry = self.content(&home, &plain, max_bytes + redactor.reach() as u64, each).await?;
+        let end = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        let (clean, redacted) = redactor.head(&content, end);
         let read = FileRead {
             workspace_id: id_of(&home),
             path: shown(&plain),
             size_bytes: entry.size,
             max_bytes,
-            content: String::from_utf8_lossy(&content).into_owned(),
-            truncated: entry.size > content.len() as u64,
+            content: String::from_utf8_lossy(&clean).into_owned(),
+            truncated: entry.size > content.len().min(end) as u64,
+            redacted,
             execution_mode: EXECUTION_MODE,
         };
-        Ok((read, content))
+        Ok((read, clean))
     }
 
     /// Makes a file, or replaces its content at once, by all of `source`; missing directories above it are made.

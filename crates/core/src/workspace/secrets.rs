@@ -130,9 +130,25 @@ impl Secret {
     pub fn from_file(name: impl Into<String>, path: &Path) -> Result<Self, SecretError> {
         let name = name.into();
         check_name(&name)?;
+        match File::open(path) {
+            Ok(file) => Self::from_reader(name, path, file),
+            Err(source) => Err(SecretError::File { name, path: path.to_owned(), source }),
+        }
+    }
+
+    /// One whose value comes from `reader`, which errors call `path`: all of it, byte for byte. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`].
+    pub fn from_reader(
+        name: impl Into<String>,
+        path: &Path,
+        reader: impl io::Read,
+    ) -> Result<Self, SecretError> {
+        let name = name.into();
+        check_name(&name)?;
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut bytes));
-        if let Err(source) = read {
+        if let Err(source) = reader.take(LONGEST as u64 + 1).read_to_end(&mut bytes) {
             return Err(SecretError::File { name, path: path.to_owned(), source });
         }
         if bytes.len() > LONGEST {
@@ -208,6 +224,13 @@ pub(crate) fn read(home: &Home, record: &Record) -> Result<Vec<Secret>, Workspac
         all.push(Secret { source_kind: source_kind.clone(), ..secret });
     }
     Ok(all)
+}
+
+/// What takes a workspace's secrets out of what a front end shows: the guest may have written them anywhere. Blocks for a
+/// moment.
+pub(crate) fn redactor(home: &Home) -> Result<Redactor, WorkspaceError> {
+    let record = home.read()?.record()?;
+    Ok(Secrets::new(read(home, &record)?)?.redactor)
 }
 
 /// Which secret a command gets as which variable: `NAME` or `NAME=ENV`.

@@ -186,8 +186,13 @@ pub fn content(bytes: &[u8], path: Option<&String>) -> Result<(), CliError> {
     }
 }
 
-/// Says that there is more of a file than was read.
-pub fn cut(truncated: bool, max_bytes: u64, size_bytes: u64) {
+/// Says what is not shown of a file: secrets, and that there is more than was read.
+pub fn cut(redacted: bool, truncated: bool, max_bytes: u64, size_bytes: u64) {
+    if redacted {
+        eprintln!(
+            "[file] a secret is in it, shown as [REDACTED]; `pyro workspace export` gives the file as it is"
+        );
+    }
     if truncated {
         eprintln!("[file] only the first {max_bytes} of {size_bytes} bytes; --max-bytes reads more");
     }
