@@ -11,6 +11,7 @@ mod microvm_endings;
 mod microvm_run;
 mod microvm_template;
 mod microvm_workspace;
+mod microvm_workspace_crowd;
 mod microvm_workspace_disk;
 mod microvm_workspace_ends;
 mod microvm_workspace_files;
