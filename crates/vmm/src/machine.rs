@@ -164,6 +164,9 @@ pub enum Memory {
     /// This file (a memfd, as a rule), mapped shared and sized by launch. A saved state then holds the devices
     /// alone, and the file is the other half of it. Not every VMM can ([`Backend::owns_memory`]).
     Owned(File),
+    /// This file, as `Owned`, filled from a saved state that holds all of guest memory. A save then leaves it out: so one
+    /// becomes the other, without the guest running.
+    Filled(File),
     /// The file that an `Owned` machine left, or that a save wrote beside its state, mapped private: it is only read,
     /// and must not change while any machine started from it lives. It must have been opened for reading and, under
     /// QEMU, be openable for writing by this user.

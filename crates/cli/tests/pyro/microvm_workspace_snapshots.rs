@@ -183,11 +183,17 @@ fn memory_comes_back_with_its_processes_and_another_identity() {
 #[test]
 fn a_running_workspace_is_forked_with_its_processes() {
     let room = Room::new();
-    room.create("origin");
+    let origin = room.create("origin");
     room.sh("origin", &format!("echo a > f; {COUNT}"));
     let forks = room.json(&["fork", "origin", "--count", "3"]);
     let forks: Vec<_> =
         forks["workspaces"].as_array().unwrap().iter().map(|w| w["workspace_id"].as_str().unwrap()).collect();
+    // What they were made from is gone, though they share it.
+    let left = fs::read_dir(room.dir().join(&origin).join("snapshots")).unwrap().count();
+    assert_eq!(left, 1);
+    let shared = room.processes(forks[0]).1;
+    let maps = fs::read_to_string(format!("/proc/{shared}/maps")).unwrap();
+    assert!(maps.contains(".ram (deleted)"), "{maps}");
     room.check_counts_on("origin");
     room.sh("origin", "echo b > f");
     let mut seen = BTreeSet::new();

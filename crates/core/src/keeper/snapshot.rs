@@ -57,28 +57,48 @@ impl Keeper {
         name: String,
         passing: bool,
         memory: bool,
+        shared: bool,
     ) -> Result<SnapshotInfo, WorkspaceError> {
         if !passing {
             disk::check_new(&self.books().state, &name)?;
         }
         self.admit(Ask::Snapshot)?;
-        let made = self.snapshot_admitted(name, passing, memory).await;
+        let mut made = self.snapshot_admitted(&name, passing, memory).await;
+        if shared
+            && made.is_ok()
+            && let Err(error) = self.share(&name).await
+        {
+            let _ = disk::remove_files(&self.home, &name);
+            made = Err(error);
+        }
         self.done(Ask::Snapshot, true);
         made
     }
 
+    /// Lets several guests go on from a snapshot's memory and share it.
+    async fn share(&self, name: &str) -> Result<(), WorkspaceError> {
+        let (state, devices) = (self.home.memory(name), Draft::new(&self.home.memory(name))?);
+        let ram = Draft::new(&self.home.ram(name))?;
+        let record = self.books().record.clone();
+        let disk = self.home.snapshot(name);
+        let (state, out) = (disk::open(&state)?, own(devices.file())?);
+        super::machine::share(&self.order, &record, &disk, state, ram.file(), out).await?;
+        // In passing: no crash is to be survived.
+        blocking(move || ram.name().and_then(|()| devices.name())).await
+    }
+
     async fn snapshot_admitted(
         &self,
-        name: String,
+        name: &str,
         passing: bool,
         memory: bool,
     ) -> Result<SnapshotInfo, WorkspaceError> {
-        if let Err(error) = self.copy(&name, memory).await {
+        if let Err(error) = self.copy(name, memory).await {
             // What stays is swept at the next start.
-            let _ = disk::remove_files(&self.home, &name);
+            let _ = disk::remove_files(&self.home, name);
             return Err(error);
         }
-        let info = disk::describe(&self.home, &self.books().record.id, &name)?;
+        let info = disk::describe(&self.home, &self.books().record.id, name)?;
         if !passing {
             let books = self.books();
             books.state.add_snapshot(&info)?;
@@ -159,7 +179,8 @@ impl Keeper {
         let state = own(memory.file())?;
         if let Some(mapped) = engine.memory.as_ref().map(own).transpose()? {
             blocking(move || {
-                read_ahead(&mapped);
+                // While the guest still runs: a save reads every page.
+                crate::start::read_ahead(&mapped);
                 Ok(())
             })
             .await?;
@@ -241,13 +262,6 @@ impl Keeper {
         self.install(started).await;
         Ok(())
     }
-}
-
-/// Has the host fault in what a guest's memory is mapped from, holes too, while the guest runs: a save reads every page,
-/// and each would cost a fault of its own. Blocks.
-fn read_ahead(file: &File) {
-    // What is not there yet is only slower.
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::WillNeed);
 }
 
 fn own(file: &File) -> Result<File, WorkspaceError> {

@@ -53,6 +53,11 @@ impl Draft {
         copy_sparse(from, &self.file).map(drop).map_err(WorkspaceError::Copy)
     }
 
+    /// Gives it its name, on storage or not.
+    pub fn name(self) -> Result<(), WorkspaceError> {
+        fs::rename(&self.path, &self.to).map_err(WorkspaceError::Copy)
+    }
+
     /// Brings it to storage and gives it its name. Blocks.
     pub fn finish(self) -> Result<(), WorkspaceError> {
         let finish = || {
@@ -151,7 +156,8 @@ pub fn delete(home: &Home, state: &State, name: &str) -> Result<(), WorkspaceErr
 
 /// Removes the files of a snapshot, which is in no database.
 pub fn remove_files(home: &Home, name: &str) -> Result<(), WorkspaceError> {
-    for path in [home.snapshot(name), home.memory(name), home.memory_key(name), home.memory_jobs(name)] {
+    let [disk, memory] = [home.snapshot(name), home.memory(name)];
+    for path in [disk, memory, home.memory_key(name), home.memory_jobs(name), home.ram(name)] {
         layout::remove_if_there(&path)?;
     }
     Ok(())

@@ -107,6 +107,11 @@ impl Home {
         self.snapshots().join(format!("{name}.jobs"))
     }
 
+    /// All of the guest's memory in a file of its own, which forks share.
+    pub fn ram(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.ram"))
+    }
+
     /// What can be restored from that.
     pub fn memory_key(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.key"))

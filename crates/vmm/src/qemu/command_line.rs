@@ -44,7 +44,7 @@ pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
     shape.check()?;
     match memory {
         Memory::Private => Ok(()),
-        Memory::Owned(file) => {
+        Memory::Owned(file) | Memory::Filled(file) => {
             file.set_len(shape.memory_bytes())
                 .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source })?;
             // It counts against no limit of the VMM's address space. A file on disk, or a memory file that was made
@@ -86,7 +86,7 @@ impl Line {
         out.two("-m", format!("{mem_mib}M"));
         match self.memory {
             Memory::Private => out.two("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M")),
-            Memory::Owned(file) => {
+            Memory::Owned(file) | Memory::Filled(file) => {
                 let path = out.path(file, Opened::Write);
                 out.two("-object", ram_file(mem_mib, &path, "on"));
             }

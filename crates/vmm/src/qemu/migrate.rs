@@ -4,6 +4,7 @@
 //!   memory    mapped     what the state holds
 //!   Private   private    devices and all of RAM
 //!   Owned     shared     devices; RAM is in its file            (x-ignore-shared on)
+//!   Filled    shared     loaded: devices and all of RAM; saved again: as Owned
 //!   From      private    loaded: devices; saved again: devices and all of RAM
 //! ```
 //!

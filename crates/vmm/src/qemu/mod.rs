@@ -98,9 +98,12 @@ impl Qemu {
         let (qmp, qmp_theirs) = pair()?;
         let (port, port_theirs) = pair()?;
         let (console, console_theirs) = pair()?;
-        let shares = matches!(memory, Memory::Owned(_));
-        let maps_file = shares || matches!(memory, Memory::From(_));
+        let shares = matches!(memory, Memory::Owned(_) | Memory::Filled(_));
+        let memory_beside = matches!(memory, Memory::Owned(_) | Memory::From(_));
         let restores = matches!(start, Start::Restore { .. });
+        // All of memory is read from the state, if it is there.
+        let reading = if restores && !memory_beside { u64::from(shape.mem_mib) / 20 } else { 0 };
+        let limit = LAUNCH_DEADLINE + Duration::from_secs(reading);
         let line = command_line::Line {
             accelerator: self.accelerator,
             shape,
@@ -145,8 +148,8 @@ impl Qemu {
 
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
         handle.confined.cgroup = joined;
-        let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
-            handle.negotiate(maps_file).await?;
+        let started = tokio::time::timeout(limit, async {
+            handle.negotiate(memory_beside).await?;
             handle.launched.answered = Instant::now();
             if let Start::Restore { state } = start {
                 handle.load(state).await?;
@@ -155,7 +158,7 @@ impl Qemu {
             Ok(())
         })
         .await
-        .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: LAUNCH_DEADLINE }));
+        .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: limit }));
         match started {
             Ok(()) => Ok(Machine::from_qemu(handle)),
             Err(error) => {
