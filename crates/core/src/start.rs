@@ -22,7 +22,7 @@ use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
-pub use kept::{read_ahead, resume, share};
+pub use kept::{Kept, resume};
 pub use pyro_vmm::Cache;
 use pyro_vmm::{Accelerator, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
 pub use remark::Remark;

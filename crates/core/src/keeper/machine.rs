@@ -63,7 +63,7 @@ pub(super) struct Prepared {
 /// A guest's memory as it was at a snapshot.
 pub(super) struct Checkpoint {
     memory: PathBuf,
-    /// Where it is beside that, if several guests go on from it.
+    /// Where it is beside its devices, if it is.
     ram: PathBuf,
     key: PathBuf,
     jobs: PathBuf,
@@ -85,7 +85,7 @@ impl Checkpoint {
     }
 
     /// What can be restored from it.
-    fn open(&self) -> Result<(File, Option<File>, start::Origin), WorkspaceError> {
+    fn open(&self) -> Result<start::Kept, WorkspaceError> {
         /// An origin has a few hundred bytes.
         const LONGEST: u64 = 64 << 10;
         let mut text = Vec::new();
@@ -93,10 +93,9 @@ impl Checkpoint {
         read.map_err(|e| WorkspaceError::file(&self.key, "read", e))?;
         let origin = serde_json::from_slice(&text);
         let origin = origin.map_err(|_| WorkspaceError::Layout { path: self.key.clone() })?;
-        // Openable for writing, as the VMM wants it; it is only read.
         let ram = self.ram.exists().then(|| File::options().read(true).write(true).open(&self.ram));
         let ram = ram.transpose().map_err(|e| WorkspaceError::file(&self.ram, "opened", e))?;
-        Ok((disk::open(&self.memory)?, ram, origin))
+        Ok(start::Kept { state: disk::open(&self.memory)?, ram, origin })
     }
 }
 
@@ -226,22 +225,6 @@ pub(super) async fn bring_up(
     Ok(Engine { machine: booted.machine, handle, origin, memory, jobs })
 }
 
-/// Makes of a guest's memory, in `state`, two files that several guests can go on from: `ram`, which they share, and
-/// `devices`.
-pub(super) async fn share(
-    order: &Order,
-    record: &Record,
-    disk: &Path,
-    state: File,
-    ram: &File,
-    devices: File,
-) -> Result<(), WorkspaceError> {
-    let means = Means::find(order, record).await?;
-    let opened = File::options().read(true).write(true).open(disk);
-    let opened = opened.map_err(|e| WorkspaceError::file(disk, "opened", e))?;
-    Ok(start::share(means.order(record, opened), state, ram, devices).await?)
-}
-
 /// What a guest is started with, beside its disk.
 struct Means<'a> {
     config: &'a Config,
@@ -288,8 +271,8 @@ impl<'a> Means<'a> {
 
 /// Lets a guest go on from its memory, or says why it does not.
 async fn resume(checkpoint: &Checkpoint, order: start::Order<'_>) -> Result<start::Started, String> {
-    let (memory, ram, origin) = checkpoint.open().map_err(|error| cause::chain(&error))?;
-    start::resume(order, memory, ram, &origin).await.map_err(|error| cause::chain(&error))?
+    let kept = checkpoint.open().map_err(|error| cause::chain(&error))?;
+    start::resume(order, kept).await.map_err(|error| cause::chain(&error))?
 }
 
 /// Puts the secrets into the guest's memory, where commands read them.

@@ -111,9 +111,6 @@ pub enum Call {
         /// Keep the guest's memory too.
         #[serde(default)]
         memory: bool,
-        /// In a way that several guests can go on from and share.
-        #[serde(default)]
-        shared: bool,
     },
     /// Remove a copy of the disk.
     SnapshotDelete {

@@ -191,9 +191,9 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
         Call::Update { changes } => status(keeper.update(changes).await?),
         Call::Stop => status(keeper.stop("it was told to").await?),
         Call::Reset { snapshot } => status(keeper.reset(snapshot).await?),
-        Call::SnapshotCreate { name, passing, memory, shared } => {
+        Call::SnapshotCreate { name, passing, memory } => {
             crate::workspace::check_snapshot_name(&name)?;
-            Answer::Snapshot { snapshot: keeper.snapshot(name, passing, memory, shared).await? }
+            Answer::Snapshot { snapshot: keeper.snapshot(name, passing, memory).await? }
         }
         Call::SnapshotDelete { name } => {
             keeper.delete_snapshot(&name)?;

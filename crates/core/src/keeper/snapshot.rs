@@ -14,6 +14,8 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
+use pyro_vmm::{Beside, Machine};
+
 use super::Keeper;
 use super::life::Ask;
 use super::machine::{Engine, Handle};
@@ -57,48 +59,28 @@ impl Keeper {
         name: String,
         passing: bool,
         memory: bool,
-        shared: bool,
     ) -> Result<SnapshotInfo, WorkspaceError> {
         if !passing {
             disk::check_new(&self.books().state, &name)?;
         }
         self.admit(Ask::Snapshot)?;
-        let mut made = self.snapshot_admitted(&name, passing, memory).await;
-        if shared
-            && made.is_ok()
-            && let Err(error) = self.share(&name).await
-        {
-            let _ = disk::remove_files(&self.home, &name);
-            made = Err(error);
-        }
+        let made = self.snapshot_admitted(name, passing, memory).await;
         self.done(Ask::Snapshot, true);
         made
     }
 
-    /// Lets several guests go on from a snapshot's memory and share it.
-    async fn share(&self, name: &str) -> Result<(), WorkspaceError> {
-        let (state, devices) = (self.home.memory(name), Draft::new(&self.home.memory(name))?);
-        let ram = Draft::new(&self.home.ram(name))?;
-        let record = self.books().record.clone();
-        let disk = self.home.snapshot(name);
-        let (state, out) = (disk::open(&state)?, own(devices.file())?);
-        super::machine::share(&self.order, &record, &disk, state, ram.file(), out).await?;
-        // In passing: no crash is to be survived.
-        blocking(move || ram.name().and_then(|()| devices.name())).await
-    }
-
     async fn snapshot_admitted(
         &self,
-        name: &str,
+        name: String,
         passing: bool,
         memory: bool,
     ) -> Result<SnapshotInfo, WorkspaceError> {
-        if let Err(error) = self.copy(name, memory).await {
+        if let Err(error) = self.copy(&name, memory, passing).await {
             // What stays is swept at the next start.
-            let _ = disk::remove_files(&self.home, name);
+            let _ = disk::remove_files(&self.home, &name);
             return Err(error);
         }
-        let info = disk::describe(&self.home, &self.books().record.id, name)?;
+        let info = disk::describe(&self.home, &self.books().record.id, &name)?;
         if !passing {
             let books = self.books();
             books.state.add_snapshot(&info)?;
@@ -107,13 +89,13 @@ impl Keeper {
         Ok(info)
     }
 
-    async fn copy(&self, name: &str, memory: bool) -> Result<(), WorkspaceError> {
+    async fn copy(&self, name: &str, memory: bool, passing: bool) -> Result<(), WorkspaceError> {
         let handle = self.handle();
         if let Some(handle) = &handle {
             within(handle, "write its disk out", SYNC, handle.guest.sync()).await?;
         }
         match handle {
-            Some(_) if memory => self.copy_with_memory(name).await,
+            Some(_) if memory => self.copy_with_memory(name, passing).await,
             None if memory => Err(WorkspaceError::Stopped),
             Some(handle) => {
                 let copy = match self.copy_frozen(&handle, name, None).await? {
@@ -166,41 +148,49 @@ impl Keeper {
     }
 
     /// Copies memory and disk of one moment.
-    async fn copy_with_memory(&self, name: &str) -> Result<(), WorkspaceError> {
+    async fn copy_with_memory(&self, name: &str, passing: bool) -> Result<(), WorkspaceError> {
         let mut engine = self.engine.lock().await;
         let engine = engine.as_mut().ok_or(WorkspaceError::Stopped)?;
         if !engine.machine.backend().has_port() {
             return Err(WorkspaceError::NotYet("a snapshot with memory under Firecracker"));
         }
-        let memory = Draft::new(&self.home.memory(name))?;
         let key = Draft::new(&self.home.memory_key(name))?;
         let jobs = Draft::new(&self.home.memory_jobs(name))?;
         let origin = serde_json::to_vec(&engine.origin).unwrap_or_default();
-        let state = own(memory.file())?;
-        if let Some(mapped) = engine.memory.as_ref().map(own).transpose()? {
-            blocking(move || {
-                // While the guest still runs: a save reads every page.
-                crate::start::read_ahead(&mapped);
-                Ok(())
-            })
-            .await?;
-        }
+        let mut saving = self.prepare_memory(name, engine).await?;
         let begin = std::time::Instant::now();
         let running = self.jobs_to_keep()?;
         engine.machine.pause().await.map_err(vmm)?;
-        let (saved, copy) = tokio::join!(engine.machine.save(state, None), self.fill(name));
+        let (saved, copy) = tokio::join!(saving.save(&mut engine.machine), self.fill(name));
         engine.machine.resume().await.map_err(vmm)?;
         (self.log)(&format!("memory kept: the guest stood still for {} ms", begin.elapsed().as_millis()));
-        saved.map_err(|error| WorkspaceError::Save(Box::new(error)))?;
+        if let Some(why) = saved? {
+            (self.log)(&format!("all of memory was written: {why}"));
+        }
         let copy = copy?;
         blocking(move || {
             use std::io::Write as _;
             key.file().write_all(&origin).map_err(WorkspaceError::Copy)?;
-            key.finish()?;
             jobs.file().write_all(&running).map_err(WorkspaceError::Copy)?;
-            jobs.finish()?;
-            memory.finish()?;
-            copy.finish()
+            let Saving { memory, ram } = saving;
+            for draft in [Some(key), Some(jobs), ram, Some(memory), Some(copy)].into_iter().flatten() {
+                // What is only passing is to survive no crash.
+                if passing { draft.name()? } else { draft.finish()? }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// The files for a guest's memory, with all in them that can be there while it still runs.
+    async fn prepare_memory(&self, name: &str, engine: &Engine) -> Result<Saving, WorkspaceError> {
+        let memory = Draft::new(&self.home.memory(name))?;
+        let mapped = engine.memory.as_ref().filter(|_| engine.machine.beside() == Beside::Changes);
+        let Some(mapped) = mapped.map(own).transpose()? else { return Ok(Saving { memory, ram: None }) };
+        let ram = Draft::new(&self.home.ram(name))?;
+        blocking(move || {
+            ram.fill(&mapped)?;
+            Ok(Saving { memory, ram: Some(ram) })
         })
         .await
     }
@@ -261,6 +251,31 @@ impl Keeper {
         }
         self.install(started).await;
         Ok(())
+    }
+}
+
+/// Where a guest's memory goes: with its devices, or beside them.
+struct Saving {
+    memory: Draft,
+    ram: Option<Draft>,
+}
+
+impl Saving {
+    /// Saves a machine that is paused. Where its memory cannot go beside its devices, as when this host lets nobody look
+    /// at a process's memory, all of it goes with them, which takes a second for each GiB; says why then.
+    async fn save(&mut self, machine: &mut Machine) -> Result<Option<String>, WorkspaceError> {
+        let failed = |error| WorkspaceError::Save(Box::new(error));
+        let mut why = None;
+        if let Some(ram) = &self.ram {
+            match machine.save(own(self.memory.file())?, Some(own(ram.file())?)).await {
+                Ok(()) => return Ok(None),
+                Err(error) => why = Some(cause::chain(&error)),
+            }
+            self.ram = None;
+            self.memory.file().set_len(0).map_err(WorkspaceError::Copy)?;
+        }
+        machine.save(own(self.memory.file())?, None).await.map_err(failed)?;
+        Ok(why)
     }
 }
 

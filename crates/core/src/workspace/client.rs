@@ -197,7 +197,7 @@ impl Workspaces {
                 let passing = Passing(home.clone(), name.clone());
                 let running = self.phase(&home).await? == Some(Phase::Running);
                 let memory = running && home.read()?.record()?.backend == "qemu";
-                self.snapshot(&home, &name, true, memory, memory && count > 1).await?;
+                self.snapshot(&home, &name, true, memory).await?;
                 (home.read()?.record()?, name, Some(passing))
             }
         };
@@ -441,7 +441,7 @@ impl Workspaces {
         memory: bool,
     ) -> Result<SnapshotCreated, WorkspaceError> {
         let home = self.find(given).await?;
-        let snapshot = self.snapshot(&home, name, false, memory, false).await?;
+        let snapshot = self.snapshot(&home, name, false, memory).await?;
         let workspace_id = snapshot.workspace_id.clone();
         Ok(SnapshotCreated { workspace_id, snapshot, execution_mode: EXECUTION_MODE })
     }
@@ -452,9 +452,8 @@ impl Workspaces {
         name: &str,
         passing: bool,
         memory: bool,
-        shared: bool,
     ) -> Result<SnapshotInfo, WorkspaceError> {
-        let call = Call::SnapshotCreate { name: name.into(), passing, memory, shared };
+        let call = Call::SnapshotCreate { name: name.into(), passing, memory };
         match self.ask(home, &call, LONG).await? {
             Some(Answer::Snapshot { snapshot }) => return Ok(snapshot),
             Some(_) => return Err(odd()),

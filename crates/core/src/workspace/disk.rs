@@ -53,7 +53,7 @@ impl Draft {
         copy_sparse(from, &self.file).map(drop).map_err(WorkspaceError::Copy)
     }
 
-    /// Gives it its name, on storage or not.
+    /// Gives it its name, on storage or not. Blocks.
     pub fn name(self) -> Result<(), WorkspaceError> {
         fs::rename(&self.path, &self.to).map_err(WorkspaceError::Copy)
     }
@@ -120,17 +120,19 @@ pub fn describe(home: &Home, id: &str, name: &str) -> Result<SnapshotInfo, Works
     let path = home.snapshot(name);
     let file = open(&path)?;
     let stat = file.metadata().map_err(|e| WorkspaceError::file(&path, "read", e))?;
-    let memory = fs::metadata(home.memory(name)).ok();
+    let memory = [home.memory(name), home.ram(name)].map(|path| fs::metadata(path).ok());
+    let written = memory.iter().flatten().map(|stat| stat.blocks()).sum::<u64>() + stat.blocks();
+    let memory = memory[0].is_some();
     Ok(SnapshotInfo {
         workspace_id: id.to_owned(),
         snapshot_name: name.to_owned(),
         kind: if name == BASELINE { BASELINE } else { "named" }.to_owned(),
         created_at: identity::unix_now(),
         entry_count: used_inodes(&file).unwrap_or_default(),
-        bytes_written: (stat.blocks() + memory.as_ref().map_or(0, |stat| stat.blocks())) * 512,
+        bytes_written: written * 512,
         deletable: name != BASELINE,
-        memory: memory.is_some(),
-        contains_secrets: memory.is_some(),
+        memory,
+        contains_secrets: memory,
     })
 }
 
@@ -174,7 +176,8 @@ pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
     for SnapshotInfo { snapshot_name: name, memory, .. } in state.snapshots()? {
         known.push(home.snapshot(&name));
         if memory {
-            known.extend([home.memory(&name), home.memory_key(&name), home.memory_jobs(&name)]);
+            known.extend([home.memory(&name), home.ram(&name)]);
+            known.extend([home.memory_key(&name), home.memory_jobs(&name)]);
         }
     }
     let last = state.last_command()?.map_or(0, |command| command.sequence);

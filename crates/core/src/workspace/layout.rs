@@ -97,7 +97,7 @@ impl Home {
         self.snapshots().join(format!("{name}.ext4"))
     }
 
-    /// What the guest's memory held at a snapshot, and its devices, if it has that.
+    /// The guest's devices at a snapshot, and what its memory held unless that is beside them, if it has that.
     pub fn memory(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.memory"))
     }
@@ -107,7 +107,7 @@ impl Home {
         self.snapshots().join(format!("{name}.jobs"))
     }
 
-    /// All of the guest's memory in a file of its own, which forks share.
+    /// What its memory held alone, if that is not with its devices: a file that guests share which go on from it.
     pub fn ram(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.ram"))
     }

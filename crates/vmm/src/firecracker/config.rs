@@ -44,7 +44,7 @@ pub(super) fn check(shape: Shape, memory: &Memory, start: &Start) -> Result<(), 
     match (memory, start) {
         (Memory::Private, Start::Cold) => Ok(()),
         (Memory::From(file), Start::Restore { .. }) => shape.check_memory_file(file),
-        (Memory::Owned(_) | Memory::Filled(_), _) => {
+        (Memory::Owned(_), _) => {
             Err(VmmError::Spec("this VMM cannot run a machine in a memory file of its caller".into()))
         }
         (Memory::Private, Start::Restore { .. }) => Err(VmmError::Spec(

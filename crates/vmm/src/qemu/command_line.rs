@@ -22,7 +22,7 @@ pub const VERBOSE_KERNEL_ARGS: &[&str] = &["earlyprintk=ttyS0", "ignore_loglevel
 
 /// Which machine QEMU is told to be. Raised with any change of what a saved state depends on; a test compares the whole
 /// command line with the one that has this number.
-pub const DEVICE_MODEL: u32 = 1;
+pub const DEVICE_MODEL: u32 = 2;
 
 /// Everything that goes into one QEMU process.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
     shape.check()?;
     match memory {
         Memory::Private => Ok(()),
-        Memory::Owned(file) | Memory::Filled(file) => {
+        Memory::Owned(file) => {
             file.set_len(shape.memory_bytes())
                 .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source })?;
             // It counts against no limit of the VMM's address space. A file on disk, or a memory file that was made
@@ -64,6 +64,8 @@ impl Line {
         let mem_mib = self.shape.mem_mib;
 
         out.plain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        // The section that says which machine was saved, which not every save has.
+        out.plain(["-global", "migration.send-configuration=off"]);
         // Left allowed is only what QEMU itself needs: `spawn` denies fork and exec, `elevateprivileges` setuid and
         // its kind, `resourcecontrol` scheduling and priorities, `obsolete` dead system calls. Four switches are all
         // that QEMU 7.2 has.
@@ -86,7 +88,7 @@ impl Line {
         out.two("-m", format!("{mem_mib}M"));
         match self.memory {
             Memory::Private => out.two("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M")),
-            Memory::Owned(file) | Memory::Filled(file) => {
+            Memory::Owned(file) => {
                 let path = out.path(file, Opened::Write);
                 out.two("-object", ram_file(mem_mib, &path, "on"));
             }
