@@ -137,10 +137,17 @@ fn memory_comes_back_with_its_processes_and_another_identity() {
     room.sh("mem", "echo two > f; sleep 2");
     let late = room.count("mem");
     let file = room.dir().join(&id).join("snapshots/alive.memory");
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let files = [&file, &file.with_extension("ram")];
+    let check_modes = || {
+        for file in files {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+        }
+    };
+    check_modes();
     for _ in 0..2 {
         let reset = room.json(&["reset", "mem", "--snapshot", "alive"]);
         assert_eq!(reset["metadata"]["start"], "resumed", "{reset}");
+        check_modes();
         assert!(room.count("mem") < late, "it counts from where it was");
         room.check_counts_on("mem");
         room.check_is_new("mem", &mut seen);
@@ -237,7 +244,7 @@ fn a_keeper_killed_while_it_keeps_memory_leaves_whole_snapshots_only() {
         let list = room.json(&["snapshot", "list", "victim"]);
         let mut wanted = vec!["baseline.ext4"];
         if list["count"] == 2 {
-            wanted.extend(["maybe.ext4", "maybe.jobs", "maybe.key", "maybe.memory"]);
+            wanted.extend(["maybe.ext4", "maybe.jobs", "maybe.key", "maybe.memory", "maybe.ram"]);
         }
         let files = fs::read_dir(room.dir().join(&id).join("snapshots")).unwrap().flatten();
         let mut files: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();

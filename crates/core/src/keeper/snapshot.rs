@@ -23,6 +23,7 @@ use super::operate::blocking;
 use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::disk::{self, Draft};
+use crate::workspace::layout::Home;
 use crate::workspace::{SnapshotInfo, WorkspaceError};
 
 /// How long a guest may take to write out what it holds in memory. It goes on meanwhile.
@@ -52,40 +53,40 @@ async fn within<T>(
 }
 
 impl Keeper {
-    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory. One in
-    /// passing is in no database.
-    pub(super) async fn snapshot(
-        &self,
-        name: String,
-        passing: bool,
-        memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        if !passing {
-            disk::check_new(&self.books().state, &name)?;
-        }
+    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory.
+    pub(super) async fn snapshot(&self, name: String, memory: bool) -> Result<SnapshotInfo, WorkspaceError> {
+        disk::check_new(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
-        let made = self.snapshot_admitted(name, passing, memory).await;
+        let made = self.kept(&name, memory).await;
         self.done(Ask::Snapshot, true);
         made
     }
 
-    async fn snapshot_admitted(
+    /// As [`Self::snapshot`], in no database and gone with what this gives.
+    pub(super) async fn pass(
         &self,
         name: String,
-        passing: bool,
         memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        if let Err(error) = self.copy(&name, memory, passing).await {
+    ) -> Result<(SnapshotInfo, Passing), WorkspaceError> {
+        disk::check_free(&self.books().state, &name)?;
+        self.admit(Ask::Snapshot)?;
+        let passing = Passing { home: self.home.clone(), name };
+        let copied = self.copy(&passing.name, memory, true).await;
+        self.done(Ask::Snapshot, true);
+        copied?;
+        Ok((disk::describe(&self.home, &self.books().record.id, &passing.name)?, passing))
+    }
+
+    async fn kept(&self, name: &str, memory: bool) -> Result<SnapshotInfo, WorkspaceError> {
+        if let Err(error) = self.copy(name, memory, false).await {
             // What stays is swept at the next start.
-            let _ = disk::remove_files(&self.home, &name);
+            let _ = disk::remove_files(&self.home, name);
             return Err(error);
         }
-        let info = disk::describe(&self.home, &self.books().record.id, &name)?;
-        if !passing {
-            let books = self.books();
-            books.state.add_snapshot(&info)?;
-            books.state.sync()?;
-        }
+        let info = disk::describe(&self.home, &self.books().record.id, name)?;
+        let books = self.books();
+        books.state.add_snapshot(&info)?;
+        books.state.sync()?;
         Ok(info)
     }
 
@@ -251,6 +252,19 @@ impl Keeper {
         }
         self.install(started).await;
         Ok(())
+    }
+}
+
+/// A snapshot that only forks are made from.
+pub(super) struct Passing {
+    home: Home,
+    name: String,
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // What stays is swept at the next start.
+        let _ = disk::remove_files(&self.home, &self.name);
     }
 }
 

@@ -101,16 +101,21 @@ pub fn open_disk(home: &Home) -> Result<File, WorkspaceError> {
 
 /// Whether a snapshot can be made under this name.
 pub fn check_new(state: &State, name: &str) -> Result<(), WorkspaceError> {
+    check_free(state, name)?;
+    if state.snapshots()?.len() >= MOST {
+        return Err(WorkspaceError::SnapshotsFull(MOST));
+    }
+    Ok(())
+}
+
+/// Whether no snapshot has this name.
+pub fn check_free(state: &State, name: &str) -> Result<(), WorkspaceError> {
     super::record::check_name("a snapshot", name)?;
     if name == BASELINE {
         return Err(WorkspaceError::Baseline);
     }
-    let there = state.snapshots()?;
-    if there.iter().any(|snapshot| snapshot.snapshot_name == name) {
+    if state.snapshots()?.iter().any(|snapshot| snapshot.snapshot_name == name) {
         return Err(WorkspaceError::SnapshotTaken(name.to_owned()));
-    }
-    if there.len() >= MOST {
-        return Err(WorkspaceError::SnapshotsFull(MOST));
     }
     Ok(())
 }

@@ -24,6 +24,7 @@ pub(crate) mod disk;
 mod error;
 mod files;
 mod files_view;
+mod forks;
 mod fresh;
 pub(crate) mod jobs;
 pub(crate) mod layout;
