@@ -105,9 +105,9 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
             let worker = Arc::clone(&keeper);
             let made = tokio::spawn(async move { worker.pass(name, memory).await }).await;
             match made {
-                Ok(made) => made.map(|(snapshot, made)| {
-                    passing = Some(made);
-                    Answer::Snapshot { snapshot }
+                Ok(made) => made.map(|(made, until)| {
+                    passing = Some(until);
+                    made.into()
                 }),
                 Err(_) => return,
             }
@@ -208,9 +208,7 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
         Call::Update { changes } => status(keeper.update(changes).await?),
         Call::Stop => status(keeper.stop("it was told to").await?),
         Call::Reset { snapshot } => status(keeper.reset(snapshot).await?),
-        Call::SnapshotCreate { name, memory, .. } => {
-            Answer::Snapshot { snapshot: keeper.snapshot(name, memory).await? }
-        }
+        Call::SnapshotCreate { name, memory, .. } => keeper.snapshot(name, memory).await?.into(),
         Call::SnapshotDelete { name } => {
             keeper.delete_snapshot(&name)?;
             Answer::Done

@@ -16,10 +16,10 @@ use std::time::Duration;
 
 use pyro_vmm::{Beside, Machine};
 
-use super::Keeper;
 use super::life::Ask;
 use super::machine::{Engine, Handle};
 use super::operate::blocking;
+use super::{Answer, Keeper};
 use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::disk::{self, Draft};
@@ -54,7 +54,7 @@ async fn within<T>(
 
 impl Keeper {
     /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory.
-    pub(super) async fn snapshot(&self, name: String, memory: bool) -> Result<SnapshotInfo, WorkspaceError> {
+    pub(super) async fn snapshot(&self, name: String, memory: bool) -> Result<Made, WorkspaceError> {
         disk::check_new(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
         let made = self.kept(&name, memory).await;
@@ -63,40 +63,41 @@ impl Keeper {
     }
 
     /// As [`Self::snapshot`], in no database and gone with what this gives.
-    pub(super) async fn pass(
-        &self,
-        name: String,
-        memory: bool,
-    ) -> Result<(SnapshotInfo, Passing), WorkspaceError> {
+    pub(super) async fn pass(&self, name: String, memory: bool) -> Result<(Made, Passing), WorkspaceError> {
         disk::check_free(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
         let passing = Passing { home: self.home.clone(), name };
         let copied = self.copy(&passing.name, memory, true).await;
         self.done(Ask::Snapshot, true);
-        copied?;
-        Ok((disk::describe(&self.home, &self.books().record.id, &passing.name)?, passing))
+        let paused = copied?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, &passing.name)?;
+        Ok((Made { snapshot, paused }, passing))
     }
 
-    async fn kept(&self, name: &str, memory: bool) -> Result<SnapshotInfo, WorkspaceError> {
-        if let Err(error) = self.copy(name, memory, false).await {
-            // What stays is swept at the next start.
-            let _ = disk::remove_files(&self.home, name);
-            return Err(error);
-        }
-        let info = disk::describe(&self.home, &self.books().record.id, name)?;
+    async fn kept(&self, name: &str, memory: bool) -> Result<Made, WorkspaceError> {
+        let copied = self.copy(name, memory, false).await;
+        // What stays is swept at the next start.
+        let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, name)?;
         let books = self.books();
-        books.state.add_snapshot(&info)?;
+        books.state.add_snapshot(&snapshot)?;
         books.state.sync()?;
-        Ok(info)
+        Ok(Made { snapshot, paused })
     }
 
-    async fn copy(&self, name: &str, memory: bool, passing: bool) -> Result<(), WorkspaceError> {
+    /// How long the guest stood still for its memory.
+    async fn copy(
+        &self,
+        name: &str,
+        memory: bool,
+        passing: bool,
+    ) -> Result<Option<Duration>, WorkspaceError> {
         let handle = self.handle();
         if let Some(handle) = &handle {
             within(handle, "write its disk out", SYNC, handle.guest.sync()).await?;
         }
         match handle {
-            Some(_) if memory => self.copy_with_memory(name, passing).await,
+            Some(_) if memory => self.copy_with_memory(name, passing).await.map(Some),
             None if memory => Err(WorkspaceError::Stopped),
             Some(handle) => {
                 let copy = match self.copy_frozen(&handle, name, None).await? {
@@ -108,11 +109,11 @@ impl Keeper {
                     }
                 };
                 let copy = copy.ok_or(WorkspaceError::Restless)?;
-                blocking(move || copy.finish()).await
+                blocking(move || copy.finish()).await.map(|()| None)
             }
             None => {
                 let copy = self.fill(name).await?;
-                blocking(move || copy.finish()).await
+                blocking(move || copy.finish()).await.map(|()| None)
             }
         }
     }
@@ -148,8 +149,8 @@ impl Keeper {
         copy.map(|copy| whole.then_some(copy))
     }
 
-    /// Copies memory and disk of one moment.
-    async fn copy_with_memory(&self, name: &str, passing: bool) -> Result<(), WorkspaceError> {
+    /// Copies memory and disk of one moment. How long the guest stood still for that.
+    async fn copy_with_memory(&self, name: &str, passing: bool) -> Result<Duration, WorkspaceError> {
         let mut engine = self.engine.lock().await;
         let engine = engine.as_mut().ok_or(WorkspaceError::Stopped)?;
         if !engine.machine.backend().has_port() {
@@ -164,7 +165,7 @@ impl Keeper {
         engine.machine.pause().await.map_err(vmm)?;
         let (saved, copy) = tokio::join!(saving.save(&mut engine.machine), self.fill(name));
         engine.machine.resume().await.map_err(vmm)?;
-        (self.log)(&format!("memory kept: the guest stood still for {} ms", begin.elapsed().as_millis()));
+        let paused = begin.elapsed();
         if let Some(why) = saved? {
             (self.log)(&format!("all of memory was written: {why}"));
         }
@@ -174,11 +175,11 @@ impl Keeper {
             key.file().write_all(&origin).map_err(WorkspaceError::Copy)?;
             jobs.file().write_all(&running).map_err(WorkspaceError::Copy)?;
             let Saving { memory, ram } = saving;
-            for draft in [Some(key), Some(jobs), ram, Some(memory), Some(copy)].into_iter().flatten() {
-                // What is only passing is to survive no crash.
-                if passing { draft.name()? } else { draft.finish()? }
+            for draft in [Some(key), Some(jobs), ram, Some(memory)].into_iter().flatten() {
+                draft.settle(passing)?;
             }
-            Ok(())
+            copy.finish()?;
+            Ok(paused)
         })
         .await
     }
@@ -252,6 +253,20 @@ impl Keeper {
         }
         self.install(started).await;
         Ok(())
+    }
+}
+
+/// A snapshot that was made.
+pub(super) struct Made {
+    pub(super) snapshot: SnapshotInfo,
+    /// How long the guest stood still for its memory.
+    pub(super) paused: Option<Duration>,
+}
+
+impl From<Made> for Answer {
+    fn from(Made { snapshot, paused }: Made) -> Self {
+        let paused_ms = paused.map(|paused| paused.as_secs_f64() * 1e3);
+        Self::Snapshot { snapshot, paused_ms }
     }
 }
 

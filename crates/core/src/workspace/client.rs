@@ -368,8 +368,8 @@ impl Workspaces {
     ) -> Result<SnapshotCreated, WorkspaceError> {
         let home = self.find(given).await?;
         let call = Call::SnapshotCreate { name: name.into(), passing: false, memory };
-        let snapshot = match self.ask(&home, &call, LONG).await? {
-            Some(Answer::Snapshot { snapshot }) => snapshot,
+        let (snapshot, paused_ms) = match self.ask(&home, &call, LONG).await? {
+            Some(Answer::Snapshot { snapshot, paused_ms }) => (snapshot, paused_ms),
             Some(_) => return Err(odd()),
             None if memory => return Err(WorkspaceError::Stopped),
             None => {
@@ -378,11 +378,11 @@ impl Workspaces {
                 let snapshot = copy_stopped(&home, name).await?;
                 state.add_snapshot(&snapshot)?;
                 drop((state, held));
-                snapshot
+                (snapshot, None)
             }
         };
         let workspace_id = snapshot.workspace_id.clone();
-        Ok(SnapshotCreated { workspace_id, snapshot, execution_mode: EXECUTION_MODE })
+        Ok(SnapshotCreated { workspace_id, snapshot, paused_ms, execution_mode: EXECUTION_MODE })
     }
 
     /// The snapshots, the oldest first.

@@ -53,9 +53,12 @@ impl Draft {
         copy_sparse(from, &self.file).map(drop).map_err(WorkspaceError::Copy)
     }
 
-    /// Gives it its name, on storage or not. Blocks.
-    pub fn name(self) -> Result<(), WorkspaceError> {
-        fs::rename(&self.path, &self.to).map_err(WorkspaceError::Copy)
+    /// As [`Self::finish`]; what is only `passing` need not be on storage. Blocks.
+    pub fn settle(self, passing: bool) -> Result<(), WorkspaceError> {
+        if passing {
+            return fs::rename(&self.path, &self.to).map_err(WorkspaceError::Copy);
+        }
+        self.finish()
     }
 
     /// Brings it to storage and gives it its name. Blocks.

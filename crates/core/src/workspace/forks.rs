@@ -75,7 +75,8 @@ impl Workspaces {
                 let made = start::start(Home::of(self.root(), &id).path(), &order, &mut hear).await;
                 Ok::<_, WorkspaceError>((made?, said))
             })
-            .buffer_unordered(host_parallelism())
+            // Some wait for storage while others have the processors.
+            .buffer_unordered(2 * host_parallelism())
             .collect()
             .await;
         drop(passing);
