@@ -246,6 +246,9 @@ pub struct SnapshotCreated {
     pub workspace_id: String,
     /// It.
     pub snapshot: SnapshotInfo,
+    /// How long the guest stood still for its memory to be kept, ms; null where only its disk was, which it does not
+    /// stand still for.
+    pub paused_ms: Option<f64>,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
 }
