@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::bench::quiet::{Meter, Plan};
+
 /// No step takes nearly as long; a guest that hangs is a failed sample.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a read waits before it looks whether anybody still wants the answer.
@@ -108,6 +110,29 @@ impl Bare {
         let alone = pss(&first)?;
         let (second, _port) = idle()?;
         Ok((alone, pss(&first)? + pss(&second)? - alone))
+    }
+
+    /// Restores `plan.count` of them, has each run a program, and looks what they take of one core while they wait, percent,
+    /// each round of the plan.
+    pub(in crate::bench) fn idle_cpu(&self, plan: Plan, given_up: &AtomicBool) -> Result<Vec<f64>, String> {
+        let mut all = Vec::new();
+        for _ in 0..plan.count {
+            let (mut qemu, mut port, _) = self.restored(given_up)?;
+            qemu.ask(&mut port, "run")?;
+            all.push((qemu, port));
+        }
+        let pids: Vec<_> = all.iter().map(|(qemu, _)| qemu.child.id()).collect();
+        let round = || {
+            let (meter, begin) = (Meter::begin(&pids)?, Instant::now());
+            while begin.elapsed() < plan.each {
+                if given_up.load(Ordering::Relaxed) {
+                    return Err("nobody waits for it any more".to_owned());
+                }
+                std::thread::sleep(GLANCE.min(plan.each.saturating_sub(begin.elapsed())));
+            }
+            meter.percent(&pids)
+        };
+        (0..plan.rounds).map(|_| round()).collect()
     }
 
     fn boot<'a>(&self, ram: &str, given_up: &'a AtomicBool) -> Result<(Qemu<'a>, f64), String> {
