@@ -17,6 +17,7 @@ mod microvm_workspace_ends;
 mod microvm_workspace_files;
 mod microvm_workspace_forks;
 mod microvm_workspace_kill;
+mod microvm_workspace_reflink;
 mod microvm_workspace_secrets;
 mod microvm_workspace_services;
 mod microvm_workspace_shells;
