@@ -175,19 +175,28 @@ fn the_inspector_repairs_a_project() {
     bench.call("workspace_delete", &json!({"workspace_id": id}));
 }
 
-#[test]
-fn the_conformance_suite_finds_nothing_unexpected() {
+/// Runs a conformance suite over HTTP. It fails on what fails and is not in the list of `expected` failures, and on what is
+/// in it and passes.
+fn conforms(suite: &str, what: &[&str], expected: &str, scenarios: usize) {
     let bench = Bench::new();
     let server = Server::start(&bench, "workspace-full");
-    let suite = bench.clients.join("node_modules/@modelcontextprotocol/conformance/dist/index.js");
-    let expected = concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/mcp/conformance-expected.yml");
-    let said = bench.script(
-        "node",
-        "conformance.mjs",
-        &[suite.to_str().unwrap(), &server.url, "--suite", "all", "--expected-failures", expected],
-    );
+    let suite = bench.clients.join("node_modules").join(suite).join("dist/index.js");
+    let expected = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../tests/mcp")).join(expected);
+    let args = [suite.to_str().unwrap(), &server.url, "--expected-failures", expected.to_str().unwrap()];
+    let said = bench.script("node", "conformance.mjs", &[&args, what].concat());
     assert_eq!(said.code, Some(0), "{}\n{}", said.stdout(), said.err);
     // It would be content with none as well.
     let ran = said.stdout().matches("=== Running scenario").count();
-    assert_eq!(ran, 32, "scenarios that ran:\n{}", said.stdout());
+    assert_eq!(ran, scenarios, "{}", said.stdout());
+}
+
+#[test]
+fn the_conformance_suite_finds_nothing_unexpected() {
+    conforms("@modelcontextprotocol/conformance", &["--suite", "all"], "conformance-expected.yml", 32);
+}
+
+#[test]
+fn what_the_newest_revision_requires_is_there() {
+    let what = ["--requirements", "2026-07-28"];
+    conforms("conformance-next", &what, "conformance-2026-07-28-expected.yml", 50);
 }

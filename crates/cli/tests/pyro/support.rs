@@ -2,6 +2,7 @@
 //! that `make test` prepared, and a look at what is left afterwards.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -20,6 +21,8 @@ pub const LONG: Duration = Duration::from_secs(120);
 pub struct World {
     pub home: tempfile::TempDir,
     pub variables: Vec<(String, PathBuf)>,
+    /// Words before `pyro`, which is started by them.
+    pub enter: Vec<String>,
 }
 
 /// What a finished `pyro` said.
@@ -83,7 +86,7 @@ impl World {
 
     /// With nothing prepared.
     pub fn bare() -> Self {
-        Self { home: tempfile::tempdir().unwrap(), variables: Vec::new() }
+        Self { home: tempfile::tempdir().unwrap(), variables: Vec::new(), enter: Vec::new() }
     }
 
     pub fn set(&mut self, variable: &str, value: impl AsRef<Path>) {
@@ -97,8 +100,10 @@ impl World {
 
     /// Another program in this world.
     pub fn program(&self, program: &Path, args: &[&str]) -> Command {
-        let mut command = Command::new(program);
-        command.args(args).env_clear();
+        let words = self.enter.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut words = words.chain(args.iter().map(OsStr::new));
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).env_clear();
         for keep in ["PATH", "TERM", "http_proxy", "https_proxy", "no_proxy"] {
             if let Some(value) = std::env::var_os(keep) {
                 command.env(keep, value);

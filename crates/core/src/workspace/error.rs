@@ -90,6 +90,12 @@ pub enum WorkspaceError {
         /// The directory.
         path: PathBuf,
     },
+    /// It was laid out by a later version of pyro.
+    #[error("{} was laid out by a newer version of pyro", .path.display())]
+    Newer {
+        /// What was.
+        path: PathBuf,
+    },
     /// It has no such snapshot.
     #[error("the workspace has no snapshot {name:?}")]
     SnapshotUnknown {
@@ -150,6 +156,12 @@ pub enum WorkspaceError {
         /// The end of its log.
         log: Option<String>,
     },
+    /// The keeper lives and says nothing.
+    #[error("the workspace's keeper does not answer")]
+    Silent,
+    /// The keeper cannot be ended.
+    #[error("the workspace's keeper cannot be ended")]
+    Kill(#[source] io::Error),
     /// The conversation with the keeper broke.
     #[error("the workspace's keeper cannot be talked to")]
     Protocol(#[from] ProtocolError),
@@ -312,6 +324,7 @@ impl WorkspaceError {
             Self::NameTaken { id, .. } => {
                 format!("choose another, or free it with `pyro workspace update {id} --clear-name`")
             }
+            Self::Newer { .. } => "use that version for it, or a later one; nothing of it was changed".into(),
             Self::SnapshotUnknown { there, .. } => format!("it has {}", there.join(", ")),
             Self::SnapshotsFull(_) | Self::SnapshotTaken(_) => {
                 "`pyro workspace snapshot delete` removes one".into()
@@ -326,6 +339,9 @@ impl WorkspaceError {
                 "`pyro workspace start` brings it back".into()
             }
             Self::Refused(_) | Self::Locked => "wait a moment and try again".into(),
+            Self::Silent => {
+                "`pyro workspace stop --force` ends it; the workspace's disk and history stay".into()
+            }
             Self::Generation { .. } => {
                 "stop it with the pyro that started it, or end its keeper's process; its disk and history stay".into()
             }
@@ -374,6 +390,7 @@ impl WorkspaceError {
             Self::Baseline => "baseline",
             Self::Refused(_) | Self::Stopped | Self::Locked => "state",
             Self::GuestEnded(_) => "guest_ended",
+            Self::Silent => "keeper_silent",
             Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",
             Self::ShellUnknown { .. } => "shell_unknown",
             Self::ShellEnded { .. } => "shell_ended",

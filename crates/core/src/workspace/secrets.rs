@@ -14,7 +14,7 @@ use std::ffi::OsString;
 use std::fs::{DirBuilder, File};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::DirBuilderExt as _;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
@@ -131,11 +131,26 @@ impl Secret {
     pub fn from_file(name: impl Into<String>, path: impl Into<HostPath>) -> Result<Self, SecretError> {
         let (name, path) = (name.into(), path.into());
         check_name(&name)?;
+        match File::open(path.path()) {
+            Ok(file) => Self::from_reader(name, path.shown(), file),
+            Err(source) => Err(SecretError::File { name, path: path.shown().to_owned(), source }),
+        }
+    }
+
+    /// One whose value comes from `reader`, which errors call `path`: all of it, byte for byte. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`].
+    pub fn from_reader(
+        name: impl Into<String>,
+        path: &Path,
+        reader: impl io::Read,
+    ) -> Result<Self, SecretError> {
+        let name = name.into();
+        check_name(&name)?;
         let mut bytes = Vec::new();
-        let read =
-            File::open(path.path()).and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut bytes));
-        if let Err(source) = read {
-            return Err(SecretError::File { name, path: path.shown().to_owned(), source });
+        if let Err(source) = reader.take(LONGEST as u64 + 1).read_to_end(&mut bytes) {
+            return Err(SecretError::File { name, path: path.to_owned(), source });
         }
         if bytes.len() > LONGEST {
             return Err(SecretError::Long(name));
@@ -210,6 +225,13 @@ pub(crate) fn read(home: &Home, record: &Record) -> Result<Vec<Secret>, Workspac
         all.push(Secret { source_kind: source_kind.clone(), ..secret });
     }
     Ok(all)
+}
+
+/// What takes a workspace's secrets out of what a front end shows: the guest may have written them anywhere. Blocks for a
+/// moment.
+pub(crate) fn redactor(home: &Home) -> Result<Redactor, WorkspaceError> {
+    let record = home.read()?.record()?;
+    Ok(Secrets::new(read(home, &record)?)?.redactor)
 }
 
 /// Which secret a command gets as which variable: `NAME` or `NAME=ENV`.

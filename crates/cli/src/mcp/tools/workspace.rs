@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use pyro_core::vm::{VmError, timeout};
 use pyro_core::workspace::{
-    Changes, Deleted, ExecReport, List, LogEntry, Logs, Secret, SecretEnv, Status, Wish, WorkspaceError,
+    Changes, Deleted, ExecReport, List, LogEntry, Logs, LogsHead, Secret, SecretEnv, Status, Wish,
+    WorkspaceError,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -148,7 +149,7 @@ struct Show {
     /// So many of the last commands
     #[serde(default = "twenty")]
     #[schemars(range(min = 1, max = 1000))]
-    tail: usize,
+    tail: u64,
     /// Only this command, its output from offset on
     #[serde(default)]
     sequence: Option<u64>,
@@ -173,7 +174,7 @@ fn off() -> String {
     "off".into()
 }
 
-fn twenty() -> usize {
+fn twenty() -> u64 {
     20
 }
 
@@ -330,35 +331,40 @@ async fn start(host: Arc<Host>, input: Named, call: Call) -> Result<Status, Fail
 }
 
 async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
-    let mut logs = host.workspaces.logs(&input.workspace_id).await?;
-    match input.sequence {
-        Some(sequence) => {
-            logs.entries.retain(|entry| entry.sequence == sequence);
-            let Some(entry) = logs.entries.first_mut() else {
-                return Err(Failure::invalid(
-                    format!("there is no command {sequence} in the history"),
-                    "workspace_logs without sequence shows the last ones",
-                ));
-            };
-            let next = |stream: &mut String| {
-                let (part, next) = cut::window(stream, input.offset, cut::STREAM);
-                let left = stream.len() as u64 - next;
-                let note = match left {
-                    0 => String::new(),
-                    left => format!("\n[... {left} bytes more: offset={next} ...]"),
-                };
-                *stream = format!("{part}{note}");
-            };
-            next(&mut entry.stdout);
-            next(&mut entry.stderr);
+    let Some(sequence) = input.sequence else {
+        if !(1..=1000).contains(&input.tail) {
+            return Err(Failure::invalid(
+                format!("tail is {}: it must be 1 to 1000", input.tail),
+                "ask for fewer",
+            ));
         }
-        None => {
-            let more = logs.entries.len().saturating_sub(input.tail);
-            logs.entries.drain(..more);
-            logs.entries.iter_mut().for_each(short);
-        }
-    }
-    Ok(logs)
+        let mut logs = host.workspaces.logs(&input.workspace_id, Some(input.tail)).await?;
+        logs.entries.iter_mut().for_each(short);
+        return Ok(logs);
+    };
+    let mut reader = host.workspaces.read_logs(&input.workspace_id, None).await?;
+    reader.skip_to(sequence);
+    let found = reader.next_entry()?.filter(|entry| entry.sequence == sequence);
+    let Some(mut entry) = found else {
+        return Err(Failure::invalid(
+            format!("sequence: there is no command {sequence} in the history"),
+            "workspace_logs without sequence shows the last ones",
+        ));
+    };
+    part(&mut entry.stdout, input.offset);
+    part(&mut entry.stderr, input.offset);
+    let head = LogsHead { count: 1, omitted_count: 0, ..reader.head().clone() };
+    Ok(Logs { head, entries: vec![entry] })
+}
+
+/// Leaves of `stream` what stands at `offset`, and how much follows.
+fn part(stream: &mut String, offset: u64) {
+    let (part, next) = cut::window(stream, offset, cut::STREAM);
+    let note = match stream.len() as u64 - next {
+        0 => String::new(),
+        left => format!("\n[... {left} bytes more: offset={next} ...]"),
+    };
+    *stream = format!("{part}{note}");
 }
 
 fn short(entry: &mut LogEntry) {
