@@ -18,7 +18,7 @@ use super::view::{
     SnapshotInfo, SnapshotList, Status,
 };
 use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
-use crate::archive::{Limits, Source};
+use crate::archive::{Limits, OutsideLinks, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
 use crate::vm::Factory;
@@ -214,6 +214,7 @@ impl Workspaces {
                     allow_host_compat: origin.allow_host_compat,
                     secrets: secrets.clone(),
                     seed_path: None,
+                    outside_links: OutsideLinks::Refuse,
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;
