@@ -22,5 +22,6 @@ mod microvm_workspace_secrets;
 mod microvm_workspace_services;
 mod microvm_workspace_shells;
 mod microvm_workspace_snapshots;
+mod microvm_workspace_trees;
 mod room;
 mod support;
