@@ -20,5 +20,6 @@ mod microvm_workspace_secrets;
 mod microvm_workspace_services;
 mod microvm_workspace_shells;
 mod microvm_workspace_snapshots;
+mod microvm_workspace_steps;
 mod room;
 mod support;
