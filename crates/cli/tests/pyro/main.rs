@@ -15,6 +15,7 @@ mod microvm_workspace_crowd;
 mod microvm_workspace_disk;
 mod microvm_workspace_ends;
 mod microvm_workspace_files;
+mod microvm_workspace_forks;
 mod microvm_workspace_kill;
 mod microvm_workspace_secrets;
 mod microvm_workspace_services;

@@ -27,6 +27,8 @@ pub enum Measure {
     Disk,
     /// Whole processes of `pyro workspace`.
     Workspace,
+    /// Workspaces whose memory is kept and shared.
+    Fork,
     /// Firecracker until it has loaded a saved machine, without and with a jail.
     Launch,
     /// Starts and memory under Firecracker.
@@ -35,7 +37,7 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -47,6 +49,7 @@ impl Measure {
         Self::VmmMemory,
         Self::Disk,
         Self::Workspace,
+        Self::Fork,
         Self::Launch,
         Self::Firecracker,
     ];
@@ -65,6 +68,7 @@ impl Measure {
             Self::VmmMemory => "vmm_memory",
             Self::Disk => "disk",
             Self::Workspace => "workspace",
+            Self::Fork => "fork",
             Self::Launch => "launch",
             Self::Firecracker => "firecracker",
         }
@@ -86,6 +90,7 @@ impl Measure {
             Self::Workspace => {
                 &["workspace_create", "workspace_exec", "workspace_snapshot", "workspace_reset"]
             }
+            Self::Fork => &["checkpoint", "checkpoint_pause", "checkpoint_memory", "fork", "fork_memory"],
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
                 &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]
@@ -184,9 +189,11 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
             vms as f64 * warm * (1.0 + 0.15 * commands as f64)
         }
         Measure::Disk => runs * warm,
-        // Each start a few hundredths of a second, four of them; and the machine that they load.
         // Two starts, a dozen commands, 200 MiB written, two copies of them.
         Measure::Workspace => runs * 30.0 * warm,
+        // Ten starts on all cores, twenty commands.
+        Measure::Fork => runs * 25.0 * warm,
+        // Each start a few hundredths of a second, four of them; and the machine that they load.
         Measure::Launch => 3.0 + 0.2 * runs,
         // Where guests do not run there, only looking takes time.
         Measure::Firecracker => 6.0 + 0.5 * runs,

@@ -7,6 +7,7 @@
 //!   guest        one guest from within this process: round trips, bytes, the VMM's memory, the disk
 //!   idle         memory of one more VM
 //!   workspace    workspaces as a person has them
+//!   fork         workspaces whose memory is kept and shared
 //!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
 //!   firecracker  what Firecracker is promised to do
 //!   building     making a template
@@ -23,6 +24,7 @@ mod building;
 mod fingerprint;
 mod firecracker;
 mod floor;
+mod fork;
 mod guest;
 mod idle;
 mod launch;
@@ -239,6 +241,7 @@ impl Bench<'_> {
             Measure::VmmMemory => guest::vmm_memory(self).await,
             Measure::Disk => guest::disk(self).await,
             Measure::Workspace => workspace::figures(self).await,
+            Measure::Fork => fork::figures(self).await,
             Measure::Launch => launch::launch(self).await,
             Measure::Firecracker => firecracker::figures(self).await,
         }

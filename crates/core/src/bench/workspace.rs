@@ -18,9 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const WRITTEN_MIB: u32 = 100;
 
 /// A workspace, deleted with this.
-struct Kept {
+pub(super) struct Kept {
     pyro: PathBuf,
-    id: String,
+    pub(super) id: String,
 }
 
 impl Drop for Kept {
@@ -34,7 +34,7 @@ impl Drop for Kept {
 
 impl Bench<'_> {
     /// What `pyro workspace` with these words prints, and how long it took, ms.
-    async fn workspace(&self, words: &[&str]) -> Result<(String, f64), String> {
+    pub(super) async fn workspace(&self, words: &[&str]) -> Result<(String, f64), String> {
         let mut command = Command::new(&self.plan.pyro);
         command.arg("workspace").args(words).stdin(Stdio::null()).kill_on_drop(true);
         let begin = Instant::now();
@@ -51,16 +51,21 @@ impl Bench<'_> {
         Ok((String::from_utf8_lossy(&output.stdout).trim().to_owned(), took))
     }
 
-    async fn new_workspace(&self) -> Result<(Kept, f64), String> {
+    pub(super) async fn new_workspace(&self) -> Result<(Kept, f64), String> {
         let backend = self.factory.preference.name();
         let words =
             ["create", &self.plan.environment, "--backend", backend, "--ttl-seconds", "600", "--id-only"];
         let (id, took) = self.workspace(&words).await?;
-        Ok((Kept { pyro: self.plan.pyro.clone(), id }, took))
+        Ok((self.kept(&id), took))
+    }
+
+    /// A workspace that is to be deleted with what this gives.
+    pub(super) fn kept(&self, id: &str) -> Kept {
+        Kept { pyro: self.plan.pyro.clone(), id: id.to_owned() }
     }
 
     /// A command in the workspace: how long all of it took, and the guest's part of that, ms.
-    async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
+    pub(super) async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
         let all: Vec<&str> =
             ["exec", &kept.id, "--json", "--"].into_iter().chain(words.iter().copied()).collect();
         let (said, took) = self.workspace(&all).await?;

@@ -98,7 +98,20 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     };
     // Who only looks whether somebody is there says nothing.
     let Ok(Ok(call)) = tokio::time::timeout(PATIENCE, heard).await else { return };
+    // One in passing is there as long as this connection.
+    let mut passing = None;
     let answer = match call {
+        Call::SnapshotCreate { name, passing: true, memory } => {
+            let worker = Arc::clone(&keeper);
+            let made = tokio::spawn(async move { worker.pass(name, memory).await }).await;
+            match made {
+                Ok(made) => made.map(|(made, until)| {
+                    passing = Some(until);
+                    made.into()
+                }),
+                Err(_) => return,
+            }
+        }
         Call::Exec { command, timeout_ms, secret_env } => match command.command() {
             Some(command) => {
                 let timeout = timeout_ms.map(Duration::from_millis);
@@ -159,7 +172,11 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
         let error = error.redacted(keeper.secrets.redactor());
         Answer::Failed { fault: error.fault() }
     });
-    let _ = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
+    let sent = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
+    if passing.is_some() && matches!(sent, Ok(Ok(()))) {
+        // Nothing more is said.
+        let _ = reader.read(&mut [0]).await;
+    }
 }
 
 /// Runs a command with its output going out; `None` when the front end is gone.
@@ -191,10 +208,7 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
         Call::Update { changes } => status(keeper.update(changes).await?),
         Call::Stop => status(keeper.stop("it was told to").await?),
         Call::Reset { snapshot } => status(keeper.reset(snapshot).await?),
-        Call::SnapshotCreate { name, passing, memory } => {
-            crate::workspace::check_snapshot_name(&name)?;
-            Answer::Snapshot { snapshot: keeper.snapshot(name, passing, memory).await? }
-        }
+        Call::SnapshotCreate { name, memory, .. } => keeper.snapshot(name, memory).await?.into(),
         Call::SnapshotDelete { name } => {
             keeper.delete_snapshot(&name)?;
             Answer::Done

@@ -14,13 +14,16 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Keeper;
+use pyro_vmm::{Beside, Machine};
+
 use super::life::Ask;
 use super::machine::{Engine, Handle};
 use super::operate::blocking;
+use super::{Answer, Keeper};
 use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::disk::{self, Draft};
+use crate::workspace::layout::Home;
 use crate::workspace::{SnapshotInfo, WorkspaceError};
 
 /// How long a guest may take to write out what it holds in memory. It goes on meanwhile.
@@ -50,50 +53,51 @@ async fn within<T>(
 }
 
 impl Keeper {
-    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory. One in
-    /// passing is in no database.
-    pub(super) async fn snapshot(
-        &self,
-        name: String,
-        passing: bool,
-        memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        if !passing {
-            disk::check_new(&self.books().state, &name)?;
-        }
+    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory.
+    pub(super) async fn snapshot(&self, name: String, memory: bool) -> Result<Made, WorkspaceError> {
+        disk::check_new(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
-        let made = self.snapshot_admitted(name, passing, memory).await;
+        let made = self.kept(&name, memory).await;
         self.done(Ask::Snapshot, true);
         made
     }
 
-    async fn snapshot_admitted(
-        &self,
-        name: String,
-        passing: bool,
-        memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        if let Err(error) = self.copy(&name, memory).await {
-            // What stays is swept at the next start.
-            let _ = disk::remove_files(&self.home, &name);
-            return Err(error);
-        }
-        let info = disk::describe(&self.home, &self.books().record.id, &name)?;
-        if !passing {
-            let books = self.books();
-            books.state.add_snapshot(&info)?;
-            books.state.sync()?;
-        }
-        Ok(info)
+    /// As [`Self::snapshot`], in no database and gone with what this gives.
+    pub(super) async fn pass(&self, name: String, memory: bool) -> Result<(Made, Passing), WorkspaceError> {
+        disk::check_free(&self.books().state, &name)?;
+        self.admit(Ask::Snapshot)?;
+        let passing = Passing { home: self.home.clone(), name };
+        let copied = self.copy(&passing.name, memory, true).await;
+        self.done(Ask::Snapshot, true);
+        let paused = copied?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, &passing.name)?;
+        Ok((Made { snapshot, paused }, passing))
     }
 
-    async fn copy(&self, name: &str, memory: bool) -> Result<(), WorkspaceError> {
+    async fn kept(&self, name: &str, memory: bool) -> Result<Made, WorkspaceError> {
+        let copied = self.copy(name, memory, false).await;
+        // What stays is swept at the next start.
+        let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, name)?;
+        let books = self.books();
+        books.state.add_snapshot(&snapshot)?;
+        books.state.sync()?;
+        Ok(Made { snapshot, paused })
+    }
+
+    /// How long the guest stood still for its memory.
+    async fn copy(
+        &self,
+        name: &str,
+        memory: bool,
+        passing: bool,
+    ) -> Result<Option<Duration>, WorkspaceError> {
         let handle = self.handle();
         if let Some(handle) = &handle {
             within(handle, "write its disk out", SYNC, handle.guest.sync()).await?;
         }
         match handle {
-            Some(_) if memory => self.copy_with_memory(name).await,
+            Some(_) if memory => self.copy_with_memory(name, passing).await.map(Some),
             None if memory => Err(WorkspaceError::Stopped),
             Some(handle) => {
                 let copy = match self.copy_frozen(&handle, name, None).await? {
@@ -105,11 +109,11 @@ impl Keeper {
                     }
                 };
                 let copy = copy.ok_or(WorkspaceError::Restless)?;
-                blocking(move || copy.finish()).await
+                blocking(move || copy.finish()).await.map(|()| None)
             }
             None => {
                 let copy = self.fill(name).await?;
-                blocking(move || copy.finish()).await
+                blocking(move || copy.finish()).await.map(|()| None)
             }
         }
     }
@@ -145,41 +149,50 @@ impl Keeper {
         copy.map(|copy| whole.then_some(copy))
     }
 
-    /// Copies memory and disk of one moment.
-    async fn copy_with_memory(&self, name: &str) -> Result<(), WorkspaceError> {
+    /// Copies memory and disk of one moment. How long the guest stood still for that.
+    async fn copy_with_memory(&self, name: &str, passing: bool) -> Result<Duration, WorkspaceError> {
         let mut engine = self.engine.lock().await;
         let engine = engine.as_mut().ok_or(WorkspaceError::Stopped)?;
         if !engine.machine.backend().has_port() {
             return Err(WorkspaceError::NotYet("a snapshot with memory under Firecracker"));
         }
-        let memory = Draft::new(&self.home.memory(name))?;
         let key = Draft::new(&self.home.memory_key(name))?;
         let jobs = Draft::new(&self.home.memory_jobs(name))?;
         let origin = serde_json::to_vec(&engine.origin).unwrap_or_default();
-        let state = own(memory.file())?;
-        if let Some(mapped) = engine.memory.as_ref().map(own).transpose()? {
-            blocking(move || {
-                read_ahead(&mapped);
-                Ok(())
-            })
-            .await?;
-        }
+        let mut saving = self.prepare_memory(name, engine).await?;
         let begin = std::time::Instant::now();
         let running = self.jobs_to_keep()?;
         engine.machine.pause().await.map_err(vmm)?;
-        let (saved, copy) = tokio::join!(engine.machine.save(state, None), self.fill(name));
+        let (saved, copy) = tokio::join!(saving.save(&mut engine.machine), self.fill(name));
         engine.machine.resume().await.map_err(vmm)?;
-        (self.log)(&format!("memory kept: the guest stood still for {} ms", begin.elapsed().as_millis()));
-        saved.map_err(|error| WorkspaceError::Save(Box::new(error)))?;
+        let paused = begin.elapsed();
+        if let Some(why) = saved? {
+            (self.log)(&format!("all of memory was written: {why}"));
+        }
         let copy = copy?;
         blocking(move || {
             use std::io::Write as _;
             key.file().write_all(&origin).map_err(WorkspaceError::Copy)?;
-            key.finish()?;
             jobs.file().write_all(&running).map_err(WorkspaceError::Copy)?;
-            jobs.finish()?;
-            memory.finish()?;
-            copy.finish()
+            let Saving { memory, ram } = saving;
+            for draft in [Some(key), Some(jobs), ram, Some(memory)].into_iter().flatten() {
+                draft.settle(passing)?;
+            }
+            copy.finish()?;
+            Ok(paused)
+        })
+        .await
+    }
+
+    /// The files for a guest's memory, with all in them that can be there while it still runs.
+    async fn prepare_memory(&self, name: &str, engine: &Engine) -> Result<Saving, WorkspaceError> {
+        let memory = Draft::new(&self.home.memory(name))?;
+        let mapped = engine.memory.as_ref().filter(|_| engine.machine.beside() == Beside::Changes);
+        let Some(mapped) = mapped.map(own).transpose()? else { return Ok(Saving { memory, ram: None }) };
+        let ram = Draft::new(&self.home.ram(name))?;
+        blocking(move || {
+            ram.fill(&mapped)?;
+            Ok(Saving { memory, ram: Some(ram) })
         })
         .await
     }
@@ -243,11 +256,56 @@ impl Keeper {
     }
 }
 
-/// Has the host fault in what a guest's memory is mapped from, holes too, while the guest runs: a save reads every page,
-/// and each would cost a fault of its own. Blocks.
-fn read_ahead(file: &File) {
-    // What is not there yet is only slower.
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::WillNeed);
+/// A snapshot that was made.
+pub(super) struct Made {
+    pub(super) snapshot: SnapshotInfo,
+    /// How long the guest stood still for its memory.
+    pub(super) paused: Option<Duration>,
+}
+
+impl From<Made> for Answer {
+    fn from(Made { snapshot, paused }: Made) -> Self {
+        let paused_ms = paused.map(|paused| paused.as_secs_f64() * 1e3);
+        Self::Snapshot { snapshot, paused_ms }
+    }
+}
+
+/// A snapshot that only forks are made from.
+pub(super) struct Passing {
+    home: Home,
+    name: String,
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // What stays is swept at the next start.
+        let _ = disk::remove_files(&self.home, &self.name);
+    }
+}
+
+/// Where a guest's memory goes: with its devices, or beside them.
+struct Saving {
+    memory: Draft,
+    ram: Option<Draft>,
+}
+
+impl Saving {
+    /// Saves a machine that is paused. Where its memory cannot go beside its devices, as when this host lets nobody look
+    /// at a process's memory, all of it goes with them, which takes a second for each GiB; says why then.
+    async fn save(&mut self, machine: &mut Machine) -> Result<Option<String>, WorkspaceError> {
+        let failed = |error| WorkspaceError::Save(Box::new(error));
+        let mut why = None;
+        if let Some(ram) = &self.ram {
+            match machine.save(own(self.memory.file())?, Some(own(ram.file())?)).await {
+                Ok(()) => return Ok(None),
+                Err(error) => why = Some(cause::chain(&error)),
+            }
+            self.ram = None;
+            self.memory.file().set_len(0).map_err(WorkspaceError::Copy)?;
+        }
+        machine.save(own(self.memory.file())?, None).await.map_err(failed)?;
+        Ok(why)
+    }
 }
 
 fn own(file: &File) -> Result<File, WorkspaceError> {

@@ -1,7 +1,6 @@
 //! What front ends call. Each operation asks the workspace's keeper, or, where none lives and none is needed, does it
 //! itself under the workspace's lock.
 
-use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,11 +12,12 @@ use super::layout::{self, Home};
 use super::record::{Record, is_id};
 use super::start::{self, Remarks};
 use super::state::State;
+use super::transfer::absolute;
 use super::view::{
     Deleted, EXECUTION_MODE, List, Reset, ResetTo, SnapshotCreated, SnapshotDeleted, SnapshotInfo,
     SnapshotList, Status, UNRESPONSIVE, Unreadable,
 };
-use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
+use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
 use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
@@ -31,9 +31,7 @@ const GLANCE: Duration = Duration::from_secs(2);
 /// Workspaces that are looked at at once.
 const LOOKS: usize = 64;
 /// How long it may take over what copies a disk or ends a guest.
-const LONG: Duration = Duration::from_secs(1800);
-/// Most forks at once.
-pub(super) const FORKS: std::ops::RangeInclusive<u32> = 1..=64;
+pub(super) const LONG: Duration = Duration::from_secs(1800);
 
 /// The workspaces of this user.
 #[derive(Clone, Debug)]
@@ -47,6 +45,22 @@ pub(super) struct Conversation {
     pub(super) greeting: Greeting,
 }
 
+impl Conversation {
+    /// Asks what is to be asked in it.
+    pub(super) async fn ask(&mut self, call: &Call, within: Duration) -> Result<Answer, WorkspaceError> {
+        let talk = async {
+            keeper::send(&mut self.stream, call).await?;
+            keeper::receive::<Answer>(&mut self.stream).await
+        };
+        match tokio::time::timeout(within, talk).await {
+            Ok(Ok(Answer::Failed { fault })) => Err(WorkspaceError::Told(fault)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(WorkspaceError::Silent),
+        }
+    }
+}
+
 impl Workspaces {
     /// Those that `factory`'s configuration places, started with its backend.
     pub fn new(factory: Factory) -> Self {
@@ -57,13 +71,20 @@ impl Workspaces {
         &self.factory.config.workspaces_dir
     }
 
-    fn order(&self, task: Task) -> Order {
+    pub(super) fn order(&self, task: Task) -> Order {
         Order {
             config: (*self.factory.config).clone(),
             backend: self.factory.preference.name().to_owned(),
             task,
             expiry: None,
         }
+    }
+
+    /// The id that an id or a name means, as far as it can be told without asking anybody: what is no name of one stays
+    /// as it is.
+    pub fn resolve(&self, given: &str) -> String {
+        let named = super::check_snapshot_name(given).ok().and_then(|()| layout::named(self.root(), given));
+        named.unwrap_or_else(|| given.to_owned())
     }
 
     /// The workspace that an id or a name means. One whose time is over is removed instead.
@@ -137,10 +158,6 @@ impl Workspaces {
         within: Duration,
     ) -> Result<Option<Answer>, WorkspaceError> {
         let Some(mut conversation) = self.meet(home).await? else { return Ok(None) };
-        let talk = async {
-            keeper::send(&mut conversation.stream, call).await?;
-            keeper::receive::<Answer>(&mut conversation.stream).await
-        };
         let hangs = async {
             loop {
                 tokio::time::sleep(PROMPT).await;
@@ -149,15 +166,9 @@ impl Workspaces {
                 }
             }
         };
-        let answered = tokio::select! {
-            answered = tokio::time::timeout(within, talk) => answered,
-            () = hangs => return Err(WorkspaceError::Silent),
-        };
-        match answered {
-            Ok(Ok(Answer::Failed { fault })) => Err(WorkspaceError::Told(fault)),
-            Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(WorkspaceError::Silent),
+        tokio::select! {
+            answered = conversation.ask(call, within) => answered.map(Some),
+            () = hangs => Err(WorkspaceError::Silent),
         }
     }
 
@@ -173,10 +184,10 @@ impl Workspaces {
         moved: &mut (dyn FnMut(Moved) + Send),
     ) -> Result<Status, WorkspaceError> {
         wish.check(host::available_memory_mib())?;
-        if let Some(path) = &mut wish.seed_path {
+        if let Some(path) = wish.seed_path.take() {
             // What is no tree is refused before anything is made.
-            Source::open(path, Limits::default())?;
-            *path = std::path::absolute(&path).map_err(|e| WorkspaceError::file(path, "found", e))?;
+            Source::open(&path, Limits::default())?;
+            wish.seed_path = Some(absolute(path)?);
         }
         layout::sweep(self.root());
         let environment = self.factory.environment(&wish.environment, pull_events).await?;
@@ -190,87 +201,6 @@ impl Workspaces {
             memory: None,
         });
         start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
-    }
-
-    /// Makes `count` workspaces from one as it is now, its memory and processes included while it runs, or from one of its
-    /// snapshots, with memory when that has it.
-    ///
-    /// # Errors
-    /// When one of them cannot be made; the others are then deleted again.
-    pub async fn fork(
-        &self,
-        given: &str,
-        count: u32,
-        snapshot: Option<&str>,
-        remarks: Remarks<'_>,
-    ) -> Result<Vec<Status>, WorkspaceError> {
-        if !FORKS.contains(&count) {
-            return Err(WorkspaceError::Count { wanted: count, most: *FORKS.end() });
-        }
-        let home = self.find(given).await?;
-        let (origin, name, passing) = match snapshot {
-            Some(name) => {
-                let state = home.read()?;
-                disk::find(&state, name)?;
-                (state.record()?, name.to_owned(), None)
-            }
-            None => {
-                let name = format!("fork-{}", identity::new_id()?);
-                let passing = Passing(home.clone(), name.clone());
-                let running = self.phase(&home).await? == Some(Phase::Running);
-                let memory = running && home.read()?.record()?.backend == "qemu";
-                self.snapshot(&home, &name, true, memory).await?;
-                (home.read()?.record()?, name, Some(passing))
-            }
-        };
-        let secrets = secrets::read(&home, &origin)?;
-        let made: Vec<_> = futures::stream::iter(0..count)
-            .map(|_| async {
-                let wish = Wish {
-                    environment: origin.environment.clone(),
-                    vcpu_count: origin.vcpu_count,
-                    mem_mib: origin.mem_mib,
-                    ttl_seconds: origin.ttl_seconds,
-                    name: None,
-                    labels: origin.labels.clone(),
-                    allow_host_compat: origin.allow_host_compat,
-                    secrets: secrets.clone(),
-                    seed_path: None,
-                };
-                wish.check(host::available_memory_mib())?;
-                let id = identity::new_id()?;
-                let order = self.order(Task::Create {
-                    wish: Box::new(wish),
-                    environment_version: origin.environment_version.clone(),
-                    disk: home.snapshot(&name),
-                    forked_from: Some(origin.id.clone()),
-                    memory: Some((home.path().to_owned(), name.clone())),
-                });
-                let mut said = Vec::new();
-                let mut hear = |text: &str| said.push(text.to_owned());
-                let made = start::start(Home::of(self.root(), &id).path(), &order, &mut hear).await;
-                Ok::<_, WorkspaceError>((made?, said))
-            })
-            .buffer_unordered(host_parallelism())
-            .collect()
-            .await;
-        drop(passing);
-        let (mut whole, mut failure) = (Vec::new(), None);
-        for each in made {
-            match each {
-                Ok((status, said)) => {
-                    said.iter().for_each(|text| remarks(text));
-                    whole.push(status);
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        let Some(error) = failure else { return Ok(whole) };
-        for status in whole {
-            // The first failure says more than what follows from it.
-            let _ = self.delete(&status.workspace_id).await;
-        }
-        Err(error)
     }
 
     /// All workspaces, the one that was used last first, and those that cannot be read.
@@ -358,7 +288,7 @@ impl Workspaces {
         }
     }
 
-    /// Takes the lock of a workspace that no keeper has.
+    /// Takes the lock of a workspace that no keeper has, and removes what interrupted work left.
     pub(super) async fn own(
         &self,
         home: &Home,
@@ -367,7 +297,9 @@ impl Workspaces {
         let locked = tokio::task::spawn_blocking(move || waits.lock()).await;
         let locked = locked.map_err(|_| WorkspaceError::Locked)??;
         home.check()?;
-        Ok((locked, State::open(&home.state_path())?))
+        let state = State::open(&home.state_path())?;
+        disk::sweep(home, &state)?;
+        Ok((locked, state))
     }
 
     /// Ends everything of a workspace and removes it, its keeper too where that hangs.
@@ -501,44 +433,22 @@ impl Workspaces {
         memory: bool,
     ) -> Result<SnapshotCreated, WorkspaceError> {
         let home = self.find(given).await?;
-        let snapshot = self.snapshot(&home, name, false, memory).await?;
-        let workspace_id = snapshot.workspace_id.clone();
-        Ok(SnapshotCreated { workspace_id, snapshot, execution_mode: EXECUTION_MODE })
-    }
-
-    async fn snapshot(
-        &self,
-        home: &Home,
-        name: &str,
-        passing: bool,
-        memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        let call = Call::SnapshotCreate { name: name.into(), passing, memory };
-        match self.ask(home, &call, LONG).await? {
-            Some(Answer::Snapshot { snapshot }) => return Ok(snapshot),
+        let call = Call::SnapshotCreate { name: name.into(), passing: false, memory };
+        let (snapshot, paused_ms) = match self.ask(&home, &call, LONG).await? {
+            Some(Answer::Snapshot { snapshot, paused_ms }) => (snapshot, paused_ms),
             Some(_) => return Err(odd()),
             None if memory => return Err(WorkspaceError::Stopped),
-            None => {}
-        }
-        let (held, state) = self.own(home).await?;
-        if !passing {
-            disk::check_new(&state, name)?;
-        }
-        let (copying, name) = (home.clone(), name.to_owned());
-        let copied = tokio::task::spawn_blocking(move || {
-            let path = copying.disk();
-            let from = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
-            disk::copy(&from, &copying.snapshot(&name))?;
-            let id = copying.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-            disk::describe(&copying, &id, &name)
-        })
-        .await;
-        let info = copied.map_err(|_| WorkspaceError::Locked)??;
-        if !passing {
-            state.add_snapshot(&info)?;
-        }
-        drop((state, held));
-        Ok(info)
+            None => {
+                let (held, state) = self.own(&home).await?;
+                disk::check_new(&state, name)?;
+                let snapshot = copy_stopped(&home, name).await?;
+                state.add_snapshot(&snapshot)?;
+                drop((state, held));
+                (snapshot, None)
+            }
+        };
+        let workspace_id = snapshot.workspace_id.clone();
+        Ok(SnapshotCreated { workspace_id, snapshot, paused_ms, execution_mode: EXECUTION_MODE })
     }
 
     /// The snapshots, the oldest first.
@@ -567,18 +477,15 @@ impl Workspaces {
     }
 }
 
-/// A snapshot that only forks are made from.
-struct Passing(Home, String);
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        // What stays is swept when the workspace is started next.
-        let _ = disk::remove_files(&self.0, &self.1);
-    }
-}
-
-fn host_parallelism() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
+/// Copies the disk of a workspace whose lock the caller has.
+pub(super) async fn copy_stopped(home: &Home, name: &str) -> Result<SnapshotInfo, WorkspaceError> {
+    let (home, name) = (home.clone(), name.to_owned());
+    let copied = tokio::task::spawn_blocking(move || {
+        disk::copy(&disk::open(&home.disk())?, &home.snapshot(&name))?;
+        let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        disk::describe(&home, &id, &name)
+    });
+    copied.await.map_err(|_| WorkspaceError::Locked)?
 }
 
 /// Kills the keeper that has the workspace's lock.

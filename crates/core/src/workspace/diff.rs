@@ -250,7 +250,7 @@ impl Workspaces {
                 binary |= piece.contains(&0);
                 Ok(())
             };
-            match self.content(home, name, PIECE as u64, each).await {
+            match self.content(home, name, 0, PIECE as u64, each).await {
                 // Reading all of it says why.
                 Ok(_) | Err(WorkspaceError::Told(_)) => {}
                 Err(error) => return Err(error),
@@ -288,7 +288,7 @@ impl Workspaces {
                     }
                     Ok(())
                 };
-                self.content(home, name, limit, each).await.map(|_| ())
+                self.content(home, name, 0, limit, each).await.map(|_| ())
             }
             Kind::Symlink => self.stat(home, name).await.map(|entry| {
                 bytes = entry.target.map_or_else(Vec::new, |target| target.bytes().to_vec());

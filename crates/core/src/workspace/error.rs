@@ -379,9 +379,10 @@ impl WorkspaceError {
         Some(hint)
     }
 
-    /// What kind it is, for programs.
-    fn kind(&self) -> &'static str {
+    /// What kind it is, for programs: `not_found`, `state`, `invalid` and so on.
+    pub fn kind(&self) -> &str {
         match self {
+            Self::Told(fault) => &fault.kind,
             Self::Unknown { .. } => "unknown",
             Self::Name { .. } | Self::Labels(_) | Self::Limit(_) | Self::Secret(_) => "invalid",
             Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",

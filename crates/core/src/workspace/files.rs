@@ -180,15 +180,16 @@ impl Workspaces {
         }
     }
 
-    /// Reads a file from its beginning, at most `limit` bytes, which `each` is given as they come.
+    /// Reads a file from byte `offset` on, at most `limit` bytes, which `each` is given as they come.
     pub(super) async fn content(
         &self,
         home: &Home,
         path: &[u8],
+        offset: u64,
         limit: u64,
         mut each: impl FnMut(&[u8]) -> Result<(), WorkspaceError>,
     ) -> Result<Entry, WorkspaceError> {
-        let mut talk = self.running(home, FileAsk::Read { path: path.into(), offset: 0, limit }).await?;
+        let mut talk = self.running(home, FileAsk::Read { path: path.into(), offset, limit }).await?;
         let FileReply::Entry { entry } = talk.reply().await? else { return Err(odd()) };
         loop {
             match talk.next().await? {
@@ -223,8 +224,8 @@ impl Workspaces {
         })
     }
 
-    /// The first `max_bytes` of a file: as a payload, and byte for byte, but for the workspace's secrets. Links are
-    /// followed inside the workspace.
+    /// At most `max_bytes` of a file from byte `offset` on: as a payload, and byte for byte, but for the workspace's
+    /// secrets. Links are followed inside the workspace.
     ///
     /// # Errors
     /// When it does not run, or the path is no regular file in it.
@@ -232,6 +233,7 @@ impl Workspaces {
         &self,
         given: &str,
         path: &Path,
+        offset: u64,
         max_bytes: u64,
     ) -> Result<(FileRead, Vec<u8>), WorkspaceError> {
         check_size(max_bytes)?;
@@ -243,16 +245,24 @@ impl Workspaces {
             content.extend_from_slice(bytes);
             Ok(())
         };
-        let entry = self.content(&home, &plain, max_bytes + redactor.reach() as u64, each).await?;
-        let end = usize::try_from(max_bytes).unwrap_or(usize::MAX);
-        let (clean, redacted) = redactor.head(&content, end);
+        // A secret that begins before the part, or ends after it, is one too.
+        let reach = redactor.reach() as u64;
+        let before = offset.min(reach);
+        let wanted = before + max_bytes;
+        let entry = self.content(&home, &plain, offset - before, wanted + reach, each).await?;
+        let part = |end: u64| redactor.head(&content, usize::try_from(end).unwrap_or(usize::MAX)).0;
+        let clean = part(wanted).split_off(part(before).len());
+        let raw = content.get(before as usize..).unwrap_or_default();
+        let raw = &raw[..raw.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX))];
+        let redacted = clean != raw;
         let read = FileRead {
             workspace_id: id_of(&home),
             path: shown(&plain),
             size_bytes: entry.size,
             max_bytes,
+            offset,
             content: String::from_utf8_lossy(&clean).into_owned(),
-            truncated: entry.size > content.len().min(end) as u64,
+            truncated: entry.size > offset.saturating_add(raw.len() as u64),
             redacted,
             execution_mode: EXECUTION_MODE,
         };

@@ -1,5 +1,6 @@
 //! What payloads show of files and trees: the contract's fields, and ours added.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::files::shown;
@@ -19,7 +20,7 @@ impl Kind {
 }
 
 /// What `workspace file list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileList {
     /// Whose.
     pub workspace_id: String,
@@ -36,7 +37,7 @@ pub struct FileList {
 }
 
 /// One file, directory or link.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileEntry {
     /// Its path; bytes that are not UTF-8 are replaced.
     pub path: String,
@@ -74,7 +75,7 @@ impl FileEntry {
 }
 
 /// What `workspace file read` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileRead {
     /// Whose.
     pub workspace_id: String,
@@ -84,6 +85,8 @@ pub struct FileRead {
     pub size_bytes: u64,
     /// Bytes that were asked for.
     pub max_bytes: u64,
+    /// Where they begin.
+    pub offset: u64,
     /// What was read, as text; bytes that are not UTF-8 are replaced.
     pub content: String,
     /// Whether there is more.
@@ -95,7 +98,7 @@ pub struct FileRead {
 }
 
 /// What `workspace file write` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileWritten {
     /// Whose.
     pub workspace_id: String,
@@ -110,7 +113,7 @@ pub struct FileWritten {
 }
 
 /// What `workspace sync push` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Pushed {
     /// Whose.
     pub workspace_id: String,
@@ -121,7 +124,7 @@ pub struct Pushed {
 }
 
 /// A tree that was copied into a workspace.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Synced {
     /// `directory` or `tar_archive`.
     pub mode: &'static str,
@@ -138,7 +141,7 @@ pub struct Synced {
 }
 
 /// What `workspace export` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Exported {
     /// Whose.
     pub workspace_id: String,
@@ -159,7 +162,7 @@ pub struct Exported {
 }
 
 /// What `workspace patch apply` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Patched {
     /// Whose.
     pub workspace_id: String,
@@ -176,7 +179,7 @@ pub struct Patched {
 }
 
 /// How many paths a patch changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PatchSummary {
     /// All of them.
     pub total: u64,
@@ -189,7 +192,7 @@ pub struct PatchSummary {
 }
 
 /// One path that a patch changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PatchEntry {
     /// Which.
     pub path: String,
@@ -198,7 +201,7 @@ pub struct PatchEntry {
 }
 
 /// What `workspace diff` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Diff {
     /// Whose.
     pub workspace_id: String,
@@ -217,7 +220,7 @@ pub struct Diff {
 }
 
 /// How many paths differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DiffSummary {
     /// All of them.
     pub total: u64,
@@ -236,7 +239,7 @@ pub struct DiffSummary {
 }
 
 /// One path that differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DiffEntry {
     /// Its path below `/workspace`; bytes that are not UTF-8 are replaced.
     pub path: String,
@@ -258,7 +261,7 @@ pub struct DiffEntry {
 }
 
 /// What `workspace disk list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskList {
     /// Whose.
     pub workspace_id: String,
@@ -273,7 +276,7 @@ pub struct DiskList {
 }
 
 /// What `workspace disk read` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskRead {
     /// Whose.
     pub workspace_id: String,
@@ -292,7 +295,7 @@ pub struct DiskRead {
 }
 
 /// What `workspace disk export` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskExported {
     /// Whose.
     pub workspace_id: String,

@@ -209,6 +209,11 @@ impl LogReader {
         &self.head
     }
 
+    /// Leaves out what came before a command.
+    pub fn skip_to(&mut self, sequence: u64) {
+        self.at = self.at.max(sequence.saturating_sub(1));
+    }
+
     /// The next entry, the oldest first.
     ///
     /// # Errors

@@ -100,7 +100,7 @@ impl Home {
         self.snapshots().join(format!("{name}.ext4"))
     }
 
-    /// What the guest's memory held at a snapshot, and its devices, if it has that.
+    /// The guest's devices at a snapshot, and what its memory held unless that is beside them, if it has that.
     pub fn memory(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.memory"))
     }
@@ -108,6 +108,11 @@ impl Home {
     /// What shells and services the guest had at a snapshot, if it has its memory.
     pub fn memory_jobs(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.jobs"))
+    }
+
+    /// What its memory held alone, if that is not with its devices: a file that guests share which go on from it.
+    pub fn ram(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.ram"))
     }
 
     /// What can be restored from that.

@@ -25,6 +25,7 @@ pub(crate) mod disk;
 mod error;
 mod files;
 mod files_view;
+mod forks;
 mod fresh;
 pub(crate) mod history;
 pub(crate) mod holder;

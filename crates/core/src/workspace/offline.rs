@@ -12,7 +12,9 @@ use super::layout::Home;
 use super::pipe::Worker;
 use super::record::Record;
 use super::state::State;
+use super::transfer::absolute;
 use super::{WORKSPACE_PATH, WorkspaceError, disk, secrets};
+use crate::HostPath;
 use crate::disk::{DiskError, Ext4, Found, Kind, Merged, export};
 use crate::environment::lock::Lock;
 use crate::environment::{Installed, Store};
@@ -162,8 +164,12 @@ impl Workspaces {
     ///
     /// # Errors
     /// When the workspace runs, its disk is damaged, or `output` cannot be made.
-    pub async fn export_disk(&self, given: &str, output: &Path) -> Result<DiskExported, WorkspaceError> {
-        let output = std::path::absolute(output).map_err(|e| WorkspaceError::file(output, "made", e))?;
+    pub async fn export_disk(
+        &self,
+        given: &str,
+        output: impl Into<HostPath>,
+    ) -> Result<DiskExported, WorkspaceError> {
+        let output = absolute(output.into())?;
         let still = self.still(given).await?;
         let (path, to) = (still.home.disk(), output.clone());
         // On a thread that is waited for, so that it tidies up also when nobody wants its result any more.
@@ -174,7 +180,7 @@ impl Workspaces {
         let exported = worker.outcome().await??;
         Ok(DiskExported {
             workspace_id: id_of(&still.home),
-            output_path: output.display().to_string(),
+            output_path: output.shown().display().to_string(),
             disk_format: "ext4",
             bytes_written: exported.size,
             allocated_bytes: exported.allocated,

@@ -111,11 +111,14 @@ impl Workspaces {
 
     /// What stands at `paths`, and whether what is above them are directories.
     async fn fetch(&self, home: &Home, paths: &BTreeSet<PathBuf>) -> Result<Fetched, WorkspaceError> {
-        let above = paths.iter().flat_map(|path| path.ancestors().skip(1));
-        let all: BTreeSet<&Path> = paths.iter().map(PathBuf::as_path).chain(above).collect();
-        let all = all.into_iter().filter(|path| *path != Path::new(""));
-        let looks = all.map(|path| async move {
-            let node = match self.node(home, path, paths.contains(path)).await {
+        let mut all: BTreeSet<PathBuf> = paths.clone();
+        for path in paths {
+            all.extend(
+                path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).map(Path::to_owned),
+            );
+        }
+        let looks = all.into_iter().map(|path: PathBuf| async move {
+            let node = match self.node(home, &path, paths.contains(&path)).await {
                 Ok(node) => Ok(node),
                 Err(WorkspaceError::Told(fault))
                     if fault.kind == "not_found" || fault.kind == "not_directory" =>
@@ -127,7 +130,7 @@ impl Workspaces {
                 }
                 Err(error) => return Err(error),
             };
-            Ok((path.to_owned(), node))
+            Ok((path, node))
         });
         let mut looks = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
         let (mut found, mut bytes) = (BTreeMap::new(), 0);
@@ -161,7 +164,7 @@ impl Workspaces {
                 bytes.extend_from_slice(piece);
                 Ok(())
             };
-            self.content(home, path, limit, each).await?;
+            self.content(home, path, 0, limit, each).await?;
         }
         Ok(Some(Node { kind, mode: entry.mode, bytes }))
     }

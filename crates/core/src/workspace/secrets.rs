@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::{self, Home};
 use super::record::SecretInfo;
 use super::{Record, WorkspaceError};
+use crate::HostPath;
 use crate::redact::{Redactor, SHORTEST};
 
 /// Most secrets of one workspace.
@@ -127,12 +128,12 @@ impl Secret {
     ///
     /// # Errors
     /// When the file cannot be read, or what is in it cannot be a value.
-    pub fn from_file(name: impl Into<String>, path: &Path) -> Result<Self, SecretError> {
-        let name = name.into();
+    pub fn from_file(name: impl Into<String>, path: impl Into<HostPath>) -> Result<Self, SecretError> {
+        let (name, path) = (name.into(), path.into());
         check_name(&name)?;
-        match File::open(path) {
-            Ok(file) => Self::from_reader(name, path, file),
-            Err(source) => Err(SecretError::File { name, path: path.to_owned(), source }),
+        match File::open(path.path()) {
+            Ok(file) => Self::from_reader(name, path.shown(), file),
+            Err(source) => Err(SecretError::File { name, path: path.shown().to_owned(), source }),
         }
     }
 
@@ -220,7 +221,7 @@ pub(crate) fn read(home: &Home, record: &Record) -> Result<Vec<Secret>, Workspac
     for SecretInfo { name, source_kind } in &record.secrets {
         check_name(name)?;
         let path = home.secrets().join(name);
-        let secret = Secret::from_file(name, &path)?;
+        let secret = Secret::from_file(name, path)?;
         all.push(Secret { source_kind: source_kind.clone(), ..secret });
     }
     Ok(all)
@@ -335,7 +336,7 @@ mod tests {
         assert!(matches!(Secret::from_file("T", &path), Err(SecretError::Long(_))));
         std::fs::write(&path, b"\xff\xfe\xff\xfe").unwrap();
         assert!(matches!(Secret::from_file("T", &path), Err(SecretError::Text(_))));
-        assert!(matches!(Secret::from_file("T", &dir.path().join("none")), Err(SecretError::File { .. })));
+        assert!(matches!(Secret::from_file("T", dir.path().join("none")), Err(SecretError::File { .. })));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Command, Record, SecretInfo, Seed, WORKSPACE_PATH};
@@ -14,7 +15,7 @@ pub const EXECUTION_MODE: &str = "guest_vsock";
 pub const UNRESPONSIVE: &str = "unresponsive";
 
 /// The last command of a history.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LastCommand {
     /// Its number.
     pub sequence: u64,
@@ -44,7 +45,7 @@ impl From<&Command> for LastCommand {
 }
 
 /// Everything about one workspace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
@@ -149,7 +150,7 @@ impl Status {
 }
 
 /// One workspace in a list.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Listed {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
@@ -194,7 +195,7 @@ impl From<Status> for Listed {
 }
 
 /// All workspaces.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct List {
     /// How many.
     pub count: usize,
@@ -205,7 +206,7 @@ pub struct List {
 }
 
 /// A workspace that cannot be read.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Unreadable {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
@@ -214,7 +215,7 @@ pub struct Unreadable {
 }
 
 /// One copy of a workspace's disk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotInfo {
     /// Whose.
     pub workspace_id: String,
@@ -239,18 +240,21 @@ pub struct SnapshotInfo {
 }
 
 /// What `workspace snapshot create` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotCreated {
     /// Whose.
     pub workspace_id: String,
     /// It.
     pub snapshot: SnapshotInfo,
+    /// How long the guest stood still for its memory to be kept, ms; null where only its disk was, which it does not
+    /// stand still for.
+    pub paused_ms: Option<f64>,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
 /// What `workspace snapshot list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotList {
     /// Whose.
     pub workspace_id: String,
@@ -261,7 +265,7 @@ pub struct SnapshotList {
 }
 
 /// What `workspace snapshot delete` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotDeleted {
     /// Whose.
     pub workspace_id: String,
@@ -272,7 +276,7 @@ pub struct SnapshotDeleted {
 }
 
 /// What `workspace reset` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Reset {
     /// What the workspace is now.
     #[serde(flatten)]
@@ -282,7 +286,7 @@ pub struct Reset {
 }
 
 /// What a workspace was reset to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ResetTo {
     /// Which snapshot.
     pub snapshot_name: String,
@@ -297,7 +301,7 @@ pub struct ResetTo {
 }
 
 /// What `workspace delete` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Deleted {
     /// Which.
     pub workspace_id: String,
@@ -308,7 +312,7 @@ pub struct Deleted {
 }
 
 /// What `workspace exec` says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ExecReport {
     /// Where it ran.
     pub workspace_id: String,
@@ -349,7 +353,7 @@ pub struct ExecReport {
 }
 
 /// The history.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Logs {
     /// How much it is of what.
     #[serde(flatten)]
@@ -359,7 +363,7 @@ pub struct Logs {
 }
 
 /// How much of a history is shown.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LogsHead {
     /// Whose.
     pub workspace_id: String,
@@ -374,7 +378,7 @@ pub struct LogsHead {
 }
 
 /// One command of the history.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LogEntry {
     /// 1 for the first.
     pub sequence: u64,

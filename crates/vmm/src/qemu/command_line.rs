@@ -22,7 +22,7 @@ pub const VERBOSE_KERNEL_ARGS: &[&str] = &["earlyprintk=ttyS0", "ignore_loglevel
 
 /// Which machine QEMU is told to be. Raised with any change of what a saved state depends on; a test compares the whole
 /// command line with the one that has this number.
-pub const DEVICE_MODEL: u32 = 1;
+pub const DEVICE_MODEL: u32 = 2;
 
 /// Everything that goes into one QEMU process.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ impl Line {
         let mem_mib = self.shape.mem_mib;
 
         out.plain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        // The section that says which machine was saved, which not every save has.
+        out.plain(["-global", "migration.send-configuration=off"]);
         // Left allowed is only what QEMU itself needs: `spawn` denies fork and exec, `elevateprivileges` setuid and
         // its kind, `resourcecontrol` scheduling and priorities, `obsolete` dead system calls. Four switches are all
         // that QEMU 7.2 has.

@@ -91,7 +91,7 @@ impl Args {
             labels: self.labels.into_iter().collect(),
             allow_host_compat: self.allow_host_compat,
             secrets,
-            seed_path: self.seed_path,
+            seed_path: self.seed_path.map(Into::into),
             ..Wish::new(self.environment)
         };
         let pull = Pull::new(&wish.environment);

@@ -98,7 +98,7 @@ impl File {
                 }
             }
             Self::Read(Reading { workspace_id, path, max_bytes, content_only, json }) => {
-                let (read, content) = workspaces.read_file(&workspace_id, &path, max_bytes).await?;
+                let (read, content) = workspaces.read_file(&workspace_id, &path, 0, max_bytes).await?;
                 if json {
                     print_json(&serde_json::to_value(&read).unwrap_or_default());
                 } else {
