@@ -266,7 +266,7 @@ impl Workspaces {
             redacted,
             execution_mode: EXECUTION_MODE,
         };
-        Ok((read, clean))
+        Ok((read, clean.into_owned()))
     }
 
     /// Makes a file, or replaces its content at once, by all of `source`; missing directories above it are made.

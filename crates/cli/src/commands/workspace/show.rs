@@ -83,11 +83,10 @@ fn fitted(mut rows: Vec<Vec<String>>, width: usize) -> Vec<Vec<String>> {
             labels -= 1;
         }
     }
-    cut(&mut rows, NAME, 16);
     if excess(&rows) > 0 {
         rows.iter_mut().for_each(|row| drop(row.remove(labels)));
-        cut(&mut rows, NAME, 8);
     }
+    cut(&mut rows, NAME, 8);
     rows
 }
 
