@@ -38,6 +38,7 @@ case $purpose in
         # Kills at a named step.
         need_program strace strace
         need_program mount mount
+        need_program mkfs.xfs xfsprogs
         # Firecracker's release, and the way to it where the release cannot be reached.
         need_program curl curl
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)

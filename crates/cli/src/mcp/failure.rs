@@ -141,7 +141,7 @@ impl From<Refusal> for Failure {
 
 /// Hints are written for people at a command line: a model is told the tool instead.
 fn of_tools(hint: &str) -> String {
-    const WORDS: [(&str, &str); 16] = [
+    const WORDS: [(&str, &str); 17] = [
         ("pyro workspace snapshot delete", "snapshot_delete"),
         ("pyro workspace shell open", "shell_open"),
         ("pyro workspace shell signal", "shell_signal"),
@@ -156,6 +156,7 @@ fn of_tools(hint: &str) -> String {
         ("pyro workspace list", "workspace_list"),
         ("pyro workspace start", "workspace_start"),
         ("pyro workspace stop", "workspace_stop"),
+        ("--skip-outside-links", "skip_outside_links"),
         ("--secret-env NAME=ENV", "secret_env"),
         (" --clear-name", " and clear_name"),
     ];

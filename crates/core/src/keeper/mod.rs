@@ -153,7 +153,7 @@ async fn begin_prepared(
     let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
     match &order.task {
         Task::Create { wish, .. } => match &wish.seed_path {
-            Some(path) => seed::fill(&engine, &home, &mut books, path, report).await?,
+            Some(path) => seed::fill(&engine, &home, &mut books, path, wish.outside_links, report).await?,
             None => seed::note_baseline(&engine.handle.guest, &books.record).await?,
         },
         Task::Reset { snapshot } if snapshot == BASELINE => {

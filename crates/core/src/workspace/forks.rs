@@ -11,6 +11,7 @@ use super::client::{LONG, copy_stopped, odd};
 use super::layout::Home;
 use super::start::{self, Remarks};
 use super::{Status, Wish, WorkspaceError, Workspaces, disk, secrets};
+use crate::archive::OutsideLinks;
 use crate::environment::lock::Lock;
 use crate::keeper::{Answer, Call, Phase, Task};
 use crate::{host, identity};
@@ -60,6 +61,7 @@ impl Workspaces {
                     allow_host_compat: origin.allow_host_compat,
                     secrets: secrets.clone(),
                     seed_path: None,
+                    outside_links: OutsideLinks::Refuse,
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;

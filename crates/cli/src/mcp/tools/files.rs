@@ -10,7 +10,7 @@ use pyro_core::workspace::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::workspace_path;
+use super::{outside_links, workspace_path};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
@@ -95,6 +95,9 @@ struct Push {
     /// /workspace or a directory below it
     #[serde(default = "workspace_path")]
     dest: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -106,6 +109,9 @@ struct Export {
     path: String,
     /// Host path to make
     output_path: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -216,14 +222,16 @@ fn check_max_bytes(max_bytes: u64) -> Result<(), Failure> {
 async fn push(host: Arc<Host>, input: Push, call: Call) -> Result<Pushed, Failure> {
     let source = host.roots.source(&input.source_path)?;
     let moved = call.moved("sync");
-    Ok(host.workspaces.push(&input.workspace_id, source, Path::new(&input.dest), moved).await?)
+    let links = outside_links(input.skip_outside_links);
+    Ok(host.workspaces.push(&input.workspace_id, source, Path::new(&input.dest), links, moved).await?)
 }
 
 async fn export(host: Arc<Host>, input: Export, call: Call) -> Result<Exported, Failure> {
     let output = host.roots.target(&input.output_path)?;
     let moved = call.moved("export");
     let path = Path::new(&input.path);
-    Ok(host.workspaces.export(&input.workspace_id, path, output, moved).await?)
+    let links = outside_links(input.skip_outside_links);
+    Ok(host.workspaces.export(&input.workspace_id, path, output, links, moved).await?)
 }
 
 async fn diff(host: Arc<Host>, input: Compare, _: Call) -> Result<Compared, Failure> {

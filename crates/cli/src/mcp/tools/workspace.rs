@@ -11,7 +11,7 @@ use pyro_core::workspace::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Named, Nothing, seconds_30, shell_line};
+use super::{Named, Nothing, outside_links, seconds_30, shell_line};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
@@ -92,6 +92,9 @@ struct Create {
     /// Host directory or .tar(.gz) to copy to /workspace; relative to the server's directory
     #[serde(default)]
     seed_path: Option<String>,
+    /// Leave symbolic links out of the seed that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
     /// Hidden wherever printed: {"name": "TOKEN", "value": "..."} or "file_path" instead of "value"
     #[serde(default)]
     secrets: Option<Vec<BTreeMap<String, String>>>,
@@ -231,6 +234,7 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Fa
         allow_host_compat: input.allow_host_compat,
         secrets: secrets(&host, input.secrets.unwrap_or_default())?,
         seed_path: seed,
+        outside_links: outside_links(input.skip_outside_links),
         ..Wish::new(input.environment)
     };
     let moved = call.moved("seed");
