@@ -22,6 +22,7 @@ mod microvm_workspace_secrets;
 mod microvm_workspace_services;
 mod microvm_workspace_shells;
 mod microvm_workspace_snapshots;
+mod microvm_workspace_steps;
 mod microvm_workspace_trees;
 mod room;
 mod support;
