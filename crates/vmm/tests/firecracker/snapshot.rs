@@ -4,12 +4,13 @@ use std::fs::File;
 use std::os::unix::fs::FileExt;
 
 use crate::guest::{self, Place, output, said};
-use pyro_vmm::{Machine, Memory, Spec, Start, VmmError};
+use pyro_vmm::{Beside, Machine, Memory, Spec, Start, VmmError};
 
 /// A machine that runs, was paused and saved; its memory and its state.
 async fn saved(place: &Place) -> (Machine, File, File) {
     let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
     said(&machine, "here").await;
+    assert_eq!(machine.beside(), Beside::All);
     let (state, memory) = (output(place.dir.path(), "state"), output(place.dir.path(), "memory"));
     let save = machine.save(state.try_clone().unwrap(), Some(memory.try_clone().unwrap())).await;
     assert!(matches!(save, Err(VmmError::NotPaused)), "{save:?}");
