@@ -36,6 +36,7 @@ case $purpose in
     test)
         need_program ps procps
         need_program mount mount
+        need_program mkfs.xfs xfsprogs
         # Firecracker's release, and the way to it where the release cannot be reached.
         need_program curl curl
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)

@@ -104,6 +104,24 @@ impl Redactor {
         }
     }
 
+    /// The first `end` bytes of a text without the values, also without a part of one that goes on beyond, and whether
+    /// there was any. The text should go on for [`Self::reach`] bytes more, or to its end.
+    pub fn head(&self, text: &[u8], end: usize) -> (Vec<u8>, bool) {
+        let end = end.min(text.len());
+        let Some(patterns) = &self.0 else { return (text[..end].to_vec(), false) };
+        let (mut stream, mut clean) = (self.stream(), Vec::with_capacity(end));
+        stream.held.extend_from_slice(text);
+        stream.release(patterns, end, &mut clean);
+        let any = clean != text[..end];
+        (clean, any)
+    }
+
+    /// How far a value that begins in a text can reach beyond its end, bytes.
+    pub fn reach(&self) -> usize {
+        let longest = self.0.as_ref().and_then(|all| all.values.iter().map(|value| value.bytes.len()).max());
+        longest.map_or(0, |longest| longest - 1)
+    }
+
     /// One stream to be redacted as it comes.
     pub fn stream(&self) -> RedactedStream {
         RedactedStream { redactor: self.clone(), held: Vec::new(), covered: 0 }
@@ -243,6 +261,24 @@ mod tests {
         assert_eq!(clean, b"$ whoami\nroot\n# ");
         stream.push(b"d", &mut clean);
         assert_eq!(clean, b"$ whoami\nroot\n# hunted");
+    }
+
+    #[test]
+    fn a_part_of_a_text_shows_no_part_of_a_value() {
+        let (text, redactor) = (b"a hunter2 b", Redactor::new(["hunter2"]).unwrap());
+        assert_eq!(redactor.reach(), 6);
+        for end in 0..=text.len() + 3 {
+            let (clean, any) = redactor.head(text, end);
+            let wanted = match end {
+                0..=2 => &text[..end],
+                3..=9 => b"a [REDACTED]",
+                10 => b"a [REDACTED] ",
+                _ => b"a [REDACTED] b",
+            };
+            assert_eq!((clean, any), (wanted.to_vec(), end > 2), "{end}");
+        }
+        let idle = Redactor::default();
+        assert_eq!((idle.reach(), idle.head(b"abc", 2)), (0, (b"ab".to_vec(), false)));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::capture::Captured;
@@ -12,7 +13,7 @@ use crate::timeline::Phase;
 use crate::vm::{ExecutionMode, Factory, Vm, VmError, VmInfo, VmRequest};
 
 /// What became of a VM after its use.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Cleanup {
     /// Which VM.
     pub vm_id: String,
@@ -30,7 +31,7 @@ impl Cleanup {
 }
 
 /// What a run reports.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct RunReport {
     /// The VM that ran it.
     pub vm_id: String,

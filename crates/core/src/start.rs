@@ -26,6 +26,7 @@ pub use kept::{Kept, resume};
 pub use pyro_vmm::Cache;
 use pyro_vmm::{Accelerator, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
 pub use remark::Remark;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::cause;
@@ -38,7 +39,7 @@ use crate::timeline::{Step, Timeline};
 use crate::vm::VmError;
 
 /// How a guest came to run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum How {
     /// From a template.

@@ -5,10 +5,14 @@ mod demo;
 mod doctor;
 mod env;
 mod keeper;
+mod mcp;
+mod mcp_config;
 mod run;
 mod workspace;
 
 use clap::Subcommand;
+
+pub use mcp_config::Dirs;
 
 use crate::error::CliError;
 
@@ -29,6 +33,9 @@ pub enum Command {
     Demo(demo::Args),
     /// Measure starts, commands, memory and disk on this host
     Bench(bench::Args),
+    /// Give a model's client the tools of workspaces
+    #[command(subcommand)]
+    Mcp(mcp::Mcp),
     /// Be the process that owns a workspace
     #[command(subcommand, hide = true)]
     Keeper(keeper::Keeper),
@@ -42,7 +49,7 @@ impl Command {
             Self::Env(env) => env.wants_json(),
             Self::Workspace(workspace) => workspace.wants_json(),
             Self::Doctor(args) => args.json,
-            Self::Demo(_) | Self::Keeper(_) => false,
+            Self::Demo(_) | Self::Keeper(_) | Self::Mcp(_) => false,
             Self::Bench(args) => args.json,
         }
     }
@@ -59,6 +66,7 @@ impl Command {
             Self::Env(env) => env.execute().await,
             Self::Workspace(workspace) => workspace.execute().await,
             Self::Keeper(keeper) => keeper.execute().await,
+            Self::Mcp(mcp) => mcp.execute().await,
             Self::Doctor(args) => args.execute().await,
             Self::Demo(args) => args.execute().await,
             Self::Bench(args) => args.execute().await,

@@ -9,7 +9,7 @@ use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, ftruncate, futimens,
@@ -22,6 +22,7 @@ use super::check::{Check, parent};
 use super::error::shown;
 use super::read::Reader;
 use super::{ArchiveError, CHUNK, Content, Entry, Limits, Meter, Progress, Refusal, Time, Totals};
+use crate::HostPath;
 
 /// What the tree is called while it is unpacked.
 const TREE: &str = "tree";
@@ -32,7 +33,7 @@ const ZEROS: [u8; HOLE] = [0; HOLE];
 /// A place for a tree.
 #[derive(Debug)]
 pub struct Sink {
-    destination: PathBuf,
+    destination: HostPath,
     name: Option<Vec<u8>>,
     limits: Limits,
 }
@@ -62,20 +63,28 @@ impl Sink {
     ///
     /// # Errors
     /// When the destination exists, or cannot be made.
-    pub fn new(destination: &Path, name: Option<&[u8]>, limits: Limits) -> Result<Self, ArchiveError> {
-        let sink = Self { destination: destination.to_path_buf(), name: name.map(<[u8]>::to_vec), limits };
+    pub fn new(
+        destination: impl Into<HostPath>,
+        name: Option<&[u8]>,
+        limits: Limits,
+    ) -> Result<Self, ArchiveError> {
+        let sink = Self { destination: destination.into(), name: name.map(<[u8]>::to_vec), limits };
         sink.vacant()?;
         Ok(sink)
     }
 
     fn fail(&self, doing: &'static str) -> impl Fn(io::Error) -> ArchiveError + use<> {
-        let path = self.destination.as_os_str().as_bytes().to_vec();
+        let path = self.destination.shown().as_os_str().as_bytes().to_vec();
         move |error| ArchiveError::file(&path, doing)(error)
     }
 
+    fn exists(&self) -> ArchiveError {
+        ArchiveError::Exists { path: self.destination.shown().to_path_buf() }
+    }
+
     fn vacant(&self) -> Result<(), ArchiveError> {
-        match self.destination.symlink_metadata() {
-            Ok(_) => Err(ArchiveError::Exists { path: self.destination.clone() }),
+        match self.destination.path().symlink_metadata() {
+            Ok(_) => Err(self.exists()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(self.fail("looked at")(error)),
         }
@@ -91,7 +100,7 @@ impl Sink {
         stream: &mut dyn Read,
         progress: &'p mut Progress<'p>,
     ) -> Result<Unpacked, ArchiveError> {
-        let beside = match self.destination.parent() {
+        let beside = match self.destination.path().parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
@@ -130,13 +139,13 @@ impl Sink {
     }
 
     fn name_it(&self, tree: &Path) -> Result<(), ArchiveError> {
-        match renameat_with(CWD, tree, CWD, &self.destination, RenameFlags::NOREPLACE) {
+        match renameat_with(CWD, tree, CWD, self.destination.path(), RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
-            Err(Errno::EXIST) => Err(ArchiveError::Exists { path: self.destination.clone() }),
+            Err(Errno::EXIST) => Err(self.exists()),
             // A file system that cannot promise it.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 self.vacant()?;
-                fs::rename(tree, &self.destination).map_err(self.fail("made"))
+                fs::rename(tree, self.destination.path()).map_err(self.fail("made"))
             }
             Err(error) => Err(self.fail("made")(error.into())),
         }

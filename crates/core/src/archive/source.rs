@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
@@ -11,11 +11,12 @@ use super::check::Check;
 use super::read::{Grown, Reader, sum_is_right};
 use super::write::Writer;
 use super::{ArchiveError, CHUNK, Content, Limits, Meter, Progress, Totals, walk};
+use crate::HostPath;
 
 /// A tree of the host.
 #[derive(Debug)]
 pub struct Source {
-    path: PathBuf,
+    path: HostPath,
     limits: Limits,
     opened: Opened,
 }
@@ -43,16 +44,18 @@ impl Source {
     ///
     /// # Errors
     /// When there is no such thing, or it is neither.
-    pub fn open(path: &Path, limits: Limits) -> Result<Self, ArchiveError> {
+    pub fn open(path: impl Into<HostPath>, limits: Limits) -> Result<Self, ArchiveError> {
         use rustix::fs::{Mode, OFlags};
-        let name = path.as_os_str().as_encoded_bytes();
+        let path = path.into();
+        let name = path.shown().as_os_str().as_encoded_bytes();
         let fail = |source: io::Error| ArchiveError::file(name, "opened")(source);
         // Not blocking, for a fifo would have us wait.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+        let file = rustix::fs::open(path.path(), flags, Mode::empty()).map_err(|error| fail(error.into()))?;
         let mut file = File::from(file);
+        path.confirm(&file).map_err(fail)?;
         let meta = file.metadata().map_err(fail)?;
-        let not = |looks_like| ArchiveError::NotAnArchive { path: path.to_path_buf(), looks_like };
+        let not = |looks_like| ArchiveError::NotAnArchive { path: path.shown().to_path_buf(), looks_like };
         let opened = if meta.is_dir() {
             Opened::Directory(file.into())
         } else if meta.is_file() {
@@ -68,7 +71,7 @@ impl Source {
         } else {
             return Err(not(Some("a device, a socket or a fifo")));
         };
-        Ok(Self { path: path.to_path_buf(), limits, opened })
+        Ok(Self { path, limits, opened })
     }
 
     /// What it is.
@@ -115,7 +118,7 @@ impl Source {
                 let decoder = MultiGzDecoder::new(BufReader::with_capacity(CHUNK, counted));
                 let mut bounded = Bounded { decoder, count: 0, limits: self.limits };
                 copy(&mut bounded, &mut check, &mut meter, &mut writer)
-                    .map_err(|error| not_tar(error, &self.path))?;
+                    .map_err(|error| not_tar(error, self.path.shown()))?;
             }
         }
         check.finish()?;

@@ -5,7 +5,7 @@ use std::time::Instant;
 use futures::future::try_join_all;
 use serde_json::Value;
 
-use super::workspace::Kept;
+use super::workspace::{Kept, Place, TTL};
 use super::{Bench, Measure, Row, Series, memory};
 
 const MEASURE: Measure = Measure::Fork;
@@ -74,13 +74,14 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
 }
 
 async fn round(bench: &Bench<'_>) -> Result<Round, String> {
-    let (kept, _) = bench.new_workspace().await?;
-    bench.exec(&kept, &[LINE]).await?;
-    let own = keeper(&parse(&bench.workspace(&["status", &kept.id, "--json"]).await?.0)?)?;
+    let place = Place::usual(bench);
+    let (kept, _) = place.create(TTL).await?;
+    kept.exec(&[LINE]).await?;
+    let own = kept.keeper().await?;
     settle().await;
     let before = memory::pss_of_all_mib(own)?;
     let words = ["snapshot", "create", &kept.id, KEPT, "--memory", "--json"];
-    let (said, checkpoint) = bench.workspace(&words).await?;
+    let (said, checkpoint) = place.workspace(&words).await?;
     let paused = parse(&said)?["paused_ms"].as_f64().ok_or("its guest did not stand still")?;
     settle().await;
     let after = memory::pss_of_all_mib(own)?;
@@ -89,12 +90,15 @@ async fn round(bench: &Bench<'_>) -> Result<Round, String> {
     let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     let begin = Instant::now();
     let count = FORKS.to_string();
-    let (said, _) = bench.workspace(&["fork", &kept.id, "--count", &count, "--json"]).await?;
+    let (said, _) = place.workspace(&["fork", &kept.id, "--count", &count, "--json"]).await?;
     let said = parse(&said)?;
     let made: Vec<&Value> = said["workspaces"].as_array().into_iter().flatten().collect();
-    let forks: Vec<Kept> =
-        made.iter().filter_map(|fork| fork["workspace_id"].as_str()).map(|id| bench.kept(id)).collect();
-    try_join_all(forks.iter().map(|fork| bench.exec(fork, &[LINE]))).await?;
+    let forks: Vec<Kept> = made
+        .iter()
+        .filter_map(|fork| fork["workspace_id"].as_str())
+        .map(|id| place.kept(id.into()))
+        .collect();
+    try_join_all(forks.iter().map(|fork| fork.exec(&[LINE]))).await?;
     let forked = begin.elapsed().as_secs_f64() * 1e3;
     if forks.len() != FORKS {
         return Err(format!("it made {} forks", forks.len()));

@@ -8,6 +8,9 @@
 //!   idle         memory of one more VM
 //!   workspace    workspaces as a person has them
 //!   fork         workspaces whose memory is kept and shared
+//!   reflink      the same where copies share what they have in common
+//!   quiet        what many idle workspaces cost, minute by minute
+//!   cycles       many workspaces one after the other, and what is left of them
 //!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
 //!   firecracker  what Firecracker is promised to do
 //!   building     making a template
@@ -21,6 +24,7 @@
 //! Invariant: nothing is left of a measurement that ends early, when its future is dropped.
 
 mod building;
+mod cycles;
 mod fingerprint;
 mod firecracker;
 mod floor;
@@ -31,6 +35,8 @@ mod launch;
 mod measure;
 mod memory;
 mod noise;
+mod quiet;
+mod reflink;
 mod report;
 mod scratch;
 mod series;
@@ -242,8 +248,11 @@ impl Bench<'_> {
             Measure::Disk => guest::disk(self).await,
             Measure::Workspace => workspace::figures(self).await,
             Measure::Fork => fork::figures(self).await,
+            Measure::Reflink => reflink::figures(self).await,
             Measure::Launch => launch::launch(self).await,
             Measure::Firecracker => firecracker::figures(self).await,
+            Measure::Idle => quiet::figures(self).await,
+            Measure::Cycles => cycles::figures(self).await,
         }
     }
 

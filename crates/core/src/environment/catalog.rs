@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{EnvironmentError, Installed};
@@ -109,7 +110,7 @@ pub(super) fn dir_name(name: &str) -> String {
 }
 
 /// An environment as the surfaces show it. Fields that are absent while it is not installed are left out.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Status {
     /// Such as `debian:12`.
     pub name: String,

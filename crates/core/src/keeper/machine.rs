@@ -24,7 +24,7 @@ use crate::timeline::Timeline;
 use crate::workspace::layout::{self, Home};
 use crate::workspace::secrets::{self, Secrets};
 use crate::workspace::state::{BASELINE, State};
-use crate::workspace::{Record, WorkspaceError, disk};
+use crate::workspace::{Record, WorkspaceError, disk, holder};
 
 /// No `dummy0` beside the loopback interface.
 const KERNEL_ARGS: [&str; 1] = ["dummy.numdummies=0"];
@@ -106,6 +106,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
         Task::Create { wish, environment_version, disk: source, forked_from, memory } => {
             let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let (draft, held) = Home::draft(home.root(), &id)?;
+            holder::sign(&draft)?;
             if let Some(name) = &wish.name {
                 let _names = layout::lock_names(draft.root())?;
                 layout::take_name(draft.root(), name, &id)?;
@@ -134,6 +135,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
         Task::Start | Task::Reset { .. } => {
             home.check()?;
             let held = home.lock()?;
+            holder::sign(&home)?;
             let state = State::open(&home.state_path())?;
             disk::sweep(&home, &state)?;
             let mut record = state.record()?;

@@ -6,7 +6,6 @@
 //! that a fork was made from, which has its parent's; the fork notes its own.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,6 +15,7 @@ use tokio::sync::watch;
 use super::Books;
 use super::machine::Engine;
 use super::order::Report;
+use crate::HostPath;
 use crate::archive::{Limits, Source};
 use crate::guest::{Guest, GuestError};
 use crate::workspace::layout::Home;
@@ -58,7 +58,7 @@ pub(super) async fn fill(
     engine: &Engine,
     home: &Home,
     books: &mut Books,
-    path: &Path,
+    path: &HostPath,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<(), WorkspaceError> {
     let guest = &engine.handle.guest;
@@ -94,7 +94,7 @@ pub(super) async fn fill(
     keep_baseline(guest, home).await?;
     books.record.seed = Seed {
         mode: mode.into(),
-        seed_path: Some(path.display().to_string()),
+        seed_path: Some(path.shown().display().to_string()),
         destination: WORKSPACE_PATH.into(),
         entry_count: totals.entries,
         bytes_written: totals.bytes,

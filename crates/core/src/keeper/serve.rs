@@ -242,12 +242,14 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
 
 /// Connects to the keeper of `home`, if one lives.
 pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, WorkspaceError> {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    use std::io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
     let (path, _dir) = home.socket()?;
     match UnixStream::connect(&path).await {
         Ok(stream) => Ok(Some(stream)),
         // A socket that nobody listens on refuses at once; one whose listener hangs takes connections all the same.
         Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
+        // As many wait to be heard as may.
+        Err(error) if error.kind() == WouldBlock => Err(WorkspaceError::Silent),
         Err(error) => Err(WorkspaceError::file(&path, "connected to", error)),
     }
 }

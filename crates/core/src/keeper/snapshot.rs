@@ -2,6 +2,7 @@
 //!
 //! ```text
 //!   disk           sync (it runs on)  ->  freeze -> copy -> thaw       the guest holds writers up; nobody else waits
+//!                                                                      to storage only after that
 //!     too slow     the same once more, the VM paused while its disk is frozen: time stands still for the freeze too
 //!   with memory    sync (it runs on)  ->  `checkpoint`
 //! ```
@@ -96,12 +97,11 @@ impl Keeper {
         memory: bool,
         passing: bool,
     ) -> Result<Option<Duration>, WorkspaceError> {
-        let handle = self.handle();
-        if let Some(handle) = &handle {
-            within(handle, "write its disk out", SYNC, handle.guest.sync()).await?;
-        }
-        match handle {
-            Some(_) if memory => self.copy_with_memory(name, passing).await.map(Some),
+        match self.handle() {
+            Some(handle) if memory => {
+                within(&handle, "write its disk out", SYNC, handle.guest.sync()).await?;
+                self.copy_with_memory(name, passing).await.map(Some)
+            }
             None if memory => Err(WorkspaceError::Stopped),
             Some(handle) => {
                 let copy = match self.copy_frozen(&handle, name, None).await? {

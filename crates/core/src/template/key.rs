@@ -3,6 +3,7 @@
 use std::fmt;
 
 use pyro_vmm::{Cache, Shape, Vmm};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::environment::{DISK_BYTES, Installed};
@@ -11,7 +12,7 @@ use crate::runtime::{Bundle, INITRAMFS, KERNEL};
 use crate::stamp;
 
 /// In which state its guest was saved.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Kind {
     /// A blank disk mounted and the root assembled: for new VMs, whose disk is a copy of the template's.
@@ -31,7 +32,7 @@ impl fmt::Display for Kind {
 }
 
 /// All that a template depends on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Key {
     /// In which state its guest was saved.

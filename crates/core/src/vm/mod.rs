@@ -15,6 +15,7 @@ pub(crate) mod limits;
 pub mod registry;
 
 use pyro_vmm::Shape;
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::backend::{self, Probe};
@@ -33,7 +34,7 @@ pub use factory::{Factory, Pruned};
 pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout};
 
 /// Whether a guest, or in its stead the host, ran something.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ExecutionMode {
     /// Nothing ran yet.
@@ -55,7 +56,7 @@ impl std::fmt::Display for ExecutionMode {
 }
 
 /// A VM as payloads describe it.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct VmInfo {
     /// 12 hexadecimal digits.
     pub vm_id: String,

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{Factory, Vm, VmError, VmInfo, VmRequest};
@@ -15,7 +16,7 @@ use crate::identity;
 use crate::run::{Cleanup, RunReport};
 
 /// What `vm_network_info` says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct NetworkInfo {
     /// Which VM.
     pub vm_id: String,
@@ -28,7 +29,7 @@ pub struct NetworkInfo {
 }
 
 /// What `vm_reap_expired` says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Reaped {
     /// The VMs that were deleted.
     pub deleted_vm_ids: Vec<String>,

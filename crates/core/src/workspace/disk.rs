@@ -188,7 +188,8 @@ pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
             known.extend([home.memory_key(&name), home.memory_jobs(&name)]);
         }
     }
-    let last = state.last_command()?.map_or(0, |command| command.sequence);
+    let sequence = |command: Option<super::Command>| command.map_or(0, |command| command.sequence);
+    let kept = sequence(state.next_command(0)?)..=sequence(state.last_command()?);
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries(&home.snapshots()) {
         if !known.contains(&entry.path()) {
@@ -199,7 +200,7 @@ pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
         let name = entry.file_name();
         let sequence =
             name.to_str().and_then(|name| name.split('.').next()).and_then(|n| n.parse::<u64>().ok());
-        if sequence.is_none_or(|sequence| sequence > last) {
+        if sequence.is_none_or(|sequence| !kept.contains(&sequence)) {
             layout::remove_if_there(&entry.path())?;
         }
     }

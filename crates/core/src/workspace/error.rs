@@ -90,6 +90,12 @@ pub enum WorkspaceError {
         /// The directory.
         path: PathBuf,
     },
+    /// It was laid out by a later version of pyro.
+    #[error("{} was laid out by a newer version of pyro", .path.display())]
+    Newer {
+        /// What was.
+        path: PathBuf,
+    },
     /// It has no such snapshot.
     #[error("the workspace has no snapshot {name:?}")]
     SnapshotUnknown {
@@ -155,6 +161,12 @@ pub enum WorkspaceError {
         /// The end of its log.
         log: Option<String>,
     },
+    /// The keeper lives and says nothing.
+    #[error("the workspace's keeper does not answer")]
+    Silent,
+    /// The keeper cannot be ended.
+    #[error("the workspace's keeper cannot be ended")]
+    Kill(#[source] io::Error),
     /// The conversation with the keeper broke.
     #[error("the workspace's keeper cannot be talked to")]
     Protocol(#[from] ProtocolError),
@@ -317,6 +329,7 @@ impl WorkspaceError {
             Self::NameTaken { id, .. } => {
                 format!("choose another, or free it with `pyro workspace update {id} --clear-name`")
             }
+            Self::Newer { .. } => "use that version for it, or a later one; nothing of it was changed".into(),
             Self::SnapshotUnknown { there, .. } => format!("it has {}", there.join(", ")),
             Self::SnapshotsFull(_) | Self::SnapshotTaken(_) => {
                 "`pyro workspace snapshot delete` removes one".into()
@@ -332,6 +345,9 @@ impl WorkspaceError {
             }
             Self::Used => "wait until its commands have ended; services and shells go on".into(),
             Self::Refused(_) | Self::Locked => "wait a moment and try again".into(),
+            Self::Silent => {
+                "`pyro workspace stop --force` ends it; the workspace's disk and history stay".into()
+            }
             Self::Generation { .. } => {
                 "stop it with the pyro that started it, or end its keeper's process; its disk and history stay".into()
             }
@@ -369,9 +385,10 @@ impl WorkspaceError {
         Some(hint)
     }
 
-    /// What kind it is, for programs.
-    fn kind(&self) -> &'static str {
+    /// What kind it is, for programs: `not_found`, `state`, `invalid` and so on.
+    pub fn kind(&self) -> &str {
         match self {
+            Self::Told(fault) => &fault.kind,
             Self::Unknown { .. } => "unknown",
             Self::Name { .. } | Self::Labels(_) | Self::Limit(_) | Self::Secret(_) => "invalid",
             Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",
@@ -379,6 +396,7 @@ impl WorkspaceError {
             Self::Baseline => "baseline",
             Self::Refused(_) | Self::Stopped | Self::Locked | Self::Used => "state",
             Self::GuestEnded(_) => "guest_ended",
+            Self::Silent => "keeper_silent",
             Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",
             Self::ShellUnknown { .. } => "shell_unknown",
             Self::ShellEnded { .. } => "shell_ended",

@@ -1,9 +1,11 @@
 //! What payloads show of files and trees: the contract's fields, and ours added.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::files::shown;
 use crate::keeper::{Entry, Kind};
+use crate::redact::Redactor;
 
 impl Kind {
     /// As payloads name it.
@@ -18,7 +20,7 @@ impl Kind {
 }
 
 /// What `workspace file list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileList {
     /// Whose.
     pub workspace_id: String,
@@ -35,7 +37,7 @@ pub struct FileList {
 }
 
 /// One file, directory or link.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileEntry {
     /// Its path; bytes that are not UTF-8 are replaced.
     pub path: String,
@@ -64,8 +66,16 @@ impl From<Entry> for FileEntry {
     }
 }
 
+impl FileEntry {
+    /// The same without secrets: a guest chooses names as it likes.
+    pub(super) fn redacted(self, redactor: &Redactor) -> Self {
+        let link_target = self.link_target.map(|target| redactor.text(&target));
+        Self { path: redactor.text(&self.path), link_target, ..self }
+    }
+}
+
 /// What `workspace file read` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileRead {
     /// Whose.
     pub workspace_id: String,
@@ -75,16 +85,20 @@ pub struct FileRead {
     pub size_bytes: u64,
     /// Bytes that were asked for.
     pub max_bytes: u64,
+    /// Where they begin.
+    pub offset: u64,
     /// What was read, as text; bytes that are not UTF-8 are replaced.
     pub content: String,
     /// Whether there is more.
     pub truncated: bool,
+    /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
+    pub redacted: bool,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
 /// What `workspace file write` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileWritten {
     /// Whose.
     pub workspace_id: String,
@@ -99,7 +113,7 @@ pub struct FileWritten {
 }
 
 /// What `workspace sync push` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Pushed {
     /// Whose.
     pub workspace_id: String,
@@ -110,7 +124,7 @@ pub struct Pushed {
 }
 
 /// A tree that was copied into a workspace.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Synced {
     /// `directory` or `tar_archive`.
     pub mode: &'static str,
@@ -127,7 +141,7 @@ pub struct Synced {
 }
 
 /// What `workspace export` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Exported {
     /// Whose.
     pub workspace_id: String,
@@ -148,7 +162,7 @@ pub struct Exported {
 }
 
 /// What `workspace patch apply` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Patched {
     /// Whose.
     pub workspace_id: String,
@@ -165,7 +179,7 @@ pub struct Patched {
 }
 
 /// How many paths a patch changed.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PatchSummary {
     /// All of them.
     pub total: u64,
@@ -178,7 +192,7 @@ pub struct PatchSummary {
 }
 
 /// One path that a patch changed.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PatchEntry {
     /// Which.
     pub path: String,
@@ -187,7 +201,7 @@ pub struct PatchEntry {
 }
 
 /// What `workspace diff` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Diff {
     /// Whose.
     pub workspace_id: String,
@@ -201,10 +215,12 @@ pub struct Diff {
     pub patch: String,
     /// Whether text was left out because there was too much of it.
     pub patch_truncated: bool,
+    /// Whether secrets of the workspace were in what differs: `[REDACTED]` stands where one was.
+    pub redacted: bool,
 }
 
 /// How many paths differ.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DiffSummary {
     /// All of them.
     pub total: u64,
@@ -223,7 +239,7 @@ pub struct DiffSummary {
 }
 
 /// One path that differs.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DiffEntry {
     /// Its path below `/workspace`; bytes that are not UTF-8 are replaced.
     pub path: String,
@@ -240,10 +256,12 @@ pub struct DiffEntry {
     pub old_mode: Option<String>,
     /// Its permissions now.
     pub new_mode: Option<String>,
+    /// Whether secrets of the workspace were in it, before or now.
+    pub redacted: bool,
 }
 
 /// What `workspace disk list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskList {
     /// Whose.
     pub workspace_id: String,
@@ -258,7 +276,7 @@ pub struct DiskList {
 }
 
 /// What `workspace disk read` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskRead {
     /// Whose.
     pub workspace_id: String,
@@ -272,10 +290,12 @@ pub struct DiskRead {
     pub content: String,
     /// Whether there is more.
     pub truncated: bool,
+    /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
+    pub redacted: bool,
 }
 
 /// What `workspace disk export` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskExported {
     /// Whose.
     pub workspace_id: String,

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use rusqlite::params;
+use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
@@ -18,7 +19,7 @@ pub(crate) const STREAMS: [&str; 2] = ["stdout", "stderr"];
 const LOST: &str = "workspace_ended";
 
 /// A terminal session that stays.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Shell {
     /// Whose.
     pub workspace_id: String,
@@ -46,7 +47,7 @@ pub struct Shell {
 }
 
 /// A process that goes on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
     /// Whose.
     pub workspace_id: String,
@@ -79,7 +80,7 @@ pub struct Service {
 }
 
 /// How to tell whether a service is ready.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Readiness {
     /// This file is there: below `/workspace`, or anywhere in the guest if it begins with `/`.
@@ -263,7 +264,7 @@ impl Status {
 }
 
 /// What `workspace shell write` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellWritten {
     /// What it is written to.
     #[serde(flatten)]
@@ -275,7 +276,7 @@ pub struct ShellWritten {
 }
 
 /// What `workspace shell read` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellRead {
     /// What was read.
     #[serde(flatten)]
@@ -297,7 +298,7 @@ pub struct ShellRead {
 }
 
 /// What `workspace shell signal` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellSignalled {
     /// What got it.
     #[serde(flatten)]
@@ -307,7 +308,7 @@ pub struct ShellSignalled {
 }
 
 /// What `workspace shell close` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellClosed {
     /// What it was.
     #[serde(flatten)]
@@ -317,7 +318,7 @@ pub struct ShellClosed {
 }
 
 /// What `workspace shell list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellList {
     /// Whose.
     pub workspace_id: String,
@@ -330,7 +331,7 @@ pub struct ShellList {
 }
 
 /// What `workspace service list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ServiceList {
     /// Whose.
     pub workspace_id: String,
@@ -343,7 +344,7 @@ pub struct ServiceList {
 }
 
 /// What `workspace service logs` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ServiceLogs {
     /// Whose.
     #[serde(flatten)]

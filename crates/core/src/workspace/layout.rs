@@ -9,7 +9,8 @@
 //!     ID/
 //!       layout           the version of all this
 //!       edit.lock        held while files of the guest are read to be written back changed
-//!       lock             held by the keeper for its life, or by who works on a stopped workspace
+//!       lock             held by the keeper for its life, who says in it who it is, or by who works on a stopped
+//!                        workspace
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
 //!       secrets/NAME     their values, mode 0600
@@ -32,7 +33,9 @@ use super::state::State;
 use crate::environment::CancelToken;
 use crate::environment::lock::{self, Lock};
 
-const VERSION: &str = "pyro-workspace 1\n";
+/// What the file that tells the version begins with, and the version.
+const LAYOUT: &str = "pyro-workspace ";
+const VERSION: u32 = 1;
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
 /// How old a directory without a lock must be before it counts as left behind.
@@ -133,8 +136,10 @@ impl Home {
         let mut text = String::new();
         let path = self.path.join("layout");
         let read = File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text));
+        let version = text.strip_prefix(LAYOUT).and_then(|text| text.trim_end().parse::<u32>().ok());
         match read {
-            Ok(_) if text == VERSION => Ok(()),
+            Ok(_) if version == Some(VERSION) => Ok(()),
+            Ok(_) if version > Some(VERSION) => Err(WorkspaceError::Newer { path: self.path.clone() }),
             Ok(_) => Err(WorkspaceError::Layout { path: self.path.clone() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(WorkspaceError::Layout { path: self.path.clone() })
@@ -143,14 +148,19 @@ impl Home {
         }
     }
 
+    /// The file of its lock, in which its keeper says who it is.
+    pub(crate) fn lock_path(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
     /// Takes its lock if nobody has it.
     pub(crate) fn try_lock(&self) -> Result<Option<Lock>, WorkspaceError> {
-        lock::try_acquire(&self.path.join("lock")).map_err(WorkspaceError::of_lock)
+        lock::try_acquire(&self.lock_path()).map_err(WorkspaceError::of_lock)
     }
 
     /// Takes its lock, which somebody may hold for a moment. Blocks.
     pub(crate) fn lock(&self) -> Result<Lock, WorkspaceError> {
-        acquire(&self.path.join("lock"))
+        acquire(&self.lock_path())
     }
 
     /// Held by who reads files of the guest to write them back changed. Blocks.
@@ -185,7 +195,8 @@ impl Home {
             make_dir(&home.path.join(dir))?;
         }
         let path = home.path.join("layout");
-        fs::write(&path, VERSION).map_err(|e| WorkspaceError::file(&path, "written", e))?;
+        fs::write(&path, format!("{LAYOUT}{VERSION}\n"))
+            .map_err(|e| WorkspaceError::file(&path, "written", e))?;
         Ok((home, held))
     }
 
@@ -453,6 +464,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (home, _held) = workspace(dir.path(), ID, "a");
         fs::write(home.path().join("layout"), "pyro-workspace 2\n").unwrap();
-        assert!(matches!(home.read(), Err(WorkspaceError::Layout { .. })));
+        assert!(matches!(home.read(), Err(WorkspaceError::Newer { .. })));
+        for odd in ["pyro-workspace 0\n", "pyro-workspace\n", "2\n", ""] {
+            fs::write(home.path().join("layout"), odd).unwrap();
+            assert!(matches!(home.read(), Err(WorkspaceError::Layout { .. })), "{odd}");
+        }
     }
 }

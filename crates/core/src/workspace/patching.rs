@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
 
-use super::WorkspaceError;
 use super::client::Workspaces;
 use super::files::{id_of, odd, shown};
 use super::files_view::{PatchEntry, PatchSummary, Patched};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
+use super::{WorkspaceError, secrets};
 use crate::keeper::{self, Edit, FileAsk, FileReply, Name};
 use crate::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
 
@@ -49,7 +49,10 @@ impl Workspaces {
             .await
             .map_err(|_| WorkspaceError::Locked)??;
         let tree = self.fetch(&home, &patch::paths(&patches)).await?;
-        let changes = patch::apply(&patches, &tree)?;
+        let redactor = secrets::redactor(&home)?;
+        // Why it does not fit is said with lines of the files.
+        let changes = patch::apply(&patches, &tree)
+            .map_err(|rejected| WorkspaceError::from(rejected).redacted(&redactor))?;
         let (mut edits, mut contents, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         let name = |path: &Path| Name::from(path.as_os_str().as_bytes());
         edits.extend(patch::removed(&changes).map(|path| Edit::Delete { path: name(path) }));
@@ -101,18 +104,21 @@ impl Workspaces {
                 deleted: count("deleted"),
             },
             entries,
-            patch: String::from_utf8_lossy(text).into_owned(),
+            patch: redactor.text(&String::from_utf8_lossy(text)),
             execution_mode: EXECUTION_MODE,
         })
     }
 
     /// What stands at `paths`, and whether what is above them are directories.
     async fn fetch(&self, home: &Home, paths: &BTreeSet<PathBuf>) -> Result<Fetched, WorkspaceError> {
-        let above = paths.iter().flat_map(|path| path.ancestors().skip(1));
-        let all: BTreeSet<&Path> = paths.iter().map(PathBuf::as_path).chain(above).collect();
-        let all = all.into_iter().filter(|path| *path != Path::new(""));
-        let looks = all.map(|path| async move {
-            let node = match self.node(home, path, paths.contains(path)).await {
+        let mut all: BTreeSet<PathBuf> = paths.clone();
+        for path in paths {
+            all.extend(
+                path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()).map(Path::to_owned),
+            );
+        }
+        let looks = all.into_iter().map(|path: PathBuf| async move {
+            let node = match self.node(home, &path, paths.contains(&path)).await {
                 Ok(node) => Ok(node),
                 Err(WorkspaceError::Told(fault))
                     if fault.kind == "not_found" || fault.kind == "not_directory" =>
@@ -124,7 +130,7 @@ impl Workspaces {
                 }
                 Err(error) => return Err(error),
             };
-            Ok((path.to_owned(), node))
+            Ok((path, node))
         });
         let mut looks = futures::stream::iter(looks).buffer_unordered(AT_ONCE);
         let (mut found, mut bytes) = (BTreeMap::new(), 0);
@@ -158,7 +164,7 @@ impl Workspaces {
                 bytes.extend_from_slice(piece);
                 Ok(())
             };
-            self.content(home, path, limit, each).await?;
+            self.content(home, path, 0, limit, each).await?;
         }
         Ok(Some(Node { kind, mode: entry.mode, bytes }))
     }

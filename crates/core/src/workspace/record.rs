@@ -1,12 +1,13 @@
 //! What is written down about a workspace: structs of the disk, apart from what payloads show.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
 use super::secrets::{self, Secret};
+use crate::HostPath;
 use crate::vm::{VmRequest, limits};
 
 /// Longest name, bytes.
@@ -60,7 +61,7 @@ pub struct Record {
 }
 
 /// What filled `/workspace` at the beginning.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Seed {
     /// `empty`, `directory` or `tar_archive`.
     pub mode: String,
@@ -88,7 +89,7 @@ impl Seed {
 }
 
 /// One secret, without its value.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretInfo {
     /// Its name.
     pub name: String,
@@ -124,7 +125,7 @@ pub struct Command {
 }
 
 /// What a workspace is asked to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Wish {
     /// An environment of the catalog, such as `debian:12`.
     pub environment: String,
@@ -143,9 +144,9 @@ pub struct Wish {
     /// What its guest is told and nobody else is shown.
     #[serde(default)]
     pub secrets: Vec<Secret>,
-    /// A directory or an archive of the host that fills `/workspace`; absolute.
+    /// A directory or an archive of the host that fills `/workspace`.
     #[serde(default)]
-    pub seed_path: Option<PathBuf>,
+    pub seed_path: Option<HostPath>,
 }
 
 impl Wish {

@@ -8,6 +8,7 @@ use super::files::{Heard, id_of, odd, place, shown};
 use super::files_view::{Exported, Pushed, Synced};
 use super::pipe::{OnMoved, Packed, Unpacking};
 use super::view::EXECUTION_MODE;
+use crate::HostPath;
 use crate::archive::{Artifact, Form, Limits, Sink, Source};
 use crate::keeper::{FileAsk, FileReply};
 
@@ -20,8 +21,9 @@ pub(crate) fn mode(form: Form) -> &'static str {
 }
 
 /// As whoever has another working directory finds it.
-fn absolute(path: &Path) -> std::path::PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+pub(super) fn absolute(path: HostPath) -> Result<HostPath, WorkspaceError> {
+    let shown = path.shown().to_owned();
+    path.absolute().map_err(|e| WorkspaceError::file(&shown, "found", e))
 }
 
 impl Workspaces {
@@ -33,13 +35,14 @@ impl Workspaces {
     pub async fn push(
         &self,
         given: &str,
-        source: &Path,
+        source: impl Into<HostPath>,
         dest: &Path,
         on_moved: OnMoved,
     ) -> Result<Pushed, WorkspaceError> {
         let plain = place(dest)?;
+        let source = absolute(source.into())?;
         let limits = Limits::default();
-        let opened = Source::open(source, limits)?;
+        let opened = Source::open(&source, limits)?;
         let mode = mode(opened.form());
         let home = self.find(given).await?;
         let ask = FileAsk::Put {
@@ -59,7 +62,7 @@ impl Workspaces {
             execution_mode: EXECUTION_MODE,
             workspace_sync: Synced {
                 mode,
-                source_path: absolute(source).display().to_string(),
+                source_path: source.shown().display().to_string(),
                 destination: shown(&plain),
                 entry_count: totals.entries,
                 bytes_written: totals.bytes,
@@ -76,12 +79,12 @@ impl Workspaces {
         &self,
         given: &str,
         path: &Path,
-        output: &Path,
+        output: impl Into<HostPath>,
         on_moved: OnMoved,
     ) -> Result<Exported, WorkspaceError> {
         let plain = place(path)?;
         let limits = Limits::default();
-        let output = absolute(output);
+        let output = absolute(output.into())?;
         let name = plain.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty());
         let sink = Sink::new(&output, name, limits)?;
         let home = self.find(given).await?;
@@ -104,7 +107,7 @@ impl Workspaces {
         Ok(Exported {
             workspace_id: id_of(&home),
             workspace_path: shown(&plain),
-            output_path: output.display().to_string(),
+            output_path: output.shown().display().to_string(),
             artifact_type: match unpacked.artifact {
                 Artifact::File => "file",
                 Artifact::Directory => "directory",

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::record::{Command, Record, SecretInfo, Seed, WORKSPACE_PATH};
@@ -10,8 +11,11 @@ use crate::keeper::{Phase, expires_at};
 /// How commands of a workspace run: in a guest, or not at all.
 pub const EXECUTION_MODE: &str = "guest_vsock";
 
+/// The state of a workspace whose keeper does not answer: whether it runs is not known.
+pub const UNRESPONSIVE: &str = "unresponsive";
+
 /// The last command of a history.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LastCommand {
     /// Its number.
     pub sequence: u64,
@@ -41,7 +45,7 @@ impl From<&Command> for LastCommand {
 }
 
 /// Everything about one workspace.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Status {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
@@ -65,7 +69,7 @@ pub struct Status {
     pub last_activity_at: f64,
     /// When it is stopped if nothing happens, Unix seconds. Absent without a time to live.
     pub expires_at: Option<f64>,
-    /// `started`, `stopped`, or what happens to it now.
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
     /// `off`.
     pub network_policy: String,
@@ -89,7 +93,7 @@ pub struct Status {
     pub workspace_seed: Seed,
     /// Its secrets, without their values.
     pub secrets: Vec<SecretInfo>,
-    /// How many commands its history has.
+    /// How many commands were run.
     pub command_count: u64,
     /// The last of them.
     pub last_command: Option<LastCommand>,
@@ -146,7 +150,7 @@ impl Status {
 }
 
 /// One workspace in a list.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Listed {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
@@ -156,7 +160,7 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
     /// The environment's name.
     pub environment: String,
-    /// `started`, `stopped`, or what happens to it now.
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
     /// Unix seconds.
     pub created_at: f64,
@@ -164,7 +168,7 @@ pub struct Listed {
     pub last_activity_at: f64,
     /// Unix seconds.
     pub expires_at: Option<f64>,
-    /// How many commands its history has.
+    /// How many commands were run.
     pub command_count: u64,
     /// How many services it has.
     pub service_count: u64,
@@ -191,16 +195,27 @@ impl From<Status> for Listed {
 }
 
 /// All workspaces.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct List {
     /// How many.
     pub count: usize,
     /// The one that was used last first.
     pub workspaces: Vec<Listed>,
+    /// Those of which nothing can be said, such as one that a newer pyro made.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A workspace that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Unreadable {
+    /// 12 hexadecimal digits.
+    pub workspace_id: String,
+    /// Why.
+    pub error: String,
 }
 
 /// One copy of a workspace's disk.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotInfo {
     /// Whose.
     pub workspace_id: String,
@@ -225,7 +240,7 @@ pub struct SnapshotInfo {
 }
 
 /// What `workspace snapshot create` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotCreated {
     /// Whose.
     pub workspace_id: String,
@@ -239,7 +254,7 @@ pub struct SnapshotCreated {
 }
 
 /// What `workspace snapshot list` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotList {
     /// Whose.
     pub workspace_id: String,
@@ -250,7 +265,7 @@ pub struct SnapshotList {
 }
 
 /// What `workspace snapshot delete` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotDeleted {
     /// Whose.
     pub workspace_id: String,
@@ -261,7 +276,7 @@ pub struct SnapshotDeleted {
 }
 
 /// What `workspace reset` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Reset {
     /// What the workspace is now.
     #[serde(flatten)]
@@ -271,7 +286,7 @@ pub struct Reset {
 }
 
 /// What a workspace was reset to.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ResetTo {
     /// Which snapshot.
     pub snapshot_name: String,
@@ -286,7 +301,7 @@ pub struct ResetTo {
 }
 
 /// What `workspace delete` says.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Deleted {
     /// Which.
     pub workspace_id: String,
@@ -297,7 +312,7 @@ pub struct Deleted {
 }
 
 /// What `workspace exec` says.
-#[derive(Clone, Debug, Serialize)]
+#[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ExecReport {
     /// Where it ran.
     pub workspace_id: String,
@@ -338,18 +353,32 @@ pub struct ExecReport {
 }
 
 /// The history.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Logs {
-    /// Whose.
-    pub workspace_id: String,
-    /// How many commands.
-    pub count: usize,
+    /// How much it is of what.
+    #[serde(flatten)]
+    pub head: LogsHead,
     /// The oldest first.
     pub entries: Vec<LogEntry>,
 }
 
+/// How much of a history is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LogsHead {
+    /// Whose.
+    pub workspace_id: String,
+    /// How many commands are shown.
+    pub count: u64,
+    /// How many were run.
+    pub command_count: u64,
+    /// How many older ones are kept and were not asked for.
+    pub omitted_count: u64,
+    /// How many still older ones are not kept any more.
+    pub dropped_count: u64,
+}
+
 /// One command of the history.
-#[derive(Clone, Debug, PartialEq, Serialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LogEntry {
     /// 1 for the first.
     pub sequence: u64,

@@ -137,6 +137,9 @@ impl Line {
         if self.accelerator == Accelerator::Tcg {
             if self.tsc_khz > 0 {
                 words.push(format!("tsc_early_khz={}", self.tsc_khz));
+                // It is right, and on a busy host it is what the kernel would check it by that is late: the guest, and all
+                // that are restored from it, would be left with a clock of 10 ms and a tick that never stops.
+                words.push("tsc=reliable".to_owned());
             }
             // Rewriting code costs the translator dear: a kernel with one processor would patch every lock prefix out
             // of itself, some 80 ms of a boot. (`nolapic_timer` would save the 100 ms in which the kernel measures the

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{FileEntry, List, SnapshotList, Status};
+use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE, Unreadable};
 
 use crate::error::CliError;
 
@@ -84,6 +84,10 @@ pub fn status(status: &Status) {
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
     }
+    if status.state == UNRESPONSIVE {
+        let pid = status.keeper_pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        rows.push(("keeper", format!("does not answer{pid}; `pyro workspace stop --force` ends it")));
+    }
     if status.state == "stopped"
         && let Some(why) = status.metadata.get("stopped_because")
     {
@@ -104,7 +108,10 @@ fn services(running: u64, all: u64) -> String {
 
 /// All of them.
 pub fn list(list: &List) {
-    if list.workspaces.is_empty() {
+    for Unreadable { workspace_id, error } in &list.unreadable {
+        eprintln!("[list] {workspace_id} cannot be read: {}", printable(error));
+    }
+    if list.workspaces.is_empty() && list.unreadable.is_empty() {
         eprintln!("there are no workspaces; make one with `pyro workspace create debian:12`");
         return;
     }
@@ -179,8 +186,13 @@ pub fn content(bytes: &[u8], path: Option<&String>) -> Result<(), CliError> {
     }
 }
 
-/// Says that there is more of a file than was read.
-pub fn cut(truncated: bool, max_bytes: u64, size_bytes: u64) {
+/// Says what is not shown of a file: secrets, and that there is more than was read.
+pub fn cut(redacted: bool, truncated: bool, max_bytes: u64, size_bytes: u64) {
+    if redacted {
+        eprintln!(
+            "[file] a secret is in it, shown as [REDACTED]; `pyro workspace export` gives the file as it is"
+        );
+    }
     if truncated {
         eprintln!("[file] only the first {max_bytes} of {size_bytes} bytes; --max-bytes reads more");
     }

@@ -229,7 +229,7 @@ fn nothing_that_exists_is_overwritten() {
     assert!(matches!(sink.unpack(&mut &*bytes, &mut on()), Err(ArchiveError::Exists { .. })));
     assert_eq!(fs::read(&out).unwrap(), b"mine");
     std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
-    let error = Sink::new(&dir.path().join("dangling"), None, Limits::default()).unwrap_err();
+    let error = Sink::new(dir.path().join("dangling"), None, Limits::default()).unwrap_err();
     assert!(matches!(error, ArchiveError::Exists { .. }));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
@@ -310,7 +310,7 @@ fn what_is_no_archive_says_what_it_is() {
 fn cancelling_leaves_nothing() {
     let bytes = archive(&[dir("d"), file("d/f", "x")]);
     let dir = tempfile::tempdir().unwrap();
-    let sink = Sink::new(&dir.path().join("out"), None, Limits::default()).unwrap();
+    let sink = Sink::new(dir.path().join("out"), None, Limits::default()).unwrap();
     let mut stop = |totals: Totals| match totals.entries {
         0 | 1 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),

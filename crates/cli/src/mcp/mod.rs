@@ -1,0 +1,34 @@
+//! The MCP server: the operations of the command line as tools of a language model's client.
+//!
+//! ```text
+//!   server     the protocol: what a client asks, by rmcp          http: over HTTP instead of standard streams
+//!   tool       a tool: name, words, schemas, and the function that does it
+//!   tools/     the functions, one file each for what they act on
+//!   host       what they act on: workspaces, VMs, and what the person allowed
+//!   roots      which host paths a model may name                  order: what must not overtake what
+//!   call       one call: progress, its end                        failure: what went wrong, for a model to act on
+//!   cut        long output made short                             profile: which tools are shown
+//!   resources, prompts    what there is beside tools
+//! ```
+//!
+//! Invariant: arguments come from a model that may have been talked into something. What they name on the host goes
+//! through [`roots`], and nothing that a guest wrote is ever read as an instruction.
+
+mod call;
+mod cut;
+mod failure;
+mod host;
+pub mod http;
+mod order;
+mod profile;
+mod prompts;
+mod resources;
+mod roots;
+mod server;
+mod tool;
+mod tools;
+
+pub use host::Host;
+pub use profile::Profile;
+pub use roots::Roots;
+pub use server::serve_stdio;

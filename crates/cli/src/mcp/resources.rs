@@ -1,0 +1,245 @@
+//! What a client may show or attach: files and logs of workspaces, by address.
+
+use std::path::Path;
+
+use base64::Engine as _;
+use pyro_core::workspace::{LogEntry, LogReader, WorkspaceError};
+use rmcp::model::{ErrorData, Resource, ResourceContents, ResourceTemplate};
+
+use super::failure::{Failure, Kind};
+use super::host::Host;
+
+/// Before a workspace's id or name.
+const ROOT: &str = "pyro://workspaces/";
+/// Most commands of one resource.
+const LISTED: u64 = 100;
+/// Most bytes of one resource.
+const MOST: u64 = 4 << 20;
+
+/// What an address means.
+#[derive(Debug, PartialEq, Eq)]
+enum Address {
+    /// A file below `/workspace`.
+    File { workspace: String, path: String },
+    /// All commands, or one of them.
+    Logs { workspace: String, sequence: Option<u64> },
+    /// What a service wrote.
+    Service { workspace: String, name: String },
+}
+
+impl Address {
+    fn parse(uri: &str) -> Option<Self> {
+        let (workspace, rest) = uri.strip_prefix(ROOT)?.split_once('/')?;
+        let workspace = unescape(workspace)?;
+        let parts: Vec<&str> = rest.split('/').collect();
+        match parts.as_slice() {
+            ["files", path @ ..] if !path.is_empty() => {
+                let path = path.iter().map(|part| unescape(part)).collect::<Option<Vec<_>>>()?.join("/");
+                Some(Self::File { workspace, path })
+            }
+            ["logs"] => Some(Self::Logs { workspace, sequence: None }),
+            ["logs", sequence] => Some(Self::Logs { workspace, sequence: Some(sequence.parse().ok()?) }),
+            ["services", name, "logs"] => Some(Self::Service { workspace, name: unescape(name)? }),
+            _ => None,
+        }
+    }
+}
+
+/// What `%41` stands for; nothing if that is no text.
+fn unescape(text: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let [first, after @ ..] = rest {
+        rest = after;
+        match (first, after) {
+            (b'%', [high, low, after @ ..]) => {
+                let digit = |byte: u8| char::from(byte).to_digit(16);
+                bytes.push(u8::try_from(digit(*high)? * 16 + digit(*low)?).ok()?);
+                rest = after;
+            }
+            (b'%', _) => return None,
+            (byte, _) => bytes.push(*byte),
+        }
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// The kinds of resources.
+pub fn templates() -> Vec<ResourceTemplate> {
+    let template = |uri: &str, name: &str, about: &str| {
+        ResourceTemplate::new(format!("{ROOT}{{workspace_id}}/{uri}"), name).with_description(about)
+    };
+    vec![
+        template(
+            "files/{+path}",
+            "workspace_file",
+            "A file of a running workspace, by its path below /workspace",
+        ),
+        template("logs", "workspace_logs", "The last commands that ran in a workspace, with their output")
+            .with_mime_type("text/plain"),
+        template(
+            "logs/{sequence}",
+            "workspace_command",
+            "One command that ran in a workspace, with its output",
+        )
+        .with_mime_type("text/plain"),
+        template("services/{service_name}/logs", "service_logs", "What a service wrote")
+            .with_mime_type("text/plain"),
+    ]
+}
+
+/// The resources that can be listed: the logs of each workspace.
+pub async fn list(host: &Host) -> Result<Vec<Resource>, ErrorData> {
+    let list = host.workspaces.list().await.map_err(|error| of(error.into()))?;
+    let each = list.workspaces.into_iter().map(|workspace| {
+        let name = workspace.name.unwrap_or_else(|| workspace.workspace_id.clone());
+        Resource::new(format!("{ROOT}{}/logs", workspace.workspace_id), format!("{name} logs"))
+            .with_description(format!("The last commands that ran in {name}, with their output"))
+            .with_mime_type("text/plain")
+    });
+    Ok(each.collect())
+}
+
+/// Names of workspaces that begin like this.
+pub async fn workspaces_like(host: &Host, beginning: &str) -> Vec<String> {
+    let Ok(list) = host.workspaces.list().await else { return Vec::new() };
+    let names = list.workspaces.into_iter().map(|each| each.name.unwrap_or(each.workspace_id));
+    names.filter(|name| name.starts_with(beginning)).take(100).collect()
+}
+
+/// What is at an address.
+pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, ErrorData> {
+    let Some(address) = Address::parse(uri) else {
+        return Err(ErrorData::resource_not_found(
+            format!("{uri}: there is no such resource; resources/templates/list shows what there may be"),
+            None,
+        ));
+    };
+    let contents = match address {
+        Address::File { workspace, path } => file(host, uri, &workspace, &path).await.map_err(of)?,
+        Address::Logs { workspace, sequence } => {
+            let logs = host.workspaces.read_logs(&workspace, sequence.is_none().then_some(LISTED)).await;
+            let entries = logs.and_then(|logs| entries(logs, sequence)).map_err(|error| of(error.into()))?;
+            if sequence.is_some() && entries.is_empty() {
+                return Err(ErrorData::resource_not_found(format!("{uri}: there is no such command"), None));
+            }
+            let mut text = String::new();
+            for entry in entries {
+                text.push_str(&format!(
+                    "#{} exit_code={}\n$ {}\n",
+                    entry.sequence, entry.exit_code, entry.command
+                ));
+                text.push_str(&entry.stdout);
+                if !entry.stderr.is_empty() {
+                    text.push_str("--- stderr\n");
+                    text.push_str(&entry.stderr);
+                }
+                text.push('\n');
+            }
+            ResourceContents::text(short(text), uri)
+        }
+        Address::Service { workspace, name } => {
+            let logs = host.workspaces.service_logs(&workspace, &name, None).await;
+            let logs = logs.map_err(|error| of(error.into()))?;
+            let stderr =
+                if logs.stderr.is_empty() { String::new() } else { format!("--- stderr\n{}", logs.stderr) };
+            ResourceContents::text(short(logs.stdout + &stderr), uri)
+        }
+    };
+    Ok(vec![contents])
+}
+
+/// All of them, or one.
+fn entries(mut logs: LogReader, sequence: Option<u64>) -> Result<Vec<LogEntry>, WorkspaceError> {
+    let mut found = Vec::new();
+    if let Some(sequence) = sequence {
+        logs.skip_to(sequence);
+        found.extend(logs.next_entry()?.filter(|entry| entry.sequence == sequence));
+        return Ok(found);
+    }
+    while let Some(mut entry) = logs.next_entry()? {
+        // However much there is, little is in memory.
+        let rest = format!("{ROOT}{{workspace_id}}/logs/{} has all of it", entry.sequence);
+        super::cut::middle(&mut entry.stdout, super::cut::STREAM, &rest);
+        super::cut::middle(&mut entry.stderr, super::cut::STREAM, &rest);
+        found.push(entry);
+    }
+    Ok(found)
+}
+
+async fn file(host: &Host, uri: &str, workspace: &str, path: &str) -> Result<ResourceContents, Failure> {
+    let (read, bytes) = host.workspaces.read_file(workspace, Path::new(path), 0, MOST).await?;
+    if read.truncated {
+        return Err(Failure {
+            kind: Kind::TooLarge,
+            error: format!("{} has {} bytes, and a resource at most {MOST}", read.path, read.size_bytes),
+            next: Some("workspace_file_read reads it part by part".into()),
+        });
+    }
+    Ok(match String::from_utf8(bytes) {
+        Ok(_) => ResourceContents::text(read.content, uri),
+        Err(error) => {
+            let text = base64::engine::general_purpose::STANDARD.encode(error.as_bytes());
+            ResourceContents::blob(text, uri).with_mime_type("application/octet-stream")
+        }
+    })
+}
+
+/// The end is what readers of a log want.
+fn short(mut text: String) -> String {
+    super::cut::middle(&mut text, MOST as usize, "a command's own resource has all of it");
+    text
+}
+
+/// A resource's failure is the protocol's.
+fn of(failure: Failure) -> ErrorData {
+    let text = match failure.next {
+        Some(next) => format!("{}; {next}", failure.error),
+        None => failure.error,
+    };
+    match failure.kind {
+        Kind::NotFound => ErrorData::resource_not_found(text, None),
+        Kind::Failed | Kind::Unavailable => ErrorData::internal_error(text, None),
+        _ => ErrorData::invalid_params(text, None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_read() {
+        let file =
+            |workspace: &str, path: &str| Address::File { workspace: workspace.into(), path: path.into() };
+        let some = [
+            ("pyro://workspaces/a/files/src/main.py", file("a", "src/main.py")),
+            ("pyro://workspaces/a/files/b%20c%2fd", file("a", "b c/d")),
+            ("pyro://workspaces/a/files/..", file("a", "..")),
+            ("pyro://workspaces/a/logs", Address::Logs { workspace: "a".into(), sequence: None }),
+            ("pyro://workspaces/a/logs/7", Address::Logs { workspace: "a".into(), sequence: Some(7) }),
+            (
+                "pyro://workspaces/a/services/web/logs",
+                Address::Service { workspace: "a".into(), name: "web".into() },
+            ),
+        ];
+        for (uri, address) in some {
+            assert_eq!(Address::parse(uri), Some(address), "{uri}");
+        }
+        for bad in [
+            "",
+            "file:///etc/passwd",
+            "pyro://workspaces/",
+            "pyro://workspaces/a",
+            "pyro://workspaces/a/files",
+            "pyro://workspaces/a/files/%",
+            "pyro://workspaces/a/files/%f",
+            "pyro://workspaces/a/files/%ff",
+            "pyro://workspaces/a/files/%zz",
+            "pyro://workspaces/a/logs/x",
+            "pyro://workspaces/a/services/web",
+        ] {
+            assert_eq!(Address::parse(bad), None, "{bad}");
+        }
+    }
+}
