@@ -15,71 +15,72 @@ use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
 use crate::mcp::host::Host;
-use crate::mcp::tool::{Effect, Ordered, Tool};
+use crate::mcp::order::Place;
+use crate::mcp::tool::{Effect, Tool};
 
 /// Most entries of a list.
 const ENTRIES: usize = 500;
 
 pub fn tools() -> Vec<Tool> {
     use Effect::{Adds, Destroys, Reads, Sets};
-    use Ordered::{After, Change};
+    use Place::{After, Edit, Holds};
     vec![
         Tool::new(
             "workspace_sync_push",
             "Copy a host directory or archive into a running workspace; all of it arrives, or nothing.",
             Sets,
-            Change,
+            Some(Edit),
             push,
         ),
         Tool::new(
             "workspace_export",
             "Copy a file or directory of a workspace to the host, at a path that does not exist yet.",
             Adds,
-            After,
+            Some(Holds),
             export,
         ),
         Tool::new(
             "workspace_diff",
             "Show all that differs from the workspace's beginning, as a patch; for review before export.",
             Reads,
-            After,
+            Some(Holds),
             diff,
         ),
-        Tool::new("workspace_file_list", "List a directory of a workspace.", Reads, After, list),
-        Tool::new("workspace_file_read", "Read a text file of a workspace.", Reads, After, read),
+        Tool::new("workspace_file_list", "List a directory of a workspace.", Reads, Some(Holds), list),
+        Tool::new("workspace_file_read", "Read a text file of a workspace.", Reads, Some(Holds), read),
         Tool::new(
             "workspace_file_write",
             "Make a file or replace all of its content. For a change of a few lines workspace_patch_apply is shorter.",
             Destroys,
-            Change,
+            Some(Edit),
             write,
         ),
         Tool::new(
             "workspace_patch_apply",
             "Apply a unified diff to one or more files; all of it, or nothing, with reasons by hunk.",
             Destroys,
-            Change,
+            Some(Edit),
             patch,
         ),
         Tool::new(
             "workspace_disk_export",
             "Write a stopped workspace's whole disk to the host as an ext4 image.",
             Adds,
-            After,
+            Some(After),
             disk_export,
         ),
         Tool::new(
             "workspace_disk_list",
             "List a directory of a stopped workspace, anywhere in its guest.",
             Reads,
-            After,
+            Some(After),
             disk_list,
         ),
         Tool::new(
             "workspace_disk_read",
             "Read a file of a stopped workspace, anywhere in its guest.",
             Reads,
-            After,
+            Some(After),
             disk_read,
         ),
     ]
