@@ -200,6 +200,15 @@ struct Compared {
     next_offset: Option<u64>,
 }
 
+/// What was read, and where the next part begins.
+#[derive(Serialize, JsonSchema)]
+struct ReadPart {
+    #[serde(flatten)]
+    read: FileRead,
+    /// Absent at its end.
+    next_offset: Option<u64>,
+}
+
 fn read_most() -> u64 {
     65536
 }
@@ -259,12 +268,18 @@ async fn list(host: Arc<Host>, input: ListFiles, _: Call) -> Result<FileList, Fa
     Ok(list)
 }
 
-async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<FileRead, Failure> {
+async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<ReadPart, Failure> {
     check_max_bytes(input.max_bytes)?;
     let path = Path::new(&input.path);
-    let (read, _) =
+    let (mut read, bytes) =
         host.workspaces.read_file(&input.workspace_id, path, input.offset, input.max_bytes).await?;
-    Ok(read)
+    let mut next_offset = None;
+    if read.truncated {
+        let whole = cut::whole_characters(&bytes);
+        read.content = String::from_utf8_lossy(whole).into_owned();
+        next_offset = Some(input.offset + whole.len() as u64);
+    }
+    Ok(ReadPart { read, next_offset })
 }
 
 async fn write(host: Arc<Host>, input: WriteFile, _: Call) -> Result<FileWritten, Failure> {

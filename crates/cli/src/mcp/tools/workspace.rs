@@ -13,7 +13,7 @@ use serde::Deserialize;
 use super::{Named, Nothing, seconds_30, shell_line};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
-use crate::mcp::failure::Failure;
+use crate::mcp::failure::{Failure, Kind};
 use crate::mcp::host::Host;
 use crate::mcp::order::Place;
 use crate::mcp::tool::{Effect, Tool};
@@ -336,10 +336,11 @@ async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
         Some(sequence) => {
             logs.entries.retain(|entry| entry.sequence == sequence);
             let Some(entry) = logs.entries.first_mut() else {
-                return Err(Failure::invalid(
-                    format!("there is no command {sequence} in the history"),
-                    "workspace_logs without sequence shows the last ones",
-                ));
+                return Err(Failure {
+                    kind: Kind::NotFound,
+                    error: format!("there is no command {sequence} in the history"),
+                    next: Some("workspace_logs without sequence shows the last ones".into()),
+                });
             };
             let next = |stream: &mut String| {
                 let (part, next) = cut::window(stream, input.offset, cut::STREAM);

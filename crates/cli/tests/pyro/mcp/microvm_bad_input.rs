@@ -103,15 +103,17 @@ fn what_is_gone_is_said_to_be_gone() {
         ("workspace_file_read", json!({"workspace_id": id, "path": "f"})),
         ("workspace_file_write", json!({"workspace_id": id, "path": "f", "text": ""})),
         ("workspace_diff", json!({"workspace_id": id})),
-        ("shell_read", json!({"workspace_id": id, "shell_id": shell})),
+        ("shell_write", json!({"workspace_id": id, "shell_id": shell, "input": ""})),
         ("shell_open", json!({"workspace_id": id})),
         ("service_start", json!({"workspace_id": id, "service_name": "a", "command": "true"})),
-        ("snapshot_create", json!({"workspace_id": id, "snapshot_name": "a"})),
     ] {
         let failure = client.fails(tool, arguments, "wrong_state");
         assert!(failure["next"].as_str().unwrap().contains("workspace_start"), "{tool}: {failure}");
     }
     assert_eq!(client.ok("workspace_status", json!({"workspace_id": id}))["state"], "stopped");
+    // What a shell wrote can be read still.
+    let read = client.ok("shell_read", json!({"workspace_id": id, "shell_id": shell}));
+    assert_eq!(read["state"], "stopped");
     client.ok("workspace_start", json!({"workspace_id": id}));
     assert_eq!(client.sh(&id, "cat f"), "kept\n");
     let call = client.begin(

@@ -39,7 +39,7 @@ fn cancel(client: &Client, call: u64) {
 
 /// Whether such a process runs in the guest.
 fn sleeps(client: &Client, id: &str) -> bool {
-    client.sh(id, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 1000 ' || true")
+    client.sh(id, "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 100[0] ' || true")
         != "0\n"
 }
 

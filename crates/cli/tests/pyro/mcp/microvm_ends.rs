@@ -48,7 +48,7 @@ fn a_client_that_hangs_up_ends_its_server_in_the_middle_of_a_call() {
     client.hang_up();
     client.ends();
     eventually("its VMM is gone", || !vmms.iter().any(|pid| running(*pid)));
-    let guest = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 1000 ' || true";
+    let guest = "cat /proc/[0-9]*/cmdline 2>/dev/null | tr '\\0' ' ' | grep -c 'sleep 100[0] ' || true";
     eventually("the command in the workspace is gone", || room.sh(&id, guest) == "0\n");
     stays(&room, &id);
 }
