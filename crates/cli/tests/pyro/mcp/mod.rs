@@ -8,5 +8,7 @@ mod lines;
 mod microvm_bad_input;
 mod microvm_calls;
 mod microvm_ends;
+mod microvm_growth;
+mod microvm_http;
 mod microvm_tools;
 mod schema;
