@@ -5,6 +5,7 @@
 #[path = "../../../core/tests/backends/mod.rs"]
 mod backends;
 mod contract;
+mod mcp;
 mod microvm_bad_days;
 mod microvm_bench;
 mod microvm_endings;
