@@ -42,6 +42,8 @@ case $purpose in
         # Firecracker's release, and the way to it where the release cannot be reached.
         need_program curl curl
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)
+        # The clients of the MCP server.
+        need_program npm npm
         ;;
 esac
 if [ "$(id -u)" != 0 ]; then

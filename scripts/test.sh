@@ -23,6 +23,8 @@ PYRO_TEST_KERNEL=$(cargo xtask kernel)
 export PYRO_TEST_KERNEL
 PYRO_TEST_FIRECRACKER_DIR=$(cargo xtask firecracker)
 export PYRO_TEST_FIRECRACKER_DIR
+PYRO_TEST_MCP_CLIENTS_DIR=$(scripts/mcp-clients.sh)
+export PYRO_TEST_MCP_CLIENTS_DIR
 for environment in debian:12 debian:12-base debian:12-build; do
     step "making the environment $environment" target/release/pyro env pull "$environment"
 done

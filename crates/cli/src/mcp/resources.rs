@@ -5,6 +5,7 @@ use std::path::Path;
 use base64::Engine as _;
 use pyro_core::workspace::{LogEntry, LogReader, WorkspaceError};
 use rmcp::model::{ErrorData, Resource, ResourceContents, ResourceTemplate};
+use serde_json::json;
 
 use super::failure::{Failure, Kind};
 use super::host::Host;
@@ -90,7 +91,7 @@ pub fn templates() -> Vec<ResourceTemplate> {
 
 /// The resources that can be listed: the logs of each workspace.
 pub async fn list(host: &Host) -> Result<Vec<Resource>, ErrorData> {
-    let list = host.workspaces.list().await.map_err(|error| of(error.into()))?;
+    let list = host.workspaces.list().await.map_err(|error| of(error.into(), ROOT))?;
     let each = list.workspaces.into_iter().map(|workspace| {
         let name = workspace.name.unwrap_or_else(|| workspace.workspace_id.clone());
         Resource::new(format!("{ROOT}{}/logs", workspace.workspace_id), format!("{name} logs"))
@@ -110,16 +111,19 @@ pub async fn workspaces_like(host: &Host, beginning: &str) -> Vec<String> {
 /// What is at an address.
 pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, ErrorData> {
     let Some(address) = Address::parse(uri) else {
-        return Err(ErrorData::resource_not_found(
+        return Err(not_found(
             format!("{uri}: there is no such resource; resources/templates/list shows what there may be"),
-            None,
+            uri,
         ));
     };
     let contents = match address {
-        Address::File { workspace, path } => file(host, uri, &workspace, &path).await.map_err(of)?,
+        Address::File { workspace, path } => {
+            file(host, uri, &workspace, &path).await.map_err(|failure| of(failure, uri))?
+        }
         Address::Logs { workspace, sequence } => {
             let logs = host.workspaces.read_logs(&workspace, sequence.is_none().then_some(LISTED)).await;
-            let entries = logs.and_then(|logs| entries(logs, sequence)).map_err(|error| of(error.into()))?;
+            let entries =
+                logs.and_then(|logs| entries(logs, sequence)).map_err(|error| of(error.into(), uri))?;
             if sequence.is_some() && entries.is_empty() {
                 return Err(ErrorData::resource_not_found(format!("{uri}: there is no such command"), None));
             }
@@ -140,7 +144,7 @@ pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, Error
         }
         Address::Service { workspace, name } => {
             let logs = host.workspaces.service_logs(&workspace, &name, None).await;
-            let logs = logs.map_err(|error| of(error.into()))?;
+            let logs = logs.map_err(|error| of(error.into(), uri))?;
             let stderr =
                 if logs.stderr.is_empty() { String::new() } else { format!("--- stderr\n{}", logs.stderr) };
             ResourceContents::text(short(logs.stdout + &stderr), uri)
@@ -191,14 +195,19 @@ fn short(mut text: String) -> String {
     text
 }
 
+/// Clients find the address as data.
+fn not_found(text: String, uri: &str) -> ErrorData {
+    ErrorData::resource_not_found(text, Some(json!({ "uri": uri })))
+}
+
 /// A resource's failure is the protocol's.
-fn of(failure: Failure) -> ErrorData {
+fn of(failure: Failure, uri: &str) -> ErrorData {
     let text = match failure.next {
         Some(next) => format!("{}; {next}", failure.error),
         None => failure.error,
     };
     match failure.kind {
-        Kind::NotFound => ErrorData::resource_not_found(text, None),
+        Kind::NotFound => not_found(text, uri),
         Kind::Failed | Kind::Unavailable => ErrorData::internal_error(text, None),
         _ => ErrorData::invalid_params(text, None),
     }

@@ -9,6 +9,7 @@ mod mcp;
 mod microvm_bad_days;
 mod microvm_bench;
 mod microvm_endings;
+mod microvm_mcp_clients;
 mod microvm_run;
 mod microvm_template;
 mod microvm_workspace;

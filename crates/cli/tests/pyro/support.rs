@@ -2,6 +2,7 @@
 //! that `make test` prepared, and a look at what is left afterwards.
 
 use std::collections::BTreeSet;
+use std::ffi::OsStr;
 use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
@@ -94,9 +95,15 @@ impl World {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut words = self.enter.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_pyro")]);
+        self.program(Path::new(env!("CARGO_BIN_EXE_pyro")), args)
+    }
+
+    /// Another program in this world.
+    pub fn program(&self, program: &Path, args: &[&str]) -> Command {
+        let words = self.enter.iter().map(OsStr::new).chain([program.as_os_str()]);
+        let mut words = words.chain(args.iter().map(OsStr::new));
         let mut command = Command::new(words.next().unwrap());
-        command.args(words).args(args).env_clear();
+        command.args(words).env_clear();
         for keep in ["PATH", "TERM", "http_proxy", "https_proxy", "no_proxy"] {
             if let Some(value) = std::env::var_os(keep) {
                 command.env(keep, value);
