@@ -9,6 +9,8 @@ use rmcp::RoleServer;
 use rmcp::model::{ProgressNotificationParam, ProgressToken};
 use rmcp::service::Peer;
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio_util::sync::{CancellationToken, DropGuard};
 
 /// Between two notifications.
 const PACE: Duration = Duration::from_millis(200);
@@ -24,15 +26,33 @@ struct Point {
 /// One call.
 pub struct Call {
     points: watch::Sender<Point>,
-    teller: Option<tokio::task::JoinHandle<()>>,
+}
+
+/// What tells the client of a call's progress.
+pub struct Teller {
+    task: Option<JoinHandle<()>>,
+    over: CancellationToken,
+    _over: DropGuard,
+}
+
+impl Teller {
+    /// Tells what is left to tell. Nothing may be told of a call that is answered, so wait for this before the answer.
+    pub async fn end(self) {
+        self.over.cancel();
+        if let Some(task) = self.task {
+            // One that failed tells no more either.
+            let _ = task.await;
+        }
+    }
 }
 
 impl Call {
     /// One whose client wants to hear of its progress if it gave a token.
-    pub fn new(peer: Peer<RoleServer>, token: Option<ProgressToken>) -> Self {
+    pub fn new(peer: Peer<RoleServer>, token: Option<ProgressToken>) -> (Self, Teller) {
         let (points, seen) = watch::channel(Point::default());
-        let teller = token.map(|token| tokio::spawn(tell(peer, token, seen)));
-        Self { points, teller }
+        let over = CancellationToken::new();
+        let task = token.map(|token| tokio::spawn(tell(peer, token, seen, over.clone())));
+        (Self { points }, Teller { task, _over: over.clone().drop_guard(), over })
     }
 
     /// Hears how far a tree has come.
@@ -76,18 +96,21 @@ impl Call {
     }
 }
 
-impl Drop for Call {
-    fn drop(&mut self) {
-        // Nothing may be told of a call that is answered.
-        if let Some(teller) = self.teller.take() {
-            teller.abort();
-        }
-    }
-}
-
-async fn tell(peer: Peer<RoleServer>, token: ProgressToken, mut points: watch::Receiver<Point>) {
+async fn tell(
+    peer: Peer<RoleServer>,
+    token: ProgressToken,
+    mut points: watch::Receiver<Point>,
+    over: CancellationToken,
+) {
     let mut told = 0.0;
-    while points.changed().await.is_ok() {
+    // Until the call is over or nobody can say more; in both cases what was said last is still told.
+    let mut more = true;
+    while more {
+        more = tokio::select! {
+            biased;
+            changed = points.changed() => changed.is_ok(),
+            () = over.cancelled() => false,
+        };
         let Point { done, total, words } = points.borrow_and_update().clone();
         if done <= told {
             continue;
@@ -98,6 +121,7 @@ async fn tell(peer: Peer<RoleServer>, token: ProgressToken, mut points: watch::R
         if peer.notify_progress(progress).await.is_err() {
             return;
         }
-        tokio::time::sleep(PACE).await;
+        // It ends at once, and only the pause is cut short: what was said meanwhile is still told.
+        let _ = tokio::time::timeout(PACE, over.cancelled()).await;
     }
 }

@@ -24,6 +24,17 @@ pub fn window(text: &str, offset: u64, most: usize) -> (&str, u64) {
     (&text[from..to], to as u64)
 }
 
+/// The bytes without a last character of which some are missing; as they are if there is nothing else.
+pub fn whole_characters(bytes: &[u8]) -> &[u8] {
+    let begins = |at: &usize| {
+        let tail = std::str::from_utf8(bytes.get(*at..).unwrap_or_default());
+        tail.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    // A character has four bytes at most, and the last of them is missing.
+    let cut = (bytes.len().saturating_sub(3).max(1)..bytes.len()).find(begins);
+    bytes.get(..cut.unwrap_or(bytes.len())).unwrap_or(bytes)
+}
+
 fn floor(text: &str, mut at: usize) -> usize {
     while !text.is_char_boundary(at) {
         at -= 1;
@@ -53,6 +64,19 @@ mod tests {
         let mut short = "ä".repeat(55);
         middle(&mut short, 110, "");
         assert_eq!(short, "ä".repeat(55));
+    }
+
+    #[test]
+    fn a_character_is_not_cut() {
+        let text = "aäöü€😀\u{10ffff}".repeat(3).into_bytes();
+        for end in 2..=text.len() {
+            let whole = whole_characters(&text[..end]);
+            assert!(std::str::from_utf8(whole).is_ok() && end - whole.len() < 4, "{end}");
+        }
+        // What is no text is not cut, nor what would be nothing.
+        for bytes in [&b"a\xff"[..], b"a\x80\x80", b"\xf0\x9f", b"\xf0", b"", b"\xff\xff\xff"] {
+            assert_eq!(whole_characters(bytes), bytes);
+        }
     }
 
     #[test]

@@ -1,6 +1,10 @@
 //! What went wrong, in words that a model can act on. It is a tool's result, not an error of the protocol.
 
+use std::io;
+
+use pyro_core::archive::ArchiveError;
 use pyro_core::cause;
+use pyro_core::disk::DiskError;
 use pyro_core::environment::EnvironmentError;
 use pyro_core::vm::{LimitError, VmError};
 use pyro_core::workspace::{SecretError, WorkspaceError};
@@ -91,25 +95,10 @@ impl From<WorkspaceError> for Failure {
             WorkspaceError::Vm(error) => return error.into(),
             error => error,
         };
-        let kind = match error.kind() {
-            "unknown" | "not_found" | "snapshot_unknown" | "shell_unknown" | "service_unknown" => {
-                Kind::NotFound
-            }
-            "invalid" | "is_directory" | "not_directory" | "not_regular" => Kind::InvalidArgument,
-            "taken" | "exists" => Kind::Conflict,
-            "state" | "shell_ended" => Kind::WrongState,
-            "baseline" | "outside_workspace" => Kind::NotAllowed,
-            "too_large" => Kind::TooLarge,
-            "no_space" => Kind::NoSpace,
-            "rejected" => Kind::Rejected,
-            "guest_ended" | "service_not_ready" => Kind::GuestFailed,
-            _ => match &error {
-                WorkspaceError::NotYet(_) | WorkspaceError::NotInstalled { .. } => Kind::Unavailable,
-                WorkspaceError::TooMuch { .. } => Kind::TooLarge,
-                WorkspaceError::Archive(_) => Kind::Rejected,
-                WorkspaceError::Disk(_) => Kind::NotFound,
-                _ => Kind::Failed,
-            },
+        let kind = match &error {
+            WorkspaceError::Archive(error) => of_archive(error),
+            WorkspaceError::Disk(error) => of_disk(error),
+            error => of_workspace(error),
         };
         Self { kind, error: cause::chain(&error), next: error.hint().map(|hint| of_tools(&hint)) }
     }
@@ -139,9 +128,63 @@ impl From<Refusal> for Failure {
     }
 }
 
+fn of_workspace(error: &WorkspaceError) -> Kind {
+    match error.kind() {
+        "unknown" | "not_found" | "snapshot_unknown" | "shell_unknown" | "service_unknown" => Kind::NotFound,
+        "invalid" | "is_directory" | "not_directory" | "not_regular" => Kind::InvalidArgument,
+        "taken" | "exists" => Kind::Conflict,
+        "state" | "shell_ended" => Kind::WrongState,
+        "baseline" | "outside_workspace" => Kind::NotAllowed,
+        "too_large" => Kind::TooLarge,
+        "no_space" => Kind::NoSpace,
+        "rejected" => Kind::Rejected,
+        "guest_ended" | "service_not_ready" => Kind::GuestFailed,
+        _ => match error {
+            WorkspaceError::NotYet(_) | WorkspaceError::NotInstalled { .. } => Kind::Unavailable,
+            WorkspaceError::TooMuch { .. } => Kind::TooLarge,
+            _ => Kind::Failed,
+        },
+    }
+}
+
+fn of_archive(error: &ArchiveError) -> Kind {
+    match error {
+        ArchiveError::Exists { .. } => Kind::Conflict,
+        ArchiveError::TooMuch { .. } | ArchiveError::Bomb { .. } => Kind::TooLarge,
+        ArchiveError::NotAnArchive { .. } => Kind::InvalidArgument,
+        ArchiveError::Refused { .. } | ArchiveError::Truncated { .. } | ArchiveError::Damaged { .. } => {
+            Kind::Rejected
+        }
+        ArchiveError::File { source, .. } => of_host(source),
+        _ => Kind::Failed,
+    }
+}
+
+fn of_disk(error: &DiskError) -> Kind {
+    match error {
+        DiskError::NotFound { .. } => Kind::NotFound,
+        DiskError::NotADirectory { .. } | DiskError::NotAFile { .. } | DiskError::Loop { .. } => {
+            Kind::InvalidArgument
+        }
+        DiskError::TooMany { .. } => Kind::TooLarge,
+        DiskError::Output { source, .. } => of_host(source),
+        _ => Kind::Failed,
+    }
+}
+
+/// A file of the host.
+fn of_host(error: &io::Error) -> Kind {
+    match error.kind() {
+        io::ErrorKind::NotFound => Kind::NotFound,
+        io::ErrorKind::AlreadyExists => Kind::Conflict,
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
+        _ => Kind::Failed,
+    }
+}
+
 /// Hints are written for people at a command line: a model is told the tool instead.
 fn of_tools(hint: &str) -> String {
-    const WORDS: [(&str, &str); 16] = [
+    const WORDS: [(&str, &str); 17] = [
         ("pyro workspace snapshot delete", "snapshot_delete"),
         ("pyro workspace shell open", "shell_open"),
         ("pyro workspace shell signal", "shell_signal"),
@@ -156,6 +199,7 @@ fn of_tools(hint: &str) -> String {
         ("pyro workspace list", "workspace_list"),
         ("pyro workspace start", "workspace_start"),
         ("pyro workspace stop", "workspace_stop"),
+        ("--skip-outside-links", "skip_outside_links"),
         ("--secret-env NAME=ENV", "secret_env"),
         (" --clear-name", " and clear_name"),
     ];

@@ -1,7 +1,7 @@
 //! The MCP server: the operations of the command line as tools of a language model's client.
 //!
 //! ```text
-//!   server     the protocol: what a client asks, by rmcp          http: over HTTP instead of standard streams
+//!   server     the protocol: what a client asks, by rmcp          lines: on standard streams    http: over HTTP
 //!   tool       a tool: name, words, schemas, and the function that does it
 //!   tools/     the functions, one file each for what they act on
 //!   host       what they act on: workspaces, VMs, and what the person allowed
@@ -19,6 +19,7 @@ mod cut;
 mod failure;
 mod host;
 pub mod http;
+mod lines;
 mod order;
 mod profile;
 mod prompts;

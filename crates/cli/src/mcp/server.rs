@@ -11,13 +11,13 @@ use rmcp::model::{
     ServerCapabilities, ServerConfig, Tool as Shown,
 };
 use rmcp::service::RequestContext;
-use rmcp::transport::async_rw::AsyncRwTransport;
 use rmcp::{RoleServer, ServerHandler, ServiceExt as _};
 
 use super::call::Call;
 use super::host::Host;
+use super::lines::Lines;
 use super::profile::Profile;
-use super::tool::{Ordered, Tool};
+use super::tool::Tool;
 use super::tools;
 use super::{prompts, resources};
 
@@ -70,11 +70,11 @@ impl Server {
         };
         let arguments = request.arguments.unwrap_or_default();
         // Nothing may be awaited before this: it is what keeps calls in the order in which they came.
-        let workspace = arguments.get("workspace_id").and_then(|id| id.as_str());
-        let turn = workspace.filter(|_| tool.ordered != Ordered::Not).map(|workspace| {
-            self.host.order.enter(self.host.workspaces.resolve(workspace), tool.ordered == Ordered::Change)
-        });
-        let call = Call::new(context.peer.clone(), context.meta.get_progress_token());
+        let workspace = ["workspace_id", "fork_of"].iter().find_map(|name| arguments.get(*name)?.as_str());
+        let turn = workspace
+            .zip(tool.place)
+            .map(|(workspace, place)| self.host.order.enter(self.host.workspaces.resolve(workspace), place));
+        let (call, teller) = Call::new(context.peer.clone(), context.meta.get_progress_token());
         let done = async {
             if let Some(turn) = &turn {
                 turn.come().await;
@@ -82,12 +82,12 @@ impl Server {
             tool.call(Arc::clone(&self.host), arguments, call).await
         };
         let done = tokio::select! {
-            done = done => done,
+            done = done => Some(done),
             // Dropping the call ends what it began.
-            () = context.ct.cancelled() => {
-                return Err(cancelled());
-            }
+            () = context.ct.cancelled() => None,
         };
+        teller.end().await;
+        let Some(done) = done else { return Err(cancelled()) };
         Ok(match done {
             Ok(value) => {
                 let mut result = CallToolResult::success(vec![ContentBlock::text(value.to_string())]);
@@ -214,8 +214,7 @@ impl ServerHandler for Server {
 /// When the conversation cannot begin.
 pub async fn serve_stdio(host: Arc<Host>, profile: Profile) -> Result<(), String> {
     let (input, output) = rmcp::transport::stdio();
-    let transport = AsyncRwTransport::new_server(input, output).with_max_line_length(LONGEST);
-    match Server::new(host, profile).serve(transport).await {
+    match Server::new(host, profile).serve(Lines::new(input, output)).await {
         Ok(running) => running.waiting().await.map(|_| ()).map_err(|error| error.to_string()),
         // A client that goes before it said anything is no failure.
         Err(rmcp::service::ServerInitializeError::ConnectionClosed(_)) => Ok(()),

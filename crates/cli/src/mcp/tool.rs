@@ -14,6 +14,7 @@ use serde_json::Value;
 use super::call::Call;
 use super::failure::Failure;
 use super::host::Host;
+use super::order::Place;
 
 /// What a tool does to things, for clients that ask a person first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -28,24 +29,13 @@ pub enum Effect {
     Destroys,
 }
 
-/// Whether calls of one workspace wait for each other.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ordered {
-    /// They act on no workspace.
-    Not,
-    /// They see the changes that were asked for before them.
-    After,
-    /// They are such changes.
-    Change,
-}
-
 type Run = dyn Fn(Arc<Host>, JsonObject, Call) -> BoxFuture<'static, Result<Value, Failure>> + Send + Sync;
 
 /// One tool.
 pub struct Tool {
     shown: Shown,
-    /// How its calls wait for others of the same workspace.
-    pub ordered: Ordered,
+    /// Its calls' place among others of the same workspace; none if they act on no workspace.
+    pub place: Option<Place>,
     run: Box<Run>,
 }
 
@@ -55,7 +45,7 @@ impl Tool {
         name: &'static str,
         about: &'static str,
         effect: Effect,
-        ordered: Ordered,
+        place: Option<Place>,
         act: F,
     ) -> Self
     where
@@ -77,7 +67,7 @@ impl Tool {
             }
             .boxed()
         };
-        Self { shown, ordered, run: Box::new(run) }
+        Self { shown, place, run: Box::new(run) }
     }
 
     /// Its name.

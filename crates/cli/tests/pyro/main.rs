@@ -5,6 +5,7 @@
 #[path = "../../../core/tests/backends/mod.rs"]
 mod backends;
 mod contract;
+mod mcp;
 mod microvm_bad_days;
 mod microvm_bench;
 mod microvm_endings;
@@ -23,5 +24,7 @@ mod microvm_workspace_secrets;
 mod microvm_workspace_services;
 mod microvm_workspace_shells;
 mod microvm_workspace_snapshots;
+mod microvm_workspace_steps;
+mod microvm_workspace_trees;
 mod room;
 mod support;

@@ -10,7 +10,7 @@ use flate2::bufread::MultiGzDecoder;
 use super::check::Check;
 use super::read::{Grown, Reader, sum_is_right};
 use super::write::Writer;
-use super::{ArchiveError, CHUNK, Content, Limits, Meter, Progress, Totals, walk};
+use super::{ArchiveError, CHUNK, Content, Limits, Meter, Progress, SkippedLink, Totals, walk};
 use crate::HostPath;
 
 /// A tree of the host.
@@ -26,6 +26,15 @@ enum Opened {
     Directory(OwnedFd),
     Tar(File),
     Gzip(File),
+}
+
+/// What was written of a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// How much.
+    pub totals: Totals,
+    /// The first hundred links that were left out.
+    pub skipped_links: Vec<SkippedLink>,
 }
 
 /// What a source is.
@@ -106,7 +115,7 @@ impl Source {
         mut self,
         to: &mut dyn Write,
         progress: &'p mut Progress<'p>,
-    ) -> Result<Totals, ArchiveError> {
+    ) -> Result<Written, ArchiveError> {
         let mut meter = Meter { totals: Totals::default(), told: 0, progress };
         let mut check = Check::new(self.limits);
         let mut writer = Writer::new(to);
@@ -124,7 +133,7 @@ impl Source {
         check.finish()?;
         writer.finish()?;
         meter.tell()?;
-        Ok(meter.totals)
+        Ok(Written { totals: meter.totals, skipped_links: check.skipped.0 })
     }
 }
 
@@ -161,7 +170,10 @@ fn copy(
     let mut reader = Reader::new(from);
     let mut buffer = vec![0; CHUNK];
     while let Some(entry) = reader.next()? {
-        let entry = check.admit(entry)?;
+        let Some(entry) = check.admit(entry)? else {
+            meter.link()?;
+            continue;
+        };
         if entry.path.is_empty() {
             continue;
         }

@@ -291,7 +291,7 @@ impl Keeper {
     pub(super) async fn install(self: &Arc<Self>, mut engine: Engine) {
         let (handle, kept) = (engine.handle.clone(), std::mem::take(&mut engine.jobs));
         *self.engine.lock().await = Some(engine);
-        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
+        self.use_guest(handle.clone());
         let keeper = Arc::downgrade(self);
         tokio::spawn(async move {
             let death = handle.watch.ended().await;
@@ -302,7 +302,12 @@ impl Keeper {
         self.revive(kept).await;
     }
 
-    /// Takes the VM away from commands.
+    /// Gives the VM to commands.
+    pub(super) fn use_guest(&self, handle: Handle) {
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+    }
+
+    /// What commands use of the VM.
     pub(super) fn handle(&self) -> Option<Handle> {
         self.guest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -318,6 +323,11 @@ impl Keeper {
         if engine.as_ref().is_none_or(|engine| engine.handle.watch.try_ended().is_none()) {
             return;
         }
+        self.lose_guest(&mut engine, why);
+    }
+
+    /// Ends what can be used no more.
+    pub(super) fn lose_guest(&self, engine: &mut Option<Engine>, why: &str) {
         *engine = None;
         self.forget_guest();
         self.lose_jobs("guest_ended");

@@ -16,7 +16,7 @@ use super::Books;
 use super::machine::Engine;
 use super::order::Report;
 use crate::HostPath;
-use crate::archive::{Limits, Source};
+use crate::archive::{Limits, OutsideLinks, Source, Written};
 use crate::guest::{Guest, GuestError};
 use crate::workspace::layout::Home;
 use crate::workspace::state::BASELINE;
@@ -59,10 +59,11 @@ pub(super) async fn fill(
     home: &Home,
     books: &mut Books,
     path: &HostPath,
+    outside_links: OutsideLinks,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<(), WorkspaceError> {
     let guest = &engine.handle.guest;
-    let limits = Limits::default();
+    let limits = Limits { outside_links, ..Limits::default() };
     let source = Source::open(path, limits)?;
     let mode = source_mode(source.form());
     let (tell, mut moved) = watch::channel(Moved::default());
@@ -87,7 +88,7 @@ pub(super) async fn fill(
             }
         }
     };
-    let (totals, _) = packed.finish(sent.map_err(failed))?;
+    let (Written { totals, skipped_links }, _) = packed.finish(sent.map_err(failed))?;
     report(Report::Progress { moved: *moved.borrow() });
     guest.baseline_take().await.map_err(failed)?;
     guest.sync().await.map_err(failed)?;
@@ -98,6 +99,8 @@ pub(super) async fn fill(
         destination: WORKSPACE_PATH.into(),
         entry_count: totals.entries,
         bytes_written: totals.bytes,
+        skipped_link_count: totals.skipped_links,
+        skipped_links,
     };
     books.state.add_snapshot(&disk::describe(home, &books.record.id, BASELINE)?)
 }

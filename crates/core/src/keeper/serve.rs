@@ -98,6 +98,14 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     };
     // Who only looks whether somebody is there says nothing.
     let Ok(Ok(call)) = tokio::time::timeout(PATIENCE, heard).await else { return };
+    let mut uses = match &call {
+        Call::Exec { .. }
+        | Call::Shell { .. }
+        | Call::ShellAttach { .. }
+        | Call::Service { .. }
+        | Call::Files { .. } => Some(Arc::clone(&keeper.connection).read_owned().await),
+        _ => None,
+    };
     // One in passing is there as long as this connection.
     let mut passing = None;
     let answer = match call {
@@ -127,8 +135,9 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
         Call::Shell { .. } | Call::Service { .. } => {
             // In a task of its own too: what it began it finishes, but it does not wait for nobody.
             let (stays, gone) = oneshot::channel();
-            let worker = Arc::clone(&keeper);
+            let (worker, uses) = (Arc::clone(&keeper), uses.take());
             let working = tokio::spawn(async move {
+                let _uses = uses;
                 match call {
                     Call::Shell { ask } => worker.shell(ask, gone).await,
                     Call::Service { ask } => worker.service(ask, gone).await,

@@ -4,18 +4,14 @@
 //!   disk           sync (it runs on)  ->  freeze -> copy -> thaw       the guest holds writers up; nobody else waits
 //!                                                                      to storage only after that
 //!     too slow     the same once more, the VM paused while its disk is frozen: time stands still for the freeze too
-//!   with memory    sync (it runs on)  ->  pause -> copy, save -> resume     nothing is frozen: memory and disk are of
-//!                                                                            one moment
+//!   with memory    sync (it runs on)  ->  `checkpoint`
 //! ```
 //!
 //! Files first, then the row in the database: a row always has its files.
 
-use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
-
-use pyro_vmm::{Beside, Machine};
 
 use super::life::Ask;
 use super::machine::{Engine, Handle};
@@ -32,12 +28,12 @@ const SYNC: Duration = Duration::from_secs(120);
 /// How long a guest may be kept from writing: as long as it lets itself be.
 const FREEZE: Duration = Duration::from_secs(60);
 
-fn vmm(error: pyro_vmm::VmmError) -> WorkspaceError {
+pub(super) fn vmm(error: pyro_vmm::VmmError) -> WorkspaceError {
     WorkspaceError::GuestEnded(cause::chain(&error))
 }
 
 /// Waits for a guest, and no longer than for its VMM.
-async fn within<T>(
+pub(super) async fn within<T>(
     handle: &Handle,
     what: &'static str,
     limit: Duration,
@@ -55,7 +51,11 @@ async fn within<T>(
 
 impl Keeper {
     /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory.
-    pub(super) async fn snapshot(&self, name: String, memory: bool) -> Result<Made, WorkspaceError> {
+    pub(super) async fn snapshot(
+        self: &Arc<Self>,
+        name: String,
+        memory: bool,
+    ) -> Result<Made, WorkspaceError> {
         disk::check_new(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
         let made = self.kept(&name, memory).await;
@@ -64,7 +64,11 @@ impl Keeper {
     }
 
     /// As [`Self::snapshot`], in no database and gone with what this gives.
-    pub(super) async fn pass(&self, name: String, memory: bool) -> Result<(Made, Passing), WorkspaceError> {
+    pub(super) async fn pass(
+        self: &Arc<Self>,
+        name: String,
+        memory: bool,
+    ) -> Result<(Made, Passing), WorkspaceError> {
         disk::check_free(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
         let passing = Passing { home: self.home.clone(), name };
@@ -75,7 +79,7 @@ impl Keeper {
         Ok((Made { snapshot, paused }, passing))
     }
 
-    async fn kept(&self, name: &str, memory: bool) -> Result<Made, WorkspaceError> {
+    async fn kept(self: &Arc<Self>, name: &str, memory: bool) -> Result<Made, WorkspaceError> {
         let copied = self.copy(name, memory, false).await;
         // What stays is swept at the next start.
         let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
@@ -88,7 +92,7 @@ impl Keeper {
 
     /// How long the guest stood still for its memory.
     async fn copy(
-        &self,
+        self: &Arc<Self>,
         name: &str,
         memory: bool,
         passing: bool,
@@ -119,7 +123,7 @@ impl Keeper {
     }
 
     /// Copies the disk as it is now.
-    async fn fill(&self, name: &str) -> Result<Draft, WorkspaceError> {
+    pub(super) async fn fill(&self, name: &str) -> Result<Draft, WorkspaceError> {
         let (home, to) = (self.home.clone(), self.home.snapshot(name));
         blocking(move || {
             let copy = Draft::new(&to)?;
@@ -147,54 +151,6 @@ impl Keeper {
         }
         let whole = within(handle, "let its disk go", FREEZE, frozen.thaw()).await?;
         copy.map(|copy| whole.then_some(copy))
-    }
-
-    /// Copies memory and disk of one moment. How long the guest stood still for that.
-    async fn copy_with_memory(&self, name: &str, passing: bool) -> Result<Duration, WorkspaceError> {
-        let mut engine = self.engine.lock().await;
-        let engine = engine.as_mut().ok_or(WorkspaceError::Stopped)?;
-        if !engine.machine.backend().has_port() {
-            return Err(WorkspaceError::NotYet("a snapshot with memory under Firecracker"));
-        }
-        let key = Draft::new(&self.home.memory_key(name))?;
-        let jobs = Draft::new(&self.home.memory_jobs(name))?;
-        let origin = serde_json::to_vec(&engine.origin).unwrap_or_default();
-        let mut saving = self.prepare_memory(name, engine).await?;
-        let begin = std::time::Instant::now();
-        let running = self.jobs_to_keep()?;
-        engine.machine.pause().await.map_err(vmm)?;
-        let (saved, copy) = tokio::join!(saving.save(&mut engine.machine), self.fill(name));
-        engine.machine.resume().await.map_err(vmm)?;
-        let paused = begin.elapsed();
-        if let Some(why) = saved? {
-            (self.log)(&format!("all of memory was written: {why}"));
-        }
-        let copy = copy?;
-        blocking(move || {
-            use std::io::Write as _;
-            key.file().write_all(&origin).map_err(WorkspaceError::Copy)?;
-            jobs.file().write_all(&running).map_err(WorkspaceError::Copy)?;
-            let Saving { memory, ram } = saving;
-            for draft in [Some(key), Some(jobs), ram, Some(memory)].into_iter().flatten() {
-                draft.settle(passing)?;
-            }
-            copy.finish()?;
-            Ok(paused)
-        })
-        .await
-    }
-
-    /// The files for a guest's memory, with all in them that can be there while it still runs.
-    async fn prepare_memory(&self, name: &str, engine: &Engine) -> Result<Saving, WorkspaceError> {
-        let memory = Draft::new(&self.home.memory(name))?;
-        let mapped = engine.memory.as_ref().filter(|_| engine.machine.beside() == Beside::Changes);
-        let Some(mapped) = mapped.map(own).transpose()? else { return Ok(Saving { memory, ram: None }) };
-        let ram = Draft::new(&self.home.ram(name))?;
-        blocking(move || {
-            ram.fill(&mapped)?;
-            Ok(Saving { memory, ram: Some(ram) })
-        })
-        .await
     }
 
     /// Removes a snapshot.
@@ -281,33 +237,4 @@ impl Drop for Passing {
         // What stays is swept at the next start.
         let _ = disk::remove_files(&self.home, &self.name);
     }
-}
-
-/// Where a guest's memory goes: with its devices, or beside them.
-struct Saving {
-    memory: Draft,
-    ram: Option<Draft>,
-}
-
-impl Saving {
-    /// Saves a machine that is paused. Where its memory cannot go beside its devices, as when this host lets nobody look
-    /// at a process's memory, all of it goes with them, which takes a second for each GiB; says why then.
-    async fn save(&mut self, machine: &mut Machine) -> Result<Option<String>, WorkspaceError> {
-        let failed = |error| WorkspaceError::Save(Box::new(error));
-        let mut why = None;
-        if let Some(ram) = &self.ram {
-            match machine.save(own(self.memory.file())?, Some(own(ram.file())?)).await {
-                Ok(()) => return Ok(None),
-                Err(error) => why = Some(cause::chain(&error)),
-            }
-            self.ram = None;
-            self.memory.file().set_len(0).map_err(WorkspaceError::Copy)?;
-        }
-        machine.save(own(self.memory.file())?, None).await.map_err(failed)?;
-        Ok(why)
-    }
-}
-
-fn own(file: &File) -> Result<File, WorkspaceError> {
-    file.try_clone().map_err(WorkspaceError::Copy)
 }

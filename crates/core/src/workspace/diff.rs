@@ -43,9 +43,11 @@ struct Content {
 impl Content {
     /// The same without secrets, and whether there were any. By its lines: in a patch, a mark stands before each.
     fn redacted(self, redactor: &Redactor) -> (Self, bool) {
-        let clean = self.bytes.map(|bytes| redactor.head(&bytes, bytes.len()));
-        let any = clean.as_ref().is_some_and(|(_, any)| *any);
-        (Self { bytes: clean.map(|(bytes, _)| bytes), ..self }, any)
+        let clean = self.bytes.as_ref().map(|bytes| redactor.head(bytes, bytes.len()));
+        match clean {
+            Some((clean, true)) => (Self { bytes: Some(clean.into_owned()), ..self }, true),
+            _ => (self, false),
+        }
     }
 
     fn side(&self) -> Side<'_> {

@@ -133,6 +133,11 @@ pub enum WorkspaceError {
     /// The guest let its disk go before it was copied, and that twice.
     #[error("the disk of the workspace changed while it was copied")]
     Restless,
+    /// What is done in it would be cut off.
+    #[error(
+        "something is being done in the workspace, which keeping its memory would cut off under this backend"
+    )]
+    Used,
     /// The VMM did not save its memory.
     #[error("the memory of the workspace's guest cannot be saved")]
     Save(#[source] Box<pyro_vmm::VmmError>),
@@ -338,6 +343,7 @@ impl WorkspaceError {
             Self::Refused(refusal) if refusal.phase == crate::keeper::Phase::Stopped => {
                 "`pyro workspace start` brings it back".into()
             }
+            Self::Used => "wait until its commands have ended; services and shells go on".into(),
             Self::Refused(_) | Self::Locked => "wait a moment and try again".into(),
             Self::Silent => {
                 "`pyro workspace stop --force` ends it; the workspace's disk and history stay".into()
@@ -388,7 +394,7 @@ impl WorkspaceError {
             Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",
             Self::SnapshotUnknown { .. } => "snapshot_unknown",
             Self::Baseline => "baseline",
-            Self::Refused(_) | Self::Stopped | Self::Locked => "state",
+            Self::Refused(_) | Self::Stopped | Self::Locked | Self::Used => "state",
             Self::GuestEnded(_) => "guest_ended",
             Self::Silent => "keeper_silent",
             Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",

@@ -251,7 +251,7 @@ impl Workspaces {
         let wanted = before + max_bytes;
         let entry = self.content(&home, &plain, offset - before, wanted + reach, each).await?;
         let part = |end: u64| redactor.head(&content, usize::try_from(end).unwrap_or(usize::MAX)).0;
-        let clean = part(wanted).split_off(part(before).len());
+        let clean = part(wanted)[part(before).len()..].to_vec();
         let raw = content.get(before as usize..).unwrap_or_default();
         let raw = &raw[..raw.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX))];
         let redacted = clean != raw;

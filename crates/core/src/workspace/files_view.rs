@@ -4,6 +4,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::files::shown;
+use crate::archive::SkippedLink;
 use crate::keeper::{Entry, Kind};
 use crate::redact::Redactor;
 
@@ -138,6 +139,10 @@ pub struct Synced {
     pub bytes_written: u64,
     /// Sockets and fifos that were left out.
     pub skipped_count: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    pub skipped_link_count: u64,
+    /// The first hundred of them.
+    pub skipped_links: Vec<SkippedLink>,
 }
 
 /// What `workspace export` says.
@@ -157,6 +162,10 @@ pub struct Exported {
     pub bytes_written: u64,
     /// Sockets, fifos and devices that were left out.
     pub skipped_count: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    pub skipped_link_count: u64,
+    /// The first hundred of them.
+    pub skipped_links: Vec<SkippedLink>,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
 }

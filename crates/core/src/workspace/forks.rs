@@ -11,6 +11,8 @@ use super::client::{LONG, copy_stopped, odd};
 use super::layout::Home;
 use super::start::{self, Remarks};
 use super::{Status, Wish, WorkspaceError, Workspaces, disk, secrets};
+use crate::archive::OutsideLinks;
+use crate::backend::Preference;
 use crate::environment::lock::Lock;
 use crate::keeper::{Answer, Call, Phase, Task};
 use crate::{host, identity};
@@ -60,16 +62,21 @@ impl Workspaces {
                     allow_host_compat: origin.allow_host_compat,
                     secrets: secrets.clone(),
                     seed_path: None,
+                    outside_links: OutsideLinks::Refuse,
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;
-                let order = self.order(Task::Create {
+                let mut order = self.order(Task::Create {
                     wish: Box::new(wish),
                     environment_version: origin.environment_version.clone(),
                     disk: home.snapshot(&name),
                     forked_from: Some(origin.id.clone()),
                     memory: Some((home.path().to_owned(), name.clone())),
                 });
+                if self.factory.preference == Preference::Auto {
+                    // Its memory goes on under no other.
+                    order.backend.clone_from(&origin.backend);
+                }
                 let mut said = Vec::new();
                 let mut hear = |text: &str| said.push(text.to_owned());
                 let made = start::start(Home::of(self.root(), &id).path(), &order, &mut hear).await;

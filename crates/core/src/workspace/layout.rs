@@ -276,15 +276,26 @@ pub fn named(root: &Path, name: &str) -> Option<String> {
 pub fn take_name(root: &Path, name: &str, id: &str) -> Result<(), WorkspaceError> {
     let path = link(root, name);
     if let Some(other) = named(root, name) {
+        if other == id {
+            return Ok(());
+        }
         let record = Home::of(root, &other).read().and_then(|state| state.record());
         let drafted = root.join(format!("{NEW}{other}")).exists();
-        if other != id && (drafted || record.is_ok_and(|record| record.name.as_deref() == Some(name))) {
+        if drafted || record.is_ok_and(|record| record.name.as_deref() == Some(name)) {
             return Err(WorkspaceError::NameTaken { name: name.to_owned(), id: other });
         }
     }
-    let _ = fs::remove_file(&path);
-    std::os::unix::fs::symlink(format!("../{id}"), &path)
-        .map_err(|e| WorkspaceError::file(&path, "written", e))
+    // No name begins with a dot.
+    let draft = link(root, &format!(".{id}"));
+    let take = || {
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(format!("../{id}"), &draft)?;
+        fs::rename(&draft, &path)
+    };
+    take().map_err(|e| WorkspaceError::file(&path, "written", e))
 }
 
 /// Takes `name` from `id`, under the names' lock, if it has it.
@@ -306,7 +317,7 @@ pub fn ids(root: &Path) -> Result<Vec<String>, WorkspaceError> {
     Ok(names.filter(|name| is_id(name) && Home::of(root, name).exists()).collect())
 }
 
-/// All names.
+/// All names, and what was to become one and begins with a dot.
 pub fn names(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root.join("names")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -334,8 +345,14 @@ pub fn sweep(root: &Path) {
             let _ = remove_all(&home.path);
         }
     }
-    // A name that leads nowhere: its workspace went, or was never finished.
+    // A name that leads nowhere: its workspace went, or was never finished; or one that was not given.
     for name in names(root) {
+        if name.starts_with('.') {
+            if let Ok(_held) = lock_names(root) {
+                let _ = fs::remove_file(link(root, &name));
+            }
+            continue;
+        }
         let Some(id) = named(root, &name) else { continue };
         let there = || Home::of(root, &id).exists() || root.join(format!("{NEW}{id}")).exists();
         if !there()
@@ -453,6 +470,17 @@ mod tests {
         left.sort();
         assert_eq!(left, ["a", "c"]);
         assert_eq!(named(root, "a").as_deref(), Some("aaaaaaaaaaaa"));
+        // What is its own stays: nobody can look for it in vain meanwhile.
+        let inode = |name: &str| {
+            std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(link(root, name)).unwrap())
+        };
+        let before = inode("a");
+        rename(&other, "a").unwrap();
+        assert_eq!(inode("a"), before);
+        // One that was killed while it gave one.
+        std::os::unix::fs::symlink("../aaaaaaaaaaaa", link(root, ".aaaaaaaaaaaa")).unwrap();
+        sweep(root);
+        assert_eq!(names(root).len(), 2);
         // A rename that was interrupted before it was written down: the name is free.
         take_name(root, "d", ID).unwrap();
         rename(&other, "d").unwrap();

@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::WorkspaceError;
 use super::secrets::{self, Secret};
 use crate::HostPath;
+use crate::archive::{OutsideLinks, SkippedLink};
 use crate::vm::{VmRequest, limits};
 
 /// Longest name, bytes.
@@ -73,6 +74,12 @@ pub struct Seed {
     pub entry_count: u64,
     /// Bytes of files.
     pub bytes_written: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    #[serde(default)]
+    pub skipped_link_count: u64,
+    /// The first hundred of them.
+    #[serde(default)]
+    pub skipped_links: Vec<SkippedLink>,
 }
 
 impl Seed {
@@ -84,6 +91,8 @@ impl Seed {
             destination: WORKSPACE_PATH.into(),
             entry_count: 0,
             bytes_written: 0,
+            skipped_link_count: 0,
+            skipped_links: Vec::new(),
         }
     }
 }
@@ -147,6 +156,9 @@ pub struct Wish {
     /// A directory or an archive of the host that fills `/workspace`.
     #[serde(default)]
     pub seed_path: Option<HostPath>,
+    /// What becomes of symbolic links that lead out of that.
+    #[serde(default)]
+    pub outside_links: OutsideLinks,
 }
 
 impl Wish {
@@ -164,6 +176,7 @@ impl Wish {
             allow_host_compat,
             secrets: Vec::new(),
             seed_path: None,
+            outside_links: OutsideLinks::Refuse,
         }
     }
 

@@ -9,7 +9,7 @@ use super::files_view::{Exported, Pushed, Synced};
 use super::pipe::{OnMoved, Packed, Unpacking};
 use super::view::EXECUTION_MODE;
 use crate::HostPath;
-use crate::archive::{Artifact, Form, Limits, Sink, Source};
+use crate::archive::{Artifact, Form, Limits, OutsideLinks, Sink, Source, Written};
 use crate::keeper::{FileAsk, FileReply};
 
 /// How payloads name what a source is.
@@ -37,11 +37,12 @@ impl Workspaces {
         given: &str,
         source: impl Into<HostPath>,
         dest: &Path,
+        outside_links: OutsideLinks,
         on_moved: OnMoved,
     ) -> Result<Pushed, WorkspaceError> {
         let plain = place(dest)?;
         let source = absolute(source.into())?;
-        let limits = Limits::default();
+        let limits = Limits { outside_links, ..Limits::default() };
         let opened = Source::open(&source, limits)?;
         let mode = mode(opened.form());
         let home = self.find(given).await?;
@@ -53,7 +54,7 @@ impl Workspaces {
         let talk = self.running(&home, ask).await?;
         let mut packed = Packed::new(opened, on_moved)?;
         let sent = talk.send(&mut packed).await;
-        let (totals, reply) = packed.finish(sent)?;
+        let (Written { totals, skipped_links }, reply) = packed.finish(sent)?;
         if reply != FileReply::Done {
             return Err(odd());
         }
@@ -67,6 +68,8 @@ impl Workspaces {
                 entry_count: totals.entries,
                 bytes_written: totals.bytes,
                 skipped_count: totals.skipped,
+                skipped_link_count: totals.skipped_links,
+                skipped_links,
             },
         })
     }
@@ -80,10 +83,11 @@ impl Workspaces {
         given: &str,
         path: &Path,
         output: impl Into<HostPath>,
+        outside_links: OutsideLinks,
         on_moved: OnMoved,
     ) -> Result<Exported, WorkspaceError> {
         let plain = place(path)?;
-        let limits = Limits::default();
+        let limits = Limits { outside_links, ..Limits::default() };
         let output = absolute(output.into())?;
         let name = plain.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty());
         let sink = Sink::new(&output, name, limits)?;
@@ -115,6 +119,8 @@ impl Workspaces {
             entry_count: unpacked.totals.entries,
             bytes_written: unpacked.totals.bytes,
             skipped_count,
+            skipped_link_count: unpacked.totals.skipped_links,
+            skipped_links: unpacked.skipped_links,
             execution_mode: EXECUTION_MODE,
         })
     }

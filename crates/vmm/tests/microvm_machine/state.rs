@@ -134,6 +134,28 @@ async fn what_a_restored_guest_changed_is_saved_beside_its_devices_again_and_aga
 }
 
 #[tokio::test]
+async fn a_machine_whose_changes_cannot_be_written_is_saved_whole() {
+    let memory = guest::memfd();
+    let (machine, state) = saved(Some(&memory)).await;
+    machine.stop().await.unwrap();
+    let (mut machine, mut talk) = restored(Memory::From(guest::again(&memory)), &state).await;
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "3");
+    machine.pause().await.unwrap();
+    let whole = tempfile::tempfile().unwrap();
+    let read_only = File::open("/proc/version").unwrap();
+    let error = machine.save(whole.try_clone().unwrap(), Some(read_only)).await.unwrap_err();
+    assert!(matches!(error, VmmError::Host { doing: "copy the guest's memory", .. }), "{error:?}");
+    whole.set_len(0).unwrap();
+    machine.save(whole.try_clone().unwrap(), None).await.unwrap();
+    machine.stop().await.unwrap();
+    let (mut machine, mut talk) = restored(Memory::Private, &whole).await;
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "4");
+    machine.stop().await.unwrap();
+}
+
+#[tokio::test]
 async fn only_a_machine_from_a_memory_file_saves_into_one() {
     let (mut machine, _state) = saved(None).await;
     let error = machine.save(tempfile::tempfile().unwrap(), Some(guest::memfd())).await.unwrap_err();

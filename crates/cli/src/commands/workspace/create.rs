@@ -33,6 +33,8 @@ pub struct Args {
     /// Fill /workspace from a directory or a .tar, .tar.gz or .tgz
     #[arg(long, value_name = "PATH")]
     seed_path: Option<PathBuf>,
+    #[command(flatten)]
+    links: super::LinksArg,
     /// Call it this
     #[arg(long)]
     name: Option<String>,
@@ -92,6 +94,7 @@ impl Args {
             allow_host_compat: self.allow_host_compat,
             secrets,
             seed_path: self.seed_path.map(Into::into),
+            outside_links: self.links.wanted(),
             ..Wish::new(self.environment)
         };
         let pull = Pull::new(&wish.environment);
@@ -103,6 +106,8 @@ impl Args {
             .await;
         drop(bar);
         let status = status?;
+        let seed = &status.workspace_seed;
+        super::say_skipped("seed", &seed.skipped_links, seed.skipped_link_count);
         if self.json {
             print_json(&serde_json::to_value(&status).unwrap_or_default());
         } else if self.id_only {

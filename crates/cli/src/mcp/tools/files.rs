@@ -10,76 +10,77 @@ use pyro_core::workspace::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::workspace_path;
+use super::{outside_links, workspace_path};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
 use crate::mcp::host::Host;
-use crate::mcp::tool::{Effect, Ordered, Tool};
+use crate::mcp::order::Place;
+use crate::mcp::tool::{Effect, Tool};
 
 /// Most entries of a list.
 const ENTRIES: usize = 500;
 
 pub fn tools() -> Vec<Tool> {
     use Effect::{Adds, Destroys, Reads, Sets};
-    use Ordered::{After, Change};
+    use Place::{After, Edit, Holds};
     vec![
         Tool::new(
             "workspace_sync_push",
             "Copy a host directory or archive into a running workspace; all of it arrives, or nothing.",
             Sets,
-            Change,
+            Some(Edit),
             push,
         ),
         Tool::new(
             "workspace_export",
             "Copy a file or directory of a workspace to the host, at a path that does not exist yet.",
             Adds,
-            After,
+            Some(Holds),
             export,
         ),
         Tool::new(
             "workspace_diff",
             "Show all that differs from the workspace's beginning, as a patch; for review before export.",
             Reads,
-            After,
+            Some(Holds),
             diff,
         ),
-        Tool::new("workspace_file_list", "List a directory of a workspace.", Reads, After, list),
-        Tool::new("workspace_file_read", "Read a text file of a workspace.", Reads, After, read),
+        Tool::new("workspace_file_list", "List a directory of a workspace.", Reads, Some(Holds), list),
+        Tool::new("workspace_file_read", "Read a text file of a workspace.", Reads, Some(Holds), read),
         Tool::new(
             "workspace_file_write",
             "Make a file or replace all of its content. For a change of a few lines workspace_patch_apply is shorter.",
             Destroys,
-            Change,
+            Some(Edit),
             write,
         ),
         Tool::new(
             "workspace_patch_apply",
             "Apply a unified diff to one or more files; all of it, or nothing, with reasons by hunk.",
             Destroys,
-            Change,
+            Some(Edit),
             patch,
         ),
         Tool::new(
             "workspace_disk_export",
             "Write a stopped workspace's whole disk to the host as an ext4 image.",
             Adds,
-            After,
+            Some(After),
             disk_export,
         ),
         Tool::new(
             "workspace_disk_list",
             "List a directory of a stopped workspace, anywhere in its guest.",
             Reads,
-            After,
+            Some(After),
             disk_list,
         ),
         Tool::new(
             "workspace_disk_read",
             "Read a file of a stopped workspace, anywhere in its guest.",
             Reads,
-            After,
+            Some(After),
             disk_read,
         ),
     ]
@@ -95,6 +96,9 @@ struct Push {
     /// /workspace or a directory below it
     #[serde(default = "workspace_path")]
     dest: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -106,6 +110,9 @@ struct Export {
     path: String,
     /// Host path to make
     output_path: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -199,6 +206,15 @@ struct Compared {
     next_offset: Option<u64>,
 }
 
+/// What was read, and where the next part begins.
+#[derive(Serialize, JsonSchema)]
+struct ReadPart {
+    #[serde(flatten)]
+    read: FileRead,
+    /// Absent at its end.
+    next_offset: Option<u64>,
+}
+
 fn read_most() -> u64 {
     65536
 }
@@ -216,14 +232,16 @@ fn check_max_bytes(max_bytes: u64) -> Result<(), Failure> {
 async fn push(host: Arc<Host>, input: Push, call: Call) -> Result<Pushed, Failure> {
     let source = host.roots.source(&input.source_path)?;
     let moved = call.moved("sync");
-    Ok(host.workspaces.push(&input.workspace_id, source, Path::new(&input.dest), moved).await?)
+    let links = outside_links(input.skip_outside_links);
+    Ok(host.workspaces.push(&input.workspace_id, source, Path::new(&input.dest), links, moved).await?)
 }
 
 async fn export(host: Arc<Host>, input: Export, call: Call) -> Result<Exported, Failure> {
     let output = host.roots.target(&input.output_path)?;
     let moved = call.moved("export");
     let path = Path::new(&input.path);
-    Ok(host.workspaces.export(&input.workspace_id, path, output, moved).await?)
+    let links = outside_links(input.skip_outside_links);
+    Ok(host.workspaces.export(&input.workspace_id, path, output, links, moved).await?)
 }
 
 async fn diff(host: Arc<Host>, input: Compare, _: Call) -> Result<Compared, Failure> {
@@ -253,12 +271,18 @@ async fn list(host: Arc<Host>, input: ListFiles, _: Call) -> Result<FileList, Fa
     Ok(list)
 }
 
-async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<FileRead, Failure> {
+async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<ReadPart, Failure> {
     check_max_bytes(input.max_bytes)?;
     let path = Path::new(&input.path);
-    let (read, _) =
+    let (mut read, bytes) =
         host.workspaces.read_file(&input.workspace_id, path, input.offset, input.max_bytes).await?;
-    Ok(read)
+    let mut next_offset = None;
+    if read.truncated {
+        let whole = cut::whole_characters(&bytes);
+        read.content = String::from_utf8_lossy(whole).into_owned();
+        next_offset = Some(input.offset + whole.len() as u64);
+    }
+    Ok(ReadPart { read, next_offset })
 }
 
 async fn write(host: Arc<Host>, input: WriteFile, _: Call) -> Result<FileWritten, Failure> {

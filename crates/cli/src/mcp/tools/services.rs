@@ -15,27 +15,28 @@ use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
 use crate::mcp::host::Host;
-use crate::mcp::tool::{Effect, Ordered, Tool};
+use crate::mcp::order::Place;
+use crate::mcp::tool::{Effect, Tool};
 
 pub fn tools() -> Vec<Tool> {
     use Effect::{Adds, Destroys, Reads};
-    use Ordered::After;
+    use Place::After;
     vec![
         Tool::new(
             "service_start",
             "Start a process that goes on, such as a web server, and wait until it is ready.",
             Adds,
-            After,
+            Some(After),
             start,
         ),
-        Tool::new("service_list", "List the services of a workspace.", Reads, After, list),
-        Tool::new("service_status", "Show one service.", Reads, After, status),
-        Tool::new("service_logs", "Show the last lines that a service wrote.", Reads, After, logs),
+        Tool::new("service_list", "List the services of a workspace.", Reads, Some(After), list),
+        Tool::new("service_status", "Show one service.", Reads, Some(After), status),
+        Tool::new("service_logs", "Show the last lines that a service wrote.", Reads, Some(After), logs),
         Tool::new(
             "service_stop",
             "End a service: TERM, then KILL after five seconds.",
             Destroys,
-            After,
+            Some(After),
             stop,
         ),
     ]

@@ -14,41 +14,42 @@ use super::workspace_path;
 use crate::mcp::call::Call;
 use crate::mcp::failure::Failure;
 use crate::mcp::host::Host;
-use crate::mcp::tool::{Effect, Ordered, Tool};
+use crate::mcp::order::Place;
+use crate::mcp::tool::{Effect, Tool};
 
 pub fn tools() -> Vec<Tool> {
     use Effect::{Adds, Destroys, Reads};
-    use Ordered::{After, Change};
+    use Place::{After, Change};
     vec![
         Tool::new(
             "shell_open",
             "Open a terminal session that stays, for programs that ask questions or keep state.",
             Adds,
-            After,
+            Some(After),
             open,
         ),
         Tool::new(
             "shell_read",
             "Read what a shell wrote, from a cursor on; plain and wait_for_idle_ms=300 suit most readers.",
             Reads,
-            After,
+            Some(After),
             read,
         ),
         Tool::new(
             "shell_write",
             "Type into a shell; read the answer with shell_read.",
             Destroys,
-            Change,
+            Some(Change),
             write,
         ),
         Tool::new(
             "shell_signal",
             "Send a signal to what runs in a shell's foreground.",
             Destroys,
-            Change,
+            Some(Change),
             signal,
         ),
-        Tool::new("shell_close", "End a shell and what runs in it.", Destroys, Change, close),
+        Tool::new("shell_close", "End a shell and what runs in it.", Destroys, Some(Change), close),
     ]
 }
 

@@ -10,26 +10,33 @@ use super::Named;
 use crate::mcp::call::Call;
 use crate::mcp::failure::Failure;
 use crate::mcp::host::Host;
-use crate::mcp::tool::{Effect, Ordered, Tool};
+use crate::mcp::order::Place;
+use crate::mcp::tool::{Effect, Tool};
 
 pub fn tools() -> Vec<Tool> {
     use Effect::{Adds, Destroys, Reads};
-    use Ordered::{After, Change};
+    use Place::{After, Change, Edit};
     vec![
         Tool::new(
             "snapshot_create",
             "Keep the whole disk of a running workspace under a name, to come back to with workspace_reset.",
             Adds,
-            Change,
+            Some(Edit),
             create,
         ),
-        Tool::new("snapshot_list", "List the snapshots of a workspace.", Reads, After, list),
-        Tool::new("snapshot_delete", "Remove a snapshot; the baseline stays.", Destroys, Change, delete),
+        Tool::new("snapshot_list", "List the snapshots of a workspace.", Reads, Some(After), list),
+        Tool::new(
+            "snapshot_delete",
+            "Remove a snapshot; the baseline stays.",
+            Destroys,
+            Some(Change),
+            delete,
+        ),
         Tool::new(
             "workspace_reset",
             "Put the whole workspace back to its beginning or to a snapshot, whatever happened to it.",
             Destroys,
-            Change,
+            Some(Change),
             reset,
         ),
     ]

@@ -15,53 +15,52 @@ use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
 use crate::mcp::host::Host;
-use crate::mcp::tool::{Effect, Ordered, Tool};
+use crate::mcp::tool::{Effect, Tool};
 
 pub fn tools() -> Vec<Tool> {
     use Effect::{Adds, Destroys, Reads, Sets};
-    let not = Ordered::Not;
     vec![
         Tool::new(
             "vm_run",
             "Run one command in a fresh throw-away Linux microVM, to try code that you do not trust or need no files \
              of. Nothing is kept; use workspace_create for work of several steps.",
             Adds,
-            not,
+            None,
             run,
         ),
         Tool::new(
             "vm_list_environments",
             "List the environments that VMs and workspaces are made from.",
             Reads,
-            not,
+            None,
             list,
         ),
         Tool::new(
             "vm_create",
             "Create a throw-away VM without starting it. vm_run does create, start, exec and delete in one call.",
             Adds,
-            not,
+            None,
             create,
         ),
-        Tool::new("vm_start", "Start a VM that vm_create made.", Sets, not, start),
+        Tool::new("vm_start", "Start a VM that vm_create made.", Sets, None, start),
         Tool::new(
             "vm_exec",
             "Run one command in a started VM; the VM is deleted afterwards.",
             Destroys,
-            not,
+            None,
             exec,
         ),
-        Tool::new("vm_stop", "Stop a VM and keep its record.", Destroys, not, stop),
-        Tool::new("vm_delete", "Delete a VM.", Destroys, not, delete),
-        Tool::new("vm_status", "Show a VM that vm_create made.", Reads, not, status),
+        Tool::new("vm_stop", "Stop a VM and keep its record.", Destroys, None, stop),
+        Tool::new("vm_delete", "Delete a VM.", Destroys, None, delete),
+        Tool::new("vm_status", "Show a VM that vm_create made.", Reads, None, status),
         Tool::new(
             "vm_network_info",
             "Show whether a VM has network access, and why not.",
             Reads,
-            not,
+            None,
             network_info,
         ),
-        Tool::new("vm_reap_expired", "Delete the VMs whose time to live is over.", Destroys, not, reap),
+        Tool::new("vm_reap_expired", "Delete the VMs whose time to live is over.", Destroys, None, reap),
     ]
 }
 

@@ -11,57 +11,58 @@ use pyro_core::workspace::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Named, Nothing, seconds_30, shell_line};
+use super::{Named, Nothing, outside_links, seconds_30, shell_line};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
-use crate::mcp::failure::Failure;
+use crate::mcp::failure::{Failure, Kind};
 use crate::mcp::host::Host;
-use crate::mcp::tool::{Effect, Ordered, Tool};
+use crate::mcp::order::Place;
+use crate::mcp::tool::{Effect, Tool};
 
 pub fn tools() -> Vec<Tool> {
     use Effect::{Adds, Destroys, Reads, Sets};
-    use Ordered::{After, Change, Not};
+    use Place::{After, Change, Holds};
     vec![
         Tool::new(
             "workspace_create",
             "Create and start a workspace: a Linux microVM that keeps its files, history and processes until it is \
              deleted. Use it for work of several steps; seed_path copies a project to /workspace.",
             Adds,
-            Not,
+            Some(Holds),
             create,
         ),
-        Tool::new("workspace_list", "List all workspaces with name, state and labels.", Reads, Not, list),
-        Tool::new("workspace_update", "Change a workspace's name or labels.", Sets, Change, update),
+        Tool::new("workspace_list", "List all workspaces with name, state and labels.", Reads, None, list),
+        Tool::new("workspace_update", "Change a workspace's name or labels.", Sets, Some(Change), update),
         Tool::new(
             "workspace_exec",
             "Run one shell command in /workspace and wait for its end. Use a shell or service for what goes on; the \
              full output stays in workspace_logs.",
             Destroys,
-            After,
+            Some(Holds),
             exec,
         ),
-        Tool::new("workspace_status", "Show everything about one workspace.", Reads, After, status),
+        Tool::new("workspace_status", "Show everything about one workspace.", Reads, Some(After), status),
         Tool::new(
             "workspace_stop",
             "End a workspace's guest; its disk and history stay. Needed before workspace_disk_*.",
             Destroys,
-            Change,
+            Some(Change),
             stop,
         ),
-        Tool::new("workspace_start", "Start a stopped workspace.", Sets, Change, start),
+        Tool::new("workspace_start", "Start a stopped workspace.", Sets, Some(Change), start),
         Tool::new(
             "workspace_logs",
             "Show the last commands that ran in a workspace, with their output; with sequence, one of them in full, \
              part by part.",
             Reads,
-            After,
+            Some(After),
             logs,
         ),
         Tool::new(
             "workspace_delete",
             "End and remove a workspace with all that is in it.",
             Destroys,
-            Change,
+            Some(Change),
             delete,
         ),
     ]
@@ -92,6 +93,9 @@ struct Create {
     /// Host directory or .tar(.gz) to copy to /workspace; relative to the server's directory
     #[serde(default)]
     seed_path: Option<String>,
+    /// Leave symbolic links out of the seed that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
     /// Hidden wherever printed: {"name": "TOKEN", "value": "..."} or "file_path" instead of "value"
     #[serde(default)]
     secrets: Option<Vec<BTreeMap<String, String>>>,
@@ -231,6 +235,7 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Fa
         allow_host_compat: input.allow_host_compat,
         secrets: secrets(&host, input.secrets.unwrap_or_default())?,
         seed_path: seed,
+        outside_links: outside_links(input.skip_outside_links),
         ..Wish::new(input.environment)
     };
     let moved = call.moved("seed");
@@ -346,10 +351,11 @@ async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
     reader.skip_to(sequence);
     let found = reader.next_entry()?.filter(|entry| entry.sequence == sequence);
     let Some(mut entry) = found else {
-        return Err(Failure::invalid(
-            format!("sequence: there is no command {sequence} in the history"),
-            "workspace_logs without sequence shows the last ones",
-        ));
+        return Err(Failure {
+            kind: Kind::NotFound,
+            error: format!("there is no command {sequence} in the history"),
+            next: Some("workspace_logs without sequence shows the last ones".into()),
+        });
     };
     part(&mut entry.stdout, input.offset);
     part(&mut entry.stderr, input.offset);

@@ -83,8 +83,8 @@ fn on() -> impl FnMut(Totals) -> ControlFlow<()> {
 /// What a source makes of a path.
 fn pack(path: &Path, limits: Limits) -> Result<(Vec<u8>, Totals), ArchiveError> {
     let mut out = Vec::new();
-    let totals = Source::open(path, limits)?.write_to(&mut out, &mut on())?;
-    Ok((out, totals))
+    let written = Source::open(path, limits)?.write_to(&mut out, &mut on())?;
+    Ok((out, written.totals))
 }
 
 /// What a source makes of the bytes of an archive.
