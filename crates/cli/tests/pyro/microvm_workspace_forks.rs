@@ -129,7 +129,7 @@ fn what_a_fork_is_made_from_goes_with_who_wanted_it() {
     }
 
     // Of one that has no keeper, the next command removes what was left.
-    room.sh("w", "head -c 200000000 /dev/urandom > big; sync");
+    room.sh("w", "dd if=/dev/zero of=big bs=1M count=150 conv=fsync 2>/dev/null");
     let keeper = room.keeper("w");
     signal(keeper, "-KILL");
     eventually("no keeper is left", || room.keepers().is_empty());

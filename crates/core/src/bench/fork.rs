@@ -9,8 +9,8 @@ use super::workspace::{Kept, Place, TTL};
 use super::{Bench, Measure, Row, Series, memory};
 
 const MEASURE: Measure = Measure::Fork;
-/// Forks at once.
-const FORKS: usize = 8;
+/// No more forks than that are made at once.
+const MOST: usize = 64;
 /// What a fork runs, a program a word: the shell is the other one.
 const LINE: &str = "/bin/true; :";
 /// How many programs that are, for the floor to run as many.
@@ -31,14 +31,15 @@ struct Round {
 }
 
 pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
+    let count = bench.plan.amount.parallel.min(MOST);
     let [mut checkpoint, mut paused, mut before, mut after] = [const { Series::new() }; 4];
     let [mut forked, mut starts, mut forks, mut floors] = [const { Series::new() }; 4];
     for _ in 0..bench.plan.amount.runs {
         if let Some(bare) = &bench.floor {
             let floor = bare.idle_memory(COMMANDS).await.map_err(|why| format!("the floor: {why}"));
-            bench.keep(MEASURE, &mut floors, floor.map(|(_, more)| more * FORKS as f64));
+            bench.keep(MEASURE, &mut floors, floor.map(|(_, more)| more * count as f64));
         }
-        match round(bench).await {
+        match round(bench, count).await {
             Ok(round) => {
                 for (series, sample) in [
                     (&mut checkpoint, round.checkpoint),
@@ -64,16 +65,16 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
         Row::new(
             "fork",
             "ms",
-            format!("pyro workspace fork --count {FORKS} of it, then exec -- '{LINE}' in all at once: first exec to last exit"),
+            format!("pyro workspace fork --count {count} of it, then exec -- '{LINE}' in all at once: first exec to last exit"),
             forked,
         )
-        .against(format!("that checkpoint, and {FORKS} times a warm `pyro run`, divided by the cores"), starts),
-        Row::new("fork_memory", "MiB", format!("PSS of keepers and VMMs of those {FORKS} together"), forks)
-            .against(format!("{FORKS} times one more restored bare VMM after {COMMANDS} programs"), floors),
+        .against(format!("that checkpoint, and {count} times a warm `pyro run`, divided by the cores"), starts),
+        Row::new("fork_memory", "MiB", format!("PSS of keepers and VMMs of those {count} together"), forks)
+            .against(format!("{count} times one more restored bare VMM after {COMMANDS} programs"), floors),
     ]
 }
 
-async fn round(bench: &Bench<'_>) -> Result<Round, String> {
+async fn round(bench: &Bench<'_>, count: usize) -> Result<Round, String> {
     let place = Place::usual(bench);
     let (kept, _) = place.create(TTL).await?;
     kept.exec(&[LINE]).await?;
@@ -89,8 +90,8 @@ async fn round(bench: &Bench<'_>) -> Result<Round, String> {
     let warm = bench.run_warm().await?;
     let cores = std::thread::available_parallelism().map_or(1.0, |cores| cores.get() as f64);
     let begin = Instant::now();
-    let count = FORKS.to_string();
-    let (said, _) = place.workspace(&["fork", &kept.id, "--count", &count, "--json"]).await?;
+    let words = ["fork", &kept.id, "--count", &count.to_string(), "--json"];
+    let (said, _) = place.workspace(&words).await?;
     let said = parse(&said)?;
     let made: Vec<&Value> = said["workspaces"].as_array().into_iter().flatten().collect();
     let forks: Vec<Kept> = made
@@ -100,7 +101,7 @@ async fn round(bench: &Bench<'_>) -> Result<Round, String> {
         .collect();
     try_join_all(forks.iter().map(|fork| fork.exec(&[LINE]))).await?;
     let forked = begin.elapsed().as_secs_f64() * 1e3;
-    if forks.len() != FORKS {
+    if forks.len() != count {
         return Err(format!("it made {} forks", forks.len()));
     }
     settle().await;
@@ -112,7 +113,7 @@ async fn round(bench: &Bench<'_>) -> Result<Round, String> {
         before,
         after,
         forked,
-        starts: checkpoint + FORKS as f64 * warm / cores,
+        starts: checkpoint + count as f64 * warm / cores,
         forks: together,
     })
 }
