@@ -27,6 +27,8 @@ pub enum Measure {
     Disk,
     /// Whole processes of `pyro workspace`.
     Workspace,
+    /// Many files of a workspace.
+    WorkspaceFiles,
     /// Firecracker until it has loaded a saved machine, without and with a jail.
     Launch,
     /// Starts and memory under Firecracker.
@@ -35,7 +37,7 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -47,6 +49,7 @@ impl Measure {
         Self::VmmMemory,
         Self::Disk,
         Self::Workspace,
+        Self::WorkspaceFiles,
         Self::Launch,
         Self::Firecracker,
     ];
@@ -65,6 +68,7 @@ impl Measure {
             Self::VmmMemory => "vmm_memory",
             Self::Disk => "disk",
             Self::Workspace => "workspace",
+            Self::WorkspaceFiles => "workspace_files",
             Self::Launch => "launch",
             Self::Firecracker => "firecracker",
         }
@@ -86,6 +90,7 @@ impl Measure {
             Self::Workspace => {
                 &["workspace_create", "workspace_exec", "workspace_snapshot", "workspace_reset"]
             }
+            Self::WorkspaceFiles => &["workspace_diff", "workspace_push"],
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
                 &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]
@@ -144,6 +149,11 @@ impl Amount {
         if self.quick { self.runs } else { self.runs.div_ceil(2) }
     }
 
+    /// How often many files are looked at and moved; files that are moved, and looked at.
+    pub(super) fn files(&self) -> (usize, usize, usize) {
+        if self.quick { (self.runs, 300, 1000) } else { (self.runs.div_ceil(4), 10_000, 50_000) }
+    }
+
     /// VMMs looked at, and commands before that.
     pub(super) fn commands(&self) -> (usize, usize) {
         if self.quick { (self.runs, 10) } else { (self.runs.div_ceil(7), 500) }
@@ -187,6 +197,10 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
         // Each start a few hundredths of a second, four of them; and the machine that they load.
         // Two starts, a dozen commands, 200 MiB written, two copies of them.
         Measure::Workspace => runs * 30.0 * warm,
+        Measure::WorkspaceFiles => {
+            let (rounds, few, many) = amount.files();
+            warm * (30.0 + 0.01 * many as f64 + rounds as f64 * (10.0 + (few + many / 4) as f64 / 250.0))
+        }
         Measure::Launch => 3.0 + 0.2 * runs,
         // Where guests do not run there, only looking takes time.
         Measure::Firecracker => 6.0 + 0.5 * runs,

@@ -6,7 +6,7 @@
 //!   starts       whole processes: cold, warm, beside other work, many at once
 //!   guest        one guest from within this process: round trips, bytes, the VMM's memory, the disk
 //!   idle         memory of one more VM
-//!   workspace    workspaces as a person has them
+//!   workspace    workspaces as a person has them     workspace_files  many files in one
 //!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
 //!   firecracker  what Firecracker is promised to do
 //!   building     making a template
@@ -34,6 +34,7 @@ mod scratch;
 mod series;
 mod starts;
 mod workspace;
+mod workspace_files;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -239,6 +240,7 @@ impl Bench<'_> {
             Measure::VmmMemory => guest::vmm_memory(self).await,
             Measure::Disk => guest::disk(self).await,
             Measure::Workspace => workspace::figures(self).await,
+            Measure::WorkspaceFiles => workspace_files::figures(self).await,
             Measure::Launch => launch::launch(self).await,
             Measure::Firecracker => firecracker::figures(self).await,
         }

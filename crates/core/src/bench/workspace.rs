@@ -11,16 +11,16 @@ use super::{Bench, Measure, Row, Series};
 
 const MEASURE: Measure = Measure::Workspace;
 
-/// Nothing here takes more than some seconds.
-const DEADLINE: Duration = Duration::from_secs(120);
+/// What takes longest, by far, is git's first look at many files.
+const DEADLINE: Duration = Duration::from_secs(900);
 
 /// What a workspace wrote before its disk is copied, in MiB.
 const WRITTEN_MIB: u32 = 100;
 
 /// A workspace, deleted with this.
-struct Kept {
+pub(super) struct Kept {
     pyro: PathBuf,
-    id: String,
+    pub(super) id: String,
 }
 
 impl Drop for Kept {
@@ -34,7 +34,7 @@ impl Drop for Kept {
 
 impl Bench<'_> {
     /// What `pyro workspace` with these words prints, and how long it took, ms.
-    async fn workspace(&self, words: &[&str]) -> Result<(String, f64), String> {
+    pub(super) async fn workspace(&self, words: &[&str]) -> Result<(String, f64), String> {
         let mut command = Command::new(&self.plan.pyro);
         command.arg("workspace").args(words).stdin(Stdio::null()).kill_on_drop(true);
         let begin = Instant::now();
@@ -51,19 +51,20 @@ impl Bench<'_> {
         Ok((String::from_utf8_lossy(&output.stdout).trim().to_owned(), took))
     }
 
-    async fn new_workspace(&self) -> Result<(Kept, f64), String> {
+    /// A new one, made with these words more, and how long that took, ms.
+    pub(super) async fn new_workspace(&self, more: &[&str]) -> Result<(Kept, f64), String> {
         let backend = self.factory.preference.name();
         let words =
             ["create", &self.plan.environment, "--backend", backend, "--ttl-seconds", "600", "--id-only"];
-        let (id, took) = self.workspace(&words).await?;
+        let (id, took) = self.workspace(&[&words[..], more].concat()).await?;
         Ok((Kept { pyro: self.plan.pyro.clone(), id }, took))
     }
 
     /// A command in the workspace: how long all of it took, and the guest's part of that, ms.
-    async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
-        let all: Vec<&str> =
-            ["exec", &kept.id, "--json", "--"].into_iter().chain(words.iter().copied()).collect();
-        let (said, took) = self.workspace(&all).await?;
+    pub(super) async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
+        let limit = DEADLINE.as_secs().to_string();
+        let all = ["exec", &kept.id, "--json", "--timeout-seconds", &limit, "--"];
+        let (said, took) = self.workspace(&[&all[..], words].concat()).await?;
         let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
         match (said["exit_code"].as_i64(), said["duration_ms"].as_f64()) {
             (Some(0), Some(guest)) => Ok((took, guest)),
@@ -117,7 +118,7 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     ]
 }
 
-fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, Result<B, String>) {
+pub(super) fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, Result<B, String>) {
     match both {
         Ok((a, b)) => (Ok(a), Ok(b)),
         Err(why) => (Err(why.clone()), Err(why)),
@@ -125,7 +126,7 @@ fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, Result<B, St
 }
 
 async fn first_command(bench: &Bench<'_>) -> Result<(Kept, f64), String> {
-    let (kept, made) = bench.new_workspace().await?;
+    let (kept, made) = bench.new_workspace(&[]).await?;
     let (ran, _) = bench.exec(&kept, &["/bin/true"]).await?;
     Ok((kept, made + ran))
 }
@@ -160,6 +161,6 @@ async fn copy(bench: &Bench<'_>, kept: &Kept) -> Result<f64, String> {
 /// A reset to that snapshot, and what a start of a new workspace and such a copy take.
 async fn resets(bench: &Bench<'_>, kept: &Kept) -> Result<(f64, f64), String> {
     let (_, ours) = bench.workspace(&["reset", &kept.id, "--snapshot", "bench"]).await?;
-    let (_other, made) = bench.new_workspace().await?;
+    let (_other, made) = bench.new_workspace(&[]).await?;
     Ok((ours, made + copy(bench, kept).await?))
 }
