@@ -49,9 +49,8 @@ fn a_machine_that_dies_leaves_all_of_a_change_or_nothing() {
     room.ok(&push[1..]);
     let after = room.sh("victim", ALL);
     assert_ne!(before, after);
-    let mut undone = 0;
-    // Some of it is in place, and so much of that on the disk; or nothing was written on purpose.
-    for sync in ["sync", "true", "sync"] {
+    // Some of it is in place, and on the disk, where somebody syncs.
+    for sync in ["sync", "true"] {
         room.sh("victim", old);
         let (_, vmm) = room.processes("victim");
         let line = format!("until grep -qs new to/d1/10; do :; done; {sync}; echo now; sleep 100");
@@ -67,9 +66,7 @@ fn a_machine_that_dies_leaves_all_of_a_change_or_nothing() {
         let found = room.sh("victim", ALL);
         assert!(found == before || found == after, "{pushed:?}");
         assert!(found == after || pushed.code != Some(0), "{pushed:?}");
-        undone += u32::from(found == before);
     }
-    eprintln!("{undone} of 3 were undone");
 
     // What was answered is on the disk, whatever dies next.
     room.sh("victim", old);
@@ -200,13 +197,12 @@ fn bounded(room: &Room, args: &[&str]) {
     assert!((1..MOST_KIB).contains(&most), "{args:?} took {most} KiB");
     for keeper in room.keepers() {
         let keepers = most_memory(keeper);
-        eprintln!("{}: {} KiB, its keeper {} KiB, {:?}", args[0], most, keepers, begin.elapsed());
         assert!(keepers < MOST_KIB, "the keeper took {keepers} KiB for {args:?}");
     }
 }
 
-/// 50,000 files; a large one that is all hole but for its ends, and one that is not. The last is smaller here than the
-/// 2 GiB that were tried by hand, for the sake of whoever waits.
+/// 50,000 files; a large one that is all hole but for its ends, and one that is not. A hole's zeros are sent like all else,
+/// so the second one need not be large to show what it takes of the host's memory.
 #[test]
 fn many_files_and_large_ones_go_in_and_out_in_little_memory() {
     const DENSE: u64 = 128 << 20;
