@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{World, children, eventually, finish, running};
 
 /// Every row of a default run, and whether it is compared with something.
-const ROWS: [(&str, &str, bool); 34] = [
+const ROWS: [(&str, &str, bool); 36] = [
     ("cold_start", "ms", true),
     ("warm_start", "ms", true),
     ("parallel_batch", "ms", true),
@@ -35,6 +35,9 @@ const ROWS: [(&str, &str, bool); 34] = [
     ("fork_memory", "MiB", true),
     ("reflink_snapshot", "ms", true),
     ("reflink_reset", "ms", true),
+    // This environment has no git.
+    ("workspace_diff", "ms", false),
+    ("workspace_push", "ms", true),
     ("launch", "ms", true),
     ("launch_added", "ms", false),
     ("launch_jailed", "ms", true),

@@ -5,6 +5,7 @@ use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, symlink};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
 
 use serde_json::json;
 
@@ -48,9 +49,8 @@ fn a_machine_that_dies_leaves_all_of_a_change_or_nothing() {
     room.ok(&push[1..]);
     let after = room.sh("victim", ALL);
     assert_ne!(before, after);
-    let mut undone = 0;
-    // Some of it is in place, and so much of that on the disk; or nothing was written on purpose.
-    for sync in ["sync", "true", "sync"] {
+    // Some of it is in place, and on the disk, where somebody syncs.
+    for sync in ["sync", "true"] {
         room.sh("victim", old);
         let (_, vmm) = room.processes("victim");
         let line = format!("until grep -qs new to/d1/10; do :; done; {sync}; echo now; sleep 100");
@@ -66,9 +66,7 @@ fn a_machine_that_dies_leaves_all_of_a_change_or_nothing() {
         let found = room.sh("victim", ALL);
         assert!(found == before || found == after, "{pushed:?}");
         assert!(found == after || pushed.code != Some(0), "{pushed:?}");
-        undone += u32::from(found == before);
     }
-    eprintln!("{undone} of 3 were undone");
 
     // What was answered is on the disk, whatever dies next.
     room.sh("victim", old);
@@ -185,28 +183,31 @@ const MOST_KIB: u64 = 96 << 10;
 
 /// Runs `pyro workspace` with these words, and looks how much memory it takes.
 fn bounded(room: &Room, args: &[&str]) {
-    let child = room.world.start(&[&["workspace"], args].concat());
-    let mut most = 0;
-    eventually("it has ended", || {
-        most = most.max(most_memory(child.id()));
-        !running(child.id())
-    });
-    let said = finish(child);
+    let begin = Instant::now();
+    let mut child = room.world.start(&[&["workspace"], args].concat());
+    let (id, mut most) = (child.id(), 0);
+    while child.try_wait().unwrap().is_none() {
+        most = most.max(most_memory(id));
+        // Only against hangs: it takes a minute, or several on a busy host.
+        assert!(begin.elapsed() < Duration::from_secs(900), "{args:?} hangs");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    let said = Said::from(child.wait_with_output().unwrap());
     assert_eq!(said.code, Some(0), "{args:?}: {said:?}");
     assert!((1..MOST_KIB).contains(&most), "{args:?} took {most} KiB");
     for keeper in room.keepers() {
-        let most = most_memory(keeper);
-        assert!(most < MOST_KIB, "the keeper took {most} KiB for {args:?}");
+        let keepers = most_memory(keeper);
+        assert!(keepers < MOST_KIB, "the keeper took {keepers} KiB for {args:?}");
     }
 }
 
-/// 50,000 files, a large one that is all hole but for its ends, and one that is not. The last is smaller here than the
-/// 2 GiB that were tried by hand, for the sake of whoever waits.
+/// 50,000 files; a large one that is all hole but for its ends, and one that is not. A hole's zeros are sent like all else,
+/// so the second one need not be large to show what it takes of the host's memory.
 #[test]
 fn many_files_and_large_ones_go_in_and_out_in_little_memory() {
-    const DENSE: u64 = 192 << 20;
+    const DENSE: u64 = 128 << 20;
     let room = Room::new();
-    let tree = place(&room, "tree");
+    let (tree, large) = (place(&room, "tree"), place(&room, "tree/large"));
     for n in 0..500 {
         let dir = tree.join(format!("{}/{n}", n % 10));
         fs::create_dir_all(&dir).unwrap();
@@ -214,25 +215,23 @@ fn many_files_and_large_ones_go_in_and_out_in_little_memory() {
             fs::write(dir.join(format!("{m}")), format!("{n} {m}\n")).unwrap();
         }
     }
-    let sparse = fs::File::create(tree.join("sparse")).unwrap();
+    bounded(&room, &["create", "debian:12-base", "--name", "many", "--seed-path", text(&tree)]);
+    fs::create_dir(&large).unwrap();
+    let sparse = fs::File::create(large.join("sparse")).unwrap();
     sparse.set_len(2 << 30).unwrap();
     sparse.write_all_at(b"begin", 0).unwrap();
     sparse.write_all_at(b"end", (2 << 30) - 3).unwrap();
     let noise = format!("head -c {DENSE} /dev/urandom > \"$0\"");
-    let made = Command::new("sh").args(["-c", &noise, text(&tree.join("dense"))]).status();
+    let made = Command::new("sh").args(["-c", &noise, text(&large.join("dense"))]).status();
     assert!(made.unwrap().success());
-
-    bounded(&room, &["create", "debian:12-base", "--name", "many", "--seed-path", text(&tree)]);
-    let count = "find /workspace -type f | wc -l; du -m /workspace/sparse | cut -f1";
-    assert_eq!(room.sh("many", count), "50002\n1\n");
-    bounded(&room, &["sync", "push", "many", text(&tree), "--dest", "second"]);
-    let same = "cd /workspace && for f in dense sparse 3/3/3 9/499/99; do cmp $f second/$f; done; find second -type f | wc -l";
-    assert_eq!(room.sh("many", same), "50002\n");
+    bounded(&room, &["sync", "push", "many", text(&large), "--dest", "large"]);
+    let taken = "du -m large/sparse | cut -f1; stat -c %s large/sparse";
+    assert_eq!(room.sh("many", taken), "1\n2147483648\n");
     let out = place(&room, "out");
-    bounded(&room, &["export", "many", "second", "--output", text(&out)]);
+    bounded(&room, &["export", "many", "/workspace", "--output", text(&out)]);
     let compared = Command::new("diff").args(["-r", text(&tree), text(&out)]).output().unwrap();
     assert!(compared.status.success(), "{:?}", Said::from(compared));
-    let blocks = fs::metadata(out.join("sparse")).unwrap().blocks();
+    let blocks = fs::metadata(out.join("large/sparse")).unwrap().blocks();
     assert!(blocks < 4096, "{blocks} blocks of a file that is all hole");
     let vmms: Vec<u32> = room.keepers().into_iter().flat_map(children).collect();
     room.ok(&["delete", "many"]);

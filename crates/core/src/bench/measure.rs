@@ -33,6 +33,8 @@ pub enum Measure {
     Fork,
     /// The same where copies share what they have in common.
     Reflink,
+    /// Many files of a workspace.
+    WorkspaceFiles,
     /// Firecracker until it has loaded a saved machine, without and with a jail.
     Launch,
     /// Starts and memory under Firecracker.
@@ -45,7 +47,7 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -59,6 +61,7 @@ impl Measure {
         Self::Workspace,
         Self::Fork,
         Self::Reflink,
+        Self::WorkspaceFiles,
         Self::Launch,
         Self::Firecracker,
         Self::Idle,
@@ -85,6 +88,7 @@ impl Measure {
             Self::Disk => "disk",
             Self::Workspace => "workspace",
             Self::Fork => "fork",
+            Self::WorkspaceFiles => "workspace_files",
             Self::Launch => "launch",
             Self::Firecracker => "firecracker",
             Self::Reflink => "reflink",
@@ -113,6 +117,7 @@ impl Measure {
             Self::Reflink => &["reflink_snapshot", "reflink_reset"],
             Self::Idle => &["idle_cpu", "idle_cpu_added"],
             Self::Cycles => &["cycle", "cycles_left", "cycles_descriptors", "cycles_memory"],
+            Self::WorkspaceFiles => &["workspace_diff", "workspace_push"],
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
                 &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]
@@ -190,6 +195,11 @@ impl Amount {
         if self.quick { (4, self.runs) } else { (self.cycles.div_ceil(10), self.cycles.min(10)) }
     }
 
+    /// How often many files are looked at and moved; files that are moved, and looked at.
+    pub(super) fn files(&self) -> (usize, usize, usize) {
+        if self.quick { (self.runs, 300, 1000) } else { (self.runs.div_ceil(4), 10_000, 50_000) }
+    }
+
     /// VMMs looked at, and commands before that.
     pub(super) fn commands(&self) -> (usize, usize) {
         if self.quick { (self.runs, 10) } else { (self.runs.div_ceil(7), 500) }
@@ -241,6 +251,10 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
         Measure::Cycles => {
             let (cycles, looks) = amount.cycles();
             (cycles * looks) as f64 * 3.0 * warm + 0.5 * looks as f64
+        }
+        Measure::WorkspaceFiles => {
+            let (rounds, few, many) = amount.files();
+            warm * (30.0 + 0.01 * many as f64 + rounds as f64 * (10.0 + (few + many / 4) as f64 / 250.0))
         }
         // Each start a few hundredths of a second, four of them; and the machine that they load.
         Measure::Launch => 3.0 + 0.2 * runs,

@@ -6,7 +6,7 @@
 //!   starts       whole processes: cold, warm, beside other work, many at once
 //!   guest        one guest from within this process: round trips, bytes, the VMM's memory, the disk
 //!   idle         memory of one more VM
-//!   workspace    workspaces as a person has them
+//!   workspace    workspaces as a person has them     workspace_files  many files in one
 //!   fork         workspaces whose memory is kept and shared
 //!   reflink      the same where copies share what they have in common
 //!   quiet        what many idle workspaces cost, minute by minute
@@ -42,6 +42,7 @@ mod scratch;
 mod series;
 mod starts;
 mod workspace;
+mod workspace_files;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -249,6 +250,7 @@ impl Bench<'_> {
             Measure::Workspace => workspace::figures(self).await,
             Measure::Fork => fork::figures(self).await,
             Measure::Reflink => reflink::figures(self).await,
+            Measure::WorkspaceFiles => workspace_files::figures(self).await,
             Measure::Launch => launch::launch(self).await,
             Measure::Firecracker => firecracker::figures(self).await,
             Measure::Idle => quiet::figures(self).await,
