@@ -18,9 +18,15 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const WRITTEN_MIB: u32 = 100;
 
 /// A workspace, deleted with this.
-struct Kept {
+pub(super) struct Kept {
     pyro: PathBuf,
     id: String,
+}
+
+impl Kept {
+    pub(super) fn id(&self) -> &str {
+        &self.id
+    }
 }
 
 impl Drop for Kept {
@@ -51,7 +57,7 @@ impl Bench<'_> {
         Ok((String::from_utf8_lossy(&output.stdout).trim().to_owned(), took))
     }
 
-    async fn new_workspace(&self) -> Result<(Kept, f64), String> {
+    pub(super) async fn new_workspace(&self) -> Result<(Kept, f64), String> {
         let backend = self.factory.preference.name();
         let words =
             ["create", &self.plan.environment, "--backend", backend, "--ttl-seconds", "600", "--id-only"];
@@ -60,7 +66,7 @@ impl Bench<'_> {
     }
 
     /// A command in the workspace: how long all of it took, and the guest's part of that, ms.
-    async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
+    pub(super) async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
         let all: Vec<&str> =
             ["exec", &kept.id, "--json", "--"].into_iter().chain(words.iter().copied()).collect();
         let (said, took) = self.workspace(&all).await?;
@@ -117,7 +123,7 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     ]
 }
 
-fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, Result<B, String>) {
+pub(super) fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, Result<B, String>) {
     match both {
         Ok((a, b)) => (Ok(a), Ok(b)),
         Err(why) => (Err(why.clone()), Err(why)),
