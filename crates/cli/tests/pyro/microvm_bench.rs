@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{World, children, eventually, finish, running};
 
 /// Every row, and whether it is compared with something.
-const ROWS: [(&str, &str, bool); 30] = [
+const ROWS: [(&str, &str, bool); 27] = [
     ("cold_start", "ms", true),
     ("warm_start", "ms", true),
     ("parallel_batch", "ms", true),
@@ -28,9 +28,6 @@ const ROWS: [(&str, &str, bool); 30] = [
     ("workspace_exec", "ms", true),
     ("workspace_snapshot", "ms", true),
     ("workspace_reset", "ms", true),
-    ("mcp_ready", "ms", true),
-    ("mcp_exec", "ms", true),
-    ("mcp_run", "ms", true),
     ("launch", "ms", true),
     ("launch_added", "ms", false),
     ("launch_jailed", "ms", true),

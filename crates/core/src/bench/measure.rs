@@ -27,8 +27,6 @@ pub enum Measure {
     Disk,
     /// Whole processes of `pyro workspace`.
     Workspace,
-    /// The MCP server, and calls of its tools.
-    Mcp,
     /// Firecracker until it has loaded a saved machine, without and with a jail.
     Launch,
     /// Starts and memory under Firecracker.
@@ -37,7 +35,7 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 13] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -49,7 +47,6 @@ impl Measure {
         Self::VmmMemory,
         Self::Disk,
         Self::Workspace,
-        Self::Mcp,
         Self::Launch,
         Self::Firecracker,
     ];
@@ -68,7 +65,6 @@ impl Measure {
             Self::VmmMemory => "vmm_memory",
             Self::Disk => "disk",
             Self::Workspace => "workspace",
-            Self::Mcp => "mcp",
             Self::Launch => "launch",
             Self::Firecracker => "firecracker",
         }
@@ -90,7 +86,6 @@ impl Measure {
             Self::Workspace => {
                 &["workspace_create", "workspace_exec", "workspace_snapshot", "workspace_reset"]
             }
-            Self::Mcp => &["mcp_ready", "mcp_exec", "mcp_run"],
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
                 &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]
@@ -192,7 +187,6 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
         // Each start a few hundredths of a second, four of them; and the machine that they load.
         // Two starts, a dozen commands, 200 MiB written, two copies of them.
         Measure::Workspace => runs * 30.0 * warm,
-        Measure::Mcp => runs * 6.0 * warm,
         Measure::Launch => 3.0 + 0.2 * runs,
         // Where guests do not run there, only looking takes time.
         Measure::Firecracker => 6.0 + 0.5 * runs,

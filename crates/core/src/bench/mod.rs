@@ -7,7 +7,6 @@
 //!   guest        one guest from within this process: round trips, bytes, the VMM's memory, the disk
 //!   idle         memory of one more VM
 //!   workspace    workspaces as a person has them
-//!   mcp          the MCP server as a client has it
 //!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
 //!   firecracker  what Firecracker is promised to do
 //!   building     making a template
@@ -27,7 +26,6 @@ mod floor;
 mod guest;
 mod idle;
 mod launch;
-mod mcp;
 mod measure;
 mod memory;
 mod noise;
@@ -241,7 +239,6 @@ impl Bench<'_> {
             Measure::VmmMemory => guest::vmm_memory(self).await,
             Measure::Disk => guest::disk(self).await,
             Measure::Workspace => workspace::figures(self).await,
-            Measure::Mcp => mcp::figures(self).await,
             Measure::Launch => launch::launch(self).await,
             Measure::Firecracker => firecracker::figures(self).await,
         }

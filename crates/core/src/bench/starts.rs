@@ -61,11 +61,6 @@ impl Bench<'_> {
         Ok(took.as_secs_f64() * 1e3)
     }
 
-    /// One that restores, ms from exec to exit.
-    pub(super) async fn warm_run(&self) -> Result<f64, String> {
-        self.run_true(Kind::Warm).await
-    }
-
     fn command_line(&self, flags: &str) -> String {
         format!("pyro run {flags}{} -- true", self.plan.environment)
     }

@@ -18,15 +18,9 @@ const DEADLINE: Duration = Duration::from_secs(120);
 const WRITTEN_MIB: u32 = 100;
 
 /// A workspace, deleted with this.
-pub(super) struct Kept {
+struct Kept {
     pyro: PathBuf,
     id: String,
-}
-
-impl Kept {
-    pub(super) fn id(&self) -> &str {
-        &self.id
-    }
 }
 
 impl Drop for Kept {
@@ -57,7 +51,7 @@ impl Bench<'_> {
         Ok((String::from_utf8_lossy(&output.stdout).trim().to_owned(), took))
     }
 
-    pub(super) async fn new_workspace(&self) -> Result<(Kept, f64), String> {
+    async fn new_workspace(&self) -> Result<(Kept, f64), String> {
         let backend = self.factory.preference.name();
         let words =
             ["create", &self.plan.environment, "--backend", backend, "--ttl-seconds", "600", "--id-only"];
@@ -66,7 +60,7 @@ impl Bench<'_> {
     }
 
     /// A command in the workspace: how long all of it took, and the guest's part of that, ms.
-    pub(super) async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
+    async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
         let all: Vec<&str> =
             ["exec", &kept.id, "--json", "--"].into_iter().chain(words.iter().copied()).collect();
         let (said, took) = self.workspace(&all).await?;
@@ -123,7 +117,7 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     ]
 }
 
-pub(super) fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, Result<B, String>) {
+fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, Result<B, String>) {
     match both {
         Ok((a, b)) => (Ok(a), Ok(b)),
         Err(why) => (Err(why.clone()), Err(why)),
