@@ -27,6 +27,9 @@ use super::server::{LONGEST, Server};
 pub const PATH: &str = "/mcp";
 /// Connections at once.
 const CONNECTIONS: usize = 256;
+/// A session in which nothing is said for so long is over. A command may take a day (86,400 s), and says nothing while it
+/// runs to a client that did not ask for its progress.
+const SILENCE: Duration = Duration::from_secs(25 * 60 * 60);
 /// A client has so long to send the head of a request.
 const HEAD: Duration = Duration::from_secs(30);
 
@@ -60,7 +63,9 @@ pub async fn serve(
         .with_allowed_origins(pages.into_iter().chain(door.origins))
         .with_max_request_body_bytes(LONGEST);
     let server = Server::new(host, profile);
-    let service = StreamableHttpService::new(move || Ok(server.clone()), Arc::default(), config);
+    let mut sessions = LocalSessionManager::default();
+    sessions.session_config.keep_alive = Some(SILENCE);
+    let service = StreamableHttpService::new(move || Ok(server.clone()), sessions.into(), config);
     let token = Arc::new(Sha256::digest(door.token.as_bytes()));
     let places = Arc::new(Semaphore::new(CONNECTIONS));
     loop {

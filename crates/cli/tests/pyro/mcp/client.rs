@@ -179,7 +179,7 @@ impl Client {
 
     /// Calls a tool, which fails with this kind; the failure.
     pub fn fails(&self, tool: &str, arguments: Value, kind: &str) -> Value {
-        let failure = self.call(tool, arguments).expect_err(tool);
+        let failure = self.call(tool, arguments).unwrap_err();
         assert_eq!(failure["kind"], kind, "{tool}: {failure}");
         failure
     }

@@ -133,6 +133,29 @@ fn what_is_gone_is_said_to_be_gone() {
 }
 
 #[test]
+fn a_workspace_whose_time_is_over_says_so() {
+    let room = Room::new();
+    let client = Client::ready(&room.world, "workspace-full");
+    let id = client.create("over");
+    client.ok("workspace_stop", json!({"workspace_id": id}));
+    let dir = room.dir().join(&id);
+    let mut command =
+        room.world.command(&["keeper", "run", "--test-ttl-seconds", "2", "--test-kept-seconds", "10"]);
+    let mut keeper = command.arg(&dir).stderr(std::process::Stdio::null()).spawn().unwrap();
+    let state = || client.ok("workspace_status", json!({"workspace_id": id}))["state"].clone();
+    eventually("it runs", || state() == "started");
+    eventually("its time is over", || state() == "stopped");
+    let failure =
+        client.fails("workspace_exec", json!({"workspace_id": id, "command": "true"}), "wrong_state");
+    assert!(failure["next"].as_str().unwrap().contains("workspace_start"), "{failure}");
+    eventually("it is deleted", || !dir.exists());
+    client.fails("workspace_exec", json!({"workspace_id": id, "command": "true"}), "not_found");
+    assert!(keeper.wait().unwrap().success());
+    assert_eq!(client.ok("workspace_list", json!({}))["count"], 0);
+    client.leave();
+}
+
+#[test]
 fn a_hundred_calls_at_once_on_one_workspace() {
     let room = Room::new();
     let client = Client::ready(&room.world, "workspace-core");

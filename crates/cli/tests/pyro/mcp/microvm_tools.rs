@@ -138,7 +138,7 @@ fn workspaces(client: &Client, host: &std::path::Path) -> String {
     ] {
         let mut arguments = json!({"environment": "debian:12-base"});
         arguments[key] = value;
-        let failure = client.call("workspace_create", arguments).expect_err(key);
+        let failure = client.call("workspace_create", arguments).unwrap_err();
         // What a network policy may be is decided elsewhere.
         assert!(failure["kind"] == kind || key == "network_policy", "{key}: {failure}");
     }
@@ -192,12 +192,12 @@ fn files(client: &Client, id: &str, host: &std::path::Path) {
     for outside in ["/etc/passwd", "../etc/passwd", "src/../../x", "/workspace/../x", ""] {
         let mut arguments = at(outside);
         arguments["text"] = "x".into();
-        let failure = client.call("workspace_file_write", arguments).expect_err(outside);
+        let failure = client.call("workspace_file_write", arguments).unwrap_err();
         assert!(
             ["not_allowed", "invalid_argument"].contains(&failure["kind"].as_str().unwrap()),
             "{failure}"
         );
-        client.call("workspace_file_read", at(outside)).expect_err(outside);
+        client.call("workspace_file_read", at(outside)).unwrap_err();
     }
     client.sh(id, "ln -s /etc/passwd out; ln -s /etc etc");
     for outside in ["out", "etc/passwd"] {
