@@ -293,7 +293,11 @@ fn a_guest_booted_on_a_busy_host_keeps_its_clock() {
     std::thread::scope(|scope| {
         let _busy = Busy(&over);
         for _ in 0..3 * std::thread::available_parallelism().unwrap().get() {
-            scope.spawn(|| while !over.load(Ordering::Relaxed) {});
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop()
+                }
+            });
         }
         for _ in 0..3 {
             let look = "sleep 2; cat /sys/devices/system/clocksource/clocksource0/current_clocksource";
