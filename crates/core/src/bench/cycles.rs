@@ -25,7 +25,8 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     let root = bench.scratch.path().join("workspaces");
     let place = Place::usual(bench).elsewhere(root.clone(), Vec::new());
     let config = &bench.factory.config;
-    let places = [&root, &config.run_dir, &config.cache_dir, &config.template_dir].map(PathBuf::clone);
+    // Not templates, which others may make or sweep meanwhile, and of which there is one a shape.
+    let places = [&root, &config.run_dir, &config.cache_dir].map(PathBuf::clone);
     let [mut cycle, mut left, mut descriptors, mut kept] = [const { Series::new() }; 4];
     // The first ones leave what is there once and for all.
     for took in many(&place, AT_ONCE).await {
