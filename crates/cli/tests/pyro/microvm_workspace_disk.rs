@@ -5,6 +5,7 @@ use std::io::{Read as _, Write as _};
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
+use std::time::Duration;
 
 use serde_json::{Value, json};
 
@@ -165,4 +166,26 @@ fn nobody_starts_a_workspace_whose_disk_is_being_read() {
     assert_eq!(room.sh("held", "echo up"), "up\n");
     room.ok(&["delete", "held"]);
     room.check_empty(&[]);
+}
+
+#[test]
+fn an_export_of_a_disk_that_is_killed_leaves_nothing() {
+    let room = Room::new();
+    room.create("cut");
+    room.sh("cut", "head -c 100M /dev/urandom > big");
+    room.ok(&["stop", "cut"]);
+    let dir = room.world.home.path().join("out");
+    fs::create_dir(&dir).unwrap();
+    let to = dir.join("disk");
+    for after in [10, 30, 60, 100, 150, 200] {
+        let child =
+            room.world.start(&["workspace", "disk", "export", "cut", "--output", to.to_str().unwrap()]);
+        std::thread::sleep(Duration::from_millis(after));
+        signal(child.id(), "-KILL");
+        child.wait_with_output().unwrap();
+        let left: Vec<_> = fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.file_name()).collect();
+        assert!(left.iter().all(|name| name == "disk"), "after {after} ms: {left:?}");
+        let _ = fs::remove_file(&to);
+    }
+    room.ok(&["delete", "cut"]);
 }

@@ -2,8 +2,13 @@
 //! kernel does when it mounts one.
 
 use std::fs::File;
+use std::io;
+use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
+
+use rustix::fs::{AtFlags, CWD, Mode, OFlags};
+use tempfile::TempPath;
 
 use super::bytes::{crc, join, le16, le32, put};
 use super::superblock::{self, METADATA_CSUM, RECOVER};
@@ -11,6 +16,9 @@ use super::volume::Volume;
 use super::{DiskError, Ext4, orphan};
 use crate::HostPath;
 use crate::environment::copy_sparse;
+
+/// What the name of a copy begins with that is not whole yet.
+const PREFIX: &str = ".pyro-export-";
 
 /// What an export did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,24 +46,52 @@ pub fn export(image: &File, to: impl Into<HostPath>, replace: bool) -> Result<Ex
     let source = Ext4::open(image.try_clone().map_err(DiskError::read)?)?;
     let exists = to.symlink_metadata().is_ok();
     if exists && !replace {
-        return Err(output("written")(std::io::ErrorKind::AlreadyExists.into()));
+        return Err(output("written")(io::ErrorKind::AlreadyExists.into()));
     }
     let dir = match to.parent() {
         Some(dir) if !dir.as_os_str().is_empty() => dir,
         _ => Path::new("."),
     };
-    let copy = tempfile::Builder::new().prefix(".pyro-export-").tempfile_in(dir).map_err(output("made"))?;
-    copy_sparse(image, copy.as_file()).map_err(output("written"))?;
-    let replayed = replay(source.volume(), copy.as_file(), shown)?;
-    let recovered = Ext4::open(copy.reopen().map_err(output("read"))?)?;
-    let orphans = orphan::free(&recovered, copy.as_file(), shown)?;
-    copy.as_file().sync_all().map_err(output("written"))?;
-    let persist = if replace { copy.persist(to) } else { copy.persist_noclobber(to) };
-    let file = persist.map_err(|error| output("written")(error.error))?;
+    let (copy, named) = unnamed(dir).map_err(output("made"))?;
+    copy_sparse(image, &copy).map_err(output("written"))?;
+    let replayed = replay(source.volume(), &copy, shown)?;
+    let recovered = Ext4::open(copy.try_clone().map_err(output("read"))?)?;
+    let orphans = orphan::free(&recovered, &copy, shown)?;
+    copy.sync_all().map_err(output("written"))?;
+    name(&copy, named, dir, to, replace).map_err(output("written"))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(output("written"))?;
-    let metadata = file.metadata().map_err(output("read"))?;
+    let metadata = copy.metadata().map_err(output("read"))?;
     let allocated = std::os::unix::fs::MetadataExt::blocks(&metadata) * 512;
     Ok(Exported { size: metadata.len(), allocated, replayed, orphans })
+}
+
+/// A new file in `dir`: without a name, so that nothing is left of it if this process is killed, where the file system can
+/// do that.
+fn unnamed(dir: &Path) -> io::Result<(File, Option<TempPath>)> {
+    let flags = OFlags::TMPFILE | OFlags::RDWR | OFlags::CLOEXEC;
+    match rustix::fs::open(dir, flags, Mode::RUSR | Mode::WUSR) {
+        Ok(file) => Ok((file.into(), None)),
+        Err(_) => {
+            let (file, path) = tempfile::Builder::new().prefix(PREFIX).tempfile_in(dir)?.into_parts();
+            Ok((file, Some(path)))
+        }
+    }
+}
+
+/// Gives it its name.
+fn name(copy: &File, named: Option<TempPath>, dir: &Path, to: &Path, replace: bool) -> io::Result<()> {
+    let link = |to: &Path| {
+        let own = format!("/proc/self/fd/{}", copy.as_raw_fd());
+        rustix::fs::linkat(CWD, own, CWD, to, AtFlags::SYMLINK_FOLLOW).map_err(io::Error::from)
+    };
+    let named = match named {
+        Some(named) => named,
+        None if !replace => return link(to),
+        // Nothing but a rename replaces a file, and that takes a name.
+        None => tempfile::Builder::new().prefix(PREFIX).make_in(dir, link)?.into_temp_path(),
+    };
+    let persist = if replace { named.persist(to) } else { named.persist_noclobber(to) };
+    persist.map_err(|error| error.error)
 }
 
 /// Writes what the journal holds, and that nothing is left in it. Reads from the image only, never from the copy: a
