@@ -35,7 +35,10 @@ need_file /etc/ssl/certs/ca-certificates.crt ca-certificates
 case $purpose in
     test)
         need_program ps procps
+        # Kills at a named step.
+        need_program strace strace
         need_program mount mount
+        need_program mkfs.xfs xfsprogs
         # Firecracker's release, and the way to it where the release cannot be reached.
         need_program curl curl
         python3 -m pip --version >/dev/null 2>&1 || packages+=(python3-pip)

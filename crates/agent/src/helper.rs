@@ -198,13 +198,15 @@ impl io::Read for Reader<'_> {
     }
 }
 
-/// Answers a call by `work` in a fork of this process, which keeps no descriptor but `keep`.
+/// Answers a call by `work` in a fork of this process, which keeps no descriptor but `keep`. Should that be killed,
+/// another one does `mend`, which is told which it was.
 pub async fn run(
     reaper: &Rc<Reaper>,
     frames: FrameReader<ReadHalf<Stream>>,
     mut write: WriteHalf<Stream>,
     keep: &[BorrowedFd<'_>],
     work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>,
+    mend: impl FnOnce(Pid) -> Result<(), Failure>,
 ) {
     let mut read = frames.into_inner();
     let (ours, pid) = match begin(keep, work) {
@@ -234,6 +236,10 @@ pub async fn run(
                 ExitStatus::Signal(number) => format!("it was killed by signal {number}"),
                 ExitStatus::Code(code) => format!("it failed with {code}"),
             };
+            let mended = begin(keep, |_| Ok(mend(pid).map(|()| Reply::Done)?));
+            if let Ok((_ours, pid)) = mended {
+                let _ = reaper.watch(pid).await;
+            }
             let why = refusal(FailureKind::Exhausted, "helper", why);
             crate::session::last_word(&mut write, &Reply::Failed(why)).await;
         }
@@ -315,6 +321,8 @@ fn child(socket: OwnedFd, keep: &[BorrowedFd<'_>], work: impl FnOnce(&mut Talk) 
     }
     close_range(from, i32::MAX);
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    // What it has begun is better finished than mended.
+    let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     // Permissions are given as they are meant.
     rustix::process::umask(rustix::fs::Mode::empty());
     let mut talk = Talk::new(socket);

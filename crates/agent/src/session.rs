@@ -279,7 +279,8 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
             Ok((area, _thaw)) => {
                 let keep = [area.disk.as_fd(), area.workspace.as_fd()];
                 let work = |talk: &mut helper::Talk| files::serve(&area, talk, request);
-                helper::run(agent.commands.reaper(), frames, write, &keep, work).await;
+                let mend = |dead| files::stage::recover(area.disk.as_fd(), Some(dead));
+                helper::run(agent.commands.reaper(), frames, write, &keep, work, mend).await;
                 return None;
             }
             Err(failure) => Reply::Failed(failure),

@@ -10,6 +10,7 @@ use pyro_core::config::Config;
 use pyro_core::doctor;
 use pyro_core::vm::Factory;
 
+use crate::commands::Dirs;
 use crate::error::CliError;
 
 /// The configuration of this process and user.
@@ -88,6 +89,13 @@ pub fn factory(backend: Option<&str>) -> Result<Factory, CliError> {
     Ok(Factory::new(config()?, preference(backend)?))
 }
 
+/// The working directory and, where there is one, the home directory.
+pub fn here() -> Result<(PathBuf, Option<PathBuf>), CliError> {
+    let working_dir = env::current_dir()
+        .map_err(|error| CliError::new(format!("the working directory cannot be read: {error}"), None))?;
+    Ok((working_dir, directory("HOME")))
+}
+
 /// The token that clients of the MCP server must send: `PYRO_MCP_TOKEN`.
 pub fn mcp_token() -> Option<String> {
     env::var("PYRO_MCP_TOKEN").ok().filter(|token| !token.is_empty())
@@ -103,6 +111,22 @@ pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
         }
         (None, None) => Ok(Preference::Auto),
     }
+}
+
+/// Where the clients of MCP servers keep their files.
+pub fn client_dirs() -> Result<Dirs, CliError> {
+    let home = directory("HOME").ok_or_else(|| {
+        CliError::new("there is no home directory: HOME is not set", Some("set HOME".into()))
+    })?;
+    let project = env::current_dir()
+        .map_err(|error| CliError::new(format!("the working directory cannot be read: {error}"), None))?;
+    Ok(Dirs {
+        config: directory("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")),
+        codex: directory("CODEX_HOME").unwrap_or_else(|| home.join(".codex")),
+        claude: directory("CLAUDE_CONFIG_DIR").unwrap_or_else(|| home.clone()),
+        home,
+        project,
+    })
 }
 
 /// Where programs are looked up; system directories too, which are not on an ordinary user's `PATH` everywhere.

@@ -19,6 +19,7 @@ pub mod environment;
 pub mod guest;
 pub mod host;
 pub mod host_compat;
+mod host_path;
 pub mod identity;
 pub mod keeper;
 pub mod launch;
@@ -33,3 +34,5 @@ pub mod template;
 pub mod timeline;
 pub mod vm;
 pub mod workspace;
+
+pub use host_path::HostPath;

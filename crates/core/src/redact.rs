@@ -10,6 +10,7 @@
 //!
 //! Not recognised is a value that was changed before it was printed, such as its base64.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
@@ -102,6 +103,24 @@ impl Redactor {
             None => text.to_owned(),
             Some(_) => String::from_utf8_lossy(&self.bytes(text.as_bytes())).into_owned(),
         }
+    }
+
+    /// The first `end` bytes of a text without the values, also without a part of one that goes on beyond, and whether
+    /// there was any. The text should go on for [`Self::reach`] bytes more, or to its end.
+    pub fn head<'t>(&self, text: &'t [u8], end: usize) -> (Cow<'t, [u8]>, bool) {
+        let end = end.min(text.len());
+        let Some(patterns) = &self.0 else { return (Cow::Borrowed(&text[..end]), false) };
+        let (mut stream, mut clean) = (self.stream(), Vec::with_capacity(end));
+        stream.held.extend_from_slice(text);
+        stream.release(patterns, end, &mut clean);
+        let any = clean != text[..end];
+        (Cow::Owned(clean), any)
+    }
+
+    /// How far a value that begins in a text can reach beyond its end, bytes.
+    pub fn reach(&self) -> usize {
+        let longest = self.0.as_ref().and_then(|all| all.values.iter().map(|value| value.bytes.len()).max());
+        longest.map_or(0, |longest| longest - 1)
     }
 
     /// One stream to be redacted as it comes.
@@ -243,6 +262,24 @@ mod tests {
         assert_eq!(clean, b"$ whoami\nroot\n# ");
         stream.push(b"d", &mut clean);
         assert_eq!(clean, b"$ whoami\nroot\n# hunted");
+    }
+
+    #[test]
+    fn a_part_of_a_text_shows_no_part_of_a_value() {
+        let (text, redactor) = (b"a hunter2 b", Redactor::new(["hunter2"]).unwrap());
+        assert_eq!(redactor.reach(), 6);
+        for end in 0..=text.len() + 3 {
+            let (clean, any) = redactor.head(text, end);
+            let wanted: &[u8] = match end {
+                0..=2 => &text[..end],
+                3..=9 => b"a [REDACTED]",
+                10 => b"a [REDACTED] ",
+                _ => b"a [REDACTED] b",
+            };
+            assert_eq!((&*clean, any), (wanted, end > 2), "{end}");
+        }
+        let idle = Redactor::default();
+        assert_eq!((idle.reach(), idle.head(b"abc", 2)), (0, (Cow::Borrowed(&b"ab"[..]), false)));
     }
 
     #[test]

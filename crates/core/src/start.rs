@@ -15,12 +15,14 @@
 //!
 //! Nothing about a template is an error of a start: each way out of the first line costs time and one sentence.
 
+mod kept;
 mod remark;
 
 use std::fs::File;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
+pub use kept::{Kept, resume};
 pub use pyro_vmm::Cache;
 use pyro_vmm::{Accelerator, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
 pub use remark::Remark;
@@ -198,32 +200,6 @@ pub async fn start(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> R
     tell(remark);
     maker.discard(bad);
     order.boot_and_save(maker, tell).await
-}
-
-/// Lets a guest go on from its memory, saved in `state` with the disk of `order`, or says why it cannot; it may have
-/// written to the disk then.
-///
-/// # Errors
-/// When the host has no randomness, memory or VMM.
-pub async fn resume(
-    order: Order<'_>,
-    state: File,
-    origin: &Origin,
-) -> Result<Result<Started, String>, VmError> {
-    let order = Plan::new(order);
-    if order.key != origin.key {
-        return Ok(Err(
-            "it was saved by another version of pyro or its environment, or on another host".into()
-        ));
-    }
-    let disk = order.disk()?;
-    // All of memory is read from the file before the guest goes on.
-    let loading = Duration::from_secs(u64::from(order.shape.mem_mib) / 20);
-    let wish = order.wish(restore_deadline(order.vmm.accelerator()) + loading, Root::Kept);
-    Ok(order
-        .load(disk, Memory::Private, state, origin.tsc_khz, &wish, How::Resumed)
-        .await?
-        .map_err(|trouble| trouble.0))
 }
 
 /// Makes the template for `order`, whose disk is not used, unless it is there. Says whether it was made.

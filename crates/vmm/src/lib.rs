@@ -34,7 +34,9 @@ pub use console::Tail;
 pub use death::{Death, Exit, Reason, Watch};
 pub use error::VmmError;
 pub use firecracker::{Defect, Feature, Firecracker, FirecrackerVersion, Jail, STREAM_PORT};
-pub use machine::{Accelerator, Backend, Cache, Launched, Machine, Memory, Parts, Shape, Spec, Start, Vmm};
+pub use machine::{
+    Accelerator, Backend, Beside, Cache, Launched, Machine, Memory, Parts, Shape, Spec, Start, Vmm,
+};
 pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
 pub use sandbox::{Confined, Limits, Users};
 pub use tsc::tsc_khz;

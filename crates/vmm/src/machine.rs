@@ -102,11 +102,6 @@ pub enum Backend {
 }
 
 impl Backend {
-    /// Whether [`Machine::save`] needs a file for guest memory beside the one for the state.
-    pub fn saves_memory_beside(self) -> bool {
-        self == Backend::Firecracker
-    }
-
     /// Whether the guest's stream is a port of the machine: there before the guest is, one only, and not lost by a save.
     /// Otherwise it is a connection, which the guest accepts.
     pub fn has_port(self) -> bool {
@@ -145,6 +140,18 @@ pub struct Parts {
     pub kernel_args: Vec<String>,
 }
 
+/// What [`Machine::save`] does with a file for guest memory, beside the one for the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beside {
+    /// It takes none: memory is in the state, or in the machine's own file ([`Memory::Owned`]).
+    Nothing,
+    /// It needs one, and writes all of memory to it.
+    All,
+    /// If it is given one, it writes over it what the machine changed. It must hold what the file held that the machine
+    /// was started from ([`Memory::From`]). Without one memory is in the state.
+    Changes,
+}
+
 /// What a guest's flush of its disk means on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub enum Cache {
@@ -159,7 +166,7 @@ pub enum Cache {
 #[derive(Debug)]
 pub enum Memory {
     /// Private anonymous pages. A saved state then holds all of guest memory, or a file beside it does
-    /// ([`Backend::saves_memory_beside`]).
+    /// ([`Beside::All`]).
     Private,
     /// This file (a memfd, as a rule), mapped shared and sized by launch. A saved state then holds the devices
     /// alone, and the file is the other half of it. Not every VMM can ([`Backend::owns_memory`]).
@@ -307,6 +314,14 @@ impl Machine {
         }
     }
 
+    /// What a save does with a file for its memory.
+    pub fn beside(&self) -> Beside {
+        match &self.adapter {
+            Adapter::Firecracker(_) => Beside::All,
+            Adapter::Qemu(handle) => handle.mapped.map_or(Beside::Nothing, |_| Beside::Changes),
+        }
+    }
+
     /// The VMM's process id. It stays reserved until the process was reaped, which may be before this machine is
     /// dropped: good for display and for `/proc`, not for signals.
     pub fn pid(&self) -> u32 {
@@ -363,9 +378,9 @@ impl Machine {
     }
 
     /// Writes the paused machine's state to `state` from that descriptor's position: devices, and all of guest
-    /// memory unless the machine's memory is [`Memory::Owned`]. Where [`Backend::saves_memory_beside`], guest memory
-    /// goes to the file `memory` instead, and both files, opened for reading and writing, are written from their
-    /// beginnings. The machine stays paused.
+    /// memory unless the machine's memory is [`Memory::Owned`]. With a file `memory`, as [`Machine::beside`] says, memory
+    /// goes there instead, and both files, opened for reading and writing, are written from their beginnings. The machine
+    /// stays paused.
     ///
     /// # Errors
     /// [`VmmError::NotPaused`]; [`VmmError::Spec`] for a `memory` that is missing or not wanted; otherwise when the

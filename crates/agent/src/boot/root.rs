@@ -142,11 +142,13 @@ fn assemble(disk: &str) -> Result<OwnedFd, Failure> {
     Ok(own)
 }
 
-/// Opens the root of the disk that is mounted at `path`, and clears away what a guest that died left half done.
+/// Opens the root of the disk that is mounted at `path`, and puts back what a guest that died left half done.
 pub(super) fn open_disk(path: &Path) -> Result<OwnedFd, Errno> {
     let disk = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    // What cannot be cleared away is in nobody's way.
-    let _ = crate::files::stage::sweep(disk.as_fd());
+    if let Err(problem) = crate::files::stage::recover(disk.as_fd(), None) {
+        // Nobody else can do better; it is tried again at the next start.
+        super::power::note(&format!("{}: {}", problem.stage, problem.message));
+    }
     Ok(disk)
 }
 

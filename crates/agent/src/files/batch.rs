@@ -1,13 +1,15 @@
 //! A list of changes, all of them or none.
 
+use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::AsFd;
 
-use pyro_proto::message::{EntryKind, Failure, FailureKind, FileBatch, FileOp, MAX_BATCH, Reply};
+use pyro_proto::message::{Bytes, EntryKind, Failure, FailureKind, FileBatch, FileOp, MAX_BATCH, Reply};
 use rustix::fs::{OFlags, symlinkat};
 use rustix::io::Errno;
 
 use super::area::{Area, relative, split};
+use super::journal::{self, Journal};
 use super::single::{PIECE, dress, io_trouble};
 use super::stage::Stage;
 use super::{trouble, walk};
@@ -41,20 +43,66 @@ pub(super) fn apply(area: &Area, talk: &mut Talk, batch: &FileBatch) -> Result<R
     if talk.read(&mut buffer)? != 0 {
         return Err(bad("the contents are longer than was said".to_owned()));
     }
-    let mut contents = contents.into_iter();
-    for op in &batch.ops {
-        if let Err(failure) = one(area, &mut stage, op, &mut contents) {
-            return Err(stage.undo(failure).into());
-        }
-    }
-    if batch.prune {
-        for op in &batch.ops {
-            if let FileOp::Delete { path } | FileOp::Rename { from: path, .. } = op {
-                stage.prune(&relative(&path.0)?);
+    stage.begin(|journal, area| note(journal, area, &batch.ops))?;
+    let done = all(area, &mut stage, batch, contents).and_then(|()| stage.finish());
+    done.map_err(|failure| stage.undo(failure))?;
+    Ok(Reply::Done)
+}
+
+/// Notes everything that may change, each path once: what is above one may go when it is empty.
+pub(super) fn note(journal: &mut Journal, area: &Area, ops: &[FileOp]) -> Result<(), Failure> {
+    let mut noted = HashSet::new();
+    let mut one = |path: &Bytes| {
+        let path = relative(&path.0)?;
+        let above = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+        for end in above {
+            if noted.insert(path[..end].to_vec()) {
+                journal.note_directory(&path[..end], journal::standing(area, &path[..end]).as_ref())?;
             }
         }
+        if !path.is_empty() && noted.insert(path.clone()) {
+            journal.note(&path, journal::standing(area, &path).as_ref())?;
+        }
+        Ok(())
+    };
+    for op in ops {
+        match op {
+            FileOp::Rename { from, to } => one(from).and_then(|()| one(to))?,
+            FileOp::Write { path, .. }
+            | FileOp::Link { path, .. }
+            | FileOp::Delete { path }
+            | FileOp::Mode { path, .. } => one(path)?,
+        }
     }
-    Ok(Reply::Done)
+    Ok(())
+}
+
+/// Makes all changes, in order.
+pub(super) fn all(
+    area: &Area,
+    stage: &mut Stage<'_>,
+    batch: &FileBatch,
+    contents: Vec<Vec<u8>>,
+) -> Result<(), Failure> {
+    let mut contents = contents.into_iter();
+    let mut left = Vec::new();
+    for op in &batch.ops {
+        if let FileOp::Write { path, .. } | FileOp::Link { path, .. } = op {
+            make_way(stage, &relative(&path.0)?, &left);
+        }
+        one(area, stage, op, &mut contents)?;
+        if let (true, FileOp::Delete { path } | FileOp::Rename { from: path, .. }) = (batch.prune, op) {
+            left.push(relative(&path.0)?);
+        }
+    }
+    left.iter().for_each(|path| stage.prune(path, None));
+    Ok(())
+}
+
+/// Removes the directory `path`, where it is empty because of what `left` it.
+fn make_way(stage: &Stage<'_>, path: &[u8], left: &[Vec<u8>]) {
+    let inside = |left: &&Vec<u8>| left.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
+    left.iter().filter(inside).for_each(|left| stage.prune(left, Some(path)));
 }
 
 fn one(
@@ -77,7 +125,7 @@ fn one(
             )
             .map_err(trouble("stage", &path))?;
             dress(&file.into(), parent.as_fd(), last, *mode, &path)?;
-            stage.place(name, parent.as_fd(), last, &path)
+            stage.place(&name, parent.as_fd(), last, &path)
         }
         FileOp::Link { path, target } => {
             let path = relative(&path.0)?;
@@ -88,24 +136,19 @@ fn one(
             symlinkat(&target.0[..], stage.dir(), &name).map_err(trouble("link", &path))?;
             make_above(stage, &path)?;
             let (parent, last) = area.parent(&path).map_err(trouble("link", &path))?;
-            stage.place(name, parent.as_fd(), last, &path)
+            stage.place(&name, parent.as_fd(), last, &path)
         }
-        FileOp::Delete { path } => {
-            let path = relative(&path.0)?;
-            take(area, stage, &path)
-        }
+        FileOp::Delete { path } => take(area, stage, &relative(&path.0)?).map(drop),
         FileOp::Rename { from, to } => {
             let (from, to) = (relative(&from.0)?, relative(&to.0)?);
             no_directory(area, &from)?;
             if from == to {
                 return Ok(());
             }
+            let name = take(area, stage, &from)?;
             make_above(stage, &to)?;
-            match take(area, stage, &to) {
-                Err(failure) if failure.kind == FailureKind::NotFound => {}
-                other => other?,
-            }
-            stage.rename(&from, &to)
+            let (parent, last) = area.parent(&to).map_err(trouble("rename", &to))?;
+            stage.place(&name, parent.as_fd(), last, &to)
         }
         FileOp::Mode { path, mode } => {
             let path = relative(&path.0)?;
@@ -124,7 +167,8 @@ fn make_above(stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
     split(path).map_or(Ok(()), |(above, _)| stage.make_directories(above))
 }
 
-fn take(area: &Area, stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
+/// Moves what is at `path` into the stage; gives its name there.
+fn take(area: &Area, stage: &mut Stage<'_>, path: &[u8]) -> Result<Vec<u8>, Failure> {
     no_directory(area, path)?;
     let (parent, last) = area.parent(path).map_err(trouble("remove", path))?;
     stage.take(parent.as_fd(), last, path)

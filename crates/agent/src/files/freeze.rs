@@ -26,6 +26,8 @@ pub(super) fn freeze(area: &Area, talk: &mut Talk, max_ms: u64) -> Result<Reply,
         return Err(refusal(FailureKind::BadRequest, "freeze", why).into());
     }
     let fail = trouble("freeze", b"the disk");
+    // Nobody is held up for what can be written before.
+    sync(area)?;
     order(area.disk.as_fd(), FIFREEZE).map_err(&fail)?;
     let told = talk.say(&Reply::Done);
     let timed_out = told.is_ok() && !talk.over_within(max_ms);

@@ -4,7 +4,7 @@
 //!   area     paths, and that none leads out of the workspace
 //!   walk     directories, read in order
 //!   single   one file: list, stat, read, write, remove, rename
-//!   stage    several changes as one: made aside, put in place, undone
+//!   stage    several changes as one: made aside, put in place     journal  what undoes them, also after a crash
 //!   batch    a list of changes          put   a tree from an archive
 //!   get      a tree as an archive       scan  the baseline, and what differs from it
 //!   freeze   the disk written out, and held still
@@ -19,6 +19,9 @@ pub mod area;
 mod batch;
 mod freeze;
 mod get;
+#[cfg(test)]
+mod interrupted;
+mod journal;
 mod put;
 mod scan;
 mod single;

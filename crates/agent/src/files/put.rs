@@ -11,15 +11,17 @@ use std::rc::Rc;
 
 use pyro_proto::message::{Amount, EntryKind, Failure, FailureKind, Reply, TreePut};
 use rustix::fs::{
-    AtFlags, Mode, OFlags, ResolveFlags, Timespec, Timestamps, UTIME_OMIT, futimens, linkat, mkdirat, openat,
-    symlinkat, unlinkat, utimensat,
+    AtFlags, Mode, OFlags, ResolveFlags, Statx, Timespec, Timestamps, UTIME_OMIT, futimens, linkat, mkdirat,
+    openat, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
 use tar::EntryType;
 
 use super::area::{Area, beneath, join, relative, split};
+use super::journal::{self, Journal};
 use super::single::{PIECE, fill, io_trouble};
 use super::stage::Stage;
+use super::walk::Node;
 use super::{trouble, walk};
 use crate::failure::refusal;
 use crate::helper::{Reader, Stop, Talk};
@@ -328,13 +330,57 @@ fn copy(
 
 /// Puts what is in `tree` below the directory `dest` of the workspace.
 fn place(stage: &mut Stage<'_>, area: &Area, tree: &OwnedFd, dest: &[u8]) -> Result<(), Failure> {
+    stage.begin(|journal, area| {
+        let into = match walk::directory(area, dest) {
+            Err(Errno::NOENT) => None,
+            other => Some(other.map_err(trouble("place", dest))?),
+        };
+        journal::note_above(journal, area, &join(dest, b"."))?;
+        note(journal, tree.as_fd(), into.as_ref().map(OwnedFd::as_fd), dest)
+    })?;
     stage.make_directories(dest)?;
     let into = walk::directory(area, dest).map_err(trouble("place", dest))?;
-    merge(stage, tree.as_fd(), TREE, into.as_fd(), dest)
+    merge(stage, tree.as_fd(), TREE, into.as_fd(), dest)?;
+    stage.finish()
+}
+
+/// What stands where an entry of the tree is to be; refuses what cannot be merged.
+fn meets(node: &Node, into: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Statx>, Failure> {
+    let fail = trouble("place", path);
+    let there = match walk::look(into, &node.name) {
+        Err(Errno::NOENT) => return Ok(None),
+        other => other.map_err(&fail)?,
+    };
+    match (walk::kind(&node.stat), walk::kind(&there)) {
+        (EntryKind::Directory, EntryKind::Directory) => Ok(Some(there)),
+        (EntryKind::Directory, _) => Err(fail(Errno::NOTDIR)),
+        (_, EntryKind::Directory) => Err(fail(Errno::ISDIR)),
+        _ => Ok(Some(there)),
+    }
+}
+
+/// Notes what [`merge`] will change: below a directory that is new, nothing need be said.
+fn note(
+    journal: &mut Journal,
+    from: BorrowedFd<'_>,
+    into: Option<BorrowedFd<'_>>,
+    path: &[u8],
+) -> Result<(), Failure> {
+    for node in walk::children(from).map_err(trouble("place", path))? {
+        let inner = join(path, node.name.as_bytes());
+        let there = into.map_or(Ok(None), |into| meets(&node, into, &inner))?;
+        journal.note(&inner, there.as_ref())?;
+        if let (Some(into), Some(EntryKind::Directory)) = (into, there.as_ref().map(walk::kind)) {
+            let from = walk::enter(from, &node.name).map_err(trouble("place", &inner))?;
+            let into = walk::enter(into, &node.name).map_err(trouble("place", &inner))?;
+            note(journal, from.as_fd(), Some(into.as_fd()), &inner)?;
+        }
+    }
+    Ok(())
 }
 
 fn merge(
-    stage: &mut Stage<'_>,
+    stage: &Stage<'_>,
     from: BorrowedFd<'_>,
     name: &[u8],
     into: BorrowedFd<'_>,
@@ -344,21 +390,14 @@ fn merge(
         let last = node.name.as_bytes();
         let (inner_name, inner_path) = (join(name, last), join(path, last));
         let fail = || trouble("place", &inner_path);
-        let there = match walk::look(into, last) {
-            Ok(stat) => Some(walk::kind(&stat)),
-            Err(Errno::NOENT) => None,
-            Err(errno) => return Err(fail()(errno)),
-        };
-        match (walk::kind(&node.stat), there) {
-            (EntryKind::Directory, Some(EntryKind::Directory)) => {
+        match meets(&node, into, &inner_path)? {
+            Some(there) if walk::kind(&there) == EntryKind::Directory => {
                 let inner = walk::enter(from, last).map_err(fail())?;
                 let target = walk::enter(into, last).map_err(fail())?;
                 merge(stage, inner.as_fd(), &inner_name, target.as_fd(), &inner_path)?;
                 stage.set_mode(target.as_fd(), &inner_path, walk::mode(&node.stat))?;
             }
-            (EntryKind::Directory, Some(_)) => return Err(fail()(Errno::NOTDIR)),
-            (_, Some(EntryKind::Directory)) => return Err(fail()(Errno::ISDIR)),
-            _ => stage.place(inner_name, into, last, &inner_path)?,
+            _ => stage.place(&inner_name, into, last, &inner_path)?,
         }
     }
     Ok(())

@@ -57,7 +57,7 @@ impl Noted {
 }
 
 /// Adds `bytes` to a sum that tells chance from intention only.
-fn add(mut sum: u64, bytes: &[u8]) -> u64 {
+pub(super) fn add_to_sum(mut sum: u64, bytes: &[u8]) -> u64 {
     for word in bytes.chunks(8) {
         let mut padded = [0; 8];
         padded[..word.len()].copy_from_slice(word);
@@ -98,7 +98,7 @@ impl<W: Write> Writer<W> {
         out.extend(stat.stx_ino.to_le_bytes());
         out.extend(&path[shared..]);
         out.extend(target);
-        self.sum = add(self.sum, out);
+        self.sum = add_to_sum(self.sum, out);
         self.count += 1;
         self.last.truncate(shared);
         self.last.extend(&path[shared..]);
@@ -172,7 +172,7 @@ impl<R: Read> Reader<R> {
         now.path.extend(&self.record[FIXED..FIXED + rest]);
         now.target.clear();
         now.target.extend(&self.record[FIXED + rest..]);
-        self.sum = add(self.sum, &self.record);
+        self.sum = add_to_sum(self.sum, &self.record);
         self.count += 1;
         Ok(Some(now))
     }

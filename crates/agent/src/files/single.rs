@@ -179,7 +179,10 @@ pub(super) fn write(
     let (parent, last) =
         if parents { area.parent_made(&target) } else { area.parent(&target) }.map_err(fail())?;
     dress(&file, parent.as_fd(), last, mode, &path)?;
+    // All of it is on the disk before it has its name, and the name before this is answered.
+    rustix::fs::fsync(&file).map_err(fail())?;
     renameat(stage.dir(), &name, &parent, last).map_err(fail())?;
+    rustix::fs::fsync(&parent).map_err(fail())?;
     let stat = walk::look(parent.as_fd(), last).map_err(fail())?;
     Ok(Reply::Stat(walk::entry(parent.as_fd(), last, &path, &stat)))
 }

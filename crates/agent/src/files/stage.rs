@@ -1,13 +1,17 @@
-//! Several changes as one: everything new is made in a directory beside the workspace, put in place by renames, and
-//! taken back by the same renames if one of them fails.
+//! Several changes as one: everything new is made in a directory beside the workspace and put in place by renames, with a
+//! journal that takes them back if one fails or the guest dies.
 //!
 //! ```text
-//!   disk:/.pyro/stage/N   what is to come; after an exchange, what was there
+//!   disk:/.pyro/stage/N           what is to come; after an exchange, what was there
+//!   disk:/.pyro/stage/N/journal   what stood where: the changes are being made
+//!
+//!   1  everything new is made in the stage          3  renames
+//!   2  begin: the journal; all of it synced         4  finish: the journal is removed, and that is synced
 //! ```
 //!
-//! The kernel exchanges two names at once, so that no path is missing in between, and what was replaced is kept without
-//! another step. A guest that dies in the middle keeps what was put in place so far; what is staged is swept at the
-//! next start.
+//! A crash before 4 leaves a journal, and the next start puts back what it says; after 4 everything is on the disk. The
+//! kernel exchanges two names at once, so that no path is missing in between, and what was replaced is kept without
+//! another step.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,27 +19,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use pyro_proto::message::{EntryKind, Failure, FailureKind};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
+use rustix::process::Pid;
 
 use super::area::{Area, split};
-use super::trouble;
-use super::walk;
+use super::journal::{self, Journal};
+use super::{trouble, walk};
 use crate::failure::refusal;
-
-/// One thing that was done, and how to undo it.
-enum Step {
-    /// A staged name took its place where nothing was.
-    Placed { name: Vec<u8>, path: Vec<u8> },
-    /// A staged name and one of the workspace were exchanged.
-    Swapped { name: Vec<u8>, path: Vec<u8> },
-    /// A name of the workspace was moved into the stage.
-    Taken { name: Vec<u8>, path: Vec<u8> },
-    /// A name of the workspace became another.
-    Moved { from: Vec<u8>, to: Vec<u8> },
-    /// Permissions were set, which had been these.
-    Mode { path: Vec<u8>, mode: u32 },
-    /// A directory was made.
-    Made { path: Vec<u8> },
-}
 
 /// What is on its way into the workspace.
 pub struct Stage<'a> {
@@ -44,7 +33,9 @@ pub struct Stage<'a> {
     own: String,
     dir: OwnedFd,
     next: u64,
-    steps: Vec<Step>,
+    begun: bool,
+    /// Whether what is in it is still needed, because it could not be put back.
+    kept: bool,
 }
 
 fn open_dir(at: BorrowedFd<'_>, name: &str) -> Result<OwnedFd, Errno> {
@@ -68,17 +59,34 @@ fn above(disk: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     make(own(disk)?.as_fd(), "stage", 0o700)
 }
 
-/// Removes what earlier stages left on the disk, when nothing uses one.
-pub fn sweep(disk: BorrowedFd<'_>) -> Result<(), Errno> {
+/// Puts back what helpers left half done, `dead` or all of them, and removes what they staged. Nothing else may be using
+/// those stages.
+pub fn recover(disk: BorrowedFd<'_>, dead: Option<Pid>) -> Result<(), Failure> {
+    let fail = || trouble("stage", b"the stage");
     // Not made here: a guest that starts writes no more than it must.
     let above = match open_dir(disk, ".pyro").and_then(|own| open_dir(own.as_fd(), "stage")) {
         Err(Errno::NOENT) => return Ok(()),
-        other => other?,
+        other => other.map_err(fail())?,
     };
-    for node in walk::children(above.as_fd())? {
-        walk::remove_all(above.as_fd(), node.name.as_bytes())?;
+    let of = |name: &[u8]| {
+        dead.is_none_or(|pid| name.split(|byte| *byte == b'-').next() == Some(digits(pid).as_bytes()))
+    };
+    let area = Area::new(disk)?;
+    for node in walk::children(above.as_fd()).map_err(fail())? {
+        let name = node.name.as_bytes();
+        if !of(name) {
+            continue;
+        }
+        if let Ok(dir) = walk::enter(above.as_fd(), name) {
+            journal::restore(&area, dir.as_fd()).map_err(|(path, errno)| trouble("undo", &path)(errno))?;
+        }
+        walk::remove_all(above.as_fd(), name).map_err(fail())?;
     }
     Ok(())
+}
+
+fn digits(pid: Pid) -> String {
+    pid.as_raw_nonzero().to_string()
 }
 
 impl<'a> Stage<'a> {
@@ -86,16 +94,18 @@ impl<'a> Stage<'a> {
     pub fn new(area: &'a Area) -> Result<Self, Failure> {
         let fail = trouble("stage", b"the stage");
         let above = above(area.disk.as_fd()).map_err(&fail)?;
-        // A helper's process id is its own while it lives.
-        let own = rustix::process::getpid().as_raw_nonzero().to_string();
-        let dir = match mkdirat(&above, &own, Mode::from_raw_mode(0o700)) {
-            Err(Errno::EXIST) => walk::remove_all(above.as_fd(), own.as_bytes())
-                .and_then(|()| mkdirat(&above, &own, Mode::from_raw_mode(0o700))),
-            other => other,
+        // A helper's process id is its own while it lives; what has it already could not be put back.
+        let pid = digits(rustix::process::getpid());
+        let (mut own, mut next) = (pid.clone(), 0_u32);
+        while let Err(errno) = mkdirat(&above, &own, Mode::from_raw_mode(0o700)) {
+            if errno != Errno::EXIST {
+                return Err(fail(errno));
+            }
+            next += 1;
+            own = format!("{pid}-{next}");
         }
-        .and_then(|()| open_dir(above.as_fd(), &own))
-        .map_err(&fail)?;
-        Ok(Self { area, above, own, dir, next: 0, steps: Vec::new() })
+        let dir = open_dir(above.as_fd(), &own).map_err(&fail)?;
+        Ok(Self { area, above, own, dir, next: 0, begun: false, kept: false })
     }
 
     /// Its directory.
@@ -117,11 +127,33 @@ impl<'a> Stage<'a> {
         Ok((File::from(file.map_err(trouble("stage", b"the stage"))?), name))
     }
 
+    /// Writes down by `note` what stands wherever something is to change, and waits until that and all that is staged are
+    /// on the disk. From here on [`Self::finish`] or [`Self::undo`] must be called.
+    pub(super) fn begin(
+        &mut self,
+        note: impl FnOnce(&mut Journal, &Area) -> Result<(), Failure>,
+    ) -> Result<(), Failure> {
+        let mut journal = Journal::new(self.dir())?;
+        note(&mut journal, self.area)?;
+        journal.finish()?;
+        rustix::fs::syncfs(&self.dir).map_err(trouble("sync", b"the disk"))?;
+        self.begun = true;
+        Ok(())
+    }
+
+    /// All changes are made: they last from here on, also if the guest dies.
+    pub fn finish(&mut self) -> Result<(), Failure> {
+        journal::remove(self.dir()).map_err(trouble("stage", b"the stage"))?;
+        self.begun = false;
+        // The removal, and with it all that came before.
+        rustix::fs::fsync(&self.dir).map_err(trouble("sync", b"the disk"))
+    }
+
     /// Puts `name` of the stage at `last` in `parent`, which is `path`, in place of what is there: nothing or something
     /// that is no directory. `name` may be a path within the stage.
     pub fn place(
-        &mut self,
-        name: Vec<u8>,
+        &self,
+        name: &[u8],
         parent: BorrowedFd<'_>,
         last: &[u8],
         path: &[u8],
@@ -131,22 +163,14 @@ impl<'a> Stage<'a> {
         for _ in 0..100 {
             match walk::look(parent, last) {
                 Ok(stat) if walk::kind(&stat) == EntryKind::Directory => return Err(fail()(Errno::ISDIR)),
-                Ok(_) => match renameat_with(&self.dir, &name, parent, last, RenameFlags::EXCHANGE) {
+                Ok(_) => match renameat_with(&self.dir, name, parent, last, RenameFlags::EXCHANGE) {
                     Err(Errno::NOENT) => {}
-                    done => {
-                        done.map_err(fail())?;
-                        self.steps.push(Step::Swapped { name, path: path.to_vec() });
-                        return Ok(());
-                    }
+                    done => return done.map_err(fail()),
                 },
                 Err(Errno::NOENT) => {
-                    match renameat_with(&self.dir, &name, parent, last, RenameFlags::NOREPLACE) {
+                    match renameat_with(&self.dir, name, parent, last, RenameFlags::NOREPLACE) {
                         Err(Errno::EXIST) => {}
-                        done => {
-                            done.map_err(fail())?;
-                            self.steps.push(Step::Placed { name, path: path.to_vec() });
-                            return Ok(());
-                        }
+                        done => return done.map_err(fail()),
                     }
                 }
                 Err(errno) => return Err(fail()(errno)),
@@ -155,38 +179,26 @@ impl<'a> Stage<'a> {
         Err(refusal(FailureKind::Internal, "place", "somebody else keeps changing the same path"))
     }
 
-    /// Moves `last` of `parent`, which is `path`, out of the workspace.
-    pub fn take(&mut self, parent: BorrowedFd<'_>, last: &[u8], path: &[u8]) -> Result<(), Failure> {
+    /// Moves `last` of `parent`, which is `path`, out of the workspace; gives its name in the stage.
+    pub fn take(&mut self, parent: BorrowedFd<'_>, last: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
         let name = self.fresh();
         renameat_with(parent, last, &self.dir, &name, RenameFlags::NOREPLACE)
             .map_err(trouble("remove", path))?;
-        self.steps.push(Step::Taken { name, path: path.to_vec() });
-        Ok(())
-    }
-
-    /// Gives `from` the name `to`, which nothing has.
-    pub fn rename(&mut self, from: &[u8], to: &[u8]) -> Result<(), Failure> {
-        let (old, old_name) = self.area.parent(from).map_err(trouble("rename", from))?;
-        let (new, new_name) = self.area.parent(to).map_err(trouble("rename", to))?;
-        renameat_with(&old, old_name, &new, new_name, RenameFlags::NOREPLACE)
-            .map_err(trouble("rename", from))?;
-        self.steps.push(Step::Moved { from: from.to_vec(), to: to.to_vec() });
-        Ok(())
+        Ok(name)
     }
 
     /// Sets the permissions of `path`, which is open as `file`.
-    pub fn set_mode(&mut self, file: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<(), Failure> {
+    pub fn set_mode(&self, file: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<(), Failure> {
         let fail = || trouble("mode", path);
         let before = walk::mode(&walk::look(file, c"").map_err(fail())?);
         if before != mode & 0o7777 {
             rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777)).map_err(fail())?;
-            self.steps.push(Step::Mode { path: path.to_vec(), mode: before });
         }
         Ok(())
     }
 
     /// Makes the directory `path` and those above it, as far as they do not exist.
-    pub fn make_directories(&mut self, path: &[u8]) -> Result<(), Failure> {
+    pub fn make_directories(&self, path: &[u8]) -> Result<(), Failure> {
         let fail = || trouble("mkdir", path);
         match walk::directory(self.area, path) {
             Ok(_) => return Ok(()),
@@ -197,24 +209,20 @@ impl<'a> Stage<'a> {
         self.make_directories(above)?;
         let parent = walk::directory(self.area, above).map_err(fail())?;
         match mkdirat(&parent, last, Mode::from_raw_mode(0o755)) {
-            Ok(()) => self.steps.push(Step::Made { path: path.to_vec() }),
-            Err(Errno::EXIST) => {}
-            Err(errno) => return Err(fail()(errno)),
+            Ok(()) | Err(Errno::EXIST) => Ok(()),
+            Err(errno) => Err(fail()(errno)),
         }
-        Ok(())
     }
 
-    /// Takes back all that was done. What cannot be taken back is told in `why`.
+    /// Puts back all that was there. What cannot be put back is told in `why`, and put back at the next start.
     pub fn undo(&mut self, why: Failure) -> Failure {
-        let mut first = None;
-        for step in std::mem::take(&mut self.steps).into_iter().rev() {
-            if let Err(errno) = self.take_back(&step) {
-                first.get_or_insert((step.path().to_vec(), errno));
-            }
+        if !self.begun {
+            return why;
         }
-        match first {
-            None => why,
-            Some((path, errno)) => {
+        match journal::restore(self.area, self.dir()) {
+            Ok(()) => why,
+            Err((path, errno)) => {
+                self.kept = true;
                 let mut worse = trouble("undo", &path)(errno);
                 worse.kind = FailureKind::Internal;
                 worse.message = format!("{}; not all could be undone: {}", why.message, worse.message);
@@ -223,43 +231,15 @@ impl<'a> Stage<'a> {
         }
     }
 
-    fn take_back(&self, step: &Step) -> Result<(), Errno> {
-        let rename = |name: &[u8], path: &[u8], back: bool, flags| {
-            let (parent, last) = self.area.parent(path)?;
-            if back {
-                renameat_with(&self.dir, name, &parent, last, flags)
-            } else {
-                renameat_with(&parent, last, &self.dir, name, flags)
-            }
-        };
-        match step {
-            Step::Placed { name, path } => rename(name, path, false, RenameFlags::NOREPLACE),
-            Step::Swapped { name, path } => rename(name, path, true, RenameFlags::EXCHANGE),
-            Step::Taken { name, path } => rename(name, path, true, RenameFlags::NOREPLACE),
-            Step::Moved { from, to } => {
-                let ((old, old_name), (new, new_name)) = (self.area.parent(from)?, self.area.parent(to)?);
-                renameat_with(&new, new_name, &old, old_name, RenameFlags::NOREPLACE)
-            }
-            Step::Mode { path, mode } => {
-                let file = self.area.open(path, OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY)?;
-                rustix::fs::fchmod(&file, Mode::from_raw_mode(*mode))
-            }
-            Step::Made { path } => {
-                let (parent, last) = self.area.parent(path)?;
-                unlinkat(&parent, last, AtFlags::REMOVEDIR)
-            }
-        }
-    }
-
-    /// Removes directories above `path` that are empty.
-    pub fn prune(&self, path: &[u8]) {
+    /// Removes directories above `path` that are empty, the innermost first, up to `last` or all of them.
+    pub fn prune(&self, path: &[u8], last: Option<&[u8]>) {
         let mut path = path;
         while let Some((above, _)) = split(path).filter(|(above, _)| !above.is_empty()) {
             let removed = self
                 .area
                 .parent(above)
-                .and_then(|(parent, last)| unlinkat(&parent, last, AtFlags::REMOVEDIR));
-            if removed.is_err() {
+                .and_then(|(parent, name)| unlinkat(&parent, name, AtFlags::REMOVEDIR));
+            if removed.is_err() || last == Some(above) {
                 return;
             }
             path = above;
@@ -267,22 +247,12 @@ impl<'a> Stage<'a> {
     }
 }
 
-impl Step {
-    fn path(&self) -> &[u8] {
-        match self {
-            Self::Placed { path, .. }
-            | Self::Swapped { path, .. }
-            | Self::Taken { path, .. }
-            | Self::Moved { from: path, .. }
-            | Self::Mode { path, .. }
-            | Self::Made { path } => path,
-        }
-    }
-}
-
 impl Drop for Stage<'_> {
     /// What is left in it is what was not wanted, or what was replaced.
     fn drop(&mut self) {
+        if self.kept {
+            return;
+        }
         let _ = walk::remove_all(self.above.as_fd(), self.own.as_bytes());
     }
 }

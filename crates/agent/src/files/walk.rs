@@ -13,7 +13,7 @@ use crate::failure::refusal;
 use crate::helper::Stop;
 
 /// Directories inside each other that are walked: each keeps a descriptor and some of the stack.
-const MAX_DEPTH: usize = 512;
+pub const MAX_DEPTH: usize = 512;
 
 /// One entry of a directory.
 pub struct Node {
@@ -54,7 +54,7 @@ pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<Node>, Errno> {
 /// What the kernel says of `name` in `dir`, a link not followed; of `dir` itself where the name is empty.
 pub fn look(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
-    statx(dir, name, flags, StatxFlags::BASIC_STATS)
+    statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
 }
 
 /// Opens the directory `name` of `dir`, if that is what it is.

@@ -89,6 +89,7 @@ fn a_failure_at_any_place_leaves_everything_as_it_was() {
         let agent = Agent::with_disk();
         let client = agent.client().await;
         prepare(&agent);
+        fs::write(agent.workspace("dir/stays"), "stays").unwrap();
         let before = tree(&agent.workspace(""));
         let ops = [
             put("a", b"1"),
@@ -127,5 +128,29 @@ fn a_failure_at_any_place_leaves_everything_as_it_was() {
             assert_eq!(refused, FailureKind::BadRequest);
         }
         assert_eq!(tree(&agent.workspace("")), before);
+    });
+}
+
+#[test]
+fn a_file_takes_the_place_of_a_directory_that_was_emptied() {
+    run(async {
+        let agent = Agent::with_disk();
+        let client = agent.client().await;
+        prepare(&agent);
+        let ops = vec![delete("dir/only/file"), put("dir", b"file")];
+        // Not where the directory is to be left alone.
+        let kept = Request::FileBatch(FileBatch { ops: ops.clone(), prune: false });
+        assert_eq!(client.refused(&kept, b"file").await, FailureKind::IsDirectory);
+        assert_eq!(client.last(&batch(ops), b"file").await, Reply::Done);
+        assert_eq!(tree(&agent.workspace("")).get("dir").map(|(_, text)| text.as_str()), Some("file"));
+        let ops = vec![delete("dir"), put("dir/new", b"file")];
+        assert_eq!(client.last(&batch(ops), b"file").await, Reply::Done);
+        // Its own directory stays what it was where something comes into it.
+        fs::set_permissions(agent.workspace("dir"), fs::Permissions::from_mode(0o750)).unwrap();
+        assert_eq!(
+            client.last(&batch(vec![delete("dir/new"), put("dir/newer", b"")]), b"").await,
+            Reply::Done
+        );
+        assert_eq!(tree(&agent.workspace("")).get("dir").map(|(mode, _)| *mode), Some(0o750));
     });
 }

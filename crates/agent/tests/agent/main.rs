@@ -10,6 +10,7 @@ mod batches;
 mod exec;
 mod files;
 mod jobs;
+mod killed;
 mod probes;
 mod sessions;
 mod streams;

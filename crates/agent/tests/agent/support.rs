@@ -56,6 +56,17 @@ impl Agent {
         Self { process: command.spawn().unwrap(), socket, _folder: folder }
     }
 
+    /// Another one on the same disk, in place of this one.
+    pub fn again(mut self) -> Self {
+        let _ = self.process.kill();
+        self.process.wait().unwrap();
+        let _ = std::fs::remove_file(&self.socket);
+        let mut command = Command::new(env!("CARGO_BIN_EXE_pyro-agent"));
+        command.arg("--socket").arg(&self.socket).arg("--disk").arg(self.disk(""));
+        self.process = command.spawn().unwrap();
+        self
+    }
+
     /// A path on its disk.
     pub fn disk(&self, path: &str) -> PathBuf {
         self._folder.path().join("disk").join(path)

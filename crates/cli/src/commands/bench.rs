@@ -31,7 +31,13 @@ pub struct Args {
     /// Starts at once
     #[arg(long, value_name = "N", default_value_t = Amount::PARALLEL as u32, value_parser = clap::value_parser!(u32).range(1..=256))]
     parallel: u32,
-    /// Measure only these, separated by commas
+    /// How long 20 idle workspaces are watched by `--only idle`
+    #[arg(long, value_name = "N", default_value_t = Amount::MINUTES as u32, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    minutes: u32,
+    /// Workspaces that `--only cycles` makes, uses and deletes
+    #[arg(long, value_name = "N", default_value_t = Amount::CYCLES as u32, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
+    cycles: u32,
+    /// Measure only these, separated by commas; idle and cycles only when named
     #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = names())]
     only: Vec<String>,
     /// Only look whether it works: 2 samples, and less of what takes long
@@ -78,13 +84,21 @@ impl Args {
             (None, true) => Amount::QUICK_RUNS,
             (None, false) => Amount::RUNS,
         };
-        let wanted =
-            |measure: &Measure| self.only.is_empty() || self.only.iter().any(|name| name == measure.name());
+        let wanted = |measure: &Measure| match self.only.is_empty() {
+            true => !measure.is_long(),
+            false => self.only.iter().any(|name| name == measure.name()),
+        };
         Plan {
             pyro,
             environment: self.environment.clone(),
             measures: Measure::ALL.into_iter().filter(wanted).collect(),
-            amount: Amount { runs, parallel: self.parallel as usize, quick: self.quick },
+            amount: Amount {
+                runs,
+                parallel: self.parallel as usize,
+                minutes: self.minutes as usize,
+                cycles: self.cycles as usize,
+                quick: self.quick,
+            },
         }
     }
 }
@@ -223,18 +237,23 @@ mod tests {
     }
 
     #[test]
-    fn the_default_is_everything() {
+    fn the_default_is_everything_that_takes_minutes_at_most() {
         let all = plan(&[]);
-        assert_eq!((all.environment.as_str(), all.measures), ("debian:12", Measure::ALL.to_vec()));
-        assert_eq!(all.amount, Amount { runs: 20, parallel: 8, quick: false });
-        assert_eq!(plan(&["--quick"]).amount, Amount { runs: 2, parallel: 8, quick: true });
+        let default: Vec<_> = Measure::ALL.into_iter().filter(|measure| !measure.is_long()).collect();
+        assert_eq!((all.environment.as_str(), all.measures), ("debian:12", default));
+        let amount = |runs, parallel, quick| Amount { runs, parallel, minutes: 10, cycles: 1000, quick };
+        assert_eq!(all.amount, amount(20, 8, false));
+        assert_eq!(plan(&["--quick"]).amount, amount(2, 8, true));
         let some = plan(&["--quick", "--runs", "5", "--parallel", "3", "debian:12-base"]);
-        assert_eq!(some.amount, Amount { runs: 5, parallel: 3, quick: true });
+        assert_eq!(some.amount, amount(5, 3, true));
         assert_eq!(some.environment, "debian:12-base");
     }
 
     #[test]
     fn only_some_in_the_order_of_all() {
+        let long = plan(&["--only", "cycles,idle", "--cycles", "30", "--minutes", "2"]);
+        assert_eq!(long.measures, [Measure::Idle, Measure::Cycles]);
+        assert_eq!((long.amount.minutes, long.amount.cycles), (2, 30));
         let wanted = [Measure::WarmStart, Measure::Disk];
         for words in [&["--only", "disk,warm_start"][..], &["--only", "disk", "--only", "warm_start"]] {
             assert_eq!(plan(words).measures, wanted);

@@ -5,9 +5,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use clap::{Subcommand, ValueEnum};
-use pyro_core::identity;
+use pyro_core::{cause, identity};
 use tokio::net::TcpListener;
 
+use super::mcp_config;
 use crate::error::CliError;
 use crate::mcp::{Host, Profile, Roots, http, serve_stdio};
 use crate::places;
@@ -20,6 +21,8 @@ const TOKEN: usize = 16;
 pub enum Mcp {
     /// Serve a client on standard input and output, or several over HTTP
     Serve(Serve),
+    /// Print what a client's configuration needs, or merge it in
+    Config(mcp_config::Args),
 }
 
 /// How clients come.
@@ -75,15 +78,19 @@ pub struct Serve {
 impl Mcp {
     /// Does it.
     pub async fn execute(self) -> Result<u8, CliError> {
-        let Self::Serve(serve) = self;
-        serve.execute().await
+        match self {
+            Self::Serve(serve) => serve.execute().await,
+            Self::Config(args) => args.execute(),
+        }
     }
 }
 
 impl Serve {
     async fn execute(self) -> Result<u8, CliError> {
         let factory = places::factory(self.backend.as_deref())?;
-        let roots = Roots::new(self.host_roots.clone());
+        let (working_dir, home) = places::here()?;
+        let roots = Roots::new(self.host_roots.clone(), &working_dir, home.as_deref())
+            .map_err(|refusal| CliError::new(cause::chain(&refusal), refusal.hint().map(Into::into)))?;
         let host = Arc::new(Host::new(factory, roots, self.allow_host_compat));
         match self.transport {
             Transport::Stdio => {

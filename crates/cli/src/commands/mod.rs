@@ -6,10 +6,13 @@ mod doctor;
 mod env;
 mod keeper;
 mod mcp;
+mod mcp_config;
 mod run;
 mod workspace;
 
 use clap::Subcommand;
+
+pub use mcp_config::Dirs;
 
 use crate::error::CliError;
 
@@ -24,15 +27,15 @@ pub enum Command {
     /// Make, use and keep workspaces: microVMs that stay
     #[command(subcommand)]
     Workspace(workspace::Workspace),
-    /// Serve all of this to a language model's client
-    #[command(subcommand)]
-    Mcp(mcp::Mcp),
     /// Show what this host can run, why, and what would make it better
     Doctor(doctor::Args),
     /// Run the whole life cycle of a VM and print it as JSON
     Demo(demo::Args),
     /// Measure starts, commands, memory and disk on this host
     Bench(bench::Args),
+    /// Give a model's client the tools of workspaces
+    #[command(subcommand)]
+    Mcp(mcp::Mcp),
     /// Be the process that owns a workspace
     #[command(subcommand, hide = true)]
     Keeper(keeper::Keeper),

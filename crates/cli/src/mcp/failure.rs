@@ -118,7 +118,13 @@ impl From<EnvironmentError> for Failure {
 
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
-        Self { kind: Kind::NotAllowed, error: cause::chain(&refusal), next: refusal.hint() }
+        let kind = match refusal {
+            Refusal::None { .. } | Refusal::Outside { .. } | Refusal::Root { .. } => Kind::NotAllowed,
+            Refusal::Unusable { .. } => Kind::NotFound,
+            Refusal::Kind { .. } | Refusal::Nameless { .. } => Kind::InvalidArgument,
+            Refusal::Changed { .. } => Kind::Conflict,
+        };
+        Self { kind, error: cause::chain(&refusal), next: refusal.hint().map(Into::into) }
     }
 }
 
@@ -178,7 +184,7 @@ fn of_host(error: &io::Error) -> Kind {
 
 /// Hints are written for people at a command line: a model is told the tool instead.
 fn of_tools(hint: &str) -> String {
-    const WORDS: [(&str, &str); 16] = [
+    const WORDS: [(&str, &str); 17] = [
         ("pyro workspace snapshot delete", "snapshot_delete"),
         ("pyro workspace shell open", "shell_open"),
         ("pyro workspace shell signal", "shell_signal"),
@@ -193,6 +199,7 @@ fn of_tools(hint: &str) -> String {
         ("pyro workspace list", "workspace_list"),
         ("pyro workspace start", "workspace_start"),
         ("pyro workspace stop", "workspace_stop"),
+        ("--skip-outside-links", "skip_outside_links"),
         ("--secret-env NAME=ENV", "secret_env"),
         (" --clear-name", " and clear_name"),
     ];

@@ -3,6 +3,7 @@
 use std::path::Path;
 
 use base64::Engine as _;
+use pyro_core::workspace::{LogEntry, LogReader, WorkspaceError};
 use rmcp::model::{ErrorData, Resource, ResourceContents, ResourceTemplate};
 
 use super::failure::{Failure, Kind};
@@ -10,6 +11,8 @@ use super::host::Host;
 
 /// Before a workspace's id or name.
 const ROOT: &str = "pyro://workspaces/";
+/// Most commands of one resource.
+const LISTED: u64 = 100;
 /// Most bytes of one resource.
 const MOST: u64 = 4 << 20;
 
@@ -72,7 +75,7 @@ pub fn templates() -> Vec<ResourceTemplate> {
             "workspace_file",
             "A file of a running workspace, by its path below /workspace",
         ),
-        template("logs", "workspace_logs", "Every command that ran in a workspace, with its output")
+        template("logs", "workspace_logs", "The last commands that ran in a workspace, with their output")
             .with_mime_type("text/plain"),
         template(
             "logs/{sequence}",
@@ -91,7 +94,7 @@ pub async fn list(host: &Host) -> Result<Vec<Resource>, ErrorData> {
     let each = list.workspaces.into_iter().map(|workspace| {
         let name = workspace.name.unwrap_or_else(|| workspace.workspace_id.clone());
         Resource::new(format!("{ROOT}{}/logs", workspace.workspace_id), format!("{name} logs"))
-            .with_description(format!("Every command that ran in {name}, with its output"))
+            .with_description(format!("The last commands that ran in {name}, with their output"))
             .with_mime_type("text/plain")
     });
     Ok(each.collect())
@@ -115,9 +118,11 @@ pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, Error
     let contents = match address {
         Address::File { workspace, path } => file(host, uri, &workspace, &path).await.map_err(of)?,
         Address::Logs { workspace, sequence } => {
-            let logs = host.workspaces.logs(&workspace).await.map_err(|error| of(error.into()))?;
-            let entries =
-                logs.entries.into_iter().filter(|entry| sequence.is_none_or(|s| s == entry.sequence));
+            let logs = host.workspaces.read_logs(&workspace, sequence.is_none().then_some(LISTED)).await;
+            let entries = logs.and_then(|logs| entries(logs, sequence)).map_err(|error| of(error.into()))?;
+            if sequence.is_some() && entries.is_empty() {
+                return Err(ErrorData::resource_not_found(format!("{uri}: there is no such command"), None));
+            }
             let mut text = String::new();
             for entry in entries {
                 text.push_str(&format!(
@@ -142,6 +147,24 @@ pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, Error
         }
     };
     Ok(vec![contents])
+}
+
+/// All of them, or one.
+fn entries(mut logs: LogReader, sequence: Option<u64>) -> Result<Vec<LogEntry>, WorkspaceError> {
+    let mut found = Vec::new();
+    if let Some(sequence) = sequence {
+        logs.skip_to(sequence);
+        found.extend(logs.next_entry()?.filter(|entry| entry.sequence == sequence));
+        return Ok(found);
+    }
+    while let Some(mut entry) = logs.next_entry()? {
+        // However much there is, little is in memory.
+        let rest = format!("{ROOT}{{workspace_id}}/logs/{} has all of it", entry.sequence);
+        super::cut::middle(&mut entry.stdout, super::cut::STREAM, &rest);
+        super::cut::middle(&mut entry.stderr, super::cut::STREAM, &rest);
+        found.push(entry);
+    }
+    Ok(found)
 }
 
 async fn file(host: &Host, uri: &str, workspace: &str, path: &str) -> Result<ResourceContents, Failure> {

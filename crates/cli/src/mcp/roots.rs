@@ -1,66 +1,240 @@
-//! Which paths of this host a model may name.
+//! Which paths of the host a model may name.
+//!
+//! The arguments of a tool come from a model that may have been talked into something. A path in them is resolved, links
+//! and `..` included, and what it leads to must lie in a directory that the person allowed.
+//!
+//! ```text
+//!   given --realpath--> real path, in a root? --openat2, no link followed--> descriptor --> core, as /proc/PID/fd/N
+//! ```
+//!
+//! Invariant: what was checked is what is used. Between the check and the opening a name may be made a link to elsewhere, but
+//! then the opening fails; after it no name is looked up again.
+//! Invariant: opening has no effect. With `O_PATH` a fifo does not wait and a device does nothing; neither is let through.
+//! Invariant: of what lies outside nothing is said, not even whether it exists.
 
+use std::fs;
+use std::io;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
-/// Directories that the person allowed.
-#[derive(Clone, Debug, Default)]
-pub struct Roots(Vec<PathBuf>);
+use pyro_core::HostPath;
+use rustix::fs::{CWD, FileType, Mode, OFlags, ResolveFlags, fstat, openat2};
+use rustix::io::Errno;
 
-/// A path that may be used.
-#[derive(Debug)]
-pub struct HostPath(PathBuf);
+/// The directories of the host in which a model may read and write.
+#[derive(Clone, Debug)]
+pub struct Roots {
+    /// Real paths, links resolved. Relative paths are relative to the first.
+    dirs: Vec<PathBuf>,
+    /// Why there are none.
+    none: &'static str,
+}
 
-/// Why one may not.
+/// Why a path of the host is not used.
 #[derive(Debug, thiserror::Error)]
-#[error("{path}: outside of what may be named")]
-pub struct Refusal {
-    path: String,
+pub enum Refusal {
+    /// No directory was allowed.
+    #[error("{path:?} is on the host, of which this server may use nothing: {why}")]
+    None {
+        /// What was given.
+        path: String,
+        /// Why there is no default.
+        why: &'static str,
+    },
+    /// It leads out of every directory that was allowed.
+    #[error("{path:?} is outside the directories of the host that this server may use: {}", shown(.roots))]
+    Outside {
+        /// What was given.
+        path: String,
+        /// What was allowed.
+        roots: Vec<PathBuf>,
+    },
+    /// A device, a fifo or a socket, where a file or a directory was expected.
+    #[error("{path:?} is neither a file nor a directory")]
+    Kind {
+        /// What was given.
+        path: String,
+    },
+    /// It names no file that could be made.
+    #[error("{path:?} does not end with the name of a file")]
+    Nameless {
+        /// What was given.
+        path: String,
+    },
+    /// It became another while it was looked at.
+    #[error("{path:?} changed while it was looked up")]
+    Changed {
+        /// What was given.
+        path: String,
+    },
+    /// It cannot be found or opened.
+    #[error("{path:?} cannot be opened")]
+    Unusable {
+        /// What was given.
+        path: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// What the person allowed is no directory.
+    #[error("--host-root {}: it is no directory that can be used", .path.display())]
+    Root {
+        /// What was given.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
 }
 
 impl Refusal {
-    /// What would allow it.
-    pub fn hint(&self) -> Option<String> {
-        Some("the person may allow more with `pyro mcp serve --host-root DIR`".into())
+    /// What to do about it, where there is something.
+    pub fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::None { .. } => Some(
+                "the person who started the server can allow a directory with `pyro mcp serve --host-root DIR`",
+            ),
+            Self::Outside { .. } => Some(
+                "use a path in one of these; the person who started the server can allow another directory with \
+                 `pyro mcp serve --host-root DIR`",
+            ),
+            Self::Changed { .. } => Some("try again when nothing else changes the directory"),
+            Self::Root { .. } => Some("give a directory that exists, or leave the flag out"),
+            Self::Nameless { .. } => Some("end the path with the name of what is to be made"),
+            Self::Kind { .. } | Self::Unusable { .. } => None,
+        }
     }
 }
 
-impl HostPath {
-    /// What to hand on.
-    pub fn path(&self) -> &Path {
-        &self.0
-    }
-
-    /// What to show.
-    pub fn shown(&self) -> &Path {
-        &self.0
-    }
+fn shown(roots: &[PathBuf]) -> String {
+    roots.iter().map(|root| root.display().to_string()).collect::<Vec<_>>().join(", ")
 }
 
 impl Roots {
-    /// These.
-    pub fn new(roots: Vec<PathBuf>) -> Self {
-        Self(roots)
-    }
-
-    fn check(&self, path: PathBuf) -> Result<HostPath, Refusal> {
-        if self.0.iter().any(|root| path.starts_with(root)) {
-            return Ok(HostPath(path));
+    /// The directories that were `given` with `--host-root`, or else `working_dir`, unless that is `/` or `home`, or has
+    /// `home` in it: who starts a server there has not thought of handing all of it to a model.
+    ///
+    /// # Errors
+    /// [`Refusal::Root`] when one that was given is no directory.
+    pub fn new(given: Vec<PathBuf>, working_dir: &Path, home: Option<&Path>) -> Result<Self, Refusal> {
+        let mut dirs = Vec::new();
+        for path in given {
+            let real = working_dir.join(&path).canonicalize().and_then(|real| match real.is_dir() {
+                true => Ok(real),
+                false => Err(Errno::NOTDIR.into()),
+            });
+            match real {
+                Ok(real) if dirs.contains(&real) => {}
+                Ok(real) => dirs.push(real),
+                Err(source) => return Err(Refusal::Root { path, source }),
+            }
         }
-        Err(Refusal { path: path.display().to_string() })
+        let mut none = "";
+        if dirs.is_empty() {
+            match working_dir.canonicalize() {
+                Ok(real) if real == Path::new("/") => none = "it was started in /",
+                Ok(real) if home.is_some_and(|home| resolved(home).starts_with(&real)) => {
+                    none = "it was started in the home directory, or above it";
+                }
+                Ok(real) => dirs.push(real),
+                Err(_) => none = "it was started in a directory that cannot be read",
+            }
+        }
+        Ok(Self { dirs, none })
     }
 
-    /// Something that is there.
-    pub fn source(&self, path: &str) -> Result<HostPath, Refusal> {
-        let real = std::fs::canonicalize(path).map_err(|_| Refusal { path: path.to_owned() })?;
-        self.check(real)
+    /// What a model is told of them before it names a path.
+    pub fn words(&self) -> String {
+        match self.dirs.as_slice() {
+            [] => format!("No path of the host may be used: {}.", self.none),
+            dirs => format!("Paths of the host must be below {}; relative ones begin there.", shown(dirs)),
+        }
     }
 
-    /// Something that is to be made.
-    pub fn target(&self, path: &str) -> Result<HostPath, Refusal> {
-        let refused = || Refusal { path: path.to_owned() };
-        let path = std::path::absolute(path).map_err(|_| refused())?;
-        let parent = path.parent().ok_or_else(refused)?;
-        let real = std::fs::canonicalize(parent).map_err(|_| refused())?;
-        self.check(real.join(path.file_name().ok_or_else(refused)?))
+    /// A file or directory that exists, held open.
+    ///
+    /// # Errors
+    /// When it leads out of the roots, does not exist, or is something else.
+    pub fn source(&self, given: &str) -> Result<HostPath, Refusal> {
+        let real = self.resolve(given, &self.full(given)?)?;
+        let (opened, kind) = self.open(given, &real)?;
+        if !matches!(kind, FileType::RegularFile | FileType::Directory) {
+            return Err(Refusal::Kind { path: given.to_owned() });
+        }
+        HostPath::held(opened, real).map_err(|source| unusable(given, source))
+    }
+
+    /// A place for a file or directory in a directory that exists, which is held open. Whether something is there already,
+    /// a link for example, is not asked: who makes it must not replace or follow what is there.
+    ///
+    /// # Errors
+    /// When it leads out of the roots, or its directory does not exist.
+    pub fn target(&self, given: &str) -> Result<HostPath, Refusal> {
+        let full = self.full(given)?;
+        let (Some(parent), Some(name)) = (full.parent(), full.file_name()) else {
+            return Err(Refusal::Nameless { path: given.to_owned() });
+        };
+        let real = self.resolve(given, parent)?;
+        let (opened, kind) = self.open(given, &real)?;
+        if kind != FileType::Directory {
+            return Err(unusable(given, Errno::NOTDIR.into()));
+        }
+        Ok(HostPath::held_in(opened, name, real.join(name)))
+    }
+
+    fn full(&self, given: &str) -> Result<PathBuf, Refusal> {
+        match self.dirs.first() {
+            Some(first) => Ok(first.join(given)),
+            None => Err(Refusal::None { path: given.to_owned(), why: self.none }),
+        }
+    }
+
+    fn holds(&self, real: &Path) -> bool {
+        self.dirs.iter().any(|dir| real.starts_with(dir))
+    }
+
+    /// The real path.
+    fn resolve(&self, given: &str, full: &Path) -> Result<PathBuf, Refusal> {
+        let outside = || Refusal::Outside { path: given.to_owned(), roots: self.dirs.clone() };
+        match fs::canonicalize(full) {
+            Ok(real) if self.holds(&real) => Ok(real),
+            Ok(_) => Err(outside()),
+            Err(source) if self.holds(&resolved(full)) => Err(unusable(given, source)),
+            Err(_) => Err(outside()),
+        }
+    }
+
+    /// Opens what `real` meant when it was checked: it has no link and no `..`, so none is followed.
+    fn open(&self, given: &str, real: &Path) -> Result<(OwnedFd, FileType), Refusal> {
+        let no_links = ResolveFlags::NO_SYMLINKS | ResolveFlags::NO_MAGICLINKS;
+        let opened = openat2(CWD, real, OFlags::PATH | OFlags::CLOEXEC, Mode::empty(), no_links);
+        let opened = opened.and_then(|opened| {
+            let kind = FileType::from_raw_mode(fstat(&opened)?.st_mode);
+            Ok((opened, kind))
+        });
+        opened.map_err(|error| match error {
+            Errno::LOOP | Errno::NOENT | Errno::NOTDIR => Refusal::Changed { path: given.to_owned() },
+            error => unusable(given, error.into()),
+        })
     }
 }
+
+fn unusable(given: &str, source: io::Error) -> Refusal {
+    Refusal::Unusable { path: given.to_owned(), source }
+}
+
+/// The real path of as much of it as exists, and the rest as it is.
+fn resolved(path: &Path) -> PathBuf {
+    let there = path.ancestors().find_map(|above| Some((above, above.canonicalize().ok()?)));
+    match there {
+        Some((above, real)) => match path.strip_prefix(above) {
+            Ok(rest) if rest.components().all(|part| part.as_os_str() != "..") => real.join(rest),
+            // What is not there cannot be gone up from.
+            _ => PathBuf::from("/"),
+        },
+        None => path.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -111,8 +111,10 @@ impl ServerHandler for Server {
             false => capabilities.build(),
         });
         info.server_info = Implementation::new("pyro", env!("CARGO_PKG_VERSION"));
-        let instructions = if self.profile.has_workspaces() { INSTRUCTIONS } else { ALONE };
-        info.instructions = Some(instructions.into());
+        info.instructions = Some(match self.profile.has_workspaces() {
+            true => format!("{INSTRUCTIONS}\n{}", self.host.roots.words()),
+            false => ALONE.into(),
+        });
         info
     }
 

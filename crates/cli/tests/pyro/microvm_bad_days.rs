@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::fs::{FileExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use pyro_core::backend::Preference;
 
@@ -273,4 +274,35 @@ impl Drop for Mounted {
     fn drop(&mut self) {
         let _ = Command::new("umount").arg("-l").arg(&self.0).status();
     }
+}
+
+/// Ends the threads that keep a host busy.
+struct Busy<'a>(&'a AtomicBool);
+
+impl Drop for Busy<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// What the kernel would check the counter by is late there; a guest that then trusts it no more has a clock of 10 ms, and
+/// so have all that are restored from it.
+#[test]
+fn a_guest_booted_on_a_busy_host_keeps_its_clock() {
+    let (world, over) = (World::new(), AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        let _busy = Busy(&over);
+        for _ in 0..3 * std::thread::available_parallelism().unwrap().get() {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+            });
+        }
+        for _ in 0..3 {
+            let look = "sleep 2; cat /sys/devices/system/clocksource/clocksource0/current_clocksource";
+            let said = world.pyro(&["run", "--cold", "--mem-mib", "256", "debian:12-base", "--", look]);
+            assert_eq!(said.stdout(), "tsc\n", "{said:?}");
+        }
+    });
 }

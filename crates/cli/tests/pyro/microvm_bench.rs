@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use crate::support::{World, children, eventually, finish, running};
 
-/// Every row, and whether it is compared with something.
-const ROWS: [(&str, &str, bool); 30] = [
+/// Every row of a default run, and whether it is compared with something.
+const ROWS: [(&str, &str, bool); 37] = [
     ("cold_start", "ms", true),
     ("warm_start", "ms", true),
     ("parallel_batch", "ms", true),
@@ -28,6 +28,13 @@ const ROWS: [(&str, &str, bool); 30] = [
     ("workspace_exec", "ms", true),
     ("workspace_snapshot", "ms", true),
     ("workspace_reset", "ms", true),
+    ("checkpoint", "ms", false),
+    ("checkpoint_pause", "ms", false),
+    ("checkpoint_memory", "MiB", true),
+    ("fork", "ms", true),
+    ("fork_memory", "MiB", true),
+    ("reflink_snapshot", "ms", true),
+    ("reflink_reset", "ms", true),
     ("mcp_ready", "ms", true),
     ("mcp_exec", "ms", true),
     ("mcp_run", "ms", true),
@@ -120,6 +127,26 @@ fn every_row_is_measured() {
     }
     assert_eq!(print["load"].as_array().unwrap().len(), 3);
     assert!(print["component_versions"]["kernel"].is_string());
+    nothing_is_left(&world);
+}
+
+#[test]
+fn what_takes_long_is_measured_when_it_is_named() {
+    let world = World::new();
+    let words = ["bench", "--quick", "--json", "--only", "idle,cycles", "debian:12-base"];
+    let said = world.pyro(&words);
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let report = said.json();
+    let rows = report["rows"].as_array().unwrap();
+    let names: Vec<_> = rows.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    let wanted =
+        ["idle_cpu", "idle_cpu_added", "cycle", "cycles_left", "cycles_descriptors", "cycles_memory"];
+    assert_eq!(names, wanted);
+    for (row, n) in rows.iter().zip([2, 2, 8, 2, 2, 2]) {
+        check(row, n, f64::MIN);
+    }
+    check(&rows[0]["floor"], 2, f64::MIN);
+    assert!(rows[2]["median"].as_f64().unwrap() > 0.0, "{report}");
     nothing_is_left(&world);
 }
 

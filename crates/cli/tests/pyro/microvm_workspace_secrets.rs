@@ -162,6 +162,87 @@ fn a_value_is_redacted_wherever_output_is_cut() {
 }
 
 #[test]
+fn what_a_guest_wrote_is_shown_without_its_secrets_and_exported_with_them() {
+    const KEY: &str = "-----BEGIN-----\nplanted\\8c1d\nsecond line\n-----END-----\n";
+    let room = Room::new();
+    let seed = room.world.home.path().join("seed");
+    fs::create_dir(&seed).unwrap();
+    fs::write(seed.join("config"), "one\ntwo\nthree\n").unwrap();
+    let args =
+        ["workspace", "create", "debian:12-base", "--mem-mib", "256", "--name", "leaky", "--seed-path"];
+    let secrets = ["--secret-file", "KEY=-", "--secret", "T=hunter2-hunter3"];
+    let args = [&args[..], &[seed.to_str().unwrap()], &secrets].concat();
+    // From standard input, which no other process sees; only one can come from there.
+    let said = room.world.pyro_with_input(&[&args[..], &["--secret-file", "K2=-"]].concat(), KEY.as_bytes());
+    assert!(said.code == Some(2) && said.err.contains("one secret only"), "{said:?}");
+    let said = room.world.pyro_with_input(&args, KEY.as_bytes());
+    assert_eq!(said.code, Some(0), "{said:?}");
+    let line = "s=/run/pyro-secrets; echo \"token: $(cat $s/T) end\" > t; cp $s/KEY key; cat $s/T >> config; \
+                mkdir many; for n in 1 2 3 4 5 6 7 8 9; do cp $s/KEY many/$n; done; echo > \"$(cat $s/T)\"; sync";
+    room.sh("leaky", line);
+
+    let mut shown = Vec::new();
+    let read = room.json(&["file", "read", "leaky", "t"]);
+    assert_eq!((&read["content"], &read["redacted"]), (&json!("token: [REDACTED] end\n"), &json!(true)));
+    assert_eq!((&read["size_bytes"], &read["truncated"]), (&json!(27), &json!(false)));
+    // Also where the reading ends within it.
+    for most in 1..=27 {
+        let read = room.json(&["file", "read", "leaky", "t", "--max-bytes", &most.to_string()]);
+        let wanted = match most {
+            1..=7 => &"token: "[..most],
+            8..=22 => "token: [REDACTED]",
+            _ => &"token: [REDACTED] end\n"[..most - 22 + 17],
+        };
+        assert_eq!(read["content"], wanted, "{most}");
+        assert_eq!((&read["redacted"], &read["truncated"]), (&json!(most > 7), &json!(most < 27)), "{most}");
+    }
+    let said = room.ok(&["file", "read", "leaky", "key", "--content-only"]);
+    assert_eq!(said.stdout(), "[REDACTED]\n");
+    assert!(said.err.contains("a secret is in it"), "{said:?}");
+    shown.push(said);
+    let plain = room.json(&["file", "read", "leaky", "config", "--max-bytes", "8"]);
+    assert_eq!((&plain["content"], &plain["redacted"]), (&json!("one\ntwo\n"), &json!(false)));
+    shown.push(room.ok(&["file", "list", "leaky", "--recursive", "--json"]));
+    let diff = room.ok(&["diff", "leaky", "--json"]);
+    let entries = diff.json()["entries"].clone();
+    assert_eq!(
+        (&diff.json()["redacted"], diff.json()["summary"]["total"].as_u64()),
+        (&json!(true), Some(14))
+    );
+    for entry in entries.as_array().unwrap() {
+        let is_file = entry["artifact_type"] == "file";
+        assert_eq!(entry["redacted"], is_file, "{entry}");
+        assert_eq!(entry["text_patch"].as_str().unwrap().contains("[REDACTED]"), is_file, "{entry}");
+    }
+    shown.push(diff);
+    let said = room.ok(&["diff", "leaky"]);
+    assert!(said.err.contains("a secret is in what differs"), "{said:?}");
+    shown.push(said);
+    // A patch that does not fit is answered with lines of the file.
+    let wrong = "--- a/t\n+++ b/t\n@@ -1 +1 @@\n-token: other end\n+x\n";
+    let said = room.pyro(&["patch", "apply", "leaky", "--patch", wrong, "--json"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    shown.push(said);
+    // What goes out as a file goes out as it is.
+    let out = room.world.home.path().join("out");
+    room.ok(&["export", "leaky", "key", "--output", out.to_str().unwrap()]);
+    assert_eq!(fs::read_to_string(&out).unwrap(), KEY);
+
+    room.ok(&["stop", "leaky"]);
+    let read = room.json(&["disk", "read", "leaky", "/workspace/t", "--max-bytes", "10"]);
+    assert_eq!((&read["content"], &read["redacted"]), (&json!("token: [REDACTED]"), &json!(true)));
+    shown.push(room.ok(&["disk", "read", "leaky", "/workspace/key"]));
+    shown.push(room.ok(&["disk", "list", "leaky", "/workspace"]));
+    for said in &shown {
+        for needle in [CORE, b"hunter2-", b"second line"] {
+            assert!(!contains(&said.out, needle) && !contains(said.err.as_bytes(), needle), "{said:?}");
+        }
+    }
+    room.ok(&["delete", "leaky"]);
+    room.check_empty(&[]);
+}
+
+#[test]
 fn what_cannot_be_a_secret_is_told_without_its_value() {
     let room = Room::new();
     for (secret, part) in [

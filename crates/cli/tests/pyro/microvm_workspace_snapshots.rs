@@ -137,10 +137,17 @@ fn memory_comes_back_with_its_processes_and_another_identity() {
     room.sh("mem", "echo two > f; sleep 2");
     let late = room.count("mem");
     let file = room.dir().join(&id).join("snapshots/alive.memory");
-    assert_eq!(fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
+    let files = [&file, &file.with_extension("ram")];
+    let check_modes = || {
+        for file in files {
+            assert_eq!(fs::metadata(file).unwrap().permissions().mode() & 0o777, 0o600, "{file:?}");
+        }
+    };
+    check_modes();
     for _ in 0..2 {
         let reset = room.json(&["reset", "mem", "--snapshot", "alive"]);
         assert_eq!(reset["metadata"]["start"], "resumed", "{reset}");
+        check_modes();
         assert!(room.count("mem") < late, "it counts from where it was");
         room.check_counts_on("mem");
         room.check_is_new("mem", &mut seen);
@@ -183,11 +190,17 @@ fn memory_comes_back_with_its_processes_and_another_identity() {
 #[test]
 fn a_running_workspace_is_forked_with_its_processes() {
     let room = Room::new();
-    room.create("origin");
+    let origin = room.create("origin");
     room.sh("origin", &format!("echo a > f; {COUNT}"));
     let forks = room.json(&["fork", "origin", "--count", "3"]);
     let forks: Vec<_> =
         forks["workspaces"].as_array().unwrap().iter().map(|w| w["workspace_id"].as_str().unwrap()).collect();
+    // What they were made from is gone, though they share it.
+    let left = fs::read_dir(room.dir().join(&origin).join("snapshots")).unwrap().count();
+    assert_eq!(left, 1);
+    let shared = room.processes(forks[0]).1;
+    let maps = fs::read_to_string(format!("/proc/{shared}/maps")).unwrap();
+    assert!(maps.contains(".ram (deleted)"), "{maps}");
     room.check_counts_on("origin");
     room.sh("origin", "echo b > f");
     let mut seen = BTreeSet::new();
@@ -231,7 +244,7 @@ fn a_keeper_killed_while_it_keeps_memory_leaves_whole_snapshots_only() {
         let list = room.json(&["snapshot", "list", "victim"]);
         let mut wanted = vec!["baseline.ext4"];
         if list["count"] == 2 {
-            wanted.extend(["maybe.ext4", "maybe.jobs", "maybe.key", "maybe.memory"]);
+            wanted.extend(["maybe.ext4", "maybe.jobs", "maybe.key", "maybe.memory", "maybe.ram"]);
         }
         let files = fs::read_dir(room.dir().join(&id).join("snapshots")).unwrap().flatten();
         let mut files: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();

@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::Command;
 
+use pyro_core::backend::Preference;
 use serde_json::Value;
 
 use crate::support::{Said, World, children, eventually, running};
@@ -61,6 +62,10 @@ fn compare(payload: &Value, agreed: &Value, at: &str) {
 impl Room {
     pub fn new() -> Self {
         Self { world: World::new() }
+    }
+
+    pub fn on(backend: Preference) -> Self {
+        Self { world: World::on(backend) }
     }
 
     pub fn dir(&self) -> PathBuf {

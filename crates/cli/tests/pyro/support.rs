@@ -20,6 +20,8 @@ pub const LONG: Duration = Duration::from_secs(120);
 pub struct World {
     pub home: tempfile::TempDir,
     pub variables: Vec<(String, PathBuf)>,
+    /// Words before `pyro`, which is started by them.
+    pub enter: Vec<String>,
 }
 
 /// What a finished `pyro` said.
@@ -83,7 +85,7 @@ impl World {
 
     /// With nothing prepared.
     pub fn bare() -> Self {
-        Self { home: tempfile::tempdir().unwrap(), variables: Vec::new() }
+        Self { home: tempfile::tempdir().unwrap(), variables: Vec::new(), enter: Vec::new() }
     }
 
     pub fn set(&mut self, variable: &str, value: impl AsRef<Path>) {
@@ -92,8 +94,9 @@ impl World {
     }
 
     pub fn command(&self, args: &[&str]) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_pyro"));
-        command.args(args).env_clear();
+        let mut words = self.enter.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_pyro")]);
+        let mut command = Command::new(words.next().unwrap());
+        command.args(words).args(args).env_clear();
         for keep in ["PATH", "TERM", "http_proxy", "https_proxy", "no_proxy"] {
             if let Some(value) = std::env::var_os(keep) {
                 command.env(keep, value);

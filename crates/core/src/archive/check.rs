@@ -7,7 +7,10 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 
 use super::error::shown;
-use super::{ArchiveError, Content, Entry, Limits, Refusal};
+use super::{ArchiveError, Content, Entry, Limits, OutsideLinks, Refusal, SkippedLink};
+
+/// Links that were left out and are named: the others are only counted.
+const NAMED: usize = 100;
 
 /// The tree so far.
 pub(super) struct Check {
@@ -21,6 +24,8 @@ pub(super) struct Check {
     last: Option<Vec<u8>>,
     /// Paths that must turn out to be directories for a link not to lead out; the link and what it says.
     awaited: Vec<(Key, Vec<u8>, Vec<u8>)>,
+    /// The first links that were left out, and how many there were.
+    pub(super) skipped: (Vec<SkippedLink>, u64),
 }
 
 type Key = (u64, u64);
@@ -35,8 +40,8 @@ enum Seen {
 impl Check {
     pub(super) fn new(limits: Limits) -> Self {
         let hashes = (RandomState::new(), RandomState::new());
-        let (seen, awaited) = (HashMap::new(), Vec::new());
-        Self { limits, entries: 0, bytes: 0, names: 0, seen, hashes, last: None, awaited }
+        let (seen, awaited, skipped) = (HashMap::new(), Vec::new(), (Vec::new(), 0));
+        Self { limits, entries: 0, bytes: 0, names: 0, seen, hashes, last: None, awaited, skipped }
     }
 
     pub(super) fn limits(&self) -> &Limits {
@@ -44,8 +49,8 @@ impl Check {
     }
 
     /// Lets an entry through, with its path and that of a hard link's target made plain: names with one `/` between
-    /// them. An empty path is the tree itself.
-    pub(super) fn admit(&mut self, mut entry: Entry) -> Result<Entry, ArchiveError> {
+    /// them. An empty path is the tree itself. `None` for one that is left out.
+    pub(super) fn admit(&mut self, mut entry: Entry) -> Result<Option<Entry>, ArchiveError> {
         let raw = std::mem::take(&mut entry.path);
         let refused = |refusal| ArchiveError::refused(&raw, refusal);
         entry.path = self.plain(&raw).map_err(refused)?;
@@ -73,9 +78,18 @@ impl Check {
         }
         self.place(&entry).map_err(refused)?;
         if let Content::Symlink(target) = &entry.content {
-            self.stays(&entry.path, target).map_err(refused)?;
+            match self.stays(&entry.path, target) {
+                Err(Refusal::LeadsOut { target }) if self.limits.outside_links == OutsideLinks::Skip => {
+                    self.skipped.1 += 1;
+                    if self.skipped.0.len() < NAMED {
+                        self.skipped.0.push(SkippedLink { path: shown(&entry.path), target });
+                    }
+                    return Ok(None);
+                }
+                other => other.map_err(refused)?,
+            }
         }
-        Ok(entry)
+        Ok(Some(entry))
     }
 
     /// To be asked when all entries are through.
@@ -171,10 +185,14 @@ impl Check {
                 b"" | b"." => {}
                 b".." => {
                     if own > 0 {
-                        if self.awaited.len() >= 100_000 {
+                        let key = self.key(&at.join(&b'/'));
+                        // What is left out is left out at once, and not when it was written already.
+                        let sure = self.seen.get(&key) == Some(&Seen::Directory);
+                        if self.awaited.len() >= 100_000
+                            || !sure && self.limits.outside_links == OutsideLinks::Skip
+                        {
                             return Err(out());
                         }
-                        let key = self.key(&at.join(&b'/'));
                         self.awaited.push((key, path.to_vec(), target.to_vec()));
                         own -= 1;
                     }

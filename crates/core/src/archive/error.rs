@@ -155,9 +155,10 @@ impl ArchiveError {
             Self::NotAnArchive { .. } => Some("unpack it and name the directory, or make it a .tar.gz"),
             Self::Truncated { .. } | Self::Damaged { .. } => Some("make or fetch the archive again"),
             Self::Changed { .. } => Some("try again when nothing writes to the directory"),
-            Self::Refused { refusal: Refusal::LeadsOut { .. }, .. } => {
-                Some("links may only lead to something in the same tree: replace it, or leave it out")
-            }
+            Self::Refused { refusal: Refusal::LeadsOut { .. }, .. } => Some(
+                "links may only lead to something in the same tree: replace it, or leave out all such links with \
+                     --skip-outside-links",
+            ),
             _ => None,
         }
     }

@@ -10,6 +10,7 @@
 //! there meanwhile. Every directory is opened from its parent's descriptor.
 //! Invariant: a stream is whole and checked only at its end; whoever takes it must change nothing before that.
 
+mod beside;
 mod check;
 mod error;
 mod look;
@@ -23,12 +24,15 @@ mod write;
 
 use std::ops::ControlFlow;
 
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
 pub use error::{ArchiveError, Refusal};
 pub(crate) use look::{Seen, look};
 pub use sink::{Artifact, Sink, Unpacked};
-pub use source::{Form, Source};
+pub use source::{Form, Source, Written};
 
-/// How much is taken of one tree.
+/// What is taken of one tree, and how much.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Files, directories and links.
@@ -46,6 +50,29 @@ pub struct Limits {
     pub ratio: u64,
     /// Bytes that may come out of an archive whatever the ratio: sparse files of a few GiB are honest.
     pub ratio_free: u64,
+    /// What becomes of symbolic links that lead out of the tree, or may.
+    pub outside_links: OutsideLinks,
+}
+
+/// What becomes of symbolic links that lead out of a tree, such as `bin/python -> /usr/bin/python3`: they are never
+/// taken.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutsideLinks {
+    /// The tree is refused because of one.
+    #[default]
+    Refuse,
+    /// They are left out, and told.
+    Skip,
+}
+
+/// A symbolic link that was left out.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SkippedLink {
+    /// Its path in the tree, at most 200 characters.
+    pub path: String,
+    /// Where it leads, at most 200 characters.
+    pub target: String,
 }
 
 impl Default for Limits {
@@ -58,6 +85,7 @@ impl Default for Limits {
             names: 256 << 20,
             ratio: 200,
             ratio_free: 4 << 30,
+            outside_links: OutsideLinks::Refuse,
         }
     }
 }
@@ -71,6 +99,8 @@ pub struct Totals {
     pub bytes: u64,
     /// Sockets and fifos of a directory that were left out.
     pub skipped: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    pub skipped_links: u64,
 }
 
 /// Called with what went through so far, at least once an entry and once a MiB. [`ControlFlow::Break`] cancels, and
@@ -121,6 +151,12 @@ struct Meter<'p> {
 impl Meter<'_> {
     fn entry(&mut self) -> Result<(), ArchiveError> {
         self.totals.entries += 1;
+        self.tell()
+    }
+
+    /// A symbolic link was left out.
+    fn link(&mut self) -> Result<(), ArchiveError> {
+        self.totals.skipped_links += 1;
         self.tell()
     }
 

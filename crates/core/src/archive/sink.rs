@@ -4,24 +4,27 @@
 //! when all of it is there and was let through. On any failure that directory goes.
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, Permissions};
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
-use std::path::{Path, PathBuf};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
 
 use rustix::fs::{
     AtFlags, CWD, Mode, OFlags, RenameFlags, Timespec, Timestamps, UTIME_OMIT, fchmod, ftruncate, futimens,
     linkat, mkdirat, openat, renameat_with, symlinkat, unlinkat, utimensat,
 };
 use rustix::io::Errno;
-use tempfile::TempDir;
 
+use super::beside::Beside;
 use super::check::{Check, parent};
 use super::error::shown;
 use super::read::Reader;
-use super::{ArchiveError, CHUNK, Content, Entry, Limits, Meter, Progress, Refusal, Time, Totals};
+use super::{
+    ArchiveError, CHUNK, Content, Entry, Limits, Meter, Progress, Refusal, SkippedLink, Time, Totals,
+};
+use crate::HostPath;
 
 /// What the tree is called while it is unpacked.
 const TREE: &str = "tree";
@@ -32,18 +35,20 @@ const ZEROS: [u8; HOLE] = [0; HOLE];
 /// A place for a tree.
 #[derive(Debug)]
 pub struct Sink {
-    destination: PathBuf,
+    destination: HostPath,
     name: Option<Vec<u8>>,
     limits: Limits,
 }
 
 /// What was made.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unpacked {
     /// What stands at the destination.
     pub artifact: Artifact,
     /// How much there is of it.
     pub totals: Totals,
+    /// The first hundred links that were left out.
+    pub skipped_links: Vec<SkippedLink>,
 }
 
 /// A file or a directory.
@@ -62,20 +67,28 @@ impl Sink {
     ///
     /// # Errors
     /// When the destination exists, or cannot be made.
-    pub fn new(destination: &Path, name: Option<&[u8]>, limits: Limits) -> Result<Self, ArchiveError> {
-        let sink = Self { destination: destination.to_path_buf(), name: name.map(<[u8]>::to_vec), limits };
+    pub fn new(
+        destination: impl Into<HostPath>,
+        name: Option<&[u8]>,
+        limits: Limits,
+    ) -> Result<Self, ArchiveError> {
+        let sink = Self { destination: destination.into(), name: name.map(<[u8]>::to_vec), limits };
         sink.vacant()?;
         Ok(sink)
     }
 
     fn fail(&self, doing: &'static str) -> impl Fn(io::Error) -> ArchiveError + use<> {
-        let path = self.destination.as_os_str().as_bytes().to_vec();
+        let path = self.destination.shown().as_os_str().as_bytes().to_vec();
         move |error| ArchiveError::file(&path, doing)(error)
     }
 
+    fn exists(&self) -> ArchiveError {
+        ArchiveError::Exists { path: self.destination.shown().to_path_buf() }
+    }
+
     fn vacant(&self) -> Result<(), ArchiveError> {
-        match self.destination.symlink_metadata() {
-            Ok(_) => Err(ArchiveError::Exists { path: self.destination.clone() }),
+        match self.destination.path().symlink_metadata() {
+            Ok(_) => Err(self.exists()),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(self.fail("looked at")(error)),
         }
@@ -91,18 +104,14 @@ impl Sink {
         stream: &mut dyn Read,
         progress: &'p mut Progress<'p>,
     ) -> Result<Unpacked, ArchiveError> {
-        let beside = match self.destination.parent() {
+        let beside = match self.destination.path().parent() {
             Some(parent) if parent != Path::new("") => parent,
             _ => Path::new("."),
         };
-        // Made with mode 0700.
-        let stage = tempfile::Builder::new().prefix(".pyro-export-").tempdir_in(beside);
-        let stage = Stage(Some(stage.map_err(self.fail("made"))?));
-        let dir = rustix::fs::open(stage.path(), OFlags::RDONLY | DIRECTORY, Mode::empty());
-        let dir = dir.map_err(|error| self.fail("made")(error.into()))?;
+        let stage = Beside::new(beside).map_err(self.fail("made"))?;
         let meter = Meter { totals: Totals::default(), told: 0, progress };
         let mut unpacking = Unpacking {
-            dir: &dir,
+            dir: stage.fd(),
             name: self.name.as_deref(),
             meter,
             artifact: None,
@@ -110,7 +119,7 @@ impl Sink {
             directories: BTreeMap::new(),
             buffer: vec![0; CHUNK],
         };
-        unpacking.run(stream, Check::new(self.limits))?;
+        let skipped_links = unpacking.run(stream, Check::new(self.limits))?;
         let root = unpacking.settle()?;
         let Some(artifact) = unpacking.artifact else {
             return Err(ArchiveError::Damaged { entries: 0, why: "it is empty".into() });
@@ -126,17 +135,17 @@ impl Sink {
             });
             done.map_err(|error| self.fail("given its permissions")(error.into()))?;
         }
-        Ok(Unpacked { artifact, totals })
+        Ok(Unpacked { artifact, totals, skipped_links })
     }
 
     fn name_it(&self, tree: &Path) -> Result<(), ArchiveError> {
-        match renameat_with(CWD, tree, CWD, &self.destination, RenameFlags::NOREPLACE) {
+        match renameat_with(CWD, tree, CWD, self.destination.path(), RenameFlags::NOREPLACE) {
             Ok(()) => Ok(()),
-            Err(Errno::EXIST) => Err(ArchiveError::Exists { path: self.destination.clone() }),
+            Err(Errno::EXIST) => Err(self.exists()),
             // A file system that cannot promise it.
             Err(Errno::INVAL | Errno::NOSYS) => {
                 self.vacant()?;
-                fs::rename(tree, &self.destination).map_err(self.fail("made"))
+                fs::rename(tree, self.destination.path()).map_err(self.fail("made"))
             }
             Err(error) => Err(self.fail("made")(error.into())),
         }
@@ -145,39 +154,11 @@ impl Sink {
 
 const DIRECTORY: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
 
-/// The directory that is unpacked in. It goes with this, also when directories in it may not be written any more.
-struct Stage(Option<TempDir>);
-
-impl Stage {
-    fn path(&self) -> &Path {
-        self.0.as_ref().map_or(Path::new(""), TempDir::path)
-    }
-}
-
-impl Drop for Stage {
-    fn drop(&mut self) {
-        if let Some(dir) = self.0.take() {
-            open_up(dir.path());
-        }
-    }
-}
-
-/// Lets its owner remove what is in a directory. No link is followed, and nobody else can enter it.
-fn open_up(dir: &Path) {
-    for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
-        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
-            let path = entry.path();
-            let _ = fs::set_permissions(&path, Permissions::from_mode(0o700));
-            open_up(&path);
-        }
-    }
-}
-
 /// Permissions and time of a directory; `None` when the stream had none for it.
 type Settled = (u32, Option<Time>);
 
 struct Unpacking<'a, 'p> {
-    dir: &'a OwnedFd,
+    dir: BorrowedFd<'a>,
     name: Option<&'a [u8]>,
     meter: Meter<'p>,
     artifact: Option<Artifact>,
@@ -189,7 +170,7 @@ struct Unpacking<'a, 'p> {
 }
 
 impl Unpacking<'_, '_> {
-    fn run(&mut self, stream: &mut dyn Read, mut check: Check) -> Result<(), ArchiveError> {
+    fn run(&mut self, stream: &mut dyn Read, mut check: Check) -> Result<Vec<SkippedLink>, ArchiveError> {
         let mut reader = Reader::new(stream);
         if self.name.is_none() {
             self.root()?;
@@ -212,15 +193,17 @@ impl Unpacking<'_, '_> {
                         self.artifact = Some(Artifact::File);
                         // Counted as any other, under the name that it has here.
                         check.admit(Entry { path: TREE.into(), ..entry.clone() })?;
-                        let dir = self.dir.try_clone().map_err(ArchiveError::file(&raw, "written"))?;
-                        self.file(dir.as_fd(), TREE.as_bytes(), &entry, *size, &mut reader)?;
+                        self.file(self.dir, TREE.as_bytes(), &entry, *size, &mut reader)?;
                     }
                     Content::Symlink(_) => return Err(ArchiveError::refused(&raw, Refusal::Link)),
                     _ => return Err(ArchiveError::refused(&raw, Refusal::Twice)),
                 }
                 continue;
             }
-            let entry = check.admit(entry)?;
+            let Some(entry) = check.admit(entry)? else {
+                self.meter.link()?;
+                continue;
+            };
             if self.artifact == Some(Artifact::File) {
                 return Err(ArchiveError::refused(&raw, Refusal::Through));
             }
@@ -228,7 +211,8 @@ impl Unpacking<'_, '_> {
             self.meter.entry()?;
             self.entry(&entry, &mut reader)?;
         }
-        check.finish()
+        check.finish()?;
+        Ok(check.skipped.0)
     }
 
     /// A path as it is below what is exported; empty for that itself.
@@ -325,17 +309,18 @@ impl Unpacking<'_, '_> {
         {
             return again(dir);
         }
-        let open =
-            |above: &OwnedFd, name: &[u8]| openat(above, name, OFlags::RDONLY | DIRECTORY, Mode::empty());
+        let open = |above: BorrowedFd<'_>, name: &[u8]| {
+            openat(above, name, OFlags::RDONLY | DIRECTORY, Mode::empty())
+        };
         let mut dir = open(self.dir, TREE.as_bytes()).map_err(failed(path, "opened"))?;
         let mut at = 0;
         for name in path.split(|byte| *byte == b'/').filter(|name| !name.is_empty()) {
             at += name.len() + usize::from(at > 0);
-            dir = match open(&dir, name) {
+            dir = match open(dir.as_fd(), name) {
                 Err(Errno::NOENT) => {
                     mkdirat(&dir, name, Mode::RWXU).map_err(failed(path, "made"))?;
                     self.directories.insert(path[..at].to_vec(), (0o755, None));
-                    open(&dir, name).map_err(failed(path, "opened"))?
+                    open(dir.as_fd(), name).map_err(failed(path, "opened"))?
                 }
                 other => other.map_err(failed(path, "opened"))?,
             };

@@ -3,19 +3,20 @@
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write};
 use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use flate2::bufread::MultiGzDecoder;
 
 use super::check::Check;
 use super::read::{Grown, Reader, sum_is_right};
 use super::write::Writer;
-use super::{ArchiveError, CHUNK, Content, Limits, Meter, Progress, Totals, walk};
+use super::{ArchiveError, CHUNK, Content, Limits, Meter, Progress, SkippedLink, Totals, walk};
+use crate::HostPath;
 
 /// A tree of the host.
 #[derive(Debug)]
 pub struct Source {
-    path: PathBuf,
+    path: HostPath,
     limits: Limits,
     opened: Opened,
 }
@@ -25,6 +26,15 @@ enum Opened {
     Directory(OwnedFd),
     Tar(File),
     Gzip(File),
+}
+
+/// What was written of a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Written {
+    /// How much.
+    pub totals: Totals,
+    /// The first hundred links that were left out.
+    pub skipped_links: Vec<SkippedLink>,
 }
 
 /// What a source is.
@@ -43,16 +53,18 @@ impl Source {
     ///
     /// # Errors
     /// When there is no such thing, or it is neither.
-    pub fn open(path: &Path, limits: Limits) -> Result<Self, ArchiveError> {
+    pub fn open(path: impl Into<HostPath>, limits: Limits) -> Result<Self, ArchiveError> {
         use rustix::fs::{Mode, OFlags};
-        let name = path.as_os_str().as_encoded_bytes();
+        let path = path.into();
+        let name = path.shown().as_os_str().as_encoded_bytes();
         let fail = |source: io::Error| ArchiveError::file(name, "opened")(source);
         // Not blocking, for a fifo would have us wait.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-        let file = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| fail(error.into()))?;
+        let file = rustix::fs::open(path.path(), flags, Mode::empty()).map_err(|error| fail(error.into()))?;
         let mut file = File::from(file);
+        path.confirm(&file).map_err(fail)?;
         let meta = file.metadata().map_err(fail)?;
-        let not = |looks_like| ArchiveError::NotAnArchive { path: path.to_path_buf(), looks_like };
+        let not = |looks_like| ArchiveError::NotAnArchive { path: path.shown().to_path_buf(), looks_like };
         let opened = if meta.is_dir() {
             Opened::Directory(file.into())
         } else if meta.is_file() {
@@ -68,7 +80,7 @@ impl Source {
         } else {
             return Err(not(Some("a device, a socket or a fifo")));
         };
-        Ok(Self { path: path.to_path_buf(), limits, opened })
+        Ok(Self { path, limits, opened })
     }
 
     /// What it is.
@@ -103,7 +115,7 @@ impl Source {
         mut self,
         to: &mut dyn Write,
         progress: &'p mut Progress<'p>,
-    ) -> Result<Totals, ArchiveError> {
+    ) -> Result<Written, ArchiveError> {
         let mut meter = Meter { totals: Totals::default(), told: 0, progress };
         let mut check = Check::new(self.limits);
         let mut writer = Writer::new(to);
@@ -115,13 +127,13 @@ impl Source {
                 let decoder = MultiGzDecoder::new(BufReader::with_capacity(CHUNK, counted));
                 let mut bounded = Bounded { decoder, count: 0, limits: self.limits };
                 copy(&mut bounded, &mut check, &mut meter, &mut writer)
-                    .map_err(|error| not_tar(error, &self.path))?;
+                    .map_err(|error| not_tar(error, self.path.shown()))?;
             }
         }
         check.finish()?;
         writer.finish()?;
         meter.tell()?;
-        Ok(meter.totals)
+        Ok(Written { totals: meter.totals, skipped_links: check.skipped.0 })
     }
 }
 
@@ -158,7 +170,10 @@ fn copy(
     let mut reader = Reader::new(from);
     let mut buffer = vec![0; CHUNK];
     while let Some(entry) = reader.next()? {
-        let entry = check.admit(entry)?;
+        let Some(entry) = check.admit(entry)? else {
+            meter.link()?;
+            continue;
+        };
         if entry.path.is_empty() {
             continue;
         }

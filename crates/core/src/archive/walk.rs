@@ -125,7 +125,7 @@ impl Walk<'_, '_, '_, '_> {
     fn put(&mut self, path: &[u8], content: Content, stat: &Stat) -> Result<(), ArchiveError> {
         let mtime = Time { seconds: stat.st_mtime, nanoseconds: stat.st_mtime_nsec as u32 };
         let entry = Entry { path: path.to_vec(), content, mode: stat.st_mode & MODE, mtime };
-        let entry = self.check.admit(entry)?;
+        let Some(entry) = self.check.admit(entry)? else { return self.meter.link() };
         if let Some(writer) = &mut self.writer {
             writer.entry(&entry)?;
         }

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
-use super::workspace::split;
+use super::workspace::{Place, TTL, split};
 use super::{Bench, Measure, Row, Series};
 
 const MEASURE: Measure = Measure::Mcp;
@@ -127,8 +127,8 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
 async fn calls(bench: &mut Bench<'_>, series: [&mut Series; 4]) -> Result<(), String> {
     let [exec, guest, run, by_itself] = series;
     let (mut server, _) = Server::start(bench).await?;
-    let (kept, _) = bench.new_workspace().await?;
-    let in_workspace = json!({"workspace_id": kept.id(), "command": "true"});
+    let (kept, _) = Place::usual(bench).create(TTL).await?;
+    let in_workspace = json!({"workspace_id": kept.id, "command": "true"});
     let in_vm = json!({"environment": bench.plan.environment, "command": "true"});
     // Of the first of each nothing was translated yet.
     server.call("workspace_exec", in_workspace.clone()).await?;
@@ -136,11 +136,11 @@ async fn calls(bench: &mut Bench<'_>, series: [&mut Series; 4]) -> Result<(), St
     for _ in 0..bench.plan.amount.runs {
         let sample = server.call("workspace_exec", in_workspace.clone()).await;
         bench.keep(MEASURE, exec, sample);
-        let (_, part) = split(bench.exec(&kept, &["true"]).await);
+        let (_, part) = split(kept.exec(&["true"]).await);
         bench.keep(MEASURE, guest, part);
         let sample = server.call("vm_run", in_vm.clone()).await;
         bench.keep(MEASURE, run, sample);
-        let sample = bench.warm_run().await;
+        let sample = bench.run_warm().await;
         bench.keep(MEASURE, by_itself, sample);
     }
     drop(kept);

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::quiet;
+
 /// One measurement, which gives one row or several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Measure {
@@ -27,17 +29,25 @@ pub enum Measure {
     Disk,
     /// Whole processes of `pyro workspace`.
     Workspace,
+    /// Workspaces whose memory is kept and shared.
+    Fork,
+    /// The same where copies share what they have in common.
+    Reflink,
     /// The MCP server, and calls of its tools.
     Mcp,
     /// Firecracker until it has loaded a saved machine, without and with a jail.
     Launch,
     /// Starts and memory under Firecracker.
     Firecracker,
+    /// Processor time of many workspaces that nobody uses.
+    Idle,
+    /// Many workspaces made, used and deleted.
+    Cycles,
 }
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 18] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -49,10 +59,19 @@ impl Measure {
         Self::VmmMemory,
         Self::Disk,
         Self::Workspace,
+        Self::Fork,
+        Self::Reflink,
         Self::Mcp,
         Self::Launch,
         Self::Firecracker,
+        Self::Idle,
+        Self::Cycles,
     ];
+
+    /// Whether it takes so long that it is only taken when it is asked for by name.
+    pub fn is_long(self) -> bool {
+        matches!(self, Self::Idle | Self::Cycles)
+    }
 
     /// As people ask for it.
     pub fn name(self) -> &'static str {
@@ -68,9 +87,13 @@ impl Measure {
             Self::VmmMemory => "vmm_memory",
             Self::Disk => "disk",
             Self::Workspace => "workspace",
+            Self::Fork => "fork",
             Self::Mcp => "mcp",
             Self::Launch => "launch",
             Self::Firecracker => "firecracker",
+            Self::Reflink => "reflink",
+            Self::Idle => "idle",
+            Self::Cycles => "cycles",
         }
     }
 
@@ -90,6 +113,10 @@ impl Measure {
             Self::Workspace => {
                 &["workspace_create", "workspace_exec", "workspace_snapshot", "workspace_reset"]
             }
+            Self::Fork => &["checkpoint", "checkpoint_pause", "checkpoint_memory", "fork", "fork_memory"],
+            Self::Reflink => &["reflink_snapshot", "reflink_reset"],
+            Self::Idle => &["idle_cpu", "idle_cpu_added"],
+            Self::Cycles => &["cycle", "cycles_left", "cycles_descriptors", "cycles_memory"],
             Self::Mcp => &["mcp_ready", "mcp_exec", "mcp_run"],
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
@@ -122,6 +149,10 @@ pub struct Amount {
     pub runs: usize,
     /// Starts at once.
     pub parallel: usize,
+    /// Minutes for which idle workspaces are watched.
+    pub minutes: usize,
+    /// Workspaces made, used and deleted.
+    pub cycles: usize,
     /// A look whether it works: less of everything that takes long, so the rows say less.
     pub quick: bool,
 }
@@ -133,6 +164,10 @@ impl Amount {
     pub const QUICK_RUNS: usize = 2;
     /// Starts at once.
     pub const PARALLEL: usize = 8;
+    /// Minutes of idleness.
+    pub const MINUTES: usize = 10;
+    /// Workspaces made, used and deleted.
+    pub const CYCLES: usize = 1000;
 
     /// Rounds of round trips, and round trips in each.
     pub(super) fn round_trips(&self) -> (usize, usize) {
@@ -147,6 +182,17 @@ impl Amount {
     /// Templates made.
     pub(super) fn templates(&self) -> usize {
         if self.quick { self.runs } else { self.runs.div_ceil(2) }
+    }
+
+    /// How many idle workspaces are watched, and for how long.
+    pub(super) fn idle(&self) -> quiet::Plan {
+        let plan = |count, rounds, seconds| quiet::Plan { count, rounds, each: Duration::from_secs(seconds) };
+        if self.quick { plan(3, self.runs, 2) } else { plan(20, self.minutes, 60) }
+    }
+
+    /// Workspaces made, used and deleted between two looks at what is left, and how many looks.
+    pub(super) fn cycles(&self) -> (usize, usize) {
+        if self.quick { (4, self.runs) } else { (self.cycles.div_ceil(10), self.cycles.min(10)) }
     }
 
     /// VMMs looked at, and commands before that.
@@ -189,10 +235,20 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
             vms as f64 * warm * (1.0 + 0.15 * commands as f64)
         }
         Measure::Disk => runs * warm,
-        // Each start a few hundredths of a second, four of them; and the machine that they load.
         // Two starts, a dozen commands, 200 MiB written, two copies of them.
-        Measure::Workspace => runs * 30.0 * warm,
+        Measure::Workspace | Measure::Reflink => runs * 30.0 * warm,
+        // Ten starts on all cores, twenty commands.
+        Measure::Fork => runs * 25.0 * warm,
+        Measure::Idle => {
+            let quiet::Plan { count, rounds, each } = amount.idle();
+            3.0 * count as f64 * warm + rounds as f64 * each.as_secs_f64()
+        }
+        Measure::Cycles => {
+            let (cycles, looks) = amount.cycles();
+            (cycles * looks) as f64 * 3.0 * warm + 0.5 * looks as f64
+        }
         Measure::Mcp => runs * 6.0 * warm,
+        // Each start a few hundredths of a second, four of them; and the machine that they load.
         Measure::Launch => 3.0 + 0.2 * runs,
         // Where guests do not run there, only looking takes time.
         Measure::Firecracker => 6.0 + 0.5 * runs,
@@ -220,7 +276,8 @@ mod tests {
     #[test]
     fn every_amount_is_at_least_one() {
         for quick in [false, true] {
-            let amount = Amount { runs: 1, parallel: 1, quick };
+            let amount = Amount { runs: 1, parallel: 1, minutes: 1, cycles: 1, quick };
+            assert!(amount.cycles() >= (1, 1) && amount.idle().rounds >= 1);
             assert!(amount.round_trips().0 >= 1 && amount.copies().1 >= 1);
             assert!(amount.templates() >= 1 && amount.commands().0 >= 1);
         }
@@ -229,8 +286,8 @@ mod tests {
     #[test]
     fn more_takes_longer() {
         let speed = Speed { cold: 1.5, warm: 0.2 };
-        let few = Amount { runs: 2, parallel: 8, quick: true };
-        let many = Amount { runs: 20, parallel: 8, quick: false };
+        let few = Amount { runs: 2, parallel: 8, minutes: 10, cycles: 1000, quick: true };
+        let many = Amount { runs: 20, parallel: 8, minutes: 10, cycles: 1000, quick: false };
         assert!(estimate(&Measure::ALL, &few, speed) < estimate(&Measure::ALL, &many, speed));
         assert_eq!(estimate(&[], &many, speed), Duration::ZERO);
     }

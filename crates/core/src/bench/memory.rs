@@ -68,6 +68,16 @@ pub(super) fn resident_and_peak_mib() -> Result<(f64, f64), String> {
     field("VmRSS:").zip(field("VmHWM:")).ok_or_else(|| format!("{path} has no VmRSS and VmHWM"))
 }
 
+/// Of the whole host, memory that belongs to no process and is not given back for the asking, MiB: shared memory, memfds
+/// among it, and the kernel's own.
+pub(super) fn kernels_mib() -> Result<f64, String> {
+    let path = "/proc/meminfo";
+    let text = fs::read_to_string(path).map_err(|error| format!("{path}: {error}"))?;
+    let field = |name: &str| text.lines().find_map(|line| kib(line, name)).map(mib);
+    let all = ["Shmem:", "SUnreclaim:", "KernelStack:", "PageTables:"].into_iter().map(field);
+    all.sum::<Option<f64>>().ok_or_else(|| format!("{path} lacks a line"))
+}
+
 /// Lets this process's peak begin anew. Where that cannot be done, growth below an earlier peak goes unseen.
 pub(super) fn forget_peak() {
     let _ = fs::write("/proc/self/clear_refs", "5");
@@ -99,6 +109,7 @@ mod tests {
         let own = std::process::id();
         assert!(pss_mib(own).unwrap() > 0.0);
         assert!(pss_of_all_mib(own).unwrap() > 0.0);
+        assert!(kernels_mib().unwrap() > 0.0);
         forget_peak();
         let (resident, peak) = resident_and_peak_mib().unwrap();
         assert!(resident > 0.0 && peak > 0.0);

@@ -7,6 +7,10 @@
 //!   guest        one guest from within this process: round trips, bytes, the VMM's memory, the disk
 //!   idle         memory of one more VM
 //!   workspace    workspaces as a person has them
+//!   fork         workspaces whose memory is kept and shared
+//!   reflink      the same where copies share what they have in common
+//!   quiet        what many idle workspaces cost, minute by minute
+//!   cycles       many workspaces one after the other, and what is left of them
 //!   mcp          the MCP server as a client has it
 //!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
 //!   firecracker  what Firecracker is promised to do
@@ -21,9 +25,11 @@
 //! Invariant: nothing is left of a measurement that ends early, when its future is dropped.
 
 mod building;
+mod cycles;
 mod fingerprint;
 mod firecracker;
 mod floor;
+mod fork;
 mod guest;
 mod idle;
 mod launch;
@@ -31,6 +37,8 @@ mod mcp;
 mod measure;
 mod memory;
 mod noise;
+mod quiet;
+mod reflink;
 mod report;
 mod scratch;
 mod series;
@@ -241,9 +249,13 @@ impl Bench<'_> {
             Measure::VmmMemory => guest::vmm_memory(self).await,
             Measure::Disk => guest::disk(self).await,
             Measure::Workspace => workspace::figures(self).await,
+            Measure::Fork => fork::figures(self).await,
+            Measure::Reflink => reflink::figures(self).await,
             Measure::Mcp => mcp::figures(self).await,
             Measure::Launch => launch::launch(self).await,
             Measure::Firecracker => firecracker::figures(self).await,
+            Measure::Idle => quiet::figures(self).await,
+            Measure::Cycles => cycles::figures(self).await,
         }
     }
 

@@ -38,6 +38,11 @@ fn read() -> Option<(u64, u64)> {
     Some((busy(&host)?, used(&own)?))
 }
 
+/// Seconds of processor time that a process used so far; `None` where it is not there.
+pub(super) fn seconds(pid: u32) -> Option<f64> {
+    Some(used(&fs::read_to_string(format!("/proc/{pid}/stat")).ok()?)? as f64 / TICKS)
+}
+
 /// Of `/proc/stat`: user, nice, system, interrupts, and what a hypervisor beneath gave to others.
 fn busy(stat: &str) -> Option<u64> {
     let cpu: Vec<u64> = stat
@@ -74,5 +79,7 @@ mod tests {
     #[test]
     fn this_host_is_read() {
         assert!(Noise::begin().unwrap().others().unwrap() >= 0.0);
+        assert!(seconds(std::process::id()).unwrap() >= 0.0);
+        assert_eq!(seconds(u32::MAX), None);
     }
 }

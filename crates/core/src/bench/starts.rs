@@ -61,8 +61,8 @@ impl Bench<'_> {
         Ok(took.as_secs_f64() * 1e3)
     }
 
-    /// One that restores, ms from exec to exit.
-    pub(super) async fn warm_run(&self) -> Result<f64, String> {
+    /// One restored run, ms from exec to exit.
+    pub(super) async fn run_warm(&self) -> Result<f64, String> {
         self.run_true(Kind::Warm).await
     }
 

@@ -1,5 +1,6 @@
 //! Workspaces as a person has them: whole processes of `pyro workspace`.
 
+use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -15,40 +16,76 @@ const MEASURE: Measure = Measure::Workspace;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 /// What a workspace wrote before its disk is copied, in MiB.
-const WRITTEN_MIB: u32 = 100;
+pub(super) const WRITTEN_MIB: u32 = 100;
+
+/// A measurement that was killed leaves its workspace for so long, seconds.
+pub(super) const TTL: u64 = 600;
+
+/// Where workspaces are, and how they are spoken to.
+#[derive(Clone)]
+pub(super) struct Place {
+    pyro: PathBuf,
+    environment: String,
+    backend: &'static str,
+    /// Words before `pyro`, which lead it to `dir`.
+    enter: Vec<String>,
+    /// Another directory than the usual.
+    dir: Option<PathBuf>,
+}
 
 /// A workspace, deleted with this.
 pub(super) struct Kept {
-    pyro: PathBuf,
-    id: String,
-}
-
-impl Kept {
-    pub(super) fn id(&self) -> &str {
-        &self.id
-    }
+    place: Place,
+    pub(super) id: String,
+    gone: bool,
 }
 
 impl Drop for Kept {
     fn drop(&mut self) {
-        let mut delete = std::process::Command::new(&self.pyro);
-        delete.args(["workspace", "delete", &self.id]).stdin(Stdio::null()).stdout(Stdio::null());
+        if self.gone {
+            return;
+        }
+        let mut delete = self.place.command(&["delete", &self.id]);
         // It is stopped and forgotten by itself later if this fails.
-        let _ = delete.stderr(Stdio::null()).status();
+        let _ = delete.stdout(Stdio::null()).stderr(Stdio::null()).status();
     }
 }
 
-impl Bench<'_> {
+impl Place {
+    /// Where this user's workspaces are.
+    pub(super) fn usual(bench: &Bench<'_>) -> Self {
+        Self {
+            pyro: bench.plan.pyro.clone(),
+            environment: bench.plan.environment.clone(),
+            backend: bench.factory.preference.name(),
+            enter: Vec::new(),
+            dir: None,
+        }
+    }
+
+    /// Another directory, to which the words `enter` lead whatever program follows them.
+    pub(super) fn elsewhere(self, dir: PathBuf, enter: Vec<String>) -> Self {
+        Self { enter, dir: Some(dir), ..self }
+    }
+
+    fn command(&self, words: &[&str]) -> std::process::Command {
+        let mut all = self.enter.iter().map(OsStr::new).chain([self.pyro.as_os_str()]);
+        let mut command = std::process::Command::new(all.next().unwrap_or_default());
+        command.args(all).arg("workspace").args(words).stdin(Stdio::null());
+        command.envs(self.dir.as_ref().map(|dir| ("PYRO_WORKSPACES_DIR", dir)));
+        command
+    }
+
     /// What `pyro workspace` with these words prints, and how long it took, ms.
-    async fn workspace(&self, words: &[&str]) -> Result<(String, f64), String> {
-        let mut command = Command::new(&self.plan.pyro);
-        command.arg("workspace").args(words).stdin(Stdio::null()).kill_on_drop(true);
+    pub(super) async fn workspace(&self, words: &[&str]) -> Result<(String, f64), String> {
+        let mut command = Command::from(self.command(words));
+        command.kill_on_drop(true);
         let begin = Instant::now();
         let ended = tokio::time::timeout(DEADLINE, command.output()).await;
         let took = begin.elapsed().as_secs_f64() * 1e3;
         let output = ended
-            .map_err(|_| format!("it did not end within {} s", DEADLINE.as_secs()))?
-            .map_err(|error| format!("{}: {error}", self.plan.pyro.display()))?;
+            .map_err(|_| format!("{}: it did not end within {} s", words.join(" "), DEADLINE.as_secs()))?
+            .map_err(|error| format!("{}: {error}", self.pyro.display()))?;
         if !output.status.success() {
             let said = String::from_utf8_lossy(&output.stderr);
             let why = said.lines().rfind(|line| line.starts_with("[error]")).unwrap_or("no reason given");
@@ -57,33 +94,71 @@ impl Bench<'_> {
         Ok((String::from_utf8_lossy(&output.stdout).trim().to_owned(), took))
     }
 
-    pub(super) async fn new_workspace(&self) -> Result<(Kept, f64), String> {
-        let backend = self.factory.preference.name();
+    /// A new workspace that lives for `ttl` seconds after it was last used, and how long that took, ms.
+    pub(super) async fn create(&self, ttl: u64) -> Result<(Kept, f64), String> {
+        let ttl = ttl.to_string();
         let words =
-            ["create", &self.plan.environment, "--backend", backend, "--ttl-seconds", "600", "--id-only"];
+            ["create", &self.environment, "--backend", self.backend, "--ttl-seconds", &ttl, "--id-only"];
         let (id, took) = self.workspace(&words).await?;
-        Ok((Kept { pyro: self.plan.pyro.clone(), id }, took))
+        Ok((self.kept(id), took))
     }
 
-    /// A command in the workspace: how long all of it took, and the guest's part of that, ms.
-    pub(super) async fn exec(&self, kept: &Kept, words: &[&str]) -> Result<(f64, f64), String> {
+    /// A workspace that is to be deleted with what this gives.
+    pub(super) fn kept(&self, id: String) -> Kept {
+        Kept { place: self.clone(), id, gone: false }
+    }
+}
+
+impl Kept {
+    /// What is done to it by `pyro workspace WORD ID WORDS`: how long that took, ms.
+    pub(super) async fn pyro(&self, word: &str, words: &[&str]) -> Result<f64, String> {
+        let mut all: Vec<&str> = word.split(' ').collect();
+        all.push(&self.id);
+        all.extend(words);
+        self.place.workspace(&all).await.map(|(_, took)| took)
+    }
+
+    /// A command in it: how long all of it took, and the guest's part of that, ms.
+    pub(super) async fn exec(&self, words: &[&str]) -> Result<(f64, f64), String> {
         let all: Vec<&str> =
-            ["exec", &kept.id, "--json", "--"].into_iter().chain(words.iter().copied()).collect();
-        let (said, took) = self.workspace(&all).await?;
+            ["exec", &self.id, "--json", "--"].into_iter().chain(words.iter().copied()).collect();
+        let (said, took) = self.place.workspace(&all).await?;
         let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
         match (said["exit_code"].as_i64(), said["duration_ms"].as_f64()) {
             (Some(0), Some(guest)) => Ok((took, guest)),
             _ => Err(format!("{} failed in the guest: {}", words.join(" "), said["stderr"])),
         }
     }
+
+    /// Deletes it: how long that took, ms.
+    pub(super) async fn delete(mut self) -> Result<f64, String> {
+        let took = self.pyro("delete", &[]).await?;
+        self.gone = true;
+        Ok(took)
+    }
+
+    /// The process that owns it.
+    pub(super) async fn keeper(&self) -> Result<u32, String> {
+        let (said, _) = self.place.workspace(&["status", &self.id, "--json"]).await?;
+        let said: Value = serde_json::from_str(&said).map_err(|error| error.to_string())?;
+        let pid = said["keeper_pid"].as_u64().and_then(|pid| u32::try_from(pid).ok());
+        pid.ok_or_else(|| format!("{} has no keeper", self.id))
+    }
+
+    /// Has it write so much that was not there before, over what it wrote last: its disk holds it once.
+    pub(super) async fn write(&self) -> Result<(), String> {
+        let line = format!("head -c {} /dev/urandom 1<> big", u64::from(WRITTEN_MIB) << 20);
+        self.exec(&[&line]).await.map(drop)
+    }
 }
 
 pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     let [mut create, mut floor, mut exec, mut guest] = [const { Series::new() }; 4];
     let [mut snapshot, mut copied, mut reset, mut started] = [const { Series::new() }; 4];
+    let place = Place::usual(bench);
     for _ in 0..bench.plan.amount.runs {
         bench.floor_sample(MEASURE, &mut floor, async |floor| floor.restore().await).await;
-        let kept = match first_command(bench).await {
+        let kept = match first_command(&place).await {
             Ok((kept, took)) => {
                 bench.keep(MEASURE, &mut create, Ok(took));
                 kept
@@ -94,13 +169,13 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
             }
         };
         // The second one: of the first nothing was translated yet.
-        let (whole, part) = split(bench.exec(&kept, &["/bin/true"]).await);
+        let (whole, part) = split(kept.exec(&["/bin/true"]).await);
         bench.keep(MEASURE, &mut exec, whole);
         bench.keep(MEASURE, &mut guest, part);
         let (ours, by_hand) = split(copies(bench, &kept).await);
         bench.keep(MEASURE, &mut snapshot, ours);
         bench.keep(MEASURE, &mut copied, by_hand);
-        let (ours, by_hand) = split(resets(bench, &kept).await);
+        let (ours, by_hand) = split(resets(bench, &place, &kept).await);
         bench.keep(MEASURE, &mut reset, ours);
         bench.keep(MEASURE, &mut started, by_hand);
     }
@@ -130,24 +205,28 @@ pub(super) fn split<A, B>(both: Result<(A, B), String>) -> (Result<A, String>, R
     }
 }
 
-async fn first_command(bench: &Bench<'_>) -> Result<(Kept, f64), String> {
-    let (kept, made) = bench.new_workspace().await?;
-    let (ran, _) = bench.exec(&kept, &["/bin/true"]).await?;
+async fn first_command(place: &Place) -> Result<(Kept, f64), String> {
+    let (kept, made) = place.create(TTL).await?;
+    let (ran, _) = kept.exec(&["/bin/true"]).await?;
     Ok((kept, made + ran))
 }
 
-/// A snapshot of what was just written, and the same by hand of as much that was written anew.
-async fn copies(bench: &Bench<'_>, kept: &Kept) -> Result<(f64, f64), String> {
-    write(bench, kept).await?;
-    let (_, ours) = bench.workspace(&["snapshot", "create", &kept.id, "bench"]).await?;
-    write(bench, kept).await?;
-    let (_, sync) = bench.exec(kept, &["/bin/sync"]).await?;
-    Ok((ours, sync + copy(bench, kept).await?))
+/// A snapshot of what was just written, and the `sync` of as much that was written anew, ms. All of it overwrites what is
+/// there: a file that is truncated first is written out when it is closed.
+pub(super) async fn snapshot_and_sync(kept: &Kept) -> Result<(f64, f64), String> {
+    kept.write().await?;
+    kept.exec(&["/bin/sync"]).await?;
+    kept.write().await?;
+    let ours = kept.pyro("snapshot create", &["bench"]).await?;
+    kept.write().await?;
+    let (sync, _) = kept.exec(&["/bin/sync"]).await?;
+    Ok((ours, sync))
 }
 
-async fn write(bench: &Bench<'_>, kept: &Kept) -> Result<(), String> {
-    let line = format!("head -c {} /dev/urandom > big", u64::from(WRITTEN_MIB) << 20);
-    bench.exec(kept, &[&line]).await.map(drop)
+/// The same, and a copy of the disk beside the `sync`.
+async fn copies(bench: &Bench<'_>, kept: &Kept) -> Result<(f64, f64), String> {
+    let (ours, sync) = snapshot_and_sync(kept).await?;
+    Ok((ours, sync + copy(bench, kept).await?))
 }
 
 /// A sparse copy of the workspace's disk, ms.
@@ -164,8 +243,8 @@ async fn copy(bench: &Bench<'_>, kept: &Kept) -> Result<f64, String> {
 }
 
 /// A reset to that snapshot, and what a start of a new workspace and such a copy take.
-async fn resets(bench: &Bench<'_>, kept: &Kept) -> Result<(f64, f64), String> {
-    let (_, ours) = bench.workspace(&["reset", &kept.id, "--snapshot", "bench"]).await?;
-    let (_other, made) = bench.new_workspace().await?;
+async fn resets(bench: &Bench<'_>, place: &Place, kept: &Kept) -> Result<(f64, f64), String> {
+    let ours = kept.pyro("reset", &["--snapshot", "bench"]).await?;
+    let (_other, made) = place.create(TTL).await?;
     Ok((ours, made + copy(bench, kept).await?))
 }

@@ -9,6 +9,7 @@ use super::bytes::{crc, join, le16, le32, put};
 use super::superblock::{self, METADATA_CSUM, RECOVER};
 use super::volume::Volume;
 use super::{DiskError, Ext4, orphan};
+use crate::HostPath;
 use crate::environment::copy_sparse;
 
 /// What an export did.
@@ -30,8 +31,10 @@ pub struct Exported {
 ///
 /// # Errors
 /// When the image cannot be read or is damaged, `to` is there already and not to be replaced, or cannot be written.
-pub fn export(image: &File, to: &Path, replace: bool) -> Result<Exported, DiskError> {
-    let output = |doing| DiskError::output(to, doing);
+pub fn export(image: &File, to: impl Into<HostPath>, replace: bool) -> Result<Exported, DiskError> {
+    let held = to.into();
+    let (to, shown) = (held.path(), held.shown());
+    let output = |doing| DiskError::output(shown, doing);
     let source = Ext4::open(image.try_clone().map_err(DiskError::read)?)?;
     let exists = to.symlink_metadata().is_ok();
     if exists && !replace {
@@ -43,9 +46,9 @@ pub fn export(image: &File, to: &Path, replace: bool) -> Result<Exported, DiskEr
     };
     let copy = tempfile::Builder::new().prefix(".pyro-export-").tempfile_in(dir).map_err(output("made"))?;
     copy_sparse(image, copy.as_file()).map_err(output("written"))?;
-    let replayed = replay(source.volume(), copy.as_file(), to)?;
+    let replayed = replay(source.volume(), copy.as_file(), shown)?;
     let recovered = Ext4::open(copy.reopen().map_err(output("read"))?)?;
-    let orphans = orphan::free(&recovered, copy.as_file(), to)?;
+    let orphans = orphan::free(&recovered, copy.as_file(), shown)?;
     copy.as_file().sync_all().map_err(output("written"))?;
     let persist = if replace { copy.persist(to) } else { copy.persist_noclobber(to) };
     let file = persist.map_err(|error| output("written")(error.error))?;

@@ -23,8 +23,8 @@ impl Guest {
         self.finished("the order to write everything out", &Request::Sync).await
     }
 
-    /// Writes everything to the disk and holds up whoever wants to write, until [`Frozen::thaw`], until the result is
-    /// dropped, until the session ends, or for `most`, which is at most a minute. Sync before: it is shorter then.
+    /// Writes everything to the disk and then holds up whoever wants to write, until [`Frozen::thaw`], until the result is
+    /// dropped, until the session ends, or for `most`, which is at most a minute.
     pub async fn freeze(&self, most: Duration) -> Result<Frozen, GuestError> {
         let what = "the order to freeze";
         let max_ms = u64::try_from(most.as_millis()).unwrap_or(FREEZE_MS).min(FREEZE_MS);

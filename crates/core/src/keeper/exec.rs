@@ -21,7 +21,7 @@ use crate::cause;
 use crate::command::{self, CommandError, CommandLine, Options, Outcome, Streams};
 use crate::identity::unix_now;
 use crate::redact::RedactedStream;
-use crate::workspace::{Command, SecretEnv, WORKSPACE_PATH, WorkspaceError};
+use crate::workspace::{Bounds, Command, SecretEnv, WORKSPACE_PATH, WorkspaceError};
 
 /// The exit code of a command that was killed because nobody waits for it any more, or with its guest.
 const KILLED: i32 = 128 + 9;
@@ -112,9 +112,10 @@ impl Running<'_> {
         // Files first: a row always has its files, and files without a row are swept.
         self.keeper.keep(self.entry.sequence, "stdout", &stdout)?;
         self.keeper.keep(self.entry.sequence, "stderr", &stderr)?;
-        let added = self.keeper.books().state.add_command(&self.entry);
+        let bytes = (stdout.bytes.len() + stderr.bytes.len()) as u64;
+        let added = self.keeper.books().state.add_command(&self.entry, bytes, Bounds::ALL);
         self.keeper.done(Ask::Use, true);
-        added
+        self.keeper.home.forget_output(&added?)
     }
 }
 

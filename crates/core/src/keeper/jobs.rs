@@ -215,6 +215,22 @@ impl Keeper {
         Ok((live, record))
     }
 
+    /// Follows all jobs on, over another session.
+    pub(super) fn follow_jobs(self: &Arc<Self>, guest: &Guest) {
+        for (key, live) in self.all_live() {
+            self.follow(key, &live, guest.clone());
+        }
+    }
+
+    /// Follows none for a moment.
+    pub(super) fn unfollow_jobs(&self) {
+        for live in locked(&self.jobs).values() {
+            if let Some(follower) = locked(&live.follower).take() {
+                follower.abort();
+            }
+        }
+    }
+
     fn follow(self: &Arc<Self>, key: Key, live: &Live, guest: Guest) {
         let (keeper, following) = (Arc::downgrade(self), live.clone());
         let task = tokio::spawn(async move {

@@ -11,10 +11,11 @@ use pyro_vmm::{Cache, Machine, Shape, Watch};
 use super::order::{Order, Report, Task};
 use super::revive::{self, KeptJob};
 use super::{Books, Keeper};
-use crate::backend::{self, Preference, Probe};
+use crate::backend::{self, Choice, Preference, Probe};
 use crate::cause;
-use crate::environment::Store;
+use crate::config::Config;
 use crate::environment::lock::Lock;
+use crate::environment::{Installed, Store};
 use crate::guest::Guest;
 use crate::identity::unix_now;
 use crate::runtime::Bundle;
@@ -23,7 +24,7 @@ use crate::timeline::Timeline;
 use crate::workspace::layout::{self, Home};
 use crate::workspace::secrets::{self, Secrets};
 use crate::workspace::state::{BASELINE, State};
-use crate::workspace::{Record, WorkspaceError, disk};
+use crate::workspace::{Record, WorkspaceError, disk, holder};
 
 /// No `dummy0` beside the loopback interface.
 const KERNEL_ARGS: [&str; 1] = ["dummy.numdummies=0"];
@@ -62,6 +63,8 @@ pub(super) struct Prepared {
 /// A guest's memory as it was at a snapshot.
 pub(super) struct Checkpoint {
     memory: PathBuf,
+    /// Where it is beside its devices, if it is.
+    ram: PathBuf,
     key: PathBuf,
     jobs: PathBuf,
     /// Our snapshot, whose disk belongs to it.
@@ -76,13 +79,13 @@ impl Checkpoint {
 
     /// That of another workspace's snapshot, whose disk is ours under another name.
     fn elsewhere(home: &Home, there: &str, here: &str) -> Option<Self> {
-        let (memory, key) = (home.memory(there), home.memory_key(there));
+        let (memory, ram, key) = (home.memory(there), home.ram(there), home.memory_key(there));
         let jobs = home.memory_jobs(there);
-        memory.exists().then(|| Self { memory, key, jobs, snapshot: here.to_owned() })
+        memory.exists().then(|| Self { memory, ram, key, jobs, snapshot: here.to_owned() })
     }
 
     /// What can be restored from it.
-    fn open(&self) -> Result<(File, start::Origin), WorkspaceError> {
+    fn open(&self) -> Result<start::Kept, WorkspaceError> {
         /// An origin has a few hundred bytes.
         const LONGEST: u64 = 64 << 10;
         let mut text = Vec::new();
@@ -90,7 +93,9 @@ impl Checkpoint {
         read.map_err(|e| WorkspaceError::file(&self.key, "read", e))?;
         let origin = serde_json::from_slice(&text);
         let origin = origin.map_err(|_| WorkspaceError::Layout { path: self.key.clone() })?;
-        Ok((disk::open(&self.memory)?, origin))
+        let ram = self.ram.exists().then(|| File::options().read(true).write(true).open(&self.ram));
+        let ram = ram.transpose().map_err(|e| WorkspaceError::file(&self.ram, "opened", e))?;
+        Ok(start::Kept { state: disk::open(&self.memory)?, ram, origin })
     }
 }
 
@@ -101,6 +106,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
         Task::Create { wish, environment_version, disk: source, forked_from, memory } => {
             let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let (draft, held) = Home::draft(home.root(), &id)?;
+            holder::sign(&draft)?;
             if let Some(name) = &wish.name {
                 let _names = layout::lock_names(draft.root())?;
                 layout::take_name(draft.root(), name, &id)?;
@@ -129,6 +135,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
         Task::Start | Task::Reset { .. } => {
             home.check()?;
             let held = home.lock()?;
+            holder::sign(&home)?;
             let state = State::open(&home.state_path())?;
             disk::sweep(&home, &state)?;
             let mut record = state.record()?;
@@ -185,40 +192,10 @@ pub(super) async fn bring_up(
     from: Option<Checkpoint>,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<Engine, WorkspaceError> {
-    let config = &order.config;
-    let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir)?;
-    let preference: Preference = order.backend.parse().unwrap_or_default();
-    let choice = backend::choose(config, &bundle, preference, Probe::IfNeeded).await?;
-    let store = Store::new(config.environment_dir.clone());
-    let environment =
-        store.installed_version(&record.environment, &record.environment_version)?.ok_or_else(|| {
-            WorkspaceError::NotInstalled {
-                environment: record.environment.clone(),
-                version: record.environment_version.clone(),
-            }
-        })?;
-    let timeline = Timeline::begin(None);
-    let order = || -> Result<_, WorkspaceError> {
-        Ok(start::Order {
-            config,
-            bundle: &bundle,
-            environment: &environment,
-            vmm: &choice.vmm,
-            shape: Shape {
-                vcpus: u8::try_from(record.vcpu_count).unwrap_or(u8::MAX),
-                mem_mib: record.mem_mib,
-            },
-            hostname: format!("pyro-{}", record.id),
-            kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
-            disk: Disk::Existing(disk::open_disk(home)?),
-            cache: Cache::Writeback,
-            templates: Use::Templates,
-            timeline: &timeline,
-        })
-    };
+    let means = Means::find(order, record).await?;
     let (mut resumed, mut jobs) = (None, Vec::new());
     if let Some(checkpoint) = from {
-        match resume(&checkpoint, order()?).await {
+        match resume(&checkpoint, means.order(record, disk::open_disk(home)?)).await {
             Ok(started) => {
                 resumed = Some(started);
                 jobs = revive::read(&checkpoint.jobs);
@@ -237,23 +214,67 @@ pub(super) async fn bring_up(
         Some(started) => started,
         None => {
             let mut tell = |remark: start::Remark| report(Report::Remark { text: remark.to_string() });
-            start::start(order()?, &mut tell).await?
+            start::start(means.order(record, disk::open_disk(home)?), &mut tell).await?
         }
     };
     let start::Started { booted, how, origin, memory } = started;
     record.backend = booted.machine.backend().to_string();
     record.accelerator = booted.machine.accelerator().to_string();
-    record.metadata.insert("backend_reason".into(), choice.why.clone());
+    record.metadata.insert("backend_reason".into(), means.choice.why.clone());
     record.metadata.insert("start".into(), how.name().into());
     give(&booted.guest, secrets).await?;
     let handle = Handle { guest: booted.guest, watch: booted.machine.watch() };
     Ok(Engine { machine: booted.machine, handle, origin, memory, jobs })
 }
 
+/// What a guest is started with, beside its disk.
+struct Means<'a> {
+    config: &'a Config,
+    bundle: Bundle,
+    choice: Choice,
+    environment: Installed,
+    timeline: Timeline,
+}
+
+impl<'a> Means<'a> {
+    async fn find(order: &'a Order, record: &Record) -> Result<Self, WorkspaceError> {
+        let config = &order.config;
+        let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir)?;
+        let preference: Preference = order.backend.parse().unwrap_or_default();
+        let choice = backend::choose(config, &bundle, preference, Probe::IfNeeded).await?;
+        let store = Store::new(config.environment_dir.clone());
+        let installed = store.installed_version(&record.environment, &record.environment_version)?;
+        let environment = installed.ok_or_else(|| WorkspaceError::NotInstalled {
+            environment: record.environment.clone(),
+            version: record.environment_version.clone(),
+        })?;
+        Ok(Self { config, bundle, choice, environment, timeline: Timeline::begin(None) })
+    }
+
+    fn order(&self, record: &Record, disk: File) -> start::Order<'_> {
+        start::Order {
+            config: self.config,
+            bundle: &self.bundle,
+            environment: &self.environment,
+            vmm: &self.choice.vmm,
+            shape: Shape {
+                vcpus: u8::try_from(record.vcpu_count).unwrap_or(u8::MAX),
+                mem_mib: record.mem_mib,
+            },
+            hostname: format!("pyro-{}", record.id),
+            kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
+            disk: Disk::Existing(disk),
+            cache: Cache::Writeback,
+            templates: Use::Templates,
+            timeline: &self.timeline,
+        }
+    }
+}
+
 /// Lets a guest go on from its memory, or says why it does not.
 async fn resume(checkpoint: &Checkpoint, order: start::Order<'_>) -> Result<start::Started, String> {
-    let (memory, origin) = checkpoint.open().map_err(|error| cause::chain(&error))?;
-    start::resume(order, memory, &origin).await.map_err(|error| cause::chain(&error))?
+    let kept = checkpoint.open().map_err(|error| cause::chain(&error))?;
+    start::resume(order, kept).await.map_err(|error| cause::chain(&error))?
 }
 
 /// Puts the secrets into the guest's memory, where commands read them.
@@ -270,7 +291,7 @@ impl Keeper {
     pub(super) async fn install(self: &Arc<Self>, mut engine: Engine) {
         let (handle, kept) = (engine.handle.clone(), std::mem::take(&mut engine.jobs));
         *self.engine.lock().await = Some(engine);
-        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle.clone());
+        self.use_guest(handle.clone());
         let keeper = Arc::downgrade(self);
         tokio::spawn(async move {
             let death = handle.watch.ended().await;
@@ -281,7 +302,12 @@ impl Keeper {
         self.revive(kept).await;
     }
 
-    /// Takes the VM away from commands.
+    /// Gives the VM to commands.
+    pub(super) fn use_guest(&self, handle: Handle) {
+        *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
+    }
+
+    /// What commands use of the VM.
     pub(super) fn handle(&self) -> Option<Handle> {
         self.guest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
@@ -297,6 +323,11 @@ impl Keeper {
         if engine.as_ref().is_none_or(|engine| engine.handle.watch.try_ended().is_none()) {
             return;
         }
+        self.lose_guest(&mut engine, why);
+    }
+
+    /// Ends what can be used no more.
+    pub(super) fn lose_guest(&self, engine: &mut Option<Engine>, why: &str) {
         *engine = None;
         self.forget_guest();
         self.lose_jobs("guest_ended");

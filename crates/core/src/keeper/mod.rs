@@ -12,6 +12,7 @@
 //!
 //! After a stop it stays, a few MiB, until the workspace is to be deleted, unless there is no time to live.
 
+mod checkpoint;
 mod exec;
 mod files;
 mod jobs;
@@ -80,6 +81,8 @@ struct Keeper {
     engine: tokio::sync::Mutex<Option<Engine>>,
     /// What commands use of it.
     guest: Mutex<Option<machine::Handle>>,
+    /// Held to write while there is no session with the guest, to read by all that uses it beside jobs.
+    connection: Arc<tokio::sync::RwLock<()>>,
     next_command: AtomicU64,
     /// The life may be over, or something may be due at another time.
     changed: Notify,
@@ -153,7 +156,7 @@ async fn begin_prepared(
     let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
     match &order.task {
         Task::Create { wish, .. } => match &wish.seed_path {
-            Some(path) => seed::fill(&engine, &home, &mut books, path, report).await?,
+            Some(path) => seed::fill(&engine, &home, &mut books, path, wish.outside_links, report).await?,
             None => seed::note_baseline(&engine.handle.guest, &books.record).await?,
         },
         Task::Reset { snapshot } if snapshot == BASELINE => {
@@ -188,6 +191,7 @@ async fn begin_prepared(
         books: Mutex::new(books),
         engine: tokio::sync::Mutex::new(None),
         guest: Mutex::new(None),
+        connection: Arc::default(),
         next_command: AtomicU64::new(next),
         changed: Notify::new(),
         jobs: jobs::Jobs::default(),

@@ -181,6 +181,9 @@ pub enum Answer {
     Snapshot {
         /// It.
         snapshot: SnapshotInfo,
+        /// How long the guest stood still for its memory, ms.
+        #[serde(default)]
+        paused_ms: Option<f64>,
     },
     /// It could not be done.
     Failed {

@@ -6,7 +6,6 @@
 //! that a fork was made from, which has its parent's; the fork notes its own.
 
 use std::fs::File;
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -16,7 +15,8 @@ use tokio::sync::watch;
 use super::Books;
 use super::machine::Engine;
 use super::order::Report;
-use crate::archive::{Limits, Source};
+use crate::HostPath;
+use crate::archive::{Limits, OutsideLinks, Source, Written};
 use crate::guest::{Guest, GuestError};
 use crate::workspace::layout::Home;
 use crate::workspace::state::BASELINE;
@@ -58,11 +58,12 @@ pub(super) async fn fill(
     engine: &Engine,
     home: &Home,
     books: &mut Books,
-    path: &Path,
+    path: &HostPath,
+    outside_links: OutsideLinks,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<(), WorkspaceError> {
     let guest = &engine.handle.guest;
-    let limits = Limits::default();
+    let limits = Limits { outside_links, ..Limits::default() };
     let source = Source::open(path, limits)?;
     let mode = source_mode(source.form());
     let (tell, mut moved) = watch::channel(Moved::default());
@@ -87,17 +88,19 @@ pub(super) async fn fill(
             }
         }
     };
-    let (totals, _) = packed.finish(sent.map_err(failed))?;
+    let (Written { totals, skipped_links }, _) = packed.finish(sent.map_err(failed))?;
     report(Report::Progress { moved: *moved.borrow() });
     guest.baseline_take().await.map_err(failed)?;
     guest.sync().await.map_err(failed)?;
     keep_baseline(guest, home).await?;
     books.record.seed = Seed {
         mode: mode.into(),
-        seed_path: Some(path.display().to_string()),
+        seed_path: Some(path.shown().display().to_string()),
         destination: WORKSPACE_PATH.into(),
         entry_count: totals.entries,
         bytes_written: totals.bytes,
+        skipped_link_count: totals.skipped_links,
+        skipped_links,
     };
     books.state.add_snapshot(&disk::describe(home, &books.record.id, BASELINE)?)
 }

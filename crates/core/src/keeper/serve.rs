@@ -98,7 +98,28 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     };
     // Who only looks whether somebody is there says nothing.
     let Ok(Ok(call)) = tokio::time::timeout(PATIENCE, heard).await else { return };
+    let mut uses = match &call {
+        Call::Exec { .. }
+        | Call::Shell { .. }
+        | Call::ShellAttach { .. }
+        | Call::Service { .. }
+        | Call::Files { .. } => Some(Arc::clone(&keeper.connection).read_owned().await),
+        _ => None,
+    };
+    // One in passing is there as long as this connection.
+    let mut passing = None;
     let answer = match call {
+        Call::SnapshotCreate { name, passing: true, memory } => {
+            let worker = Arc::clone(&keeper);
+            let made = tokio::spawn(async move { worker.pass(name, memory).await }).await;
+            match made {
+                Ok(made) => made.map(|(made, until)| {
+                    passing = Some(until);
+                    made.into()
+                }),
+                Err(_) => return,
+            }
+        }
         Call::Exec { command, timeout_ms, secret_env } => match command.command() {
             Some(command) => {
                 let timeout = timeout_ms.map(Duration::from_millis);
@@ -114,8 +135,9 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
         Call::Shell { .. } | Call::Service { .. } => {
             // In a task of its own too: what it began it finishes, but it does not wait for nobody.
             let (stays, gone) = oneshot::channel();
-            let worker = Arc::clone(&keeper);
+            let (worker, uses) = (Arc::clone(&keeper), uses.take());
             let working = tokio::spawn(async move {
+                let _uses = uses;
                 match call {
                     Call::Shell { ask } => worker.shell(ask, gone).await,
                     Call::Service { ask } => worker.service(ask, gone).await,
@@ -159,7 +181,11 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
         let error = error.redacted(keeper.secrets.redactor());
         Answer::Failed { fault: error.fault() }
     });
-    let _ = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
+    let sent = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
+    if passing.is_some() && matches!(sent, Ok(Ok(()))) {
+        // Nothing more is said.
+        let _ = reader.read(&mut [0]).await;
+    }
 }
 
 /// Runs a command with its output going out; `None` when the front end is gone.
@@ -191,10 +217,7 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
         Call::Update { changes } => status(keeper.update(changes).await?),
         Call::Stop => status(keeper.stop("it was told to").await?),
         Call::Reset { snapshot } => status(keeper.reset(snapshot).await?),
-        Call::SnapshotCreate { name, passing, memory } => {
-            crate::workspace::check_snapshot_name(&name)?;
-            Answer::Snapshot { snapshot: keeper.snapshot(name, passing, memory).await? }
-        }
+        Call::SnapshotCreate { name, memory, .. } => keeper.snapshot(name, memory).await?.into(),
         Call::SnapshotDelete { name } => {
             keeper.delete_snapshot(&name)?;
             Answer::Done
@@ -219,12 +242,14 @@ async fn operate(keeper: &Arc<Keeper>, call: Call) -> Result<Answer, WorkspaceEr
 
 /// Connects to the keeper of `home`, if one lives.
 pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, WorkspaceError> {
-    use std::io::ErrorKind::{ConnectionRefused, NotFound};
+    use std::io::ErrorKind::{ConnectionRefused, NotFound, WouldBlock};
     let (path, _dir) = home.socket()?;
     match UnixStream::connect(&path).await {
         Ok(stream) => Ok(Some(stream)),
         // A socket that nobody listens on refuses at once; one whose listener hangs takes connections all the same.
         Err(error) if matches!(error.kind(), ConnectionRefused | NotFound) => Ok(None),
+        // As many wait to be heard as may.
+        Err(error) if error.kind() == WouldBlock => Err(WorkspaceError::Silent),
         Err(error) => Err(WorkspaceError::file(&path, "connected to", error)),
     }
 }

@@ -2,25 +2,25 @@
 //!
 //! ```text
 //!   disk           sync (it runs on)  ->  freeze -> copy -> thaw       the guest holds writers up; nobody else waits
+//!                                                                      to storage only after that
 //!     too slow     the same once more, the VM paused while its disk is frozen: time stands still for the freeze too
-//!   with memory    sync (it runs on)  ->  pause -> copy, save -> resume     nothing is frozen: memory and disk are of
-//!                                                                            one moment
+//!   with memory    sync (it runs on)  ->  `checkpoint`
 //! ```
 //!
 //! Files first, then the row in the database: a row always has its files.
 
-use std::fs::File;
 use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Keeper;
 use super::life::Ask;
 use super::machine::{Engine, Handle};
 use super::operate::blocking;
+use super::{Answer, Keeper};
 use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::disk::{self, Draft};
+use crate::workspace::layout::Home;
 use crate::workspace::{SnapshotInfo, WorkspaceError};
 
 /// How long a guest may take to write out what it holds in memory. It goes on meanwhile.
@@ -28,12 +28,12 @@ const SYNC: Duration = Duration::from_secs(120);
 /// How long a guest may be kept from writing: as long as it lets itself be.
 const FREEZE: Duration = Duration::from_secs(60);
 
-fn vmm(error: pyro_vmm::VmmError) -> WorkspaceError {
+pub(super) fn vmm(error: pyro_vmm::VmmError) -> WorkspaceError {
     WorkspaceError::GuestEnded(cause::chain(&error))
 }
 
 /// Waits for a guest, and no longer than for its VMM.
-async fn within<T>(
+pub(super) async fn within<T>(
     handle: &Handle,
     what: &'static str,
     limit: Duration,
@@ -50,50 +50,58 @@ async fn within<T>(
 }
 
 impl Keeper {
-    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory. One in
-    /// passing is in no database.
+    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory.
     pub(super) async fn snapshot(
-        &self,
+        self: &Arc<Self>,
         name: String,
-        passing: bool,
         memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        if !passing {
-            disk::check_new(&self.books().state, &name)?;
-        }
+    ) -> Result<Made, WorkspaceError> {
+        disk::check_new(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
-        let made = self.snapshot_admitted(name, passing, memory).await;
+        let made = self.kept(&name, memory).await;
         self.done(Ask::Snapshot, true);
         made
     }
 
-    async fn snapshot_admitted(
-        &self,
+    /// As [`Self::snapshot`], in no database and gone with what this gives.
+    pub(super) async fn pass(
+        self: &Arc<Self>,
         name: String,
-        passing: bool,
         memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        if let Err(error) = self.copy(&name, memory).await {
-            // What stays is swept at the next start.
-            let _ = disk::remove_files(&self.home, &name);
-            return Err(error);
-        }
-        let info = disk::describe(&self.home, &self.books().record.id, &name)?;
-        if !passing {
-            let books = self.books();
-            books.state.add_snapshot(&info)?;
-            books.state.sync()?;
-        }
-        Ok(info)
+    ) -> Result<(Made, Passing), WorkspaceError> {
+        disk::check_free(&self.books().state, &name)?;
+        self.admit(Ask::Snapshot)?;
+        let passing = Passing { home: self.home.clone(), name };
+        let copied = self.copy(&passing.name, memory, true).await;
+        self.done(Ask::Snapshot, true);
+        let paused = copied?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, &passing.name)?;
+        Ok((Made { snapshot, paused }, passing))
     }
 
-    async fn copy(&self, name: &str, memory: bool) -> Result<(), WorkspaceError> {
-        let handle = self.handle();
-        if let Some(handle) = &handle {
-            within(handle, "write its disk out", SYNC, handle.guest.sync()).await?;
-        }
-        match handle {
-            Some(_) if memory => self.copy_with_memory(name).await,
+    async fn kept(self: &Arc<Self>, name: &str, memory: bool) -> Result<Made, WorkspaceError> {
+        let copied = self.copy(name, memory, false).await;
+        // What stays is swept at the next start.
+        let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, name)?;
+        let books = self.books();
+        books.state.add_snapshot(&snapshot)?;
+        books.state.sync()?;
+        Ok(Made { snapshot, paused })
+    }
+
+    /// How long the guest stood still for its memory.
+    async fn copy(
+        self: &Arc<Self>,
+        name: &str,
+        memory: bool,
+        passing: bool,
+    ) -> Result<Option<Duration>, WorkspaceError> {
+        match self.handle() {
+            Some(handle) if memory => {
+                within(&handle, "write its disk out", SYNC, handle.guest.sync()).await?;
+                self.copy_with_memory(name, passing).await.map(Some)
+            }
             None if memory => Err(WorkspaceError::Stopped),
             Some(handle) => {
                 let copy = match self.copy_frozen(&handle, name, None).await? {
@@ -105,17 +113,17 @@ impl Keeper {
                     }
                 };
                 let copy = copy.ok_or(WorkspaceError::Restless)?;
-                blocking(move || copy.finish()).await
+                blocking(move || copy.finish()).await.map(|()| None)
             }
             None => {
                 let copy = self.fill(name).await?;
-                blocking(move || copy.finish()).await
+                blocking(move || copy.finish()).await.map(|()| None)
             }
         }
     }
 
     /// Copies the disk as it is now.
-    async fn fill(&self, name: &str) -> Result<Draft, WorkspaceError> {
+    pub(super) async fn fill(&self, name: &str) -> Result<Draft, WorkspaceError> {
         let (home, to) = (self.home.clone(), self.home.snapshot(name));
         blocking(move || {
             let copy = Draft::new(&to)?;
@@ -143,45 +151,6 @@ impl Keeper {
         }
         let whole = within(handle, "let its disk go", FREEZE, frozen.thaw()).await?;
         copy.map(|copy| whole.then_some(copy))
-    }
-
-    /// Copies memory and disk of one moment.
-    async fn copy_with_memory(&self, name: &str) -> Result<(), WorkspaceError> {
-        let mut engine = self.engine.lock().await;
-        let engine = engine.as_mut().ok_or(WorkspaceError::Stopped)?;
-        if !engine.machine.backend().has_port() {
-            return Err(WorkspaceError::NotYet("a snapshot with memory under Firecracker"));
-        }
-        let memory = Draft::new(&self.home.memory(name))?;
-        let key = Draft::new(&self.home.memory_key(name))?;
-        let jobs = Draft::new(&self.home.memory_jobs(name))?;
-        let origin = serde_json::to_vec(&engine.origin).unwrap_or_default();
-        let state = own(memory.file())?;
-        if let Some(mapped) = engine.memory.as_ref().map(own).transpose()? {
-            blocking(move || {
-                read_ahead(&mapped);
-                Ok(())
-            })
-            .await?;
-        }
-        let begin = std::time::Instant::now();
-        let running = self.jobs_to_keep()?;
-        engine.machine.pause().await.map_err(vmm)?;
-        let (saved, copy) = tokio::join!(engine.machine.save(state, None), self.fill(name));
-        engine.machine.resume().await.map_err(vmm)?;
-        (self.log)(&format!("memory kept: the guest stood still for {} ms", begin.elapsed().as_millis()));
-        saved.map_err(|error| WorkspaceError::Save(Box::new(error)))?;
-        let copy = copy?;
-        blocking(move || {
-            use std::io::Write as _;
-            key.file().write_all(&origin).map_err(WorkspaceError::Copy)?;
-            key.finish()?;
-            jobs.file().write_all(&running).map_err(WorkspaceError::Copy)?;
-            jobs.finish()?;
-            memory.finish()?;
-            copy.finish()
-        })
-        .await
     }
 
     /// Removes a snapshot.
@@ -243,13 +212,29 @@ impl Keeper {
     }
 }
 
-/// Has the host fault in what a guest's memory is mapped from, holes too, while the guest runs: a save reads every page,
-/// and each would cost a fault of its own. Blocks.
-fn read_ahead(file: &File) {
-    // What is not there yet is only slower.
-    let _ = rustix::fs::fadvise(file, 0, None, rustix::fs::Advice::WillNeed);
+/// A snapshot that was made.
+pub(super) struct Made {
+    pub(super) snapshot: SnapshotInfo,
+    /// How long the guest stood still for its memory.
+    pub(super) paused: Option<Duration>,
 }
 
-fn own(file: &File) -> Result<File, WorkspaceError> {
-    file.try_clone().map_err(WorkspaceError::Copy)
+impl From<Made> for Answer {
+    fn from(Made { snapshot, paused }: Made) -> Self {
+        let paused_ms = paused.map(|paused| paused.as_secs_f64() * 1e3);
+        Self::Snapshot { snapshot, paused_ms }
+    }
+}
+
+/// A snapshot that only forks are made from.
+pub(super) struct Passing {
+    home: Home,
+    name: String,
+}
+
+impl Drop for Passing {
+    fn drop(&mut self) {
+        // What stays is swept at the next start.
+        let _ = disk::remove_files(&self.home, &self.name);
+    }
 }

@@ -1,23 +1,23 @@
 //! What front ends call. Each operation asks the workspace's keeper, or, where none lives and none is needed, does it
 //! itself under the workspace's lock.
 
-use std::fs::File;
-use std::io::Read as _;
 use std::path::Path;
 use std::time::Duration;
 
 use futures::StreamExt as _;
 use tokio::net::UnixStream;
 
+use super::holder::Holder;
 use super::layout::{self, Home};
 use super::record::{Record, is_id};
 use super::start::{self, Remarks};
 use super::state::State;
+use super::transfer::absolute;
 use super::view::{
-    Deleted, EXECUTION_MODE, List, LogEntry, Logs, Reset, ResetTo, SnapshotCreated, SnapshotDeleted,
-    SnapshotInfo, SnapshotList, Status,
+    Deleted, EXECUTION_MODE, List, Reset, ResetTo, SnapshotCreated, SnapshotDeleted, SnapshotInfo,
+    SnapshotList, Status, UNRESPONSIVE, Unreadable,
 };
-use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest, secrets};
+use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
 use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
@@ -25,13 +25,13 @@ use crate::vm::Factory;
 use crate::{host, identity};
 
 /// How long a keeper may take to greet and to answer what it knows.
-const PROMPT: Duration = Duration::from_secs(30);
+const PROMPT: Duration = Duration::from_secs(10);
+/// How long it may take to greet who only looks, and can say that it does not.
+const GLANCE: Duration = Duration::from_secs(2);
+/// Workspaces that are looked at at once.
+const LOOKS: usize = 64;
 /// How long it may take over what copies a disk or ends a guest.
-const LONG: Duration = Duration::from_secs(1800);
-/// Most forks at once.
-pub(super) const FORKS: std::ops::RangeInclusive<u32> = 1..=64;
-/// Longest kept stream: the first and the last MiB, and a line between them.
-const KEPT: u64 = (2 * crate::capture::KEPT as u64) + 256;
+pub(super) const LONG: Duration = Duration::from_secs(1800);
 
 /// The workspaces of this user.
 #[derive(Clone, Debug)]
@@ -45,6 +45,22 @@ pub(super) struct Conversation {
     pub(super) greeting: Greeting,
 }
 
+impl Conversation {
+    /// Asks what is to be asked in it.
+    pub(super) async fn ask(&mut self, call: &Call, within: Duration) -> Result<Answer, WorkspaceError> {
+        let talk = async {
+            keeper::send(&mut self.stream, call).await?;
+            keeper::receive::<Answer>(&mut self.stream).await
+        };
+        match tokio::time::timeout(within, talk).await {
+            Ok(Ok(Answer::Failed { fault })) => Err(WorkspaceError::Told(fault)),
+            Ok(Ok(answer)) => Ok(answer),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(WorkspaceError::Silent),
+        }
+    }
+}
+
 impl Workspaces {
     /// Those that `factory`'s configuration places, started with its backend.
     pub fn new(factory: Factory) -> Self {
@@ -55,7 +71,7 @@ impl Workspaces {
         &self.factory.config.workspaces_dir
     }
 
-    fn order(&self, task: Task) -> Order {
+    pub(super) fn order(&self, task: Task) -> Order {
         Order {
             config: (*self.factory.config).clone(),
             backend: self.factory.preference.name().to_owned(),
@@ -111,14 +127,22 @@ impl Workspaces {
 
     /// Meets the keeper, if one lives.
     pub(super) async fn meet(&self, home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
+        self.meet_within(home, PROMPT).await
+    }
+
+    async fn meet_within(
+        &self,
+        home: &Home,
+        within: Duration,
+    ) -> Result<Option<Conversation>, WorkspaceError> {
         let Some(mut stream) = keeper::connect(home).await? else { return Ok(None) };
-        let greeted = tokio::time::timeout(PROMPT, keeper::receive::<Greeting>(&mut stream)).await;
+        let greeted = tokio::time::timeout(within, keeper::receive::<Greeting>(&mut stream)).await;
         let greeting = match greeted {
             Ok(Ok(greeting)) => greeting,
             // It ended just now.
             Ok(Err(_)) if matches!(keeper::connect(home).await, Ok(None)) => return Ok(None),
             Ok(Err(error)) => return Err(error.into()),
-            Err(_) => return Err(silent()),
+            Err(_) => return Err(WorkspaceError::Silent),
         };
         if !(OLDEST..=GENERATION).contains(&greeting.generation) {
             return Err(WorkspaceError::Generation { version: greeting.version });
@@ -126,7 +150,7 @@ impl Workspaces {
         Ok(Some(Conversation { stream, greeting }))
     }
 
-    /// Asks the keeper, if one lives.
+    /// Asks the keeper, if one lives. One that works long on the answer still greets others meanwhile, or it hangs.
     pub(super) async fn ask(
         &self,
         home: &Home,
@@ -134,15 +158,17 @@ impl Workspaces {
         within: Duration,
     ) -> Result<Option<Answer>, WorkspaceError> {
         let Some(mut conversation) = self.meet(home).await? else { return Ok(None) };
-        let talk = async {
-            keeper::send(&mut conversation.stream, call).await?;
-            keeper::receive::<Answer>(&mut conversation.stream).await
+        let hangs = async {
+            loop {
+                tokio::time::sleep(PROMPT).await;
+                if matches!(self.meet(home).await, Err(WorkspaceError::Silent)) {
+                    return;
+                }
+            }
         };
-        match tokio::time::timeout(within, talk).await {
-            Ok(Ok(Answer::Failed { fault })) => Err(WorkspaceError::Told(fault)),
-            Ok(Ok(answer)) => Ok(Some(answer)),
-            Ok(Err(error)) => Err(error.into()),
-            Err(_) => Err(silent()),
+        tokio::select! {
+            answered = conversation.ask(call, within) => answered.map(Some),
+            () = hangs => Err(WorkspaceError::Silent),
         }
     }
 
@@ -158,10 +184,10 @@ impl Workspaces {
         moved: &mut (dyn FnMut(Moved) + Send),
     ) -> Result<Status, WorkspaceError> {
         wish.check(host::available_memory_mib())?;
-        if let Some(path) = &mut wish.seed_path {
+        if let Some(path) = wish.seed_path.take() {
             // What is no tree is refused before anything is made.
-            Source::open(path, Limits::default())?;
-            *path = std::path::absolute(&path).map_err(|e| WorkspaceError::file(path, "found", e))?;
+            Source::open(&path, Limits::default())?;
+            wish.seed_path = Some(absolute(path)?);
         }
         layout::sweep(self.root());
         let environment = self.factory.environment(&wish.environment, pull_events).await?;
@@ -177,110 +203,41 @@ impl Workspaces {
         start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
     }
 
-    /// Makes `count` workspaces from one as it is now, its memory and processes included while it runs, or from one of its
-    /// snapshots, with memory when that has it.
+    /// All workspaces, the one that was used last first, and those that cannot be read.
     ///
     /// # Errors
-    /// When one of them cannot be made; the others are then deleted again.
-    pub async fn fork(
-        &self,
-        given: &str,
-        count: u32,
-        snapshot: Option<&str>,
-        remarks: Remarks<'_>,
-    ) -> Result<Vec<Status>, WorkspaceError> {
-        if !FORKS.contains(&count) {
-            return Err(WorkspaceError::Count { wanted: count, most: *FORKS.end() });
-        }
-        let home = self.find(given).await?;
-        let (origin, name, passing) = match snapshot {
-            Some(name) => {
-                let state = home.read()?;
-                disk::find(&state, name)?;
-                (state.record()?, name.to_owned(), None)
-            }
-            None => {
-                let name = format!("fork-{}", identity::new_id()?);
-                let passing = Passing(home.clone(), name.clone());
-                let running = self.phase(&home).await? == Some(Phase::Running);
-                let memory = running && home.read()?.record()?.backend == "qemu";
-                self.snapshot(&home, &name, true, memory).await?;
-                (home.read()?.record()?, name, Some(passing))
-            }
-        };
-        let secrets = secrets::read(&home, &origin)?;
-        let made: Vec<_> = futures::stream::iter(0..count)
-            .map(|_| async {
-                let wish = Wish {
-                    environment: origin.environment.clone(),
-                    vcpu_count: origin.vcpu_count,
-                    mem_mib: origin.mem_mib,
-                    ttl_seconds: origin.ttl_seconds,
-                    name: None,
-                    labels: origin.labels.clone(),
-                    allow_host_compat: origin.allow_host_compat,
-                    secrets: secrets.clone(),
-                    seed_path: None,
-                };
-                wish.check(host::available_memory_mib())?;
-                let id = identity::new_id()?;
-                let order = self.order(Task::Create {
-                    wish: Box::new(wish),
-                    environment_version: origin.environment_version.clone(),
-                    disk: home.snapshot(&name),
-                    forked_from: Some(origin.id.clone()),
-                    memory: Some((home.path().to_owned(), name.clone())),
-                });
-                let mut said = Vec::new();
-                let mut hear = |text: &str| said.push(text.to_owned());
-                let made = start::start(Home::of(self.root(), &id).path(), &order, &mut hear).await;
-                Ok::<_, WorkspaceError>((made?, said))
-            })
-            .buffer_unordered(host_parallelism())
-            .collect()
-            .await;
-        drop(passing);
-        let (mut whole, mut failure) = (Vec::new(), None);
-        for each in made {
-            match each {
-                Ok((status, said)) => {
-                    said.iter().for_each(|text| remarks(text));
-                    whole.push(status);
-                }
-                Err(error) => failure = Some(error),
-            }
-        }
-        let Some(error) = failure else { return Ok(whole) };
-        for status in whole {
-            // The first failure says more than what follows from it.
-            let _ = self.delete(&status.workspace_id).await;
-        }
-        Err(error)
-    }
-
-    /// All workspaces, the one that was used last first.
-    ///
-    /// # Errors
-    /// When the directory cannot be read; one workspace that cannot is left out.
+    /// When the directory cannot be read.
     pub async fn list(&self) -> Result<List, WorkspaceError> {
         layout::sweep(self.root());
         let homes = layout::ids(self.root())?.into_iter().map(|id| Home::of(self.root(), &id));
         let looks = homes.map(|home| async move {
-            if self.expire(&home).await { None } else { self.look(&home).await.ok() }
+            if self.expire(&home).await {
+                return None;
+            }
+            let looked = self.look(&home).await;
+            // One that went meanwhile is not there.
+            home.exists().then_some((home, looked))
         });
-        let mut found: Vec<Status> = futures::stream::iter(looks)
-            .buffer_unordered(32)
-            .filter_map(|status| async { status })
-            .collect()
-            .await;
-        found.sort_by(|a, b| b.last_activity_at.total_cmp(&a.last_activity_at));
-        let workspaces: Vec<_> = found.into_iter().map(super::Listed::from).collect();
-        Ok(List { count: workspaces.len(), workspaces })
+        let mut looks = futures::stream::iter(looks).buffer_unordered(LOOKS);
+        let (mut workspaces, mut unreadable) = (Vec::new(), Vec::new());
+        while let Some(looked) = looks.next().await {
+            match looked {
+                None => {}
+                Some((_, Ok(status))) => workspaces.push(super::Listed::from(status)),
+                Some((home, Err(error))) => unreadable.push(Unreadable {
+                    workspace_id: super::files::id_of(&home),
+                    error: crate::cause::chain(&error),
+                }),
+            }
+        }
+        workspaces.sort_by(|a, b| b.last_activity_at.total_cmp(&a.last_activity_at));
+        unreadable.sort_by(|a, b| a.workspace_id.cmp(&b.workspace_id));
+        Ok(List { count: workspaces.len(), workspaces, unreadable })
     }
 
     /// What a workspace is now, from its database and its keeper's greeting.
     async fn look(&self, home: &Home) -> Result<Status, WorkspaceError> {
-        let met = self.meet(home).await;
+        let met = self.meet_within(home, GLANCE).await;
         let state = home.read()?;
         let (record, count, last) = (state.record()?, state.command_count()?, state.last_command()?);
         let mut status = match &met {
@@ -291,12 +248,15 @@ impl Workspaces {
             Ok(None) => Status::new(record, Phase::Stopped, count, last.as_ref()),
             Err(error) => {
                 let mut status = Status::new(record, Phase::Stopped, count, last.as_ref());
-                status.state = "unknown".into();
+                status.state = UNRESPONSIVE.into();
                 status.metadata.insert("keeper".into(), crate::cause::chain(error));
                 status
             }
         };
-        status.keeper_pid = met.ok().flatten().map(|conversation| conversation.greeting.pid);
+        status.keeper_pid = match met {
+            Ok(met) => met.map(|conversation| conversation.greeting.pid),
+            Err(_) => Holder::of(home).map(|holder| holder.pid()),
+        };
         status.count_services(&state)?;
         Ok(status)
     }
@@ -328,7 +288,7 @@ impl Workspaces {
         }
     }
 
-    /// Takes the lock of a workspace that no keeper has.
+    /// Takes the lock of a workspace that no keeper has, and removes what interrupted work left.
     pub(super) async fn own(
         &self,
         home: &Home,
@@ -337,30 +297,55 @@ impl Workspaces {
         let locked = tokio::task::spawn_blocking(move || waits.lock()).await;
         let locked = locked.map_err(|_| WorkspaceError::Locked)??;
         home.check()?;
-        Ok((locked, State::open(&home.state_path())?))
+        let state = State::open(&home.state_path())?;
+        disk::sweep(home, &state)?;
+        Ok((locked, state))
     }
 
-    /// Ends everything of a workspace and removes it.
+    /// Ends everything of a workspace and removes it, its keeper too where that hangs.
     ///
     /// # Errors
     /// When there is no such one, or something of it cannot be removed.
     pub async fn delete(&self, given: &str) -> Result<Deleted, WorkspaceError> {
         let home = self.find(given).await?;
-        let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-        match self.ask(&home, &Call::Delete, LONG).await {
-            Ok(Some(_)) => {}
-            Ok(None) => {
-                let (held, state) = self.own(&home).await?;
-                let name = state.record()?.name;
-                drop(state);
-                keeper::remove(&home, name.as_deref(), &id)?;
-                drop(held);
-            }
+        let asked = match self.ask(&home, &Call::Delete, LONG).await {
+            Ok(Some(_)) => Ok(()),
+            Ok(None) => self.remove(&home).await,
+            Err(error) => Err(error),
+        };
+        match asked {
+            Ok(()) => {}
             // It went while we asked: somebody else deleted it, and that is what was wanted.
             Err(_) if !home.exists() => {}
+            Err(WorkspaceError::Silent | WorkspaceError::Locked) => {
+                end_keeper(&home).await?;
+                self.remove(&home).await?;
+            }
             Err(error) => return Err(error),
         }
-        Ok(Deleted { workspace_id: id, deleted: true, reason: "explicit_delete" })
+        Ok(Deleted { workspace_id: super::files::id_of(&home), deleted: true, reason: "explicit_delete" })
+    }
+
+    /// Removes one that no keeper has.
+    async fn remove(&self, home: &Home) -> Result<(), WorkspaceError> {
+        let (held, state) = self.own(home).await?;
+        let Record { name, id, .. } = state.record()?;
+        drop(state);
+        keeper::remove(home, name.as_deref(), &id)?;
+        drop(held);
+        Ok(())
+    }
+
+    /// Ends the keeper, and the guest with it, as if their power had gone: also one that hangs. Disk and history stay.
+    ///
+    /// # Errors
+    /// When there is no such workspace, or another process than its keeper works on it.
+    pub async fn force_stop(&self, given: &str) -> Result<Status, WorkspaceError> {
+        let home = self.find(given).await?;
+        if home.try_lock()?.is_none() {
+            end_keeper(&home).await?;
+        }
+        self.look(&home).await
     }
 
     /// Ends the guest, cleanly. A stopped workspace stays so.
@@ -448,44 +433,22 @@ impl Workspaces {
         memory: bool,
     ) -> Result<SnapshotCreated, WorkspaceError> {
         let home = self.find(given).await?;
-        let snapshot = self.snapshot(&home, name, false, memory).await?;
-        let workspace_id = snapshot.workspace_id.clone();
-        Ok(SnapshotCreated { workspace_id, snapshot, execution_mode: EXECUTION_MODE })
-    }
-
-    async fn snapshot(
-        &self,
-        home: &Home,
-        name: &str,
-        passing: bool,
-        memory: bool,
-    ) -> Result<SnapshotInfo, WorkspaceError> {
-        let call = Call::SnapshotCreate { name: name.into(), passing, memory };
-        match self.ask(home, &call, LONG).await? {
-            Some(Answer::Snapshot { snapshot }) => return Ok(snapshot),
+        let call = Call::SnapshotCreate { name: name.into(), passing: false, memory };
+        let (snapshot, paused_ms) = match self.ask(&home, &call, LONG).await? {
+            Some(Answer::Snapshot { snapshot, paused_ms }) => (snapshot, paused_ms),
             Some(_) => return Err(odd()),
             None if memory => return Err(WorkspaceError::Stopped),
-            None => {}
-        }
-        let (held, state) = self.own(home).await?;
-        if !passing {
-            disk::check_new(&state, name)?;
-        }
-        let (copying, name) = (home.clone(), name.to_owned());
-        let copied = tokio::task::spawn_blocking(move || {
-            let path = copying.disk();
-            let from = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
-            disk::copy(&from, &copying.snapshot(&name))?;
-            let id = copying.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-            disk::describe(&copying, &id, &name)
-        })
-        .await;
-        let info = copied.map_err(|_| WorkspaceError::Locked)??;
-        if !passing {
-            state.add_snapshot(&info)?;
-        }
-        drop((state, held));
-        Ok(info)
+            None => {
+                let (held, state) = self.own(&home).await?;
+                disk::check_new(&state, name)?;
+                let snapshot = copy_stopped(&home, name).await?;
+                state.add_snapshot(&snapshot)?;
+                drop((state, held));
+                (snapshot, None)
+            }
+        };
+        let workspace_id = snapshot.workspace_id.clone();
+        Ok(SnapshotCreated { workspace_id, snapshot, paused_ms, execution_mode: EXECUTION_MODE })
     }
 
     /// The snapshots, the oldest first.
@@ -512,60 +475,22 @@ impl Workspaces {
         let workspace_id = home.read()?.record()?.id;
         Ok(SnapshotDeleted { workspace_id, snapshot_name: name.to_owned(), deleted: true })
     }
-
-    /// The history with what was kept of each command's output.
-    ///
-    /// # Errors
-    /// When there is no such workspace, or it cannot be read.
-    pub async fn logs(&self, given: &str) -> Result<Logs, WorkspaceError> {
-        let home = self.find(given).await?;
-        let state = home.read()?;
-        let entry = |command: super::Command| LogEntry {
-            stdout: read_text(&home.output(command.sequence, "stdout")),
-            stderr: read_text(&home.output(command.sequence, "stderr")),
-            stdout_file: home.output(command.sequence, "stdout").display().to_string(),
-            stderr_file: home.output(command.sequence, "stderr").display().to_string(),
-            sequence: command.sequence,
-            command: command.command,
-            cwd: command.cwd,
-            exit_code: command.exit_code,
-            duration_ms: command.duration_ms,
-            execution_mode: EXECUTION_MODE,
-            recorded_at: command.recorded_at,
-            stdout_bytes: command.stdout_bytes,
-            stderr_bytes: command.stderr_bytes,
-            stdout_truncated: command.stdout_truncated,
-            stderr_truncated: command.stderr_truncated,
-            interrupted: command.interrupted,
-        };
-        let entries: Vec<_> = state.commands()?.into_iter().map(entry).collect();
-        Ok(Logs { workspace_id: state.record()?.id, count: entries.len(), entries })
-    }
 }
 
-/// A snapshot that only forks are made from.
-struct Passing(Home, String);
-
-impl Drop for Passing {
-    fn drop(&mut self) {
-        // What stays is swept when the workspace is started next.
-        let _ = disk::remove_files(&self.0, &self.1);
-    }
+/// Copies the disk of a workspace whose lock the caller has.
+pub(super) async fn copy_stopped(home: &Home, name: &str) -> Result<SnapshotInfo, WorkspaceError> {
+    let (home, name) = (home.clone(), name.to_owned());
+    let copied = tokio::task::spawn_blocking(move || {
+        disk::copy(&disk::open(&home.disk())?, &home.snapshot(&name))?;
+        let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
+        disk::describe(&home, &id, &name)
+    });
+    copied.await.map_err(|_| WorkspaceError::Locked)?
 }
 
-fn host_parallelism() -> usize {
-    std::thread::available_parallelism().map_or(1, usize::from)
-}
-
-/// A kept stream as text. One without a file was empty.
-fn read_text(path: &Path) -> String {
-    let mut bytes = Vec::new();
-    let _ = File::open(path).and_then(|file| file.take(KEPT).read_to_end(&mut bytes));
-    String::from_utf8_lossy(&bytes).into_owned()
-}
-
-fn silent() -> WorkspaceError {
-    WorkspaceError::KeeperLost { what: "does not answer", log: None }
+/// Kills the keeper that has the workspace's lock.
+async fn end_keeper(home: &Home) -> Result<(), WorkspaceError> {
+    Holder::of(home).ok_or(WorkspaceError::Locked)?.kill().await
 }
 
 pub(super) fn odd() -> WorkspaceError {

@@ -69,7 +69,7 @@ impl Workspaces {
                 return Err(WorkspaceError::KeeperLost { what: "ended while the command ran", log: None });
             }
             Ok(answer) => answer?,
-            Err(_) => return Err(WorkspaceError::KeeperLost { what: "does not answer", log: None }),
+            Err(_) => return Err(WorkspaceError::Silent),
         };
         let (sequence, exit_code, duration_ms, timed_out, shown) = match answer {
             Answer::Exited { sequence, exit_code, duration_ms, timed_out, command } => {

@@ -16,10 +16,11 @@ use super::files_view::{Diff, DiffEntry, DiffSummary};
 use super::layout::Home;
 use super::record::Record;
 use super::state::BASELINE;
-use super::{WORKSPACE_PATH, WorkspaceError};
+use super::{WORKSPACE_PATH, WorkspaceError, secrets};
 use crate::disk::{DiskError, Ext4, Merged, Node};
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind, has_empty_baseline};
 use crate::patch::{self, MAX_FILE, Rendered, Side};
+use crate::redact::Redactor;
 
 /// Files that are looked at at once.
 const AT_ONCE: usize = 4;
@@ -40,6 +41,15 @@ struct Content {
 }
 
 impl Content {
+    /// The same without secrets, and whether there were any. By its lines: in a patch, a mark stands before each.
+    fn redacted(self, redactor: &Redactor) -> (Self, bool) {
+        let clean = self.bytes.as_ref().map(|bytes| redactor.head(bytes, bytes.len()));
+        match clean {
+            Some((clean, true)) => (Self { bytes: Some(clean.into_owned()), ..self }, true),
+            _ => (self, false),
+        }
+    }
+
     fn side(&self) -> Side<'_> {
         Side { kind: self.kind, mode: self.mode, bytes: self.bytes.as_deref() }
     }
@@ -74,6 +84,7 @@ impl Workspaces {
     pub async fn diff(&self, given: &str) -> Result<Diff, WorkspaceError> {
         let home = self.find(given).await?;
         let record = home.read()?.record()?;
+        let redactor = secrets::redactor(&home)?;
         let all = has_empty_baseline(&record);
         let (changes, baseline) = if all {
             (self.everything(&home).await?, None)
@@ -85,16 +96,17 @@ impl Workspaces {
             };
             (changes, baseline)
         };
-        let mut fresh = self.fresh(&home, &changes, all, MOST_TEXT).await;
+        let mut fresh = self.fresh(&home, &changes, all, MOST_TEXT, &redactor).await;
         let looks = changes.into_iter().map(|change| {
             let known = fresh.take(&change.path.path());
-            self.look_closer(&home, &baseline, change, known)
+            self.look_closer(&home, &baseline, change, known, &redactor)
         });
         let mut looks = futures::stream::iter(looks).buffered(AT_ONCE);
         let (mut entries, mut text, mut truncated) = (Vec::new(), String::new(), false);
         let mut summary = DiffSummary::default();
         while let Some(looked) = looks.next().await {
-            let Some(mut entry) = looked? else { continue };
+            let Some(entry) = looked? else { continue };
+            let mut entry = entry.redacted(&redactor);
             if text.len() + entry.text_patch.len() > MOST_TEXT {
                 truncated = true;
                 entry.text_patch = String::new();
@@ -117,6 +129,7 @@ impl Workspaces {
             workspace_id: id_of(&home),
             changed: !entries.is_empty(),
             summary,
+            redacted: entries.iter().any(|entry| entry.redacted),
             entries,
             patch: text,
             patch_truncated: truncated,
@@ -168,13 +181,14 @@ impl Workspaces {
         home: &Home,
         baseline: &Baseline,
         change: Change,
-        known: Option<Rendered>,
+        known: Option<(Rendered, bool)>,
+        redactor: &Redactor,
     ) -> Result<Option<DiffEntry>, WorkspaceError> {
         let path = change.path.path();
         if !is_plain(&path) {
             return Err(odd());
         }
-        let known = if is_gits(&path) && change.before.is_none() { Some(Rendered::default()) } else { known };
+        let known = if is_gits(&path) && change.before.is_none() { Some(Default::default()) } else { known };
         if let (Some(rendered), None, Some(after)) = (known, change.before, change.after) {
             let status = ("added", after.kind.name());
             return Ok(Some(entry(&path, status, (None, Some(after.mode)), rendered)));
@@ -210,10 +224,21 @@ impl Workspaces {
             (Some(_), Some(state), _) | (None, _, Some(state)) | (_, Some(state), None) => state.kind.name(),
             _ => Kind::Other.name(),
         };
-        let named = path.clone();
-        let rendered = tokio::task::spawn_blocking(move || match is_gits(&named) {
-            true => Rendered::default(),
-            false => patch::render(&named, old.as_ref().map(Content::side), new.as_ref().map(Content::side)),
+        let (named, redactor) = (path.clone(), redactor.clone());
+        let rendered = tokio::task::spawn_blocking(move || {
+            if is_gits(&named) {
+                return Default::default();
+            }
+            let [old, new] = [old, new].map(|side| side.map(|content| content.redacted(&redactor)));
+            let any = [&old, &new].into_iter().flatten().any(|(_, any)| *any);
+            (
+                patch::render(
+                    &named,
+                    old.as_ref().map(|old| old.0.side()),
+                    new.as_ref().map(|new| new.0.side()),
+                ),
+                any,
+            )
         });
         let rendered = rendered.await.map_err(|_| WorkspaceError::Locked)?;
         Ok(Some(entry(&path, (status, shown), (old_mode, new_mode), rendered)))
@@ -294,7 +319,7 @@ fn entry(
     path: &Path,
     (status, artifact_type): (&'static str, &'static str),
     (old_mode, new_mode): (Option<u32>, Option<u32>),
-    Rendered { patch, binary }: Rendered,
+    (Rendered { patch, binary }, redacted): (Rendered, bool),
 ) -> DiffEntry {
     let octal = |mode: Option<u32>| mode.map(|mode| format!("{mode:04o}"));
     DiffEntry {
@@ -306,6 +331,18 @@ fn entry(
         binary,
         old_mode: octal(old_mode),
         new_mode: octal(new_mode),
+        redacted,
+    }
+}
+
+impl DiffEntry {
+    /// The same without secrets in its name.
+    fn redacted(self, redactor: &Redactor) -> Self {
+        let path = redactor.text(&self.path);
+        match path == self.path {
+            true => self,
+            false => Self { path, text_patch: redactor.text(&self.text_patch), redacted: true, ..self },
+        }
     }
 }
 

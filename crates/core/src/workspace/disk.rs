@@ -53,6 +53,14 @@ impl Draft {
         copy_sparse(from, &self.file).map(drop).map_err(WorkspaceError::Copy)
     }
 
+    /// As [`Self::finish`]; what is only `passing` need not be on storage. Blocks.
+    pub fn settle(self, passing: bool) -> Result<(), WorkspaceError> {
+        if passing {
+            return fs::rename(&self.path, &self.to).map_err(WorkspaceError::Copy);
+        }
+        self.finish()
+    }
+
     /// Brings it to storage and gives it its name. Blocks.
     pub fn finish(self) -> Result<(), WorkspaceError> {
         let finish = || {
@@ -96,16 +104,21 @@ pub fn open_disk(home: &Home) -> Result<File, WorkspaceError> {
 
 /// Whether a snapshot can be made under this name.
 pub fn check_new(state: &State, name: &str) -> Result<(), WorkspaceError> {
+    check_free(state, name)?;
+    if state.snapshots()?.len() >= MOST {
+        return Err(WorkspaceError::SnapshotsFull(MOST));
+    }
+    Ok(())
+}
+
+/// Whether no snapshot has this name.
+pub fn check_free(state: &State, name: &str) -> Result<(), WorkspaceError> {
     super::record::check_name("a snapshot", name)?;
     if name == BASELINE {
         return Err(WorkspaceError::Baseline);
     }
-    let there = state.snapshots()?;
-    if there.iter().any(|snapshot| snapshot.snapshot_name == name) {
+    if state.snapshots()?.iter().any(|snapshot| snapshot.snapshot_name == name) {
         return Err(WorkspaceError::SnapshotTaken(name.to_owned()));
-    }
-    if there.len() >= MOST {
-        return Err(WorkspaceError::SnapshotsFull(MOST));
     }
     Ok(())
 }
@@ -115,17 +128,19 @@ pub fn describe(home: &Home, id: &str, name: &str) -> Result<SnapshotInfo, Works
     let path = home.snapshot(name);
     let file = open(&path)?;
     let stat = file.metadata().map_err(|e| WorkspaceError::file(&path, "read", e))?;
-    let memory = fs::metadata(home.memory(name)).ok();
+    let memory = [home.memory(name), home.ram(name)].map(|path| fs::metadata(path).ok());
+    let written = memory.iter().flatten().map(|stat| stat.blocks()).sum::<u64>() + stat.blocks();
+    let memory = memory[0].is_some();
     Ok(SnapshotInfo {
         workspace_id: id.to_owned(),
         snapshot_name: name.to_owned(),
         kind: if name == BASELINE { BASELINE } else { "named" }.to_owned(),
         created_at: identity::unix_now(),
         entry_count: used_inodes(&file).unwrap_or_default(),
-        bytes_written: (stat.blocks() + memory.as_ref().map_or(0, |stat| stat.blocks())) * 512,
+        bytes_written: written * 512,
         deletable: name != BASELINE,
-        memory: memory.is_some(),
-        contains_secrets: memory.is_some(),
+        memory,
+        contains_secrets: memory,
     })
 }
 
@@ -151,7 +166,8 @@ pub fn delete(home: &Home, state: &State, name: &str) -> Result<(), WorkspaceErr
 
 /// Removes the files of a snapshot, which is in no database.
 pub fn remove_files(home: &Home, name: &str) -> Result<(), WorkspaceError> {
-    for path in [home.snapshot(name), home.memory(name), home.memory_key(name), home.memory_jobs(name)] {
+    let [disk, memory] = [home.snapshot(name), home.memory(name)];
+    for path in [disk, memory, home.memory_key(name), home.memory_jobs(name), home.ram(name)] {
         layout::remove_if_there(&path)?;
     }
     Ok(())
@@ -168,10 +184,12 @@ pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
     for SnapshotInfo { snapshot_name: name, memory, .. } in state.snapshots()? {
         known.push(home.snapshot(&name));
         if memory {
-            known.extend([home.memory(&name), home.memory_key(&name), home.memory_jobs(&name)]);
+            known.extend([home.memory(&name), home.ram(&name)]);
+            known.extend([home.memory_key(&name), home.memory_jobs(&name)]);
         }
     }
-    let last = state.last_command()?.map_or(0, |command| command.sequence);
+    let sequence = |command: Option<super::Command>| command.map_or(0, |command| command.sequence);
+    let kept = sequence(state.next_command(0)?)..=sequence(state.last_command()?);
     let entries = |dir: &Path| fs::read_dir(dir).into_iter().flatten().flatten();
     for entry in entries(&home.snapshots()) {
         if !known.contains(&entry.path()) {
@@ -182,7 +200,7 @@ pub fn sweep(home: &Home, state: &State) -> Result<(), WorkspaceError> {
         let name = entry.file_name();
         let sequence =
             name.to_str().and_then(|name| name.split('.').next()).and_then(|n| n.parse::<u64>().ok());
-        if sequence.is_none_or(|sequence| sequence > last) {
+        if sequence.is_none_or(|sequence| !kept.contains(&sequence)) {
             layout::remove_if_there(&entry.path())?;
         }
     }

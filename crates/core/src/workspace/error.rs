@@ -90,6 +90,12 @@ pub enum WorkspaceError {
         /// The directory.
         path: PathBuf,
     },
+    /// It was laid out by a later version of pyro.
+    #[error("{} was laid out by a newer version of pyro", .path.display())]
+    Newer {
+        /// What was.
+        path: PathBuf,
+    },
     /// It has no such snapshot.
     #[error("the workspace has no snapshot {name:?}")]
     SnapshotUnknown {
@@ -127,6 +133,11 @@ pub enum WorkspaceError {
     /// The guest let its disk go before it was copied, and that twice.
     #[error("the disk of the workspace changed while it was copied")]
     Restless,
+    /// What is done in it would be cut off.
+    #[error(
+        "something is being done in the workspace, which keeping its memory would cut off under this backend"
+    )]
+    Used,
     /// The VMM did not save its memory.
     #[error("the memory of the workspace's guest cannot be saved")]
     Save(#[source] Box<pyro_vmm::VmmError>),
@@ -150,6 +161,12 @@ pub enum WorkspaceError {
         /// The end of its log.
         log: Option<String>,
     },
+    /// The keeper lives and says nothing.
+    #[error("the workspace's keeper does not answer")]
+    Silent,
+    /// The keeper cannot be ended.
+    #[error("the workspace's keeper cannot be ended")]
+    Kill(#[source] io::Error),
     /// The conversation with the keeper broke.
     #[error("the workspace's keeper cannot be talked to")]
     Protocol(#[from] ProtocolError),
@@ -312,6 +329,7 @@ impl WorkspaceError {
             Self::NameTaken { id, .. } => {
                 format!("choose another, or free it with `pyro workspace update {id} --clear-name`")
             }
+            Self::Newer { .. } => "use that version for it, or a later one; nothing of it was changed".into(),
             Self::SnapshotUnknown { there, .. } => format!("it has {}", there.join(", ")),
             Self::SnapshotsFull(_) | Self::SnapshotTaken(_) => {
                 "`pyro workspace snapshot delete` removes one".into()
@@ -325,7 +343,11 @@ impl WorkspaceError {
             Self::Refused(refusal) if refusal.phase == crate::keeper::Phase::Stopped => {
                 "`pyro workspace start` brings it back".into()
             }
+            Self::Used => "wait until its commands have ended; services and shells go on".into(),
             Self::Refused(_) | Self::Locked => "wait a moment and try again".into(),
+            Self::Silent => {
+                "`pyro workspace stop --force` ends it; the workspace's disk and history stay".into()
+            }
             Self::Generation { .. } => {
                 "stop it with the pyro that started it, or end its keeper's process; its disk and history stay".into()
             }
@@ -372,8 +394,9 @@ impl WorkspaceError {
             Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",
             Self::SnapshotUnknown { .. } => "snapshot_unknown",
             Self::Baseline => "baseline",
-            Self::Refused(_) | Self::Stopped | Self::Locked => "state",
+            Self::Refused(_) | Self::Stopped | Self::Locked | Self::Used => "state",
             Self::GuestEnded(_) => "guest_ended",
+            Self::Silent => "keeper_silent",
             Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",
             Self::ShellUnknown { .. } => "shell_unknown",
             Self::ShellEnded { .. } => "shell_ended",

@@ -11,7 +11,7 @@ use super::client::Workspaces;
 use super::files_view::{FileEntry, FileList, FileRead, FileWritten};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
-use super::{WORKSPACE_PATH, WorkspaceError};
+use super::{WORKSPACE_PATH, WorkspaceError, secrets};
 use crate::keeper::{self, Answer, BYTES, Call, Channel, End, Entry, FileAsk, FileReply, ProtocolError};
 
 /// How long a keeper may say nothing: it asks the guest for signs of life meanwhile.
@@ -43,7 +43,7 @@ impl Ear {
     async fn next(&mut self) -> Result<Heard<'_>, WorkspaceError> {
         let heard = tokio::time::timeout(LONG, keeper::receive_frame(&mut self.reader, &mut self.body));
         let lost = |what| WorkspaceError::KeeperLost { what, log: None };
-        match heard.await.map_err(|_| lost("does not answer"))? {
+        match heard.await.map_err(|_| WorkspaceError::Silent)? {
             Ok(Some(BYTES)) => Ok(Heard::Bytes(&self.body)),
             Ok(Some(Channel::Message)) => {
                 match serde_json::from_slice(&self.body).map_err(ProtocolError::Message)? {
@@ -212,18 +212,20 @@ impl Workspaces {
     ) -> Result<FileList, WorkspaceError> {
         let plain = place(path)?;
         let home = self.find(given).await?;
+        let redactor = secrets::redactor(&home)?;
         let (entries, truncated) = self.entries(&home, &plain, recursive).await?;
         Ok(FileList {
             workspace_id: id_of(&home),
             path: shown(&plain),
             recursive,
-            entries: entries.into_iter().map(FileEntry::from).collect(),
+            entries: entries.into_iter().map(|entry| FileEntry::from(entry).redacted(&redactor)).collect(),
             truncated,
             execution_mode: EXECUTION_MODE,
         })
     }
 
-    /// At most `max_bytes` of a file from byte `offset` on: as a payload, and byte for byte. Links are followed inside the workspace.
+    /// At most `max_bytes` of a file from byte `offset` on: as a payload, and byte for byte, but for the workspace's
+    /// secrets. Links are followed inside the workspace.
     ///
     /// # Errors
     /// When it does not run, or the path is no regular file in it.
@@ -237,23 +239,34 @@ impl Workspaces {
         check_size(max_bytes)?;
         let plain = place(path)?;
         let home = self.find(given).await?;
+        let redactor = secrets::redactor(&home)?;
         let mut content = Vec::new();
         let each = |bytes: &[u8]| {
             content.extend_from_slice(bytes);
             Ok(())
         };
-        let entry = self.content(&home, &plain, offset, max_bytes, each).await?;
+        // A secret that begins before the part, or ends after it, is one too.
+        let reach = redactor.reach() as u64;
+        let before = offset.min(reach);
+        let wanted = before + max_bytes;
+        let entry = self.content(&home, &plain, offset - before, wanted + reach, each).await?;
+        let part = |end: u64| redactor.head(&content, usize::try_from(end).unwrap_or(usize::MAX)).0;
+        let clean = part(wanted)[part(before).len()..].to_vec();
+        let raw = content.get(before as usize..).unwrap_or_default();
+        let raw = &raw[..raw.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX))];
+        let redacted = clean != raw;
         let read = FileRead {
             workspace_id: id_of(&home),
             path: shown(&plain),
             size_bytes: entry.size,
             max_bytes,
             offset,
-            content: String::from_utf8_lossy(&content).into_owned(),
-            truncated: entry.size > offset.saturating_add(content.len() as u64),
+            content: String::from_utf8_lossy(&clean).into_owned(),
+            truncated: entry.size > offset.saturating_add(raw.len() as u64),
+            redacted,
             execution_mode: EXECUTION_MODE,
         };
-        Ok((read, content))
+        Ok((read, clean))
     }
 
     /// Makes a file, or replaces its content at once, by all of `source`; missing directories above it are made.

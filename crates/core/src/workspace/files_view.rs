@@ -4,7 +4,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::files::shown;
+use crate::archive::SkippedLink;
 use crate::keeper::{Entry, Kind};
+use crate::redact::Redactor;
 
 impl Kind {
     /// As payloads name it.
@@ -65,6 +67,14 @@ impl From<Entry> for FileEntry {
     }
 }
 
+impl FileEntry {
+    /// The same without secrets: a guest chooses names as it likes.
+    pub(super) fn redacted(self, redactor: &Redactor) -> Self {
+        let link_target = self.link_target.map(|target| redactor.text(&target));
+        Self { path: redactor.text(&self.path), link_target, ..self }
+    }
+}
+
 /// What `workspace file read` says.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileRead {
@@ -82,6 +92,8 @@ pub struct FileRead {
     pub content: String,
     /// Whether there is more.
     pub truncated: bool,
+    /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
+    pub redacted: bool,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
 }
@@ -127,6 +139,10 @@ pub struct Synced {
     pub bytes_written: u64,
     /// Sockets and fifos that were left out.
     pub skipped_count: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    pub skipped_link_count: u64,
+    /// The first hundred of them.
+    pub skipped_links: Vec<SkippedLink>,
 }
 
 /// What `workspace export` says.
@@ -146,6 +162,10 @@ pub struct Exported {
     pub bytes_written: u64,
     /// Sockets, fifos and devices that were left out.
     pub skipped_count: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    pub skipped_link_count: u64,
+    /// The first hundred of them.
+    pub skipped_links: Vec<SkippedLink>,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
 }
@@ -204,6 +224,8 @@ pub struct Diff {
     pub patch: String,
     /// Whether text was left out because there was too much of it.
     pub patch_truncated: bool,
+    /// Whether secrets of the workspace were in what differs: `[REDACTED]` stands where one was.
+    pub redacted: bool,
 }
 
 /// How many paths differ.
@@ -243,6 +265,8 @@ pub struct DiffEntry {
     pub old_mode: Option<String>,
     /// Its permissions now.
     pub new_mode: Option<String>,
+    /// Whether secrets of the workspace were in it, before or now.
+    pub redacted: bool,
 }
 
 /// What `workspace disk list` says.
@@ -275,6 +299,8 @@ pub struct DiskRead {
     pub content: String,
     /// Whether there is more.
     pub truncated: bool,
+    /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
+    pub redacted: bool,
 }
 
 /// What `workspace disk export` says.

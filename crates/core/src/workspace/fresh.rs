@@ -15,18 +15,22 @@ use super::pipe::Unpacking;
 use crate::archive::{Seen, look};
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind};
 use crate::patch::{self, MAX_FILE, Rendered, Side};
+use crate::redact::Redactor;
 
 /// A directory with fewer new files is not worth a stream.
 const FEW: usize = 8;
 /// Most bytes of a directory that is read in one go: beyond, what is not text is better left unread.
 const MOST: u64 = 256 << 20;
 
+/// New files, and whether secrets were in them.
+type Found = HashMap<PathBuf, (Rendered, bool)>;
+
 /// What became of new files.
-pub(super) struct Fresh(HashMap<PathBuf, Rendered>);
+pub(super) struct Fresh(Found);
 
 impl Fresh {
     /// What is known of a new file that has these properties.
-    pub(super) fn take(&mut self, path: &Path) -> Option<Rendered> {
+    pub(super) fn take(&mut self, path: &Path) -> Option<(Rendered, bool)> {
         self.0.remove(path)
     }
 }
@@ -63,12 +67,19 @@ fn roots(changes: &[Change], all: bool) -> Vec<PathBuf> {
 
 impl Workspaces {
     /// Reads the new directories of `changes`; what fails is read file by file later. Keeps at most `most` bytes of text.
-    pub(super) async fn fresh(&self, home: &Home, changes: &[Change], all: bool, most: usize) -> Fresh {
+    pub(super) async fn fresh(
+        &self,
+        home: &Home,
+        changes: &[Change],
+        all: bool,
+        most: usize,
+        redactor: &Redactor,
+    ) -> Fresh {
         let mut found = HashMap::new();
         let mut left = most;
         for root in roots(changes, all) {
-            if let Ok(more) = self.fresh_below(home, &root, left).await {
-                left = left.saturating_sub(more.values().map(|each| each.patch.len()).sum());
+            if let Ok(more) = self.fresh_below(home, &root, left, redactor).await {
+                left = left.saturating_sub(more.values().map(|(each, _)| each.patch.len()).sum());
                 found.extend(more);
             }
         }
@@ -80,9 +91,11 @@ impl Workspaces {
         home: &Home,
         root: &Path,
         most: usize,
-    ) -> Result<HashMap<PathBuf, Rendered>, WorkspaceError> {
+        redactor: &Redactor,
+    ) -> Result<Found, WorkspaceError> {
         let name = root.as_os_str().as_bytes();
         let mut talk = self.running(home, FileAsk::Get { path: name.into(), max_bytes: 4 * MOST }).await?;
+        let redactor = redactor.clone();
         let above = root.parent().map(Path::to_path_buf).unwrap_or_default();
         let mut looking = Unpacking::with(move |stream, asked| {
             let (mut found, mut text) = (HashMap::new(), 0);
@@ -95,10 +108,11 @@ impl Workspaces {
                 if is_gits(&path) {
                     return ControlFlow::Continue(());
                 }
-                let side = Side { kind, mode: seen.mode, bytes: Some(bytes) };
+                let (clean, any) = redactor.head(bytes, bytes.len());
+                let side = Side { kind, mode: seen.mode, bytes: Some(&clean) };
                 let rendered = patch::render(&path, None, Some(side));
                 text += rendered.patch.len();
-                found.insert(path, rendered);
+                found.insert(path, (rendered, any));
                 if text > most || asked() { ControlFlow::Break(()) } else { ControlFlow::Continue(()) }
             })?;
             Ok(found)

@@ -9,7 +9,8 @@
 //!     ID/
 //!       layout           the version of all this
 //!       edit.lock        held while files of the guest are read to be written back changed
-//!       lock             held by the keeper for its life, or by who works on a stopped workspace
+//!       lock             held by the keeper for its life, who says in it who it is, or by who works on a stopped
+//!                        workspace
 //!       state.sqlite     record, history, snapshots
 //!       disk.ext4        the guest's writable disk
 //!       secrets/NAME     their values, mode 0600
@@ -32,7 +33,9 @@ use super::state::State;
 use crate::environment::CancelToken;
 use crate::environment::lock::{self, Lock};
 
-const VERSION: &str = "pyro-workspace 1\n";
+/// What the file that tells the version begins with, and the version.
+const LAYOUT: &str = "pyro-workspace ";
+const VERSION: u32 = 1;
 const NEW: &str = ".new-";
 const GONE: &str = ".gone-";
 /// How old a directory without a lock must be before it counts as left behind.
@@ -97,7 +100,7 @@ impl Home {
         self.snapshots().join(format!("{name}.ext4"))
     }
 
-    /// What the guest's memory held at a snapshot, and its devices, if it has that.
+    /// The guest's devices at a snapshot, and what its memory held unless that is beside them, if it has that.
     pub fn memory(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.memory"))
     }
@@ -105,6 +108,11 @@ impl Home {
     /// What shells and services the guest had at a snapshot, if it has its memory.
     pub fn memory_jobs(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.jobs"))
+    }
+
+    /// What its memory held alone, if that is not with its devices: a file that guests share which go on from it.
+    pub fn ram(&self, name: &str) -> PathBuf {
+        self.snapshots().join(format!("{name}.ram"))
     }
 
     /// What can be restored from that.
@@ -128,8 +136,10 @@ impl Home {
         let mut text = String::new();
         let path = self.path.join("layout");
         let read = File::open(&path).and_then(|file| file.take(64).read_to_string(&mut text));
+        let version = text.strip_prefix(LAYOUT).and_then(|text| text.trim_end().parse::<u32>().ok());
         match read {
-            Ok(_) if text == VERSION => Ok(()),
+            Ok(_) if version == Some(VERSION) => Ok(()),
+            Ok(_) if version > Some(VERSION) => Err(WorkspaceError::Newer { path: self.path.clone() }),
             Ok(_) => Err(WorkspaceError::Layout { path: self.path.clone() }),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 Err(WorkspaceError::Layout { path: self.path.clone() })
@@ -138,14 +148,19 @@ impl Home {
         }
     }
 
+    /// The file of its lock, in which its keeper says who it is.
+    pub(crate) fn lock_path(&self) -> PathBuf {
+        self.path.join("lock")
+    }
+
     /// Takes its lock if nobody has it.
     pub(crate) fn try_lock(&self) -> Result<Option<Lock>, WorkspaceError> {
-        lock::try_acquire(&self.path.join("lock")).map_err(WorkspaceError::of_lock)
+        lock::try_acquire(&self.lock_path()).map_err(WorkspaceError::of_lock)
     }
 
     /// Takes its lock, which somebody may hold for a moment. Blocks.
     pub(crate) fn lock(&self) -> Result<Lock, WorkspaceError> {
-        acquire(&self.path.join("lock"))
+        acquire(&self.lock_path())
     }
 
     /// Held by who reads files of the guest to write them back changed. Blocks.
@@ -180,7 +195,8 @@ impl Home {
             make_dir(&home.path.join(dir))?;
         }
         let path = home.path.join("layout");
-        fs::write(&path, VERSION).map_err(|e| WorkspaceError::file(&path, "written", e))?;
+        fs::write(&path, format!("{LAYOUT}{VERSION}\n"))
+            .map_err(|e| WorkspaceError::file(&path, "written", e))?;
         Ok((home, held))
     }
 
@@ -260,15 +276,26 @@ pub fn named(root: &Path, name: &str) -> Option<String> {
 pub fn take_name(root: &Path, name: &str, id: &str) -> Result<(), WorkspaceError> {
     let path = link(root, name);
     if let Some(other) = named(root, name) {
+        if other == id {
+            return Ok(());
+        }
         let record = Home::of(root, &other).read().and_then(|state| state.record());
         let drafted = root.join(format!("{NEW}{other}")).exists();
-        if other != id && (drafted || record.is_ok_and(|record| record.name.as_deref() == Some(name))) {
+        if drafted || record.is_ok_and(|record| record.name.as_deref() == Some(name)) {
             return Err(WorkspaceError::NameTaken { name: name.to_owned(), id: other });
         }
     }
-    let _ = fs::remove_file(&path);
-    std::os::unix::fs::symlink(format!("../{id}"), &path)
-        .map_err(|e| WorkspaceError::file(&path, "written", e))
+    // No name begins with a dot.
+    let draft = link(root, &format!(".{id}"));
+    let take = || {
+        match fs::remove_file(&draft) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        std::os::unix::fs::symlink(format!("../{id}"), &draft)?;
+        fs::rename(&draft, &path)
+    };
+    take().map_err(|e| WorkspaceError::file(&path, "written", e))
 }
 
 /// Takes `name` from `id`, under the names' lock, if it has it.
@@ -290,7 +317,7 @@ pub fn ids(root: &Path) -> Result<Vec<String>, WorkspaceError> {
     Ok(names.filter(|name| is_id(name) && Home::of(root, name).exists()).collect())
 }
 
-/// All names.
+/// All names, and what was to become one and begins with a dot.
 pub fn names(root: &Path) -> Vec<String> {
     let entries = fs::read_dir(root.join("names")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().into_string().ok()).collect()
@@ -318,8 +345,14 @@ pub fn sweep(root: &Path) {
             let _ = remove_all(&home.path);
         }
     }
-    // A name that leads nowhere: its workspace went, or was never finished.
+    // A name that leads nowhere: its workspace went, or was never finished; or one that was not given.
     for name in names(root) {
+        if name.starts_with('.') {
+            if let Ok(_held) = lock_names(root) {
+                let _ = fs::remove_file(link(root, &name));
+            }
+            continue;
+        }
         let Some(id) = named(root, &name) else { continue };
         let there = || Home::of(root, &id).exists() || root.join(format!("{NEW}{id}")).exists();
         if !there()
@@ -437,6 +470,17 @@ mod tests {
         left.sort();
         assert_eq!(left, ["a", "c"]);
         assert_eq!(named(root, "a").as_deref(), Some("aaaaaaaaaaaa"));
+        // What is its own stays: nobody can look for it in vain meanwhile.
+        let inode = |name: &str| {
+            std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(link(root, name)).unwrap())
+        };
+        let before = inode("a");
+        rename(&other, "a").unwrap();
+        assert_eq!(inode("a"), before);
+        // One that was killed while it gave one.
+        std::os::unix::fs::symlink("../aaaaaaaaaaaa", link(root, ".aaaaaaaaaaaa")).unwrap();
+        sweep(root);
+        assert_eq!(names(root).len(), 2);
         // A rename that was interrupted before it was written down: the name is free.
         take_name(root, "d", ID).unwrap();
         rename(&other, "d").unwrap();
@@ -448,6 +492,10 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let (home, _held) = workspace(dir.path(), ID, "a");
         fs::write(home.path().join("layout"), "pyro-workspace 2\n").unwrap();
-        assert!(matches!(home.read(), Err(WorkspaceError::Layout { .. })));
+        assert!(matches!(home.read(), Err(WorkspaceError::Newer { .. })));
+        for odd in ["pyro-workspace 0\n", "pyro-workspace\n", "2\n", ""] {
+            fs::write(home.path().join("layout"), odd).unwrap();
+            assert!(matches!(home.read(), Err(WorkspaceError::Layout { .. })), "{odd}");
+        }
     }
 }

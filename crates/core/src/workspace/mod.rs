@@ -4,9 +4,10 @@
 //!   client    what front ends call: asks a keeper, or does it itself under the lock where none lives
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
+//!   holder    who holds a lock, to end one that hangs
 //!   shells, services, jobs    what goes on in a guest     spool     what that wrote, in files
 //!   state     the database                         record   what is in it; view: what payloads show
-//!   secrets   what may be one, where they are kept
+//!   history   of commands, as much as is kept      secrets  what may be one, where they are kept
 //!   files     the guest's files, one at a time     transfer whole trees, through the threads of pipe
 //!   patching  patches, applied to them             diff     how they differ from the baseline; fresh: new trees
 //!   offline   the disk of a stopped workspace
@@ -24,7 +25,10 @@ pub(crate) mod disk;
 mod error;
 mod files;
 mod files_view;
+mod forks;
 mod fresh;
+pub(crate) mod history;
+pub(crate) mod holder;
 pub(crate) mod jobs;
 pub(crate) mod layout;
 mod offline;
@@ -46,6 +50,7 @@ pub use files_view::{
     Diff, DiffEntry, DiffSummary, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead,
     FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
 };
+pub use history::{Bounds, LogReader};
 pub use jobs::{
     Readiness, Service, ServiceList, ServiceLogs, Shell, ShellClosed, ShellList, ShellRead, ShellSignalled,
     ShellWritten,
@@ -63,8 +68,8 @@ pub use state::BASELINE;
 pub(crate) use transfer::mode as source_mode;
 pub(crate) use view::EXECUTION_MODE;
 pub use view::{
-    Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, Reset, ResetTo, SnapshotCreated,
-    SnapshotDeleted, SnapshotInfo, SnapshotList, Status,
+    Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, LogsHead, Reset, ResetTo,
+    SnapshotCreated, SnapshotDeleted, SnapshotInfo, SnapshotList, Status, UNRESPONSIVE, Unreadable,
 };
 
 use std::path::Path;

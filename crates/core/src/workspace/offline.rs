@@ -12,7 +12,9 @@ use super::layout::Home;
 use super::pipe::Worker;
 use super::record::Record;
 use super::state::State;
-use super::{WORKSPACE_PATH, WorkspaceError, disk};
+use super::transfer::absolute;
+use super::{WORKSPACE_PATH, WorkspaceError, disk, secrets};
+use crate::HostPath;
 use crate::disk::{DiskError, Ext4, Found, Kind, Merged, export};
 use crate::environment::lock::Lock;
 use crate::environment::{Installed, Store};
@@ -96,6 +98,7 @@ impl Workspaces {
         recursive: bool,
     ) -> Result<DiskList, WorkspaceError> {
         let still = self.still(given).await?;
+        let redactor = secrets::redactor(&still.home)?;
         let open = self.images(&still)?;
         let path = from_root(path);
         let shown = path.display().to_string();
@@ -107,7 +110,7 @@ impl Workspaces {
                 if truncated {
                     return ControlFlow::Break(());
                 }
-                entries.push(entry(found));
+                entries.push(entry(found).redacted(&redactor));
                 ControlFlow::Continue(())
             })?;
             Ok((entries, truncated))
@@ -116,7 +119,7 @@ impl Workspaces {
         Ok(DiskList { workspace_id: id_of(&still.home), path: shown, recursive, entries, truncated })
     }
 
-    /// The first `max_bytes` of a file of a stopped workspace: as a payload, and byte for byte.
+    /// The first `max_bytes` of a file of a stopped workspace: as a payload, and byte for byte, but for its secrets.
     ///
     /// # Errors
     /// When the workspace runs, the path is no regular file, or its disk is damaged.
@@ -131,25 +134,29 @@ impl Workspaces {
         let open = self.images(&still)?;
         let path = from_root(path);
         let shown = path.display().to_string();
+        let redactor = secrets::redactor(&still.home)?;
+        let end = usize::try_from(max_bytes).unwrap_or(usize::MAX);
+        let reach = end.saturating_add(redactor.reach());
         let (size_bytes, content) = blocking(move || {
             let merged = open()?;
             let node = merged.find(&path)?;
             if node.kind() != Kind::File {
                 return Err(DiskError::NotAFile { path }.into());
             }
-            let content = merged.read(&path, 0, usize::try_from(max_bytes).unwrap_or(usize::MAX))?;
-            Ok((node.inode().size(), content))
+            Ok((node.inode().size(), merged.read(&path, 0, reach)?))
         })
         .await?;
+        let (clean, redacted) = redactor.head(&content, end);
         let read = DiskRead {
             workspace_id: id_of(&still.home),
             path: shown,
             size_bytes,
             max_bytes,
-            content: String::from_utf8_lossy(&content).into_owned(),
-            truncated: size_bytes > content.len() as u64,
+            content: String::from_utf8_lossy(&clean).into_owned(),
+            truncated: size_bytes > content.len().min(end) as u64,
+            redacted,
         };
-        Ok((read, content))
+        Ok((read, clean.into_owned()))
     }
 
     /// Writes the disk of a stopped workspace to `output`, which must not exist, as one raw ext4 image, its journal
@@ -157,8 +164,12 @@ impl Workspaces {
     ///
     /// # Errors
     /// When the workspace runs, its disk is damaged, or `output` cannot be made.
-    pub async fn export_disk(&self, given: &str, output: &Path) -> Result<DiskExported, WorkspaceError> {
-        let output = std::path::absolute(output).map_err(|e| WorkspaceError::file(output, "made", e))?;
+    pub async fn export_disk(
+        &self,
+        given: &str,
+        output: impl Into<HostPath>,
+    ) -> Result<DiskExported, WorkspaceError> {
+        let output = absolute(output.into())?;
         let still = self.still(given).await?;
         let (path, to) = (still.home.disk(), output.clone());
         // On a thread that is waited for, so that it tidies up also when nobody wants its result any more.
@@ -169,7 +180,7 @@ impl Workspaces {
         let exported = worker.outcome().await??;
         Ok(DiskExported {
             workspace_id: id_of(&still.home),
-            output_path: output.display().to_string(),
+            output_path: output.shown().display().to_string(),
             disk_format: "ext4",
             bytes_written: exported.size,
             allocated_bytes: exported.allocated,

@@ -8,12 +8,12 @@ use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
 
-use super::WorkspaceError;
 use super::client::Workspaces;
 use super::files::{id_of, odd, shown};
 use super::files_view::{PatchEntry, PatchSummary, Patched};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
+use super::{WorkspaceError, secrets};
 use crate::keeper::{self, Edit, FileAsk, FileReply, Name};
 use crate::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
 
@@ -49,7 +49,10 @@ impl Workspaces {
             .await
             .map_err(|_| WorkspaceError::Locked)??;
         let tree = self.fetch(&home, &patch::paths(&patches)).await?;
-        let changes = patch::apply(&patches, &tree)?;
+        let redactor = secrets::redactor(&home)?;
+        // Why it does not fit is said with lines of the files.
+        let changes = patch::apply(&patches, &tree)
+            .map_err(|rejected| WorkspaceError::from(rejected).redacted(&redactor))?;
         let (mut edits, mut contents, mut entries) = (Vec::new(), Vec::new(), Vec::new());
         let name = |path: &Path| Name::from(path.as_os_str().as_bytes());
         edits.extend(patch::removed(&changes).map(|path| Edit::Delete { path: name(path) }));
@@ -101,7 +104,7 @@ impl Workspaces {
                 deleted: count("deleted"),
             },
             entries,
-            patch: String::from_utf8_lossy(text).into_owned(),
+            patch: redactor.text(&String::from_utf8_lossy(text)),
             execution_mode: EXECUTION_MODE,
         })
     }

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::WorkspaceError;
-use crate::archive::{ArchiveError, Sink, Source, Totals, Unpacked};
+use crate::archive::{ArchiveError, Sink, Source, Totals, Unpacked, Written};
 
 const BUFFER: usize = 256 << 10;
 
@@ -84,8 +84,8 @@ fn pipe() -> io::Result<(StdStream, UnixStream)> {
 /// A tree as a tar stream. It only ends where the tree does: what goes wrong before is an error of reading.
 pub(crate) struct Packed {
     stream: UnixStream,
-    outcome: oneshot::Receiver<Result<Totals, ArchiveError>>,
-    ended: Option<Result<Totals, ArchiveError>>,
+    outcome: oneshot::Receiver<Result<Written, ArchiveError>>,
+    ended: Option<Result<Written, ArchiveError>>,
 }
 
 impl Packed {
@@ -113,10 +113,10 @@ impl Packed {
     }
 
     /// What was packed, given how its transfer went: why it could not be packed says more than what followed from that.
-    pub(crate) fn finish<T>(self, sent: Result<T, WorkspaceError>) -> Result<(Totals, T), WorkspaceError> {
+    pub(crate) fn finish<T>(self, sent: Result<T, WorkspaceError>) -> Result<(Written, T), WorkspaceError> {
         match self.ended {
             Some(Err(error)) => Err(error.into()),
-            Some(Ok(totals)) => Ok((totals, sent?)),
+            Some(Ok(written)) => Ok((written, sent?)),
             None => sent.and(Err(pipe_failed(io::ErrorKind::UnexpectedEof.into()))),
         }
     }

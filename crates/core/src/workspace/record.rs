@@ -1,13 +1,14 @@
 //! What is written down about a workspace: structs of the disk, apart from what payloads show.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
 use super::secrets::{self, Secret};
+use crate::HostPath;
+use crate::archive::{OutsideLinks, SkippedLink};
 use crate::vm::{VmRequest, limits};
 
 /// Longest name, bytes.
@@ -73,6 +74,12 @@ pub struct Seed {
     pub entry_count: u64,
     /// Bytes of files.
     pub bytes_written: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    #[serde(default)]
+    pub skipped_link_count: u64,
+    /// The first hundred of them.
+    #[serde(default)]
+    pub skipped_links: Vec<SkippedLink>,
 }
 
 impl Seed {
@@ -84,6 +91,8 @@ impl Seed {
             destination: WORKSPACE_PATH.into(),
             entry_count: 0,
             bytes_written: 0,
+            skipped_link_count: 0,
+            skipped_links: Vec::new(),
         }
     }
 }
@@ -125,7 +134,7 @@ pub struct Command {
 }
 
 /// What a workspace is asked to be.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Wish {
     /// An environment of the catalog, such as `debian:12`.
     pub environment: String,
@@ -144,9 +153,12 @@ pub struct Wish {
     /// What its guest is told and nobody else is shown.
     #[serde(default)]
     pub secrets: Vec<Secret>,
-    /// A directory or an archive of the host that fills `/workspace`; absolute.
+    /// A directory or an archive of the host that fills `/workspace`.
     #[serde(default)]
-    pub seed_path: Option<PathBuf>,
+    pub seed_path: Option<HostPath>,
+    /// What becomes of symbolic links that lead out of that.
+    #[serde(default)]
+    pub outside_links: OutsideLinks,
 }
 
 impl Wish {
@@ -164,6 +176,7 @@ impl Wish {
             allow_host_compat,
             secrets: Vec::new(),
             seed_path: None,
+            outside_links: OutsideLinks::Refuse,
         }
     }
 

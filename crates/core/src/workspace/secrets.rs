@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use super::layout::{self, Home};
 use super::record::SecretInfo;
 use super::{Record, WorkspaceError};
+use crate::HostPath;
 use crate::redact::{Redactor, SHORTEST};
 
 /// Most secrets of one workspace.
@@ -127,12 +128,28 @@ impl Secret {
     ///
     /// # Errors
     /// When the file cannot be read, or what is in it cannot be a value.
-    pub fn from_file(name: impl Into<String>, path: &Path) -> Result<Self, SecretError> {
+    pub fn from_file(name: impl Into<String>, path: impl Into<HostPath>) -> Result<Self, SecretError> {
+        let (name, path) = (name.into(), path.into());
+        check_name(&name)?;
+        match File::open(path.path()) {
+            Ok(file) => Self::from_reader(name, path.shown(), file),
+            Err(source) => Err(SecretError::File { name, path: path.shown().to_owned(), source }),
+        }
+    }
+
+    /// One whose value comes from `reader`, which errors call `path`: all of it, byte for byte. Blocks.
+    ///
+    /// # Errors
+    /// As [`Self::from_file`].
+    pub fn from_reader(
+        name: impl Into<String>,
+        path: &Path,
+        reader: impl io::Read,
+    ) -> Result<Self, SecretError> {
         let name = name.into();
         check_name(&name)?;
         let mut bytes = Vec::new();
-        let read = File::open(path).and_then(|file| file.take(LONGEST as u64 + 1).read_to_end(&mut bytes));
-        if let Err(source) = read {
+        if let Err(source) = reader.take(LONGEST as u64 + 1).read_to_end(&mut bytes) {
             return Err(SecretError::File { name, path: path.to_owned(), source });
         }
         if bytes.len() > LONGEST {
@@ -204,10 +221,17 @@ pub(crate) fn read(home: &Home, record: &Record) -> Result<Vec<Secret>, Workspac
     for SecretInfo { name, source_kind } in &record.secrets {
         check_name(name)?;
         let path = home.secrets().join(name);
-        let secret = Secret::from_file(name, &path)?;
+        let secret = Secret::from_file(name, path)?;
         all.push(Secret { source_kind: source_kind.clone(), ..secret });
     }
     Ok(all)
+}
+
+/// What takes a workspace's secrets out of what a front end shows: the guest may have written them anywhere. Blocks for a
+/// moment.
+pub(crate) fn redactor(home: &Home) -> Result<Redactor, WorkspaceError> {
+    let record = home.read()?.record()?;
+    Ok(Secrets::new(read(home, &record)?)?.redactor)
 }
 
 /// Which secret a command gets as which variable: `NAME` or `NAME=ENV`.
@@ -312,7 +336,7 @@ mod tests {
         assert!(matches!(Secret::from_file("T", &path), Err(SecretError::Long(_))));
         std::fs::write(&path, b"\xff\xfe\xff\xfe").unwrap();
         assert!(matches!(Secret::from_file("T", &path), Err(SecretError::Text(_))));
-        assert!(matches!(Secret::from_file("T", &dir.path().join("none")), Err(SecretError::File { .. })));
+        assert!(matches!(Secret::from_file("T", dir.path().join("none")), Err(SecretError::File { .. })));
     }
 
     #[test]

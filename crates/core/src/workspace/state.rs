@@ -1,20 +1,25 @@
-//! A workspace's database: its record, its history, its snapshots. Written by whoever holds the workspace's lock; read by
+//! A workspace's database: its record and its snapshots, and where others keep the history and the jobs. Written by whoever holds the workspace's lock; read by
 //! anybody, whether its keeper lives or not.
 //!
 //! In WAL mode, so that readers and the keeper never wait for each other, and without a sync for each command: what is
 //! lost with the host's power is the end of a history. What a disk depends on is synced.
+//!
+//! Its layout has a number. Whoever opens an older one to write to it brings it forward first, in one transaction; whoever
+//! reads takes it as it is, since a keeper of that version may live. A newer one is left alone.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
-use super::WorkspaceError;
-use super::record::{Command, Record};
+use super::record::Record;
 use super::view::SnapshotInfo;
+use super::{WorkspaceError, history};
 
-/// The version of what is below.
-const VERSION: i32 = 1;
+/// What makes each version of the layout of the one before it, from an empty file on. What is released does not change.
+const STEPS: [&str; 2] = [TABLES, history::BOUNDS];
+/// The version of the layout.
+const VERSION: i32 = STEPS.len() as i32;
 /// How long a reader waits for a writer that recovers the database after a crash.
 const BUSY: Duration = Duration::from_secs(5);
 
@@ -34,8 +39,6 @@ const TABLES: &str = "
         kind TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, name)
     ) STRICT;
 ";
-const COMMAND: &str = "SELECT sequence, command, cwd, exit_code, duration_ms, recorded_at, stdout_bytes, stderr_bytes, \
-                       stdout_truncated, stderr_truncated, interrupted FROM command";
 const SNAPSHOT: &str = "SELECT name, kind, created_at, entry_count, bytes_written, memory FROM snapshot";
 
 /// An open database.
@@ -43,41 +46,79 @@ const SNAPSHOT: &str = "SELECT name, kind, created_at, entry_count, bytes_writte
 pub struct State {
     path: PathBuf,
     connection: Connection,
+    version: i32,
 }
 
 impl State {
     /// Makes one.
     pub fn create(path: &Path, record: &Record) -> Result<Self, WorkspaceError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
-        let state = Self::connect(path, flags)?;
-        let make = || {
-            state.connection.pragma_update(None, "journal_mode", "WAL")?;
-            state.connection.execute_batch(TABLES)?;
-            state.connection.pragma_update(None, "user_version", VERSION)
-        };
-        make().map_err(|source| state.error(source))?;
+        let mut state = Self::connect(path, flags)?;
+        let wal = state.connection.pragma_update(None, "journal_mode", "WAL");
+        wal.map_err(|source| state.error(source))?;
+        state.bring_forward()?;
         state.save(record)?;
         Ok(state)
     }
 
-    /// Opens one to write to it. The caller holds the workspace's lock.
+    /// Opens one to write to it, and brings an older one forward. The caller holds the workspace's lock.
     pub fn open(path: &Path) -> Result<Self, WorkspaceError> {
-        let state = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
-        let version: i32 = state
-            .connection
-            .pragma_query_value(None, "user_version", |row| row.get(0))
-            .map_err(|source| state.error(source))?;
-        if version != VERSION {
-            return Err(WorkspaceError::Layout { path: path.to_owned() });
-        }
+        let mut state = Self::there(path)?;
+        state.bring_forward()?;
         Ok(state)
     }
 
     /// Opens one to read it. Not read-only for the file system's part: the first to come after a crash recovers it.
     pub fn open_to_read(path: &Path) -> Result<Self, WorkspaceError> {
-        let state = Self::open(path)?;
+        let state = Self::there(path)?;
         state.connection.pragma_update(None, "query_only", true).map_err(|source| state.error(source))?;
         Ok(state)
+    }
+
+    /// One that some version of pyro made.
+    fn there(path: &Path) -> Result<Self, WorkspaceError> {
+        let state = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
+        match state.version {
+            1..=VERSION => Ok(state),
+            ..1 => Err(WorkspaceError::Layout { path: path.to_owned() }),
+            _ => Err(WorkspaceError::Newer { path: path.to_owned() }),
+        }
+    }
+
+    /// Makes the present layout of an older one: wholly, or not at all.
+    fn bring_forward(&mut self) -> Result<(), WorkspaceError> {
+        let from = usize::try_from(self.version).unwrap_or_default();
+        if from < STEPS.len() {
+            self.change(|connection| {
+                STEPS[from..].iter().try_for_each(|step| connection.execute_batch(step))?;
+                connection.pragma_update(None, "user_version", VERSION)
+            })?;
+            self.version = VERSION;
+        }
+        Ok(())
+    }
+
+    /// Changes several things at once.
+    pub(super) fn change<T>(
+        &self,
+        work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+    ) -> Result<T, WorkspaceError> {
+        let change = || {
+            let all = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
+            let done = work(&all)?;
+            all.commit().map(|()| done)
+        };
+        change().map_err(|source| self.error(source))
+    }
+
+    /// Reads from now on what is there now, whatever is written meanwhile.
+    pub(super) fn hold(&self) -> Result<(), WorkspaceError> {
+        self.connection.execute_batch("BEGIN").map_err(|source| self.error(source))
+    }
+
+    /// The version of its layout.
+    pub(super) fn version(&self) -> i32 {
+        self.version
     }
 
     fn connect(path: &Path, flags: OpenFlags) -> Result<Self, WorkspaceError> {
@@ -86,7 +127,8 @@ impl State {
         let connection = Connection::open_with_flags(path, flags).map_err(error)?;
         connection.busy_timeout(BUSY).map_err(error)?;
         connection.pragma_update(None, "synchronous", "NORMAL").map_err(error)?;
-        Ok(Self { path: path.to_owned(), connection })
+        let version = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(error)?;
+        Ok(Self { path: path.to_owned(), connection, version })
     }
 
     pub(super) fn error(&self, source: rusqlite::Error) -> WorkspaceError {
@@ -113,44 +155,6 @@ impl State {
     pub fn sync(&self) -> Result<(), WorkspaceError> {
         let done = self.connection.query_row("PRAGMA wal_checkpoint(FULL)", [], |_| Ok(()));
         done.map_err(|source| self.error(source))
-    }
-
-    /// Adds to the history.
-    pub fn add_command(&self, command: &Command) -> Result<(), WorkspaceError> {
-        self.execute(
-            "INSERT INTO command VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
-            params![
-                command.sequence,
-                command.command,
-                command.cwd,
-                command.exit_code,
-                command.duration_ms,
-                command.recorded_at,
-                command.stdout_bytes,
-                command.stderr_bytes,
-                command.stdout_truncated,
-                command.stderr_truncated,
-                command.interrupted,
-            ],
-        )
-    }
-
-    /// The history, the oldest first.
-    pub fn commands(&self) -> Result<Vec<Command>, WorkspaceError> {
-        self.rows(&format!("{COMMAND} ORDER BY sequence"), command)
-    }
-
-    /// The last of the history.
-    pub fn last_command(&self) -> Result<Option<Command>, WorkspaceError> {
-        let last =
-            self.connection.query_row(&format!("{COMMAND} ORDER BY sequence DESC LIMIT 1"), [], command);
-        last.optional().map_err(|source| self.error(source))
-    }
-
-    /// How many commands the history has.
-    pub fn command_count(&self) -> Result<u64, WorkspaceError> {
-        let count = self.connection.query_row("SELECT count(*) FROM command", [], |row| row.get(0));
-        count.map_err(|source| self.error(source))
     }
 
     /// Adds a snapshot, whose file has its name, or replaces one.
@@ -192,6 +196,17 @@ impl State {
         })
     }
 
+    /// One row, if there is one.
+    pub(super) fn row<T>(
+        &self,
+        query: &str,
+        values: impl rusqlite::Params,
+        read: impl FnOnce(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Option<T>, WorkspaceError> {
+        let one = || self.connection.prepare_cached(query)?.query_row(values, read).optional();
+        one().map_err(|source| self.error(source))
+    }
+
     pub(super) fn rows<T>(
         &self,
         query: &str,
@@ -216,26 +231,11 @@ impl State {
 /// The snapshot that every workspace has from its beginning.
 pub const BASELINE: &str = "baseline";
 
-fn command(row: &Row<'_>) -> rusqlite::Result<Command> {
-    Ok(Command {
-        sequence: row.get(0)?,
-        command: row.get(1)?,
-        cwd: row.get(2)?,
-        exit_code: row.get(3)?,
-        duration_ms: row.get(4)?,
-        recorded_at: row.get(5)?,
-        stdout_bytes: row.get(6)?,
-        stderr_bytes: row.get(7)?,
-        stdout_truncated: row.get(8)?,
-        stderr_truncated: row.get(9)?,
-        interrupted: row.get(10)?,
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::Wish;
+    use crate::workspace::history::{Bounds, Extent};
+    use crate::workspace::{Command, Wish};
 
     fn entry(sequence: u64) -> Command {
         Command {
@@ -253,6 +253,10 @@ mod tests {
         }
     }
 
+    fn add(state: &State, sequence: u64) {
+        assert_eq!(state.add_command(&entry(sequence), 9, Bounds::ALL).unwrap(), [0; 0]);
+    }
+
     #[test]
     fn what_is_written_is_read_by_another_at_the_same_time() {
         let dir = tempfile::tempdir().unwrap();
@@ -263,10 +267,10 @@ mod tests {
         assert_eq!(reader.record().unwrap(), record);
         record.reset_count = 7;
         writer.save(&record).unwrap();
-        writer.add_command(&entry(1)).unwrap();
-        writer.add_command(&entry(2)).unwrap();
+        add(&writer, 1);
+        add(&writer, 2);
         assert_eq!(reader.record().unwrap(), record);
-        assert_eq!(reader.commands().unwrap(), [entry(1), entry(2)]);
+        assert_eq!(reader.next_command(0).unwrap(), Some(entry(1)));
         assert_eq!(reader.last_command().unwrap(), Some(entry(2)));
         assert_eq!(reader.command_count().unwrap(), 2);
         assert!(reader.save(&record).is_err(), "a reader wrote");
@@ -278,11 +282,77 @@ mod tests {
         let path = dir.path().join("state.sqlite");
         let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
         let writer = State::create(&path, &record).unwrap();
-        writer.add_command(&entry(1)).unwrap();
+        add(&writer, 1);
         // As SIGKILL leaves it: the log beside the database, never checkpointed.
         let copy = dir.path().join("copy.sqlite");
         std::fs::copy(&path, &copy).unwrap();
         std::fs::copy(dir.path().join("state.sqlite-wal"), dir.path().join("copy.sqlite-wal")).unwrap();
-        assert_eq!(State::open_to_read(&copy).unwrap().commands().unwrap(), [entry(1)]);
+        assert_eq!(State::open_to_read(&copy).unwrap().last_command().unwrap(), Some(entry(1)));
+    }
+
+    /// A store as the first version made it: what it wrote, word for word.
+    fn of_the_first_version(path: &Path) -> Connection {
+        let connection = Connection::open(path).unwrap();
+        connection.pragma_update(None, "journal_mode", "WAL").unwrap();
+        connection.execute_batch(include_str!("state_1.sql")).unwrap();
+        connection
+    }
+
+    #[test]
+    fn a_store_of_the_first_version_is_read_as_it_is_and_brought_forward() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let old = of_the_first_version(&path);
+        let version = || old.pragma_query_value(None, "user_version", |row| row.get::<_, i32>(0)).unwrap();
+        let look = |state: &State| {
+            let record = state.record().unwrap();
+            assert_eq!((record.id.as_str(), record.name.as_deref()), ("0123456789ab", Some("old")));
+            assert_eq!(state.extent().unwrap(), Extent { commands: 2, dropped: 0 });
+            assert_eq!(state.last_command().unwrap().unwrap().interrupted.as_deref(), Some("timeout"));
+            assert_eq!(state.snapshots().unwrap()[0].snapshot_name, BASELINE);
+            assert_eq!(state.jobs::<crate::workspace::Shell>().unwrap()[0].shell_id, "ab12");
+        };
+        look(&State::open_to_read(&path).unwrap());
+        assert_eq!(version(), 1, "a reader changed it");
+        let state = State::open(&path).unwrap();
+        look(&state);
+        assert_eq!(version(), VERSION);
+        // The bytes of what there was already count.
+        let bounds = Bounds { commands: 10, bytes: 120 };
+        assert_eq!(state.add_command(&entry(4), 9, bounds).unwrap(), [1]);
+        drop(state);
+        look_again(&path);
+    }
+
+    fn look_again(path: &Path) {
+        let state = State::open(path).unwrap();
+        assert_eq!(state.extent().unwrap(), Extent { commands: 2, dropped: 1 });
+    }
+
+    #[test]
+    fn a_step_forward_that_fails_changes_nothing() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let old = of_the_first_version(&path);
+        // In the way of its last statement but one.
+        old.execute_batch("CREATE TABLE history (one INTEGER) STRICT").unwrap();
+        assert!(matches!(State::open(&path), Err(WorkspaceError::State { .. })));
+        let columns = "SELECT count(*) FROM pragma_table_info('command')";
+        assert_eq!(old.query_row(columns, [], |row| row.get::<_, u32>(0)).unwrap(), 11);
+        old.execute_batch("DROP TABLE history").unwrap();
+        State::open(&path).unwrap();
+    }
+
+    #[test]
+    fn a_newer_store_is_left_alone_and_what_is_none_is_refused() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.sqlite");
+        let newer = of_the_first_version(&path);
+        newer.pragma_update(None, "user_version", VERSION + 1).unwrap();
+        let refused = State::open(&path).map(drop).unwrap_err();
+        assert!(matches!(refused, WorkspaceError::Newer { .. }) && refused.hint().is_some());
+        assert!(matches!(State::open_to_read(&path), Err(WorkspaceError::Newer { .. })));
+        newer.pragma_update(None, "user_version", 0).unwrap();
+        assert!(matches!(State::open(&path), Err(WorkspaceError::Layout { .. })));
     }
 }

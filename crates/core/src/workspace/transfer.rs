@@ -8,7 +8,8 @@ use super::files::{Heard, id_of, odd, place, shown};
 use super::files_view::{Exported, Pushed, Synced};
 use super::pipe::{OnMoved, Packed, Unpacking};
 use super::view::EXECUTION_MODE;
-use crate::archive::{Artifact, Form, Limits, Sink, Source};
+use crate::HostPath;
+use crate::archive::{Artifact, Form, Limits, OutsideLinks, Sink, Source, Written};
 use crate::keeper::{FileAsk, FileReply};
 
 /// How payloads name what a source is.
@@ -20,8 +21,9 @@ pub(crate) fn mode(form: Form) -> &'static str {
 }
 
 /// As whoever has another working directory finds it.
-fn absolute(path: &Path) -> std::path::PathBuf {
-    std::path::absolute(path).unwrap_or_else(|_| path.to_owned())
+pub(super) fn absolute(path: HostPath) -> Result<HostPath, WorkspaceError> {
+    let shown = path.shown().to_owned();
+    path.absolute().map_err(|e| WorkspaceError::file(&shown, "found", e))
 }
 
 impl Workspaces {
@@ -33,13 +35,15 @@ impl Workspaces {
     pub async fn push(
         &self,
         given: &str,
-        source: &Path,
+        source: impl Into<HostPath>,
         dest: &Path,
+        outside_links: OutsideLinks,
         on_moved: OnMoved,
     ) -> Result<Pushed, WorkspaceError> {
         let plain = place(dest)?;
-        let limits = Limits::default();
-        let opened = Source::open(source, limits)?;
+        let source = absolute(source.into())?;
+        let limits = Limits { outside_links, ..Limits::default() };
+        let opened = Source::open(&source, limits)?;
         let mode = mode(opened.form());
         let home = self.find(given).await?;
         let ask = FileAsk::Put {
@@ -50,7 +54,7 @@ impl Workspaces {
         let talk = self.running(&home, ask).await?;
         let mut packed = Packed::new(opened, on_moved)?;
         let sent = talk.send(&mut packed).await;
-        let (totals, reply) = packed.finish(sent)?;
+        let (Written { totals, skipped_links }, reply) = packed.finish(sent)?;
         if reply != FileReply::Done {
             return Err(odd());
         }
@@ -59,11 +63,13 @@ impl Workspaces {
             execution_mode: EXECUTION_MODE,
             workspace_sync: Synced {
                 mode,
-                source_path: absolute(source).display().to_string(),
+                source_path: source.shown().display().to_string(),
                 destination: shown(&plain),
                 entry_count: totals.entries,
                 bytes_written: totals.bytes,
                 skipped_count: totals.skipped,
+                skipped_link_count: totals.skipped_links,
+                skipped_links,
             },
         })
     }
@@ -76,12 +82,13 @@ impl Workspaces {
         &self,
         given: &str,
         path: &Path,
-        output: &Path,
+        output: impl Into<HostPath>,
+        outside_links: OutsideLinks,
         on_moved: OnMoved,
     ) -> Result<Exported, WorkspaceError> {
         let plain = place(path)?;
-        let limits = Limits::default();
-        let output = absolute(output);
+        let limits = Limits { outside_links, ..Limits::default() };
+        let output = absolute(output.into())?;
         let name = plain.rsplit(|byte| *byte == b'/').next().filter(|name| !name.is_empty());
         let sink = Sink::new(&output, name, limits)?;
         let home = self.find(given).await?;
@@ -104,7 +111,7 @@ impl Workspaces {
         Ok(Exported {
             workspace_id: id_of(&home),
             workspace_path: shown(&plain),
-            output_path: output.display().to_string(),
+            output_path: output.shown().display().to_string(),
             artifact_type: match unpacked.artifact {
                 Artifact::File => "file",
                 Artifact::Directory => "directory",
@@ -112,6 +119,8 @@ impl Workspaces {
             entry_count: unpacked.totals.entries,
             bytes_written: unpacked.totals.bytes,
             skipped_count,
+            skipped_link_count: unpacked.totals.skipped_links,
+            skipped_links: unpacked.skipped_links,
             execution_mode: EXECUTION_MODE,
         })
     }

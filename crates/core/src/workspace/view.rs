@@ -11,6 +11,9 @@ use crate::keeper::{Phase, expires_at};
 /// How commands of a workspace run: in a guest, or not at all.
 pub const EXECUTION_MODE: &str = "guest_vsock";
 
+/// The state of a workspace whose keeper does not answer: whether it runs is not known.
+pub const UNRESPONSIVE: &str = "unresponsive";
+
 /// The last command of a history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LastCommand {
@@ -66,7 +69,7 @@ pub struct Status {
     pub last_activity_at: f64,
     /// When it is stopped if nothing happens, Unix seconds. Absent without a time to live.
     pub expires_at: Option<f64>,
-    /// `started`, `stopped`, or what happens to it now.
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
     /// `off`.
     pub network_policy: String,
@@ -90,7 +93,7 @@ pub struct Status {
     pub workspace_seed: Seed,
     /// Its secrets, without their values.
     pub secrets: Vec<SecretInfo>,
-    /// How many commands its history has.
+    /// How many commands were run.
     pub command_count: u64,
     /// The last of them.
     pub last_command: Option<LastCommand>,
@@ -157,7 +160,7 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
     /// The environment's name.
     pub environment: String,
-    /// `started`, `stopped`, or what happens to it now.
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
     /// Unix seconds.
     pub created_at: f64,
@@ -165,7 +168,7 @@ pub struct Listed {
     pub last_activity_at: f64,
     /// Unix seconds.
     pub expires_at: Option<f64>,
-    /// How many commands its history has.
+    /// How many commands were run.
     pub command_count: u64,
     /// How many services it has.
     pub service_count: u64,
@@ -198,6 +201,17 @@ pub struct List {
     pub count: usize,
     /// The one that was used last first.
     pub workspaces: Vec<Listed>,
+    /// Those of which nothing can be said, such as one that a newer pyro made.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A workspace that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Unreadable {
+    /// 12 hexadecimal digits.
+    pub workspace_id: String,
+    /// Why.
+    pub error: String,
 }
 
 /// One copy of a workspace's disk.
@@ -232,6 +246,9 @@ pub struct SnapshotCreated {
     pub workspace_id: String,
     /// It.
     pub snapshot: SnapshotInfo,
+    /// How long the guest stood still for its memory to be kept, ms; null where only its disk was, which it does not
+    /// stand still for.
+    pub paused_ms: Option<f64>,
     /// `guest_vsock`.
     pub execution_mode: &'static str,
 }
@@ -338,12 +355,26 @@ pub struct ExecReport {
 /// The history.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Logs {
-    /// Whose.
-    pub workspace_id: String,
-    /// How many commands.
-    pub count: usize,
+    /// How much it is of what.
+    #[serde(flatten)]
+    pub head: LogsHead,
     /// The oldest first.
     pub entries: Vec<LogEntry>,
+}
+
+/// How much of a history is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LogsHead {
+    /// Whose.
+    pub workspace_id: String,
+    /// How many commands are shown.
+    pub count: u64,
+    /// How many were run.
+    pub command_count: u64,
+    /// How many older ones are kept and were not asked for.
+    pub omitted_count: u64,
+    /// How many still older ones are not kept any more.
+    pub dropped_count: u64,
 }
 
 /// One command of the history.

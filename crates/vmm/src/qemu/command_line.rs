@@ -22,7 +22,7 @@ pub const VERBOSE_KERNEL_ARGS: &[&str] = &["earlyprintk=ttyS0", "ignore_loglevel
 
 /// Which machine QEMU is told to be. Raised with any change of what a saved state depends on; a test compares the whole
 /// command line with the one that has this number.
-pub const DEVICE_MODEL: u32 = 1;
+pub const DEVICE_MODEL: u32 = 2;
 
 /// Everything that goes into one QEMU process.
 #[derive(Debug)]
@@ -64,6 +64,8 @@ impl Line {
         let mem_mib = self.shape.mem_mib;
 
         out.plain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        // The section that says which machine was saved, which not every save has.
+        out.plain(["-global", "migration.send-configuration=off"]);
         // Left allowed is only what QEMU itself needs: `spawn` denies fork and exec, `elevateprivileges` setuid and
         // its kind, `resourcecontrol` scheduling and priorities, `obsolete` dead system calls. Four switches are all
         // that QEMU 7.2 has.
@@ -135,6 +137,9 @@ impl Line {
         if self.accelerator == Accelerator::Tcg {
             if self.tsc_khz > 0 {
                 words.push(format!("tsc_early_khz={}", self.tsc_khz));
+                // It is right, and on a busy host it is what the kernel would check it by that is late: the guest, and all
+                // that are restored from it, would be left with a clock of 10 ms and a tick that never stops.
+                words.push("tsc=reliable".to_owned());
             }
             // Rewriting code costs the translator dear: a kernel with one processor would patch every lock prefix out
             // of itself, some 80 ms of a boot. (`nolapic_timer` would save the 100 ms in which the kernel measures the

@@ -30,6 +30,8 @@ pub(crate) struct Handle {
     pub(super) shape: Shape,
     /// Guest memory is a file that is mapped shared: saves leave it out.
     pub(super) shares_memory: bool,
+    /// The inode of the file that guest memory is mapped from, private.
+    pub(crate) mapped: Option<u64>,
     pub(crate) confined: Confined,
     pub(super) paused: bool,
     pub(crate) launched: Launched,
@@ -73,6 +75,7 @@ impl Handle {
             accelerator,
             shape,
             shares_memory,
+            mapped: None,
             confined,
             paused: false,
             launched,

@@ -4,8 +4,12 @@
 //!   memory    mapped     what the state holds
 //!   Private   private    devices and all of RAM
 //!   Owned     shared     devices; RAM is in its file            (x-ignore-shared on)
-//!   From      private    loaded: devices; saved again: devices and all of RAM
+//!   From      private    loaded: devices; saved again: devices and all of RAM, or, with a file beside it, devices
 //! ```
+//!
+//! No migration can leave memory out that is mapped private. What saves a machine's devices alone is a command made for
+//! Xen, which does what a migration does at its end, but for the section that says which machine it was: so no state of
+//! ours has that (`send-configuration=off`).
 //!
 //! `x-ignore-shared` changes the state's format, so it must be the same at the load as it was at the save: on when the
 //! saved machine owned its memory file, off otherwise. A machine is given back its file as `Owned` or `From`.
@@ -16,6 +20,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
+use super::changes;
 use super::control::Migration;
 use super::handle::Handle;
 use crate::VmmError;
@@ -50,13 +55,16 @@ impl Handle {
     }
 
     pub(crate) async fn save(&mut self, state: File, memory: Option<File>) -> Result<(), VmmError> {
-        if memory.is_some() {
-            return Err(VmmError::Spec(
-                "this VMM saves memory into the state or leaves it in its file".into(),
-            ));
-        }
         if !self.paused {
             return Err(VmmError::NotPaused);
+        }
+        if let Some(memory) = memory {
+            let Some(inode) = self.mapped else {
+                return Err(VmmError::Spec(
+                    "a machine that was started from no memory file saves into none".into(),
+                ));
+            };
+            return self.save_changes(state, memory, inode).await;
         }
         let capabilities = [capability("x-ignore-shared", self.shares_memory)];
         self.command("migrate-set-capabilities", json!({ "capabilities": capabilities })).await?;
@@ -65,6 +73,25 @@ impl Handle {
         self.command_with("getfd", json!({ "fdname": "state" }), Some(state.into())).await?;
         self.migrate("migrate").await?;
         self.saved_for_good().await
+    }
+
+    /// Saves the devices to `state` and what changed of the memory file with this inode over `memory`.
+    async fn save_changes(&mut self, state: File, memory: File, inode: u64) -> Result<(), VmmError> {
+        // As QEMU opens it: it is given a descriptor only for the access that it asks for.
+        let own = File::options().write(true).open(format!("/proc/self/fd/{}", state.as_raw_fd()));
+        let own = own.map_err(|source| VmmError::Host { doing: "open the file for the state", source })?;
+        let set = self.command_with("add-fd", Value::Null, Some(own.into())).await?;
+        let Some(id) = set.get("fdset-id").and_then(Value::as_u64) else {
+            return Err(VmmError::Refused { command: "add-fd", detail: "it names no set".into() });
+        };
+        let name = format!("/dev/fdset/{id}");
+        let saved = self.command("xen-save-devices-state", json!({ "filename": name, "live": false })).await;
+        self.command("remove-fd", json!({ "fdset-id": id })).await?;
+        saved?;
+        let (pid, length) = (self.pid(), self.shape.memory_bytes());
+        let copied = tokio::task::spawn_blocking(move || changes::copy(pid, inode, length, &memory));
+        let copied = copied.await.map_err(std::io::Error::other).flatten();
+        copied.map(drop).map_err(|source| VmmError::Host { doing: "copy the guest's memory", source })
     }
 
     /// Waits until a machine whose migration is complete may go on: QEMU says the one a moment before it allows the other.

@@ -1,8 +1,9 @@
 //! The QEMU adapter: from a [`Spec`] to a running process and back.
 //!
 //! `command_line` says what QEMU is told, `control` is the task that owns the process, `qmp` is the wire format of its
-//! control socket, `migrate` saves and restores, `complaint` reads its stderr. This file ties them together.
+//! control socket, `migrate` saves and restores, `changes` reads what a machine changed in its memory, `complaint` reads its stderr. This file ties them together.
 
+mod changes;
 mod command_line;
 mod complaint;
 mod control;
@@ -12,7 +13,7 @@ mod qmp;
 
 use std::fs::DirBuilder;
 use std::os::fd::OwnedFd;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::{Duration, Instant};
@@ -99,8 +100,19 @@ impl Qemu {
         let (port, port_theirs) = pair()?;
         let (console, console_theirs) = pair()?;
         let shares = matches!(memory, Memory::Owned(_));
-        let maps_file = shares || matches!(memory, Memory::From(_));
+        let mapped = match &memory {
+            Memory::From(file) => {
+                let metadata = file.metadata();
+                let host = |source| VmmError::Host { doing: "look at the guest's memory file", source };
+                Some(metadata.map_err(host)?.ino())
+            }
+            Memory::Private | Memory::Owned(_) => None,
+        };
+        let memory_beside = shares || mapped.is_some();
         let restores = matches!(start, Start::Restore { .. });
+        // All of memory is read from the state, if it is there.
+        let reading = if restores && !memory_beside { u64::from(shape.mem_mib) / 20 } else { 0 };
+        let limit = LAUNCH_DEADLINE + Duration::from_secs(reading);
         let line = command_line::Line {
             accelerator: self.accelerator,
             shape,
@@ -145,8 +157,9 @@ impl Qemu {
 
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
         handle.confined.cgroup = joined;
-        let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
-            handle.negotiate(maps_file).await?;
+        handle.mapped = mapped;
+        let started = tokio::time::timeout(limit, async {
+            handle.negotiate(memory_beside).await?;
             handle.launched.answered = Instant::now();
             if let Start::Restore { state } = start {
                 handle.load(state).await?;
@@ -155,7 +168,7 @@ impl Qemu {
             Ok(())
         })
         .await
-        .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: LAUNCH_DEADLINE }));
+        .unwrap_or(Err(VmmError::Deadline { command: "its launch", after: limit }));
         match started {
             Ok(()) => Ok(Machine::from_qemu(handle)),
             Err(error) => {

@@ -1,15 +1,16 @@
 //! Save and load with the real binary, without and within a jail: a running machine, loaded many times.
 
-use std::fs::File;
-use std::os::unix::fs::FileExt;
+use std::fs::{File, Permissions};
+use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use crate::guest::{self, Place, output, said};
-use pyro_vmm::{Machine, Memory, Spec, Start, VmmError};
+use pyro_vmm::{Beside, Machine, Memory, Spec, Start, VmmError};
 
 /// A machine that runs, was paused and saved; its memory and its state.
 async fn saved(place: &Place) -> (Machine, File, File) {
     let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
     said(&machine, "here").await;
+    assert_eq!(machine.beside(), Beside::All);
     let (state, memory) = (output(place.dir.path(), "state"), output(place.dir.path(), "memory"));
     let save = machine.save(state.try_clone().unwrap(), Some(memory.try_clone().unwrap())).await;
     assert!(matches!(save, Err(VmmError::NotPaused)), "{save:?}");
@@ -148,5 +149,40 @@ async fn a_drive_that_the_saved_machine_had_and_this_one_lacks_is_named() {
     let error = place.firecracker.launch(spec).await.unwrap_err();
     let VmmError::Api { fault, .. } = &error else { panic!("{error:?}") };
     assert!(fault.contains("disk.ext4"), "{fault}");
+    place.assert_clean();
+}
+
+#[tokio::test]
+async fn a_checkpoint_stays_its_owners_and_is_loaded_while_it_is_open_to_all() {
+    let place = guest::jailed();
+    let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
+    said(&machine, "here").await;
+    machine.pause().await.unwrap();
+    let (state, memory) = (output(place.dir.path(), "b.memory"), output(place.dir.path(), "b.ram"));
+    let set_mode = |mode| {
+        for file in [&state, &memory] {
+            file.set_permissions(Permissions::from_mode(mode)).unwrap();
+        }
+    };
+    set_mode(0o600);
+    machine.save(state.try_clone().unwrap(), Some(memory.try_clone().unwrap())).await.unwrap();
+    // It goes on, and nothing of it is left to the jail's user.
+    machine.resume().await.unwrap();
+    for file in [&state, &memory] {
+        let metadata = file.metadata().unwrap();
+        let owner = rustix::process::geteuid().as_raw();
+        assert_eq!((metadata.uid(), metadata.mode() & 0o777), (owner, 0o600));
+    }
+    let error = place.firecracker.launch(restore(&place, &memory, &state)).await.unwrap_err();
+    assert!(matches!(error, VmmError::Spec(_)), "{error:?}");
+    set_mode(0o666);
+    let other = place.firecracker.launch(restore(&place, &memory, &state)).await.unwrap();
+    set_mode(0o600);
+    let third = place.firecracker.launch(restore(&place, &memory, &state)).await;
+    assert!(third.is_err(), "it is shut again");
+    for machine in [machine, other] {
+        assert!(machine.watch().try_ended().is_none());
+        machine.stop().await.unwrap();
+    }
     place.assert_clean();
 }

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use crate::guest::{self, Talk};
-use pyro_vmm::{Machine, Memory, Spec, Start, VmmError};
+use pyro_vmm::{Beside, Machine, Memory, Spec, Start, VmmError};
 
 /// A booted guest that has counted to two, paused and saved; gives memory (if it is a file) and state.
 async fn saved(memory: Option<&File>) -> (Machine, File) {
@@ -99,6 +99,67 @@ async fn a_restored_guest_is_saved_whole_too() {
     let (mut machine, mut talk) = restored(Memory::Private, &second).await;
     machine.resume().await.unwrap();
     assert_eq!(talk.ask("count").await, "4");
+    machine.stop().await.unwrap();
+}
+
+/// A file that holds what another does.
+fn copy(of: &File) -> File {
+    let copy = guest::memfd();
+    std::io::copy(&mut guest::again(of), &mut &copy).unwrap();
+    copy
+}
+
+#[tokio::test]
+async fn what_a_restored_guest_changed_is_saved_beside_its_devices_again_and_again() {
+    let mut memory = guest::memfd();
+    let (machine, mut state) = saved(Some(&memory)).await;
+    assert_eq!(machine.beside(), Beside::Nothing);
+    machine.stop().await.unwrap();
+    for count in 3..6 {
+        let (mut machine, mut talk) = restored(Memory::From(guest::again(&memory)), &state).await;
+        assert_eq!(machine.beside(), Beside::Changes);
+        machine.resume().await.unwrap();
+        assert_eq!(talk.ask("count").await, count.to_string());
+        machine.pause().await.unwrap();
+        let (devices, changed) = (tempfile::tempfile().unwrap(), copy(&memory));
+        machine.save(devices.try_clone().unwrap(), Some(changed.try_clone().unwrap())).await.unwrap();
+        // It goes on, and what it does then is in neither.
+        machine.resume().await.unwrap();
+        assert_eq!(talk.ask("count").await, (count + 1).to_string());
+        machine.stop().await.unwrap();
+        (memory, state) = (changed, devices);
+    }
+    let length = state.metadata().unwrap().len();
+    assert!(length < 1 << 20, "the state holds the devices alone and has {length} bytes");
+}
+
+#[tokio::test]
+async fn a_machine_whose_changes_cannot_be_written_is_saved_whole() {
+    let memory = guest::memfd();
+    let (machine, state) = saved(Some(&memory)).await;
+    machine.stop().await.unwrap();
+    let (mut machine, mut talk) = restored(Memory::From(guest::again(&memory)), &state).await;
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "3");
+    machine.pause().await.unwrap();
+    let whole = tempfile::tempfile().unwrap();
+    let read_only = File::open("/proc/version").unwrap();
+    let error = machine.save(whole.try_clone().unwrap(), Some(read_only)).await.unwrap_err();
+    assert!(matches!(error, VmmError::Host { doing: "copy the guest's memory", .. }), "{error:?}");
+    whole.set_len(0).unwrap();
+    machine.save(whole.try_clone().unwrap(), None).await.unwrap();
+    machine.stop().await.unwrap();
+    let (mut machine, mut talk) = restored(Memory::Private, &whole).await;
+    machine.resume().await.unwrap();
+    assert_eq!(talk.ask("count").await, "4");
+    machine.stop().await.unwrap();
+}
+
+#[tokio::test]
+async fn only_a_machine_from_a_memory_file_saves_into_one() {
+    let (mut machine, _state) = saved(None).await;
+    let error = machine.save(tempfile::tempfile().unwrap(), Some(guest::memfd())).await.unwrap_err();
+    assert!(matches!(error, VmmError::Spec(_)), "{error:?}");
     machine.stop().await.unwrap();
 }
 

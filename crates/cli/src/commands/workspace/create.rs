@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use pyro_core::workspace::{Secret, Wish, WorkspaceError};
+use tokio::io::AsyncReadExt as _;
 
 use super::show;
 use crate::error::{CliError, print_json};
@@ -32,6 +33,8 @@ pub struct Args {
     /// Fill /workspace from a directory or a .tar, .tar.gz or .tgz
     #[arg(long, value_name = "PATH")]
     seed_path: Option<PathBuf>,
+    #[command(flatten)]
+    links: super::LinksArg,
     /// Call it this
     #[arg(long)]
     name: Option<String>,
@@ -42,7 +45,7 @@ pub struct Args {
     /// --secret-file
     #[arg(long = "secret", value_name = "NAME=VALUE")]
     secrets: Vec<String>,
-    /// Give it a secret from a file; may be repeated
+    /// Give it a secret from a file, or with - from standard input; may be repeated
     #[arg(long = "secret-file", value_name = "NAME=PATH")]
     secret_files: Vec<String>,
     /// What runs the guest: auto, firecracker or qemu [env: PYRO_BACKEND]
@@ -67,9 +70,20 @@ impl Args {
             let (name, value) = secret(text)?;
             secrets.push(Secret::literal(name, value).map_err(WorkspaceError::from)?);
         }
+        let mut input_taken = false;
         for text in &self.secret_files {
             let (name, path) = secret(text)?;
-            secrets.push(Secret::from_file(name, Path::new(path)).map_err(WorkspaceError::from)?);
+            let read = match path {
+                "-" if input_taken => {
+                    return Err(CliError::Usage("standard input can be one secret only".into()));
+                }
+                "-" => {
+                    input_taken = true;
+                    Secret::from_reader(name, Path::new("standard input"), &*input().await?)
+                }
+                path => Secret::from_file(name, Path::new(path)),
+            };
+            secrets.push(read.map_err(WorkspaceError::from)?);
         }
         let wish = Wish {
             vcpu_count: self.vcpu_count,
@@ -79,7 +93,8 @@ impl Args {
             labels: self.labels.into_iter().collect(),
             allow_host_compat: self.allow_host_compat,
             secrets,
-            seed_path: self.seed_path,
+            seed_path: self.seed_path.map(Into::into),
+            outside_links: self.links.wanted(),
             ..Wish::new(self.environment)
         };
         let pull = Pull::new(&wish.environment);
@@ -91,6 +106,8 @@ impl Args {
             .await;
         drop(bar);
         let status = status?;
+        let seed = &status.workspace_seed;
+        super::say_skipped("seed", &seed.skipped_links, seed.skipped_link_count);
         if self.json {
             print_json(&serde_json::to_value(&status).unwrap_or_default());
         } else if self.id_only {
@@ -100,6 +117,15 @@ impl Args {
         }
         Ok(0)
     }
+}
+
+/// Standard input, as much of it as tells whether it can be a secret.
+async fn input() -> Result<Vec<u8>, CliError> {
+    const ENOUGH: u64 = 1 << 20;
+    let mut bytes = Vec::new();
+    let read = crate::terminal::input().take(ENOUGH).read_to_end(&mut bytes).await;
+    read.map_err(|error| CliError::new(format!("standard input cannot be read: {error}"), None))?;
+    Ok(bytes)
 }
 
 /// `NAME=VALUE`. Not for clap to take apart: it shows what it cannot read.

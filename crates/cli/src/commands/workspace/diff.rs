@@ -79,6 +79,11 @@ fn talk(diff: &Diff) {
     if more > 0 {
         eprintln!("[diff] and {more} more that no text can tell; --json names all");
     }
+    if diff.redacted {
+        eprintln!(
+            "[diff] a secret is in what differs, shown as [REDACTED]: the patch is not what the files have"
+        );
+    }
     if diff.patch_truncated {
         eprintln!("[diff] the patch is not complete: there is more text than it may have");
     }

@@ -59,7 +59,7 @@ impl Disk {
                     print_json(&serde_json::to_value(&read).unwrap_or_default());
                 } else {
                     show::content(&content, (!content_only).then_some(&read.path))?;
-                    show::cut(read.truncated, max_bytes, read.size_bytes);
+                    show::cut(read.redacted, read.truncated, max_bytes, read.size_bytes);
                 }
             }
             Self::Export { workspace_id, output, json } => {

@@ -16,6 +16,8 @@ pub struct Args {
     /// Where to: a path that does not exist
     #[arg(long, value_name = "PATH")]
     output: PathBuf,
+    #[command(flatten)]
+    links: super::LinksArg,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -26,9 +28,12 @@ impl Args {
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;
         let bar = Transfer::new("export");
-        let exported = workspaces.export(&self.workspace_id, &self.path, &self.output, bar.listener()).await;
+        let links = self.links.wanted();
+        let exported =
+            workspaces.export(&self.workspace_id, &self.path, &self.output, links, bar.listener()).await;
         drop(bar);
         let exported = exported?;
+        super::say_skipped("export", &exported.skipped_links, exported.skipped_link_count);
         if self.json {
             print_json(&serde_json::to_value(&exported).unwrap_or_default());
         } else {

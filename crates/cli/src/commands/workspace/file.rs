@@ -67,7 +67,7 @@ pub struct Reading {
     /// At most so many bytes, 1 to 67108864
     #[arg(long, value_name = "BYTES", default_value_t = 65536, value_parser = clap::value_parser!(u64).range(1..=67_108_864))]
     pub max_bytes: u64,
-    /// Print only what is in it, byte for byte
+    /// Print only what is in it, byte for byte but for secrets
     #[arg(long, conflicts_with = "json")]
     pub content_only: bool,
     /// Print one JSON object
@@ -103,7 +103,7 @@ impl File {
                     print_json(&serde_json::to_value(&read).unwrap_or_default());
                 } else {
                     show::content(&content, (!content_only).then_some(&read.path))?;
-                    show::cut(read.truncated, max_bytes, read.size_bytes);
+                    show::cut(read.redacted, read.truncated, max_bytes, read.size_bytes);
                 }
             }
             Self::Write { workspace_id, path, text, text_file, json } => {

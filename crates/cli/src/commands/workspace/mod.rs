@@ -25,6 +25,7 @@ mod sync;
 mod update;
 
 use clap::Subcommand;
+use pyro_core::archive::{OutsideLinks, SkippedLink};
 use pyro_core::workspace::Workspaces;
 
 use crate::error::CliError;
@@ -144,6 +145,32 @@ fn workspaces(backend: Option<&str>) -> Result<Workspaces, CliError> {
 /// Says why a start is no plain restore.
 fn remark(text: &str) {
     eprintln!("[workspace] {text}");
+}
+
+/// What becomes of symbolic links that lead out of a tree.
+#[derive(clap::Args)]
+pub struct LinksArg {
+    /// Leave out symbolic links that lead out of the tree, such as bin/python -> /usr/bin/python3, and say which;
+    /// otherwise the tree is refused because of them
+    #[arg(long)]
+    skip_outside_links: bool,
+}
+
+impl LinksArg {
+    fn wanted(&self) -> OutsideLinks {
+        if self.skip_outside_links { OutsideLinks::Skip } else { OutsideLinks::Refuse }
+    }
+}
+
+/// Says which links were left out.
+fn say_skipped(what: &str, links: &[SkippedLink], count: u64) {
+    for SkippedLink { path, target } in links {
+        eprintln!("[{what}] left out {path:?}: it leads out of the tree, to {target:?}");
+    }
+    let more = count.saturating_sub(links.len() as u64);
+    if more > 0 {
+        eprintln!("[{what}] left out {more} more such links");
+    }
 }
 
 /// `key=value`, as labels are given.

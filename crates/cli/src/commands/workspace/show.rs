@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{FileEntry, List, SnapshotList, Status};
+use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE, Unreadable};
 
 use crate::error::CliError;
 
@@ -52,6 +52,44 @@ pub(super) fn table(rows: &[Vec<String>]) -> String {
     text
 }
 
+/// Where in a list's table what is.
+const NAME: usize = 1;
+const ENVIRONMENT: usize = 3;
+const COMMANDS: usize = 4;
+const LABELS: usize = 8;
+
+/// As much of a list's table as lines of `width` characters hold: what tells workspaces apart stays longest.
+fn fitted(mut rows: Vec<Vec<String>>, width: usize) -> Vec<Vec<String>> {
+    let widest = |rows: &[Vec<String>], column: usize| {
+        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
+    };
+    let excess = |rows: &[Vec<String>]| {
+        let columns = rows.first().map_or(0, Vec::len);
+        let cells: usize = (0..columns).map(|column| widest(rows, column)).sum();
+        (cells + 2 * columns.saturating_sub(1)).saturating_sub(width)
+    };
+    let cut = |rows: &mut [Vec<String>], column: usize, least: usize| {
+        let room = widest(rows, column).saturating_sub(excess(rows)).max(least);
+        for cell in rows.iter_mut().map(|row| &mut row[column]).filter(|cell| cell.chars().count() > room) {
+            *cell = cell.chars().take(room.saturating_sub(1)).chain(['…']).collect();
+        }
+    };
+    cut(&mut rows, LABELS, 12);
+    // From the right, so that the others keep their places.
+    let mut labels = LABELS;
+    for column in [COMMANDS, ENVIRONMENT] {
+        if excess(&rows) > 0 {
+            rows.iter_mut().for_each(|row| drop(row.remove(column)));
+            labels -= 1;
+        }
+    }
+    if excess(&rows) > 0 {
+        rows.iter_mut().for_each(|row| drop(row.remove(labels)));
+    }
+    cut(&mut rows, NAME, 8);
+    rows
+}
+
 pub(super) fn print(text: &str) {
     // A reader that went away gets nothing, and nothing is to be said about it.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -84,6 +122,10 @@ pub fn status(status: &Status) {
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
     }
+    if status.state == UNRESPONSIVE {
+        let pid = status.keeper_pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
+        rows.push(("keeper", format!("does not answer{pid}; `pyro workspace stop --force` ends it")));
+    }
     if status.state == "stopped"
         && let Some(why) = status.metadata.get("stopped_because")
     {
@@ -104,12 +146,25 @@ fn services(running: u64, all: u64) -> String {
 
 /// All of them.
 pub fn list(list: &List) {
-    if list.workspaces.is_empty() {
+    for Unreadable { workspace_id, error } in &list.unreadable {
+        eprintln!("[list] {workspace_id} cannot be read: {}", printable(error));
+    }
+    if list.workspaces.is_empty() && list.unreadable.is_empty() {
         eprintln!("there are no workspaces; make one with `pyro workspace create debian:12`");
         return;
     }
     let now = now();
-    let head = ["WORKSPACE", "NAME", "STATE", "ENVIRONMENT", "COMMANDS", "LAST USED", "EXPIRES", "LABELS"];
+    let head = [
+        "WORKSPACE",
+        "NAME",
+        "STATE",
+        "ENVIRONMENT",
+        "COMMANDS",
+        "SERVICES",
+        "LAST USED",
+        "EXPIRES",
+        "LABELS",
+    ];
     let mut rows = vec![head.map(str::to_owned).to_vec()];
     rows.extend(list.workspaces.iter().map(|each| {
         vec![
@@ -118,21 +173,27 @@ pub fn list(list: &List) {
             each.state.clone(),
             each.environment.clone(),
             each.command_count.to_string(),
+            match each.service_count {
+                0 => "-".into(),
+                all => format!("{}/{all}", each.running_service_count),
+            },
             ago(each.last_activity_at, now),
             ahead(each.expires_at, now),
             labels(&each.labels),
         ]
     }));
-    let text = table(&rows);
     if std::io::stdout().is_terminal() {
+        let width = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| size.ws_col);
+        let text = table(&if width > 0 { fitted(rows, width.into()) } else { rows });
         // Colour stays out of the cells, whose widths it would upset.
         print(
             &text
                 .replace(" started ", " \x1b[32mstarted\x1b[0m ")
-                .replace(" stopped ", " \x1b[2mstopped\x1b[0m "),
+                .replace(" stopped ", " \x1b[2mstopped\x1b[0m ")
+                .replace(" unresponsive ", " \x1b[31munresponsive\x1b[0m "),
         );
     } else {
-        print(&text);
+        print(&table(&rows));
     }
 }
 
@@ -179,8 +240,13 @@ pub fn content(bytes: &[u8], path: Option<&String>) -> Result<(), CliError> {
     }
 }
 
-/// Says that there is more of a file than was read.
-pub fn cut(truncated: bool, max_bytes: u64, size_bytes: u64) {
+/// Says what is not shown of a file: secrets, and that there is more than was read.
+pub fn cut(redacted: bool, truncated: bool, max_bytes: u64, size_bytes: u64) {
+    if redacted {
+        eprintln!(
+            "[file] a secret is in it, shown as [REDACTED]; `pyro workspace export` gives the file as it is"
+        );
+    }
     if truncated {
         eprintln!("[file] only the first {max_bytes} of {size_bytes} bytes; --max-bytes reads more");
     }
@@ -217,6 +283,28 @@ mod tests {
     fn columns_align_and_lines_end_where_their_words_do() {
         let rows = [["A", "LONG"], ["äöü", "b"]].map(|row| row.map(str::to_owned).to_vec());
         assert_eq!(table(&rows), "A    LONG\näöü  b\n");
+    }
+
+    #[test]
+    fn a_list_fits_into_its_terminal() {
+        let head = "WORKSPACE NAME STATE ENVIRONMENT COMMANDS SERVICES USED EXPIRES LABELS";
+        let row = "0123456789ab a-name-of-twenty-chars started debian:12-build 1234 1/2 3_min_ago in_10_min issue=42";
+        let rows: Vec<Vec<String>> =
+            [head, row].map(|line| line.split(' ').map(str::to_owned).collect()).to_vec();
+        assert_eq!(fitted(rows.clone(), 200), rows);
+        let look = |width| {
+            let text = table(&fitted(rows.clone(), width));
+            assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
+            text
+        };
+        let at_112 = look(112);
+        assert!(at_112.contains("issue=42") && at_112.contains("debian:12-build"), "{at_112}");
+        let at_80 = look(80);
+        assert!(
+            at_80.contains("a-name-of-twe") && at_80.contains("1/2") && !at_80.contains("debian"),
+            "{at_80}"
+        );
+        assert!(look(70).contains("in_10_min"));
     }
 
     #[test]

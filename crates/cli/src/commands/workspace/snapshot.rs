@@ -64,7 +64,8 @@ impl Snapshot {
                     print_json(&serde_json::to_value(&created).unwrap_or_default());
                 } else {
                     let mib = created.snapshot.bytes_written.div_ceil(1 << 20);
-                    println!("{snapshot_name} is kept ({mib} MiB)");
+                    let paused = created.paused_ms.map(|ms| format!(", its guest paused for {ms:.0} ms"));
+                    println!("{snapshot_name} is kept ({mib} MiB{})", paused.unwrap_or_default());
                 }
             }
             Self::List { workspace_id, json } => {

@@ -9,6 +9,9 @@ use crate::error::{CliError, print_json};
 pub struct Args {
     /// The workspace's id or name
     workspace_id: String,
+    /// Ask neither the guest nor its keeper: as if their power went, also when they hang
+    #[arg(long)]
+    force: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -17,7 +20,11 @@ pub struct Args {
 impl Args {
     /// Does it.
     pub async fn execute(self) -> Result<u8, CliError> {
-        let status = super::workspaces(None)?.stop(&self.workspace_id).await?;
+        let workspaces = super::workspaces(None)?;
+        let status = match self.force {
+            true => workspaces.force_stop(&self.workspace_id).await?,
+            false => workspaces.stop(&self.workspace_id).await?,
+        };
         if self.json {
             print_json(&serde_json::to_value(&status).unwrap_or_default());
         } else {

@@ -20,6 +20,8 @@ pub enum Sync {
         /// Where to: /workspace, or a directory below it, which is made if it does not exist
         #[arg(long, value_name = "PATH", default_value = "/workspace")]
         dest: PathBuf,
+        #[command(flatten)]
+        links: super::LinksArg,
         /// Print one JSON object
         #[arg(long)]
         json: bool,
@@ -36,16 +38,18 @@ impl Sync {
 
     /// Does it.
     pub async fn execute(self) -> Result<u8, CliError> {
-        let Self::Push { workspace_id, source_path, dest, json } = self;
+        let Self::Push { workspace_id, source_path, dest, links, json } = self;
         let workspaces = super::workspaces(None)?;
         let bar = Transfer::new("push");
-        let pushed = workspaces.push(&workspace_id, &source_path, &dest, bar.listener()).await;
+        let pushed =
+            workspaces.push(&workspace_id, &source_path, &dest, links.wanted(), bar.listener()).await;
         drop(bar);
         let pushed = pushed?;
+        let sync = &pushed.workspace_sync;
+        super::say_skipped("sync", &sync.skipped_links, sync.skipped_link_count);
         if json {
             print_json(&serde_json::to_value(&pushed).unwrap_or_default());
         } else {
-            let sync = &pushed.workspace_sync;
             println!(
                 "{} entries ({} bytes) are in {}",
                 sync.entry_count, sync.bytes_written, sync.destination

@@ -10,7 +10,7 @@ use pyro_core::workspace::{
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::workspace_path;
+use super::{outside_links, workspace_path};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
@@ -96,6 +96,9 @@ struct Push {
     /// /workspace or a directory below it
     #[serde(default = "workspace_path")]
     dest: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -107,6 +110,9 @@ struct Export {
     path: String,
     /// Host path to make
     output_path: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -226,19 +232,16 @@ fn check_max_bytes(max_bytes: u64) -> Result<(), Failure> {
 async fn push(host: Arc<Host>, input: Push, call: Call) -> Result<Pushed, Failure> {
     let source = host.roots.source(&input.source_path)?;
     let moved = call.moved("sync");
-    let mut pushed =
-        host.workspaces.push(&input.workspace_id, source.path(), Path::new(&input.dest), moved).await?;
-    pushed.workspace_sync.source_path = source.shown().display().to_string();
-    Ok(pushed)
+    let links = outside_links(input.skip_outside_links);
+    Ok(host.workspaces.push(&input.workspace_id, source, Path::new(&input.dest), links, moved).await?)
 }
 
 async fn export(host: Arc<Host>, input: Export, call: Call) -> Result<Exported, Failure> {
     let output = host.roots.target(&input.output_path)?;
     let moved = call.moved("export");
     let path = Path::new(&input.path);
-    let mut exported = host.workspaces.export(&input.workspace_id, path, output.path(), moved).await?;
-    exported.output_path = output.shown().display().to_string();
-    Ok(exported)
+    let links = outside_links(input.skip_outside_links);
+    Ok(host.workspaces.export(&input.workspace_id, path, output, links, moved).await?)
 }
 
 async fn diff(host: Arc<Host>, input: Compare, _: Call) -> Result<Compared, Failure> {
@@ -296,9 +299,7 @@ async fn patch(host: Arc<Host>, input: Apply, _: Call) -> Result<Patched, Failur
 
 async fn disk_export(host: Arc<Host>, input: ExportDisk, _: Call) -> Result<DiskExported, Failure> {
     let output = host.roots.target(&input.output_path)?;
-    let mut exported = host.workspaces.export_disk(&input.workspace_id, output.path()).await?;
-    exported.output_path = output.shown().display().to_string();
-    Ok(exported)
+    Ok(host.workspaces.export_disk(&input.workspace_id, output).await?)
 }
 
 async fn disk_list(host: Arc<Host>, input: ListFiles, _: Call) -> Result<DiskList, Failure> {

@@ -7,6 +7,7 @@ mod snapshots;
 mod vm;
 mod workspace;
 
+use pyro_core::archive::OutsideLinks;
 use pyro_core::command::CommandLine;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -42,6 +43,11 @@ struct Named {
 fn shell_line(command: String) -> Result<CommandLine, Failure> {
     CommandLine::from_words(vec![command.into()])
         .ok_or_else(|| Failure::invalid("command is empty", "give a shell command line, such as `make test`"))
+}
+
+/// What becomes of links that lead out of a tree.
+fn outside_links(skip: bool) -> OutsideLinks {
+    if skip { OutsideLinks::Skip } else { OutsideLinks::Refuse }
 }
 
 fn workspace_path() -> String {

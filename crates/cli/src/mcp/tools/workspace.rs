@@ -5,12 +5,13 @@ use std::sync::Arc;
 
 use pyro_core::vm::{VmError, timeout};
 use pyro_core::workspace::{
-    Changes, Deleted, ExecReport, List, LogEntry, Logs, Secret, SecretEnv, Status, Wish, WorkspaceError,
+    Changes, Deleted, ExecReport, List, LogEntry, Logs, LogsHead, Secret, SecretEnv, Status, Wish,
+    WorkspaceError,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Named, Nothing, seconds_30, shell_line};
+use super::{Named, Nothing, outside_links, seconds_30, shell_line};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::{Failure, Kind};
@@ -92,6 +93,9 @@ struct Create {
     /// Host directory or .tar(.gz) to copy to /workspace; relative to the server's directory
     #[serde(default)]
     seed_path: Option<String>,
+    /// Leave symbolic links out of the seed that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
     /// Hidden wherever printed: {"name": "TOKEN", "value": "..."} or "file_path" instead of "value"
     #[serde(default)]
     secrets: Option<Vec<BTreeMap<String, String>>>,
@@ -149,7 +153,7 @@ struct Show {
     /// So many of the last commands
     #[serde(default = "twenty")]
     #[schemars(range(min = 1, max = 1000))]
-    tail: usize,
+    tail: u64,
     /// Only this command, its output from offset on
     #[serde(default)]
     sequence: Option<u64>,
@@ -174,7 +178,7 @@ fn off() -> String {
     "off".into()
 }
 
-fn twenty() -> usize {
+fn twenty() -> u64 {
     20
 }
 
@@ -196,7 +200,7 @@ fn secrets(host: &Host, given: Vec<BTreeMap<String, String>>) -> Result<Vec<Secr
             (Some(value), None) => Secret::literal(name, value)?,
             (None, Some(path)) => {
                 let file = host.roots.source(&path)?;
-                Secret::from_file(name, file.path())?
+                Secret::from_file(name, file)?
             }
             _ => return Err(wrong("one has both value and file_path, or neither")),
         });
@@ -230,7 +234,8 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Fa
         labels: input.labels.unwrap_or_default(),
         allow_host_compat: input.allow_host_compat,
         secrets: secrets(&host, input.secrets.unwrap_or_default())?,
-        seed_path: seed.as_ref().map(|seed| seed.path().to_owned()),
+        seed_path: seed,
+        outside_links: outside_links(input.skip_outside_links),
         ..Wish::new(input.environment)
     };
     let moved = call.moved("seed");
@@ -331,36 +336,41 @@ async fn start(host: Arc<Host>, input: Named, call: Call) -> Result<Status, Fail
 }
 
 async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
-    let mut logs = host.workspaces.logs(&input.workspace_id).await?;
-    match input.sequence {
-        Some(sequence) => {
-            logs.entries.retain(|entry| entry.sequence == sequence);
-            let Some(entry) = logs.entries.first_mut() else {
-                return Err(Failure {
-                    kind: Kind::NotFound,
-                    error: format!("there is no command {sequence} in the history"),
-                    next: Some("workspace_logs without sequence shows the last ones".into()),
-                });
-            };
-            let next = |stream: &mut String| {
-                let (part, next) = cut::window(stream, input.offset, cut::STREAM);
-                let left = stream.len() as u64 - next;
-                let note = match left {
-                    0 => String::new(),
-                    left => format!("\n[... {left} bytes more: offset={next} ...]"),
-                };
-                *stream = format!("{part}{note}");
-            };
-            next(&mut entry.stdout);
-            next(&mut entry.stderr);
+    let Some(sequence) = input.sequence else {
+        if !(1..=1000).contains(&input.tail) {
+            return Err(Failure::invalid(
+                format!("tail is {}: it must be 1 to 1000", input.tail),
+                "ask for fewer",
+            ));
         }
-        None => {
-            let more = logs.entries.len().saturating_sub(input.tail);
-            logs.entries.drain(..more);
-            logs.entries.iter_mut().for_each(short);
-        }
-    }
-    Ok(logs)
+        let mut logs = host.workspaces.logs(&input.workspace_id, Some(input.tail)).await?;
+        logs.entries.iter_mut().for_each(short);
+        return Ok(logs);
+    };
+    let mut reader = host.workspaces.read_logs(&input.workspace_id, None).await?;
+    reader.skip_to(sequence);
+    let found = reader.next_entry()?.filter(|entry| entry.sequence == sequence);
+    let Some(mut entry) = found else {
+        return Err(Failure {
+            kind: Kind::NotFound,
+            error: format!("sequence: there is no command {sequence} in the history"),
+            next: Some("workspace_logs without sequence shows the last ones".into()),
+        });
+    };
+    part(&mut entry.stdout, input.offset);
+    part(&mut entry.stderr, input.offset);
+    let head = LogsHead { count: 1, omitted_count: 0, ..reader.head().clone() };
+    Ok(Logs { head, entries: vec![entry] })
+}
+
+/// Leaves of `stream` what stands at `offset`, and how much follows.
+fn part(stream: &mut String, offset: u64) {
+    let (part, next) = cut::window(stream, offset, cut::STREAM);
+    let note = match stream.len() as u64 - next {
+        0 => String::new(),
+        left => format!("\n[... {left} bytes more: offset={next} ...]"),
+    };
+    *stream = format!("{part}{note}");
 }
 
 fn short(entry: &mut LogEntry) {

@@ -229,7 +229,7 @@ fn nothing_that_exists_is_overwritten() {
     assert!(matches!(sink.unpack(&mut &*bytes, &mut on()), Err(ArchiveError::Exists { .. })));
     assert_eq!(fs::read(&out).unwrap(), b"mine");
     std::os::unix::fs::symlink("nowhere", dir.path().join("dangling")).unwrap();
-    let error = Sink::new(&dir.path().join("dangling"), None, Limits::default()).unwrap_err();
+    let error = Sink::new(dir.path().join("dangling"), None, Limits::default()).unwrap_err();
     assert!(matches!(error, ArchiveError::Exists { .. }));
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
 }
@@ -250,7 +250,7 @@ fn a_directory_has_links_and_devices_too() {
     .unwrap();
     fs::write(path.join("f"), "x").unwrap();
     let (_, totals) = pack(&path, Limits::default()).unwrap();
-    assert_eq!(totals, Totals { entries: 1, bytes: 1, skipped: 2 });
+    assert_eq!(totals, Totals { entries: 1, bytes: 1, skipped: 2, ..Totals::default() });
     assert!(matches!(pack(&path.join("fifo"), Limits::default()), Err(ArchiveError::NotAnArchive { .. })));
     std::os::unix::fs::symlink(dir.path(), path.join("out")).unwrap();
     let error = pack(&path, Limits::default()).unwrap_err();
@@ -310,7 +310,7 @@ fn what_is_no_archive_says_what_it_is() {
 fn cancelling_leaves_nothing() {
     let bytes = archive(&[dir("d"), file("d/f", "x")]);
     let dir = tempfile::tempdir().unwrap();
-    let sink = Sink::new(&dir.path().join("out"), None, Limits::default()).unwrap();
+    let sink = Sink::new(dir.path().join("out"), None, Limits::default()).unwrap();
     let mut stop = |totals: Totals| match totals.entries {
         0 | 1 => ControlFlow::Continue(()),
         _ => ControlFlow::Break(()),
@@ -327,4 +327,54 @@ proptest::proptest! {
         archive[at..end].copy_from_slice(&bytes[..end - at]);
         let _ = unpack(None, &archive, Limits { bytes: 1 << 20, ..Limits::default() });
     }
+}
+
+#[test]
+fn links_that_lead_out_are_left_out_where_that_is_asked_for() {
+    let entries = [
+        dir("venv"),
+        dir("venv/bin"),
+        link("venv/bin/python", "/usr/bin/python3"),
+        link("venv/bin/python3", "python"),
+        link("venv/up", "../../other"),
+        link("venv/in", "bin/../bin"),
+        // Nobody knows yet whether `later` is a directory.
+        link("maybe", "later/../later"),
+        dir("later"),
+        file("venv/f", "f"),
+    ];
+    let skip = Limits { outside_links: OutsideLinks::Skip, ..Limits::default() };
+    let wanted =
+        [("venv/bin/python", "/usr/bin/python3"), ("venv/up", "../../other"), ("maybe", "later/../later")]
+            .map(|(path, target)| SkippedLink { path: path.into(), target: target.into() });
+    let bytes = archive(&entries);
+    let error = repack(&bytes, Limits::default()).unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "\"venv/bin/python\" is a symbolic link that leads out of the tree, to \"/usr/bin/python3\""
+    );
+    assert!(error.hint().unwrap().contains("--skip-outside-links"));
+
+    let mut file = tempfile::NamedTempFile::new().unwrap();
+    file.write_all(&bytes).unwrap();
+    let written = Source::open(file.path(), skip).unwrap().write_to(&mut Vec::new(), &mut on()).unwrap();
+    assert_eq!((&written.skipped_links[..], written.totals.skipped_links), (&wanted[..], 3));
+    assert_eq!(written.totals.entries, 6);
+    let (out, unpacked) = unpack(None, &bytes, skip).unwrap();
+    assert_eq!((&unpacked.skipped_links[..], unpacked.totals.skipped_links), (&wanted[..], 3));
+    let at = |path: &str| out.path().join("out").join(path).symlink_metadata();
+    assert!(at("venv/bin/python").is_err() && at("maybe").is_err());
+    assert!(at("venv/bin/python3").unwrap().is_symlink() && at("venv/in").unwrap().is_symlink());
+    // From a directory, and nothing is below a link that was left out.
+    let tree = out.path().join("out");
+    std::os::unix::fs::symlink("/usr/bin/python3", tree.join("venv/bin/python")).unwrap();
+    let written = Source::open(&tree, skip).unwrap().write_to(&mut Vec::new(), &mut on()).unwrap();
+    assert_eq!(written.skipped_links, wanted[..1]);
+    let through = archive(&[link("out", "/etc"), super::file("out/passwd", "x")]);
+    let error = unpack(None, &through, skip).unwrap_err();
+    assert!(matches!(error, ArchiveError::Refused { refusal: Refusal::Through, .. }), "{error}");
+    // Many are counted, and the first ones named.
+    let many: Vec<_> = (0..150).map(|n| link(&format!("l{n}"), "/etc")).collect();
+    let (_out, unpacked) = unpack(None, &archive(&many), skip).unwrap_or_else(|error| panic!("{error}"));
+    assert_eq!((unpacked.skipped_links.len(), unpacked.totals.skipped_links), (100, 150));
 }

@@ -83,8 +83,8 @@ fn on() -> impl FnMut(Totals) -> ControlFlow<()> {
 /// What a source makes of a path.
 fn pack(path: &Path, limits: Limits) -> Result<(Vec<u8>, Totals), ArchiveError> {
     let mut out = Vec::new();
-    let totals = Source::open(path, limits)?.write_to(&mut out, &mut on())?;
-    Ok((out, totals))
+    let written = Source::open(path, limits)?.write_to(&mut out, &mut on())?;
+    Ok((out, written.totals))
 }
 
 /// What a source makes of the bytes of an archive.
@@ -97,7 +97,7 @@ fn repack(bytes: &[u8], limits: Limits) -> Result<(Vec<u8>, Totals), ArchiveErro
 /// What a sink makes of a stream, in a directory of its own in which nothing else may be left.
 fn unpack(name: Option<&str>, bytes: &[u8], limits: Limits) -> Result<(TempDir, Unpacked), ArchiveError> {
     let dir = tempfile::tempdir().unwrap();
-    let sink = Sink::new(&dir.path().join("out"), name.map(str::as_bytes), limits).unwrap();
+    let sink = Sink::new(dir.path().join("out"), name.map(str::as_bytes), limits).unwrap();
     let result = sink.unpack(&mut &*bytes, &mut on());
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     match result {

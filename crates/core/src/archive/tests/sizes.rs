@@ -10,7 +10,8 @@ fn through(from: &Path, to: &Path) -> (Totals, Totals) {
     let source = Source::open(from, Limits::default()).unwrap();
     let sink = Sink::new(to, None, Limits::default()).unwrap();
     std::thread::scope(|scope| {
-        let packed = scope.spawn(move || source.write_to(&mut BufWriter::new(writer), &mut on()).unwrap());
+        let packed =
+            scope.spawn(move || source.write_to(&mut BufWriter::new(writer), &mut on()).unwrap().totals);
         let unpacked = sink.unpack(&mut reader, &mut on()).unwrap();
         (packed.join().unwrap(), unpacked.totals)
     })

@@ -19,6 +19,8 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
+use crate::bench::quiet::{Meter, Plan};
+
 /// No step takes nearly as long; a guest that hangs is a failed sample.
 const DEADLINE: Duration = Duration::from_secs(60);
 /// How long a read waits before it looks whether anybody still wants the answer.
@@ -110,6 +112,29 @@ impl Bare {
         Ok((alone, pss(&first)? + pss(&second)? - alone))
     }
 
+    /// Restores `plan.count` of them, has each run a program, and looks what they take of one core while they wait, percent,
+    /// each round of the plan.
+    pub(in crate::bench) fn idle_cpu(&self, plan: Plan, given_up: &AtomicBool) -> Result<Vec<f64>, String> {
+        let mut all = Vec::new();
+        for _ in 0..plan.count {
+            let (mut qemu, mut port, _) = self.restored(given_up)?;
+            qemu.ask(&mut port, "run")?;
+            all.push((qemu, port));
+        }
+        let pids: Vec<_> = all.iter().map(|(qemu, _)| qemu.child.id()).collect();
+        let round = || {
+            let (meter, begin) = (Meter::begin(&pids)?, Instant::now());
+            while begin.elapsed() < plan.each {
+                if given_up.load(Ordering::Relaxed) {
+                    return Err("nobody waits for it any more".to_owned());
+                }
+                std::thread::sleep(GLANCE.min(plan.each.saturating_sub(begin.elapsed())));
+            }
+            meter.percent(&pids)
+        };
+        (0..plan.rounds).map(|_| round()).collect()
+    }
+
     fn boot<'a>(&self, ram: &str, given_up: &'a AtomicBool) -> Result<(Qemu<'a>, f64), String> {
         let begin = Instant::now();
         let mut qemu = self.spawn(ram, true, given_up)?;
@@ -140,7 +165,8 @@ impl Bare {
         let mem = self.mem_mib;
         let share = if owns_ram { "on" } else { "off" };
         // tb-size bounds the translation cache, which passes 1 GiB otherwise; without -erms the guest copies a byte at
-        // a time under TCG. Both are what anybody who runs guests under TCG finds out.
+        // a time under TCG; on a busy host it believes its clock only when told to (tsc=reliable). All of it is what
+        // anybody who runs guests under TCG finds out.
         let (accelerator, cpu) =
             if self.kvm { ("kvm", "host") } else { ("tcg,thread=multi,tb-size=64", "max,-erms") };
         let mut command = Command::new(&self.binary);
@@ -149,7 +175,7 @@ impl Bare {
         command.arg(format!("memory-backend-file,id=ram,size={mem}M,mem-path={ram},share={share}"));
         command.args(["-machine", "microvm,rtc=on,pit=on,pic=on,isa-serial=off,memory-backend=ram"]);
         command.arg("-kernel").arg(&self.kernel).arg("-initrd").arg(&self.initramfs);
-        command.args(["-append", &format!("quiet panic=-1 tsc_early_khz={}", self.tsc_khz)]);
+        command.args(["-append", &format!("quiet panic=-1 tsc_early_khz={} tsc=reliable", self.tsc_khz)]);
         command.args(["-device", "virtio-serial-device", "-chardev"]);
         command.arg(format!("socket,id=c,path={number}.port,server=on,wait=off"));
         command.args(["-device", "virtserialport,chardev=c,name=floor", "-qmp"]);

@@ -1,0 +1,97 @@
+//! Guests that go on from their own memory.
+
+use std::fs::{File, Permissions};
+use std::io;
+use std::os::fd::AsRawFd as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
+
+use pyro_vmm::Memory;
+use rustix::fs::{FlockOperation, flock};
+
+use super::{How, Order, Origin, Plan, Started, restore_deadline};
+use crate::launch::Root;
+use crate::vm::VmError;
+
+/// A guest that was saved.
+pub struct Kept {
+    /// Its devices, and all of its memory unless that is in a file of its own.
+    pub state: File,
+    /// Its memory, which never changes; opened for reading and writing, as a VMM wants it.
+    pub ram: Option<File>,
+    /// What it depends on.
+    pub origin: Origin,
+}
+
+/// Lets a guest go on with the disk of `order`, as that was when it was saved, or says why it cannot; it may have written
+/// to the disk then.
+///
+/// # Errors
+/// When the host has no randomness, memory or VMM.
+pub async fn resume(order: Order<'_>, kept: Kept) -> Result<Result<Started, String>, VmError> {
+    let order = Plan::new(order);
+    let Kept { state, ram, origin } = kept;
+    if order.key != origin.key {
+        return Ok(Err(
+            "it was saved by another version of pyro or its environment, or on another host".into()
+        ));
+    }
+    let disk = order.disk()?;
+    let open = || [Some(&state), ram.as_ref()].into_iter().flatten().map(Open::to_all).collect();
+    let open: io::Result<Vec<_>> = open();
+    let open = open.map_err(|source| VmError::Disk { source })?;
+    let mapped = ram.as_ref().and_then(|file| file.try_clone().ok());
+    // All of memory may be read from the state before the guest goes on.
+    let loading = if ram.is_some() { 0 } else { u64::from(order.shape.mem_mib) / 20 };
+    let deadline = restore_deadline(order.vmm.accelerator()) + Duration::from_secs(loading);
+    let memory = ram.map_or(Memory::Private, Memory::From);
+    let wish = order.wish(deadline, Root::Kept);
+    let loaded = order.load(disk, memory, state, origin.tsc_khz, &wish, How::Resumed).await?;
+    drop(open);
+    Ok(loaded.map(|started| Started { memory: mapped, ..started }).map_err(|trouble| trouble.0))
+}
+
+/// A file that its owner alone may open, and everybody while there is one of this: a VMM is another user, and opens its
+/// files anew. (The directory keeps others out all the same.)
+struct Open(File);
+
+impl Open {
+    fn to_all(file: &File) -> io::Result<Self> {
+        // A description of its own: the VMM inherits the other one, and would hold its lock.
+        let own = File::open(format!("/proc/self/fd/{}", file.as_raw_fd()))?;
+        // Waits for no longer than somebody takes to close it.
+        flock(&own, FlockOperation::LockShared)?;
+        own.set_permissions(Permissions::from_mode(0o666))?;
+        Ok(Self(own))
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        // Who is not the last leaves it to the last.
+        if flock(&self.0, FlockOperation::NonBlockingLockExclusive).is_ok() {
+            let _ = self.0.set_permissions(Permissions::from_mode(0o600));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_is_open_to_all_as_long_as_anybody_needs_it() {
+        let file = tempfile::tempfile().unwrap();
+        file.set_permissions(Permissions::from_mode(0o600)).unwrap();
+        let mode = || file.metadata().unwrap().permissions().mode() & 0o777;
+        let first = Open::to_all(&file).unwrap();
+        let second = Open::to_all(&file).unwrap();
+        drop(first);
+        assert_eq!(mode(), 0o666);
+        let third = Open::to_all(&file).unwrap();
+        drop(second);
+        assert_eq!(mode(), 0o666);
+        drop(third);
+        assert_eq!(mode(), 0o600);
+    }
+}
