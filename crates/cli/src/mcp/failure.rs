@@ -11,7 +11,11 @@ use pyro_core::workspace::{SecretError, WorkspaceError};
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde::Serialize;
 
+use super::cut;
 use super::roots::Refusal;
+
+/// Longest words of a failure, bytes.
+const LONGEST: usize = 8 << 10;
 
 /// What kind of failure it is. The set is closed: clients may switch on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -66,7 +70,10 @@ impl Failure {
 
     /// As the result of a tool.
     pub fn result(&self) -> CallToolResult {
-        let text = serde_json::to_string(self).unwrap_or_else(|_| self.error.clone());
+        let mut told = self.clone();
+        // It may repeat what was given, which may be long.
+        cut::middle(&mut told.error, LONGEST, "what failed is at both ends");
+        let text = serde_json::to_string(&told).unwrap_or_else(|_| told.error.clone());
         CallToolResult::error(vec![ContentBlock::text(text)])
     }
 }
