@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{World, children, eventually, finish, running};
 
 /// Every row of a default run, and whether it is compared with something.
-const ROWS: [(&str, &str, bool); 36] = [
+const ROWS: [(&str, &str, bool); 39] = [
     ("cold_start", "ms", true),
     ("warm_start", "ms", true),
     ("parallel_batch", "ms", true),
@@ -38,6 +38,9 @@ const ROWS: [(&str, &str, bool); 36] = [
     // This environment has no git.
     ("workspace_diff", "ms", false),
     ("workspace_push", "ms", true),
+    ("mcp_ready", "ms", true),
+    ("mcp_exec", "ms", true),
+    ("mcp_run", "ms", true),
     ("launch", "ms", true),
     ("launch_added", "ms", false),
     ("launch_jailed", "ms", true),

@@ -35,6 +35,8 @@ pub enum Measure {
     Reflink,
     /// Many files of a workspace.
     WorkspaceFiles,
+    /// The MCP server, and calls of its tools.
+    Mcp,
     /// Firecracker until it has loaded a saved machine, without and with a jail.
     Launch,
     /// Starts and memory under Firecracker.
@@ -47,7 +49,7 @@ pub enum Measure {
 
 impl Measure {
     /// All of them, in the order in which they are taken: what is sensitive to a warm machine comes early.
-    pub const ALL: [Self; 18] = [
+    pub const ALL: [Self; 19] = [
         Self::ColdStart,
         Self::WarmStart,
         Self::Parallel,
@@ -62,6 +64,7 @@ impl Measure {
         Self::Fork,
         Self::Reflink,
         Self::WorkspaceFiles,
+        Self::Mcp,
         Self::Launch,
         Self::Firecracker,
         Self::Idle,
@@ -89,6 +92,7 @@ impl Measure {
             Self::Workspace => "workspace",
             Self::Fork => "fork",
             Self::WorkspaceFiles => "workspace_files",
+            Self::Mcp => "mcp",
             Self::Launch => "launch",
             Self::Firecracker => "firecracker",
             Self::Reflink => "reflink",
@@ -118,6 +122,7 @@ impl Measure {
             Self::Idle => &["idle_cpu", "idle_cpu_added"],
             Self::Cycles => &["cycle", "cycles_left", "cycles_descriptors", "cycles_memory"],
             Self::WorkspaceFiles => &["workspace_diff", "workspace_push"],
+            Self::Mcp => &["mcp_ready", "mcp_exec", "mcp_run"],
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
                 &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]
@@ -256,6 +261,7 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
             let (rounds, few, many) = amount.files();
             warm * (30.0 + 0.01 * many as f64 + rounds as f64 * (10.0 + (few + many / 4) as f64 / 250.0))
         }
+        Measure::Mcp => runs * 6.0 * warm,
         // Each start a few hundredths of a second, four of them; and the machine that they load.
         Measure::Launch => 3.0 + 0.2 * runs,
         // Where guests do not run there, only looking takes time.

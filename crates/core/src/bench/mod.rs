@@ -11,6 +11,7 @@
 //!   reflink      the same where copies share what they have in common
 //!   quiet        what many idle workspaces cost, minute by minute
 //!   cycles       many workspaces one after the other, and what is left of them
+//!   mcp          the MCP server as a client has it
 //!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
 //!   firecracker  what Firecracker is promised to do
 //!   building     making a template
@@ -32,6 +33,7 @@ mod fork;
 mod guest;
 mod idle;
 mod launch;
+mod mcp;
 mod measure;
 mod memory;
 mod noise;
@@ -251,6 +253,7 @@ impl Bench<'_> {
             Measure::Fork => fork::figures(self).await,
             Measure::Reflink => reflink::figures(self).await,
             Measure::WorkspaceFiles => workspace_files::figures(self).await,
+            Measure::Mcp => mcp::figures(self).await,
             Measure::Launch => launch::launch(self).await,
             Measure::Firecracker => firecracker::figures(self).await,
             Measure::Idle => quiet::figures(self).await,
