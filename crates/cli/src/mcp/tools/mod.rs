@@ -57,3 +57,15 @@ fn workspace_path() -> String {
 fn seconds_30() -> u64 {
     30
 }
+
+fn one_vcpu() -> u32 {
+    1
+}
+
+fn memory_mib() -> u32 {
+    1024
+}
+
+fn ttl_seconds() -> u64 {
+    600
+}

@@ -10,7 +10,7 @@ use pyro_core::vm::{VmInfo, VmRequest, timeout};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::{Nothing, seconds_30, shell_line};
+use super::{Nothing, memory_mib, one_vcpu, seconds_30, shell_line, ttl_seconds};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
@@ -71,15 +71,15 @@ struct Create {
     /// debian:12 (git, curl, python3), debian:12-base (minimal) or debian:12-build (compilers)
     environment: String,
     /// Virtual CPUs
-    #[serde(default = "one")]
+    #[serde(default = "one_vcpu")]
     #[schemars(range(min = 1, max = 8))]
     vcpu_count: u32,
     /// Memory, MiB
-    #[serde(default = "memory")]
+    #[serde(default = "memory_mib")]
     #[schemars(range(min = 256, max = 32768))]
     mem_mib: u32,
     /// Idle seconds until it may be deleted; 60 to 86400, 0 for never
-    #[serde(default = "ttl")]
+    #[serde(default = "ttl_seconds")]
     ttl_seconds: u64,
     /// Outbound network access
     #[serde(default)]
@@ -98,11 +98,11 @@ struct Run {
     /// Shell command line, such as `python3 -c 'print(1)'`
     command: String,
     /// Virtual CPUs
-    #[serde(default = "one")]
+    #[serde(default = "one_vcpu")]
     #[schemars(range(min = 1, max = 8))]
     vcpu_count: u32,
     /// Memory, MiB
-    #[serde(default = "memory")]
+    #[serde(default = "memory_mib")]
     #[schemars(range(min = 256, max = 32768))]
     mem_mib: u32,
     /// The command is killed after so long
@@ -110,7 +110,7 @@ struct Run {
     #[schemars(range(min = 1, max = 86400))]
     timeout_seconds: u64,
     /// Idle seconds until it may be deleted; 60 to 86400, 0 for never
-    #[serde(default = "ttl")]
+    #[serde(default = "ttl_seconds")]
     ttl_seconds: u64,
     /// Outbound network access
     #[serde(default)]
@@ -197,18 +197,6 @@ impl From<RunReport> for Ran {
             cleanup: report.cleanup,
         }
     }
-}
-
-fn one() -> u32 {
-    1
-}
-
-fn memory() -> u32 {
-    1024
-}
-
-fn ttl() -> u64 {
-    600
 }
 
 fn options(timeout_seconds: u64) -> Result<Options, Failure> {

@@ -11,7 +11,9 @@ use pyro_core::workspace::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{Named, Nothing, outside_links, seconds_30, shell_line};
+use super::{
+    Named, Nothing, memory_mib, one_vcpu, outside_links, seconds_30, shell_line, ttl_seconds,
+};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::{Failure, Kind};
@@ -74,15 +76,15 @@ struct Create {
     /// debian:12 (git, curl, python3), debian:12-base (minimal) or debian:12-build (compilers)
     environment: String,
     /// Virtual CPUs
-    #[serde(default = "one")]
+    #[serde(default = "one_vcpu")]
     #[schemars(range(min = 1, max = 8))]
     vcpu_count: u32,
     /// Memory, MiB
-    #[serde(default = "memory")]
+    #[serde(default = "memory_mib")]
     #[schemars(range(min = 256, max = 32768))]
     mem_mib: u32,
     /// Idle seconds until it is stopped; 60 to 86400, 0 for never
-    #[serde(default = "ttl")]
+    #[serde(default = "ttl_seconds")]
     ttl_seconds: u64,
     /// Only off for now
     #[serde(default = "off")]
@@ -160,18 +162,6 @@ struct Show {
     /// Byte of its output, for the next part
     #[serde(default)]
     offset: u64,
-}
-
-fn one() -> u32 {
-    1
-}
-
-fn memory() -> u32 {
-    1024
-}
-
-fn ttl() -> u64 {
-    600
 }
 
 fn off() -> String {
