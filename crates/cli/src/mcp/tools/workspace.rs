@@ -11,9 +11,7 @@ use pyro_core::workspace::{
 use schemars::JsonSchema;
 use serde::Deserialize;
 
-use super::{
-    Named, Nothing, memory_mib, one_vcpu, outside_links, seconds_30, shell_line, ttl_seconds,
-};
+use super::{Named, Nothing, memory_mib, one_vcpu, outside_links, seconds_30, shell_line, ttl_seconds};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::{Failure, Kind};
