@@ -17,9 +17,10 @@ pub fn middle(text: &mut String, most: usize, rest: &str) {
     text.replace_range(head..tail, &note);
 }
 
-/// The part of `text` from byte `offset` on, at most `most` bytes, and where the next part begins.
+/// The part of `text` from byte `offset` on, or from the beginning of the character that has it, at most `most` bytes; and
+/// where the next part begins.
 pub fn window(text: &str, offset: u64, most: usize) -> (&str, u64) {
-    let from = ceil(text, usize::try_from(offset).unwrap_or(usize::MAX).min(text.len()));
+    let from = floor(text, usize::try_from(offset).unwrap_or(usize::MAX).min(text.len()));
     let to = floor(text, from.saturating_add(most).min(text.len()));
     (&text[from..to], to as u64)
 }
@@ -91,5 +92,11 @@ mod tests {
         }
         assert_eq!(all, text);
         assert_eq!(window(&text, u64::MAX, 7), ("", text.len() as u64));
+        // Whoever was shown a beginning goes on without losing a character.
+        let mut shown = text.clone();
+        middle(&mut shown, 9, "");
+        let head = shown.split_once("\n[... ").unwrap().0;
+        assert!(head.len() < 4, "the cut is in a character: {head:?}");
+        assert!(window(&text, 4, 7).0.starts_with(&text[head.len()..][..2]));
     }
 }

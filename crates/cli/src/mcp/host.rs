@@ -7,6 +7,7 @@ use pyro_core::workspace::Workspaces;
 use super::failure::Failure;
 use super::order::Order;
 use super::roots::Roots;
+use super::runs::Runs;
 
 /// The workspaces of this user, the VMs of this server, and what a model may do with them.
 pub struct Host {
@@ -16,6 +17,8 @@ pub struct Host {
     pub workspaces: Workspaces,
     /// The VMs, which do not.
     pub vms: Registry,
+    /// What the last of those wrote that are gone.
+    pub runs: Runs,
     /// Which host paths may be named.
     pub roots: Roots,
     /// What must not overtake what.
@@ -31,6 +34,7 @@ impl Host {
             workspaces: Workspaces::new(factory.clone()),
             vms: Registry::new(factory.clone()),
             factory,
+            runs: Runs::default(),
             roots,
             order: Order::default(),
             allow_host_compat,

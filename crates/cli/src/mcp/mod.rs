@@ -8,7 +8,7 @@
 //!   roots      which host paths a model may name                  order: what must not overtake what
 //!   call       one call: progress, its end                        failure: what went wrong, for a model to act on
 //!   cut        long output made short                             profile: which tools are shown
-//!   resources, prompts    what there is beside tools
+//!   resources, prompts    what there is beside tools            runs: what the rest of an output is
 //! ```
 //!
 //! Invariant: arguments come from a model that may have been talked into something. What they name on the host goes
@@ -25,6 +25,7 @@ mod profile;
 mod prompts;
 mod resources;
 mod roots;
+mod runs;
 mod server;
 mod tool;
 mod tools;

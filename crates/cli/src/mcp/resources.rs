@@ -1,4 +1,4 @@
-//! What a client may show or attach: files and logs of workspaces, by address.
+//! What a client may show or attach, by address: files and logs of workspaces, and what commands wrote whose VM is gone.
 
 use std::path::Path;
 
@@ -7,11 +7,15 @@ use pyro_core::workspace::{LogEntry, LogReader, WorkspaceError};
 use rmcp::model::{ErrorData, Resource, ResourceContents, ResourceTemplate};
 use serde_json::json;
 
+use super::cut;
 use super::failure::{Failure, Kind};
 use super::host::Host;
+use super::runs::Stream;
 
 /// Before a workspace's id or name.
 const ROOT: &str = "pyro://workspaces/";
+/// Before a VM that is gone.
+const RUNS: &str = "pyro://runs/";
 /// Most commands of one resource.
 const LISTED: u64 = 100;
 /// Most bytes of one resource.
@@ -26,10 +30,15 @@ enum Address {
     Logs { workspace: String, sequence: Option<u64> },
     /// What a service wrote.
     Service { workspace: String, name: String },
+    /// What a command wrote whose VM is gone: all of it, or the part that begins at a byte.
+    Run { vm: String, stream: Stream, offset: Option<u64> },
 }
 
 impl Address {
     fn parse(uri: &str) -> Option<Self> {
+        if let Some(run) = uri.strip_prefix(RUNS) {
+            return Self::parse_run(run);
+        }
         let (workspace, rest) = uri.strip_prefix(ROOT)?.split_once('/')?;
         let workspace = unescape(workspace)?;
         let parts: Vec<&str> = rest.split('/').collect();
@@ -44,6 +53,23 @@ impl Address {
             _ => None,
         }
     }
+
+    fn parse_run(text: &str) -> Option<Self> {
+        let parts: Vec<&str> = text.split('/').collect();
+        let (vm, stream, offset) = match parts.as_slice() {
+            [vm, stream] => (vm, stream, None),
+            [vm, stream, offset] => (vm, stream, Some(offset.parse().ok()?)),
+            _ => return None,
+        };
+        let stream = Stream::ALL.into_iter().find(|known| known.name() == *stream)?;
+        Some(Self::Run { vm: (*vm).to_owned(), stream, offset })
+    }
+}
+
+/// The address of what a command wrote whose VM is gone, or of the part of that which begins at a byte.
+pub fn of_run(vm_id: &str, stream: Stream, offset: Option<u64>) -> String {
+    let stream = stream.name();
+    offset.map_or_else(|| format!("{RUNS}{vm_id}/{stream}"), |at| format!("{RUNS}{vm_id}/{stream}/{at}"))
 }
 
 /// What `%41` stands for; nothing if that is no text.
@@ -65,12 +91,27 @@ fn unescape(text: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// The kinds of resources.
-pub fn templates() -> Vec<ResourceTemplate> {
+/// The kinds of resources, with those of workspaces or without.
+pub fn templates(workspaces: bool) -> Vec<ResourceTemplate> {
+    let run = |uri: &str, name: &str, about: &str| {
+        let template = ResourceTemplate::new(format!("{RUNS}{{vm_id}}/{uri}"), name);
+        template.with_description(about).with_mime_type("text/plain")
+    };
+    let mut all = vec![
+        run(
+            "{stream}",
+            "run_output",
+            "What a long-winded command of vm_run or vm_exec wrote: stdout or stderr",
+        ),
+        run("{stream}/{offset}", "run_output_part", "A part of that, from a byte on"),
+    ];
+    if !workspaces {
+        return all;
+    }
     let template = |uri: &str, name: &str, about: &str| {
         ResourceTemplate::new(format!("{ROOT}{{workspace_id}}/{uri}"), name).with_description(about)
     };
-    vec![
+    all.extend([
         template(
             "files/{+path}",
             "workspace_file",
@@ -86,11 +127,22 @@ pub fn templates() -> Vec<ResourceTemplate> {
         .with_mime_type("text/plain"),
         template("services/{service_name}/logs", "service_logs", "What a service wrote")
             .with_mime_type("text/plain"),
-    ]
+    ]);
+    all
 }
 
-/// The resources that can be listed: the logs of each workspace.
-pub async fn list(host: &Host) -> Result<Vec<Resource>, ErrorData> {
+/// The resources that can be listed: what the last long-winded commands wrote, and the logs of each workspace.
+pub async fn list(host: &Host, workspaces: bool) -> Result<Vec<Resource>, ErrorData> {
+    let runs = host.runs.ids().into_iter().flat_map(|id| Stream::ALL.map(|stream| (id.clone(), stream)));
+    let mut all: Vec<_> = runs
+        .map(|(id, stream)| {
+            let name = stream.name();
+            Resource::new(of_run(&id, stream, None), format!("{id} {name}")).with_mime_type("text/plain")
+        })
+        .collect();
+    if !workspaces {
+        return Ok(all);
+    }
     let list = host.workspaces.list().await.map_err(|error| of(error.into(), ROOT))?;
     let each = list.workspaces.into_iter().map(|workspace| {
         let name = workspace.name.unwrap_or_else(|| workspace.workspace_id.clone());
@@ -98,7 +150,8 @@ pub async fn list(host: &Host) -> Result<Vec<Resource>, ErrorData> {
             .with_description(format!("The last commands that ran in {name}, with their output"))
             .with_mime_type("text/plain")
     });
-    Ok(each.collect())
+    all.extend(each);
+    Ok(all)
 }
 
 /// Names of workspaces that begin like this.
@@ -109,8 +162,9 @@ pub async fn workspaces_like(host: &Host, beginning: &str) -> Vec<String> {
 }
 
 /// What is at an address.
-pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, ErrorData> {
-    let Some(address) = Address::parse(uri) else {
+pub async fn read(host: &Host, uri: &str, workspaces: bool) -> Result<Vec<ResourceContents>, ErrorData> {
+    let address = Address::parse(uri).filter(|address| workspaces || matches!(address, Address::Run { .. }));
+    let Some(address) = address else {
         return Err(not_found(
             format!("{uri}: there is no such resource; resources/templates/list shows what there may be"),
             uri,
@@ -120,6 +174,7 @@ pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, Error
         Address::File { workspace, path } => {
             file(host, uri, &workspace, &path).await.map_err(|failure| of(failure, uri))?
         }
+        Address::Run { vm, stream, offset } => run(host, uri, &vm, stream, offset)?,
         Address::Logs { workspace, sequence } => {
             let logs = host.workspaces.read_logs(&workspace, sequence.is_none().then_some(LISTED)).await;
             let entries =
@@ -153,6 +208,28 @@ pub async fn read(host: &Host, uri: &str) -> Result<Vec<ResourceContents>, Error
     Ok(vec![contents])
 }
 
+fn run(
+    host: &Host,
+    uri: &str,
+    vm: &str,
+    stream: Stream,
+    offset: Option<u64>,
+) -> Result<ResourceContents, ErrorData> {
+    let Some(text) = host.runs.text(vm, stream) else {
+        return Err(not_found(
+            format!("{uri}: what this VM's command wrote is not kept, or not any more"),
+            uri,
+        ));
+    };
+    let Some(offset) = offset else { return Ok(ResourceContents::text(text, uri)) };
+    let (part, next) = cut::window(&text, offset, cut::STREAM);
+    let note = match text.len() as u64 - next {
+        0 => String::new(),
+        left => format!("\n[... {left} bytes more: {} ...]", of_run(vm, stream, Some(next))),
+    };
+    Ok(ResourceContents::text(format!("{part}{note}"), uri))
+}
+
 /// All of them, or one.
 fn entries(mut logs: LogReader, sequence: Option<u64>) -> Result<Vec<LogEntry>, WorkspaceError> {
     let mut found = Vec::new();
@@ -164,8 +241,8 @@ fn entries(mut logs: LogReader, sequence: Option<u64>) -> Result<Vec<LogEntry>, 
     while let Some(mut entry) = logs.next_entry()? {
         // However much there is, little is in memory.
         let rest = format!("{ROOT}{{workspace_id}}/logs/{} has all of it", entry.sequence);
-        super::cut::middle(&mut entry.stdout, super::cut::STREAM, &rest);
-        super::cut::middle(&mut entry.stderr, super::cut::STREAM, &rest);
+        cut::middle(&mut entry.stdout, cut::STREAM, &rest);
+        cut::middle(&mut entry.stderr, cut::STREAM, &rest);
         found.push(entry);
     }
     Ok(found)
@@ -191,7 +268,7 @@ async fn file(host: &Host, uri: &str, workspace: &str, path: &str) -> Result<Res
 
 /// The end is what readers of a log want.
 fn short(mut text: String) -> String {
-    super::cut::middle(&mut text, MOST as usize, "a command's own resource has all of it");
+    cut::middle(&mut text, MOST as usize, "a command's own resource has all of it");
     text
 }
 
@@ -235,7 +312,13 @@ mod tests {
         for (uri, address) in some {
             assert_eq!(Address::parse(uri), Some(address), "{uri}");
         }
+        let run = |offset| Some(Address::Run { vm: "a".into(), stream: Stream::Err, offset });
+        assert_eq!(Address::parse("pyro://runs/a/stderr"), run(None));
+        assert_eq!(Address::parse(&of_run("a", Stream::Err, Some(7))), run(Some(7)));
         for bad in [
+            "pyro://runs/a",
+            "pyro://runs/a/stdin",
+            "pyro://runs/a/stdout/x",
             "",
             "file:///etc/passwd",
             "pyro://workspaces/",

@@ -105,9 +105,9 @@ fn cancelled() -> ErrorData {
 
 impl ServerHandler for Server {
     fn get_info(&self) -> ServerConfig {
-        let capabilities = ServerCapabilities::builder().enable_tools().enable_prompts();
+        let capabilities = ServerCapabilities::builder().enable_tools().enable_prompts().enable_resources();
         let mut info = ServerConfig::new(match self.profile.has_workspaces() {
-            true => capabilities.enable_resources().enable_completions().build(),
+            true => capabilities.enable_completions().build(),
             false => capabilities.build(),
         });
         info.server_info = Implementation::new("pyro", env!("CARGO_PKG_VERSION"));
@@ -153,10 +153,8 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourcesResult, ErrorData> {
-        Ok(ListResourcesResult::with_all_items(match self.profile.has_workspaces() {
-            true => resources::list(&self.host).await?,
-            false => Vec::new(),
-        }))
+        let workspaces = self.profile.has_workspaces();
+        Ok(ListResourcesResult::with_all_items(resources::list(&self.host, workspaces).await?))
     }
 
     async fn list_resource_templates(
@@ -164,10 +162,8 @@ impl ServerHandler for Server {
         _: Option<PaginatedRequestParams>,
         _: RequestContext<RoleServer>,
     ) -> Result<ListResourceTemplatesResult, ErrorData> {
-        Ok(ListResourceTemplatesResult::with_all_items(match self.profile.has_workspaces() {
-            true => resources::templates(),
-            false => Vec::new(),
-        }))
+        let workspaces = self.profile.has_workspaces();
+        Ok(ListResourceTemplatesResult::with_all_items(resources::templates(workspaces)))
     }
 
     async fn read_resource(
@@ -175,11 +171,9 @@ impl ServerHandler for Server {
         request: ReadResourceRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<ReadResourceResponse, ErrorData> {
-        if !self.profile.has_workspaces() {
-            return Err(ErrorData::resource_not_found("this profile has no resources", None));
-        }
+        let workspaces = self.profile.has_workspaces();
         tokio::select! {
-            read = resources::read(&self.host, &request.uri) => Ok(ReadResourceResult::new(read?).into()),
+            read = resources::read(&self.host, &request.uri, workspaces) => Ok(ReadResourceResult::new(read?).into()),
             () = context.ct.cancelled() => Err(cancelled()),
         }
     }

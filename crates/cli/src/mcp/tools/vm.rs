@@ -15,6 +15,8 @@ use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
 use crate::mcp::host::Host;
+use crate::mcp::resources;
+use crate::mcp::runs::Stream;
 use crate::mcp::tool::{Effect, Tool};
 
 pub fn tools() -> Vec<Tool> {
@@ -168,15 +170,21 @@ struct Ran {
     cleanup: Cleanup,
 }
 
-impl From<RunReport> for Ran {
-    fn from(mut report: RunReport) -> Self {
-        const REST: &str = "the VM is gone: run it again with `| tail -c 8000`, `grep`, or in a workspace";
-        let short = |text: &mut String, truncated: &mut bool| {
+impl Ran {
+    /// What is long is made short, and kept.
+    fn new(host: &Host, mut report: RunReport) -> Self {
+        if report.stdout.len().max(report.stderr.len()) > cut::STREAM {
+            host.runs.keep(&report.vm_id, &report.stdout, &report.stderr);
+        }
+        let short = |text: &mut String, truncated: &mut bool, stream| {
             *truncated |= text.len() > cut::STREAM;
-            cut::middle(text, cut::STREAM, REST);
+            let next = resources::of_run(&report.vm_id, stream, Some(cut::STREAM as u64 / 2));
+            let rest =
+                format!("resource {next}, as long as this server runs; or `| grep`, `| tail`, a workspace");
+            cut::middle(text, cut::STREAM, &rest);
         };
-        short(&mut report.stdout, &mut report.stdout_truncated);
-        short(&mut report.stderr, &mut report.stderr_truncated);
+        short(&mut report.stdout, &mut report.stdout_truncated, Stream::Out);
+        short(&mut report.stderr, &mut report.stderr_truncated, Stream::Err);
         Self {
             vm_id: report.vm_id,
             environment: report.environment,
@@ -226,7 +234,7 @@ async fn run(host: Arc<Host>, input: Run, call: Call) -> Result<Ran, Failure> {
     let report =
         run_in_vm(host.factory.clone(), request, &command, &options, &mut streams, told, call.pulled())
             .await?;
-    Ok(report.into())
+    Ok(Ran::new(&host, report))
 }
 
 async fn list(host: Arc<Host>, _: Nothing, _: Call) -> Result<Environments, Failure> {
@@ -255,7 +263,8 @@ async fn exec(host: Arc<Host>, input: Exec, _: Call) -> Result<Ran, Failure> {
     let command = shell_line(input.command)?;
     let options = options(input.timeout_seconds)?;
     let mut streams = Streams::kept_only();
-    Ok(host.vms.exec(&input.vm_id, &command, &options, &mut streams).await?.into())
+    let report = host.vms.exec(&input.vm_id, &command, &options, &mut streams).await?;
+    Ok(Ran::new(&host, report))
 }
 
 async fn stop(host: Arc<Host>, input: Vm, _: Call) -> Result<VmInfo, Failure> {

@@ -216,7 +216,7 @@ fn the_revision_without_a_handshake_is_spoken() {
 #[test]
 fn what_else_there_is_can_be_listed() {
     let world = World::bare();
-    for (profile, prompts, templates) in [("vm-run", 1, 0), ("workspace-core", 5, 4)] {
+    for (profile, prompts, templates) in [("vm-run", 1, 2), ("workspace-core", 5, 6)] {
         let client = Client::ready(&world, profile);
         let list = client.ask("prompts/list", json!({}));
         assert_eq!(list["prompts"].as_array().unwrap().len(), prompts, "{profile}");

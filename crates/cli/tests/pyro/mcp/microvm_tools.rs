@@ -419,6 +419,26 @@ fn long_output_is_cut_and_all_of_it_can_be_had() {
     let text = ran["stdout"].as_str().unwrap();
     assert!(text.len() < 20_000 && text.starts_with("1\n2\n") && text.ends_with("99999\n100000\n"));
     assert!(text.contains("bytes left out"));
+    let whole: String = (1..=100_000).map(|number| format!("{number}\n")).collect();
+    let resource = |uri: &str| {
+        let found = client.ask("resources/read", json!({"uri": uri}));
+        found["contents"][0]["text"].as_str().unwrap().to_owned()
+    };
+    assert!(resource(&format!("pyro://runs/{}/stdout", ran["vm_id"].as_str().unwrap())) == whole);
+    // As a model that follows what is said: first what was shown, then part by part.
+    let (mut all, mut rest) = text.split_once("\n[... ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    loop {
+        let from = rest.find("pyro://runs/").unwrap();
+        let uri = rest[from..].split([' ', ',']).next().unwrap().to_owned();
+        let part = resource(&uri);
+        let Some((part, note)) = part.split_once("\n[... ") else {
+            all.push_str(&part);
+            break;
+        };
+        all.push_str(part);
+        note.clone_into(&mut rest);
+    }
+    assert!(all == whole, "resources give all back: {} of {}", all.len(), whole.len());
     client.ok("workspace_delete", json!({"workspace_id": id}));
     client.leave();
 }
