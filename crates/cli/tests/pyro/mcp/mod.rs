@@ -3,6 +3,7 @@
 mod client;
 mod contract;
 mod door;
+mod host;
 mod http;
 mod lines;
 mod microvm_bad_input;
