@@ -10,6 +10,7 @@ mod microvm_bad_input;
 mod microvm_calls;
 mod microvm_ends;
 mod microvm_growth;
+mod microvm_host;
 mod microvm_http;
 mod microvm_tools;
 mod schema;

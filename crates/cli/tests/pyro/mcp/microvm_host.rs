@@ -1,0 +1,76 @@
+//! Paths of the host that become links to elsewhere while a model's calls use them.
+
+use std::os::unix::fs::symlink;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rustix::fs::{CWD, RenameFlags, renameat_with};
+use serde_json::{Value, json};
+
+use super::client::Client;
+use crate::room::Room;
+
+/// Ends the other thread also when an assertion fails.
+struct Over<'a>(&'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+#[test]
+fn a_link_swapped_in_leads_no_call_out() {
+    let room = Room::new();
+    let (root, beside) = (room.world.home.path().join("root"), room.world.home.path().join("beside"));
+    for (dir, name) in [(root.join("tree"), "mine"), (beside.clone(), "theirs")] {
+        std::fs::create_dir_all(&dir).unwrap();
+        std::fs::write(dir.join(name), "hunter2hunter2").unwrap();
+    }
+    symlink(&beside, root.join("link")).unwrap();
+    let words = ["--profile", "workspace-full", "--host-root", root.to_str().unwrap()];
+    let client = Client::ready_with(&room.world, &words);
+    let id = client.create("race");
+    client.sh(&id, "echo out > result");
+    let over = AtomicBool::new(false);
+    let (mut used, mut refused) = (0, 0);
+    let mut count = |tool: &str, arguments: Value| {
+        let call = client.begin(tool, arguments);
+        let result = client.answer(call)["result"].clone();
+        let failed = result["isError"] == true;
+        *(if failed { &mut refused } else { &mut used }) += 1;
+        result["structuredContent"]["workspace_id"].as_str().filter(|_| !failed).map(str::to_owned)
+    };
+    std::thread::scope(|scope| {
+        let (one, other) = (root.join("tree"), root.join("link"));
+        let ends = &over;
+        scope.spawn(move || {
+            while !ends.load(Ordering::Relaxed) {
+                renameat_with(CWD, &one, CWD, &other, RenameFlags::EXCHANGE).unwrap();
+            }
+        });
+        let _over = Over(&over);
+        for number in 0..30 {
+            let dest = format!("/workspace/in{number}");
+            count("workspace_sync_push", json!({"workspace_id": id, "source_path": "tree", "dest": dest}));
+            let output = format!("tree/made-{number}");
+            count("workspace_export", json!({"workspace_id": id, "path": "result", "output_path": output}));
+            // The file of a secret lies in what is swapped; one that is not there is refused too.
+            let secret = json!({"name": "KEY", "file_path": "tree/theirs"});
+            let wish = json!({"environment": "debian:12-base", "mem_mib": 256, "secrets": [secret]});
+            assert_eq!(count("workspace_create", wish), None, "a secret from outside was read");
+        }
+        for _ in 0..4 {
+            let wish = json!({"environment": "debian:12-base", "mem_mib": 256, "seed_path": "tree"});
+            if let Some(seeded) = count("workspace_create", wish) {
+                assert_eq!(client.sh(&seeded, "ls | grep -v made-"), "mine\n");
+                client.ok("workspace_delete", json!({"workspace_id": seeded}));
+            }
+        }
+    });
+    assert!(used > 5 && refused > 30, "{used} were done and {refused} refused");
+    assert_eq!(client.sh(&id, "find . -name theirs"), "");
+    let there: Vec<_> = std::fs::read_dir(&beside).unwrap().map(|each| each.unwrap().file_name()).collect();
+    assert_eq!(there, ["theirs"], "something was made outside");
+    client.ok("workspace_delete", json!({"workspace_id": id}));
+    client.leave();
+}
