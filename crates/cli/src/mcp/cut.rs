@@ -6,15 +6,16 @@ pub const STREAM: usize = 16 << 10;
 /// Most bytes of a stream of one command in a list of many.
 pub const LISTED: usize = 2 << 10;
 
-/// Cuts `text` in its middle to `most` bytes; `rest` says how to get what is missing.
-pub fn middle(text: &mut String, most: usize, rest: &str) {
+/// Cuts `text` in its middle to `most` bytes, and says whether it was longer; `rest` says how to get what is missing.
+pub fn middle(text: &mut String, most: usize, rest: &str) -> bool {
     if text.len() <= most {
-        return;
+        return false;
     }
     let head = floor(text, most / 2);
     let tail = ceil(text, text.len() - most / 2);
     let note = format!("\n[... {} bytes left out: {rest} ...]\n", tail - head);
     text.replace_range(head..tail, &note);
+    true
 }
 
 /// The part of `text` from byte `offset` on, or from the beginning of the character that has it, at most `most` bytes; and
@@ -23,6 +24,15 @@ pub fn window(text: &str, offset: u64, most: usize) -> (&str, u64) {
     let from = floor(text, usize::try_from(offset).unwrap_or(usize::MAX).min(text.len()));
     let to = floor(text, from.saturating_add(most).min(text.len()));
     (&text[from..to], to as u64)
+}
+
+/// As [`window`] of a stream's length, followed by how much is left; `more` says, of the next part's byte, how to get that.
+pub fn part(text: &str, offset: u64, more: impl FnOnce(u64) -> String) -> String {
+    let (part, next) = window(text, offset, STREAM);
+    match text.len() as u64 - next {
+        0 => part.to_owned(),
+        left => format!("{part}\n[... {left} bytes more: {} ...]", more(next)),
+    }
 }
 
 /// The bytes without a last character of which some are missing; as they are if there is nothing else.

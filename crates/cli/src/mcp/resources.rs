@@ -222,12 +222,8 @@ fn run(
         ));
     };
     let Some(offset) = offset else { return Ok(ResourceContents::text(text, uri)) };
-    let (part, next) = cut::window(&text, offset, cut::STREAM);
-    let note = match text.len() as u64 - next {
-        0 => String::new(),
-        left => format!("\n[... {left} bytes more: {} ...]", of_run(vm, stream, Some(next))),
-    };
-    Ok(ResourceContents::text(format!("{part}{note}"), uri))
+    let part = cut::part(&text, offset, |next| of_run(vm, stream, Some(next)));
+    Ok(ResourceContents::text(part, uri))
 }
 
 /// All of them, or one.

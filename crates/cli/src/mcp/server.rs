@@ -1,6 +1,5 @@
 //! The protocol: what a client asks for, answered.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use rmcp::model::{
@@ -45,15 +44,17 @@ pub struct Server {
     /// In the order in which they are shown.
     tools: Arc<Vec<Tool>>,
     profile: Profile,
-    by_name: Arc<BTreeMap<String, usize>>,
 }
 
 impl Server {
     /// One that shows a profile's tools.
     pub fn new(host: Arc<Host>, profile: Profile) -> Self {
         let tools: Vec<Tool> = tools::all().into_iter().filter(|tool| profile.shows(tool.name())).collect();
-        let by_name = tools.iter().enumerate().map(|(at, tool)| (tool.name().to_owned(), at)).collect();
-        Self { host, tools: tools.into(), profile, by_name: Arc::new(by_name) }
+        Self { host, tools: tools.into(), profile }
+    }
+
+    fn tool(&self, name: &str) -> Option<&Tool> {
+        self.tools.iter().find(|tool| tool.name() == name)
     }
 
     async fn call(
@@ -61,7 +62,7 @@ impl Server {
         request: CallToolRequestParams,
         context: RequestContext<RoleServer>,
     ) -> Result<CallToolResult, ErrorData> {
-        let Some(tool) = self.by_name.get(request.name.as_ref()).and_then(|at| self.tools.get(*at)) else {
+        let Some(tool) = self.tool(&request.name) else {
             let there = "tools/list shows those that there are";
             return Err(ErrorData::invalid_params(
                 format!("there is no tool {:?}: {there}", request.name),
@@ -128,7 +129,7 @@ impl ServerHandler for Server {
     }
 
     fn get_tool(&self, name: &str) -> Option<Shown> {
-        self.by_name.get(name).and_then(|at| self.tools.get(*at)).map(|tool| tool.shown().clone())
+        self.tool(name).map(|tool| tool.shown().clone())
     }
 
     async fn list_prompts(

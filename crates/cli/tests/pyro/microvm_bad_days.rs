@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use pyro_core::backend::Preference;
 
 use crate::backends::on_each_backend;
-use crate::support::{Said, World, prepared};
+use crate::support::{Over, Said, World, prepared};
 
 // The others are about the host or about one backend.
 on_each_backend! {
@@ -276,22 +276,13 @@ impl Drop for Mounted {
     }
 }
 
-/// Ends the threads that keep a host busy.
-struct Busy<'a>(&'a AtomicBool);
-
-impl Drop for Busy<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
-
 /// What the kernel would check the counter by is late there; a guest that then trusts it no more has a clock of 10 ms, and
 /// so have all that are restored from it.
 #[test]
 fn a_guest_booted_on_a_busy_host_keeps_its_clock() {
     let (world, over) = (World::new(), AtomicBool::new(false));
     std::thread::scope(|scope| {
-        let _busy = Busy(&over);
+        let _busy = Over(&over);
         for _ in 0..3 * std::thread::available_parallelism().unwrap().get() {
             scope.spawn(|| {
                 while !over.load(Ordering::Relaxed) {

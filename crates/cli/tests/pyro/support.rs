@@ -7,6 +7,7 @@ use std::io::Write;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use pyro_core::backend::Preference;
@@ -23,6 +24,15 @@ pub struct World {
     pub variables: Vec<(String, PathBuf)>,
     /// Words before `pyro`, which is started by them.
     pub enter: Vec<String>,
+}
+
+/// Tells another thread to end, also when an assertion fails.
+pub struct Over<'a>(pub &'a AtomicBool);
+
+impl Drop for Over<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
 }
 
 /// What a finished `pyro` said.

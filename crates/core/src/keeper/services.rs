@@ -15,7 +15,7 @@ use crate::identity::unix_now;
 use crate::plain::plain;
 use crate::workspace::jobs::{Job as _, RUNNING, STREAMS, Service};
 use crate::workspace::spool::{self, Room, Spool};
-use crate::workspace::{Readiness, ReadyWait, ServiceWish, WorkspaceError};
+use crate::workspace::{Readiness, ReadyWait, ServiceWish, WorkspaceError, find_service};
 
 /// How long a service may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -159,14 +159,10 @@ impl Keeper {
 
     fn note_ready(&self, name: &str) -> Result<Service, WorkspaceError> {
         let books = self.books();
-        let mut service = self.known_service(books.state.jobs()?, name)?;
+        let mut service = find_service(books.state.jobs()?, name)?;
         service.ready_at = Some(unix_now());
         books.state.save_job(&service)?;
         Ok(service)
-    }
-
-    fn known_service(&self, all: Vec<Service>, name: &str) -> Result<Service, WorkspaceError> {
-        crate::workspace::find_service(all, name)
     }
 
     /// Waits until a service is ready; otherwise why it is not.
@@ -253,14 +249,14 @@ impl Keeper {
 
     async fn stop_service(&self, name: &str) -> Result<Service, WorkspaceError> {
         let all = self.books().state.jobs()?;
-        let mut service = self.known_service(all, name)?;
+        let mut service = find_service(all, name)?;
         let key = Key::Service(name.to_owned());
         let Some(live) = self.live(&key) else { return Ok(service) };
         let ran = service.is_running();
         self.stop_job(&live, GRACE, Ending { state: "stopped", reason: None }).await?;
         self.forget_job(&key, &live).await;
         let all = self.books().state.jobs()?;
-        service = self.known_service(all, name)?;
+        service = find_service(all, name)?;
         if !ran {
             // It had ended by itself; what it left behind is ended now.
             service.state = "stopped".into();

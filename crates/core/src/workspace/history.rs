@@ -285,24 +285,9 @@ impl Workspaces {
 mod tests {
     use super::*;
     use crate::workspace::Wish;
+    use crate::workspace::state::tests::entry;
 
     const SMALL: Bounds = Bounds { commands: 3, bytes: 100 };
-
-    fn entry(sequence: u64) -> Command {
-        Command {
-            sequence,
-            command: "true".into(),
-            cwd: "/workspace".into(),
-            exit_code: 0,
-            duration_ms: 3,
-            recorded_at: 1.5,
-            stdout_bytes: 0,
-            stderr_bytes: 9,
-            stdout_truncated: false,
-            stderr_truncated: true,
-            interrupted: None,
-        }
-    }
 
     fn new() -> (tempfile::TempDir, Home, State) {
         let dir = tempfile::tempdir().unwrap();

@@ -232,12 +232,12 @@ impl State {
 pub const BASELINE: &str = "baseline";
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
     use crate::workspace::history::{Bounds, Extent};
     use crate::workspace::{Command, Wish};
 
-    fn entry(sequence: u64) -> Command {
+    pub(in crate::workspace) fn entry(sequence: u64) -> Command {
         Command {
             sequence,
             command: "true".into(),

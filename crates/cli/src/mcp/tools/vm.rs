@@ -177,11 +177,10 @@ impl Ran {
             host.runs.keep(&report.vm_id, &report.stdout, &report.stderr);
         }
         let short = |text: &mut String, truncated: &mut bool, stream| {
-            *truncated |= text.len() > cut::STREAM;
             let next = resources::of_run(&report.vm_id, stream, Some(cut::STREAM as u64 / 2));
             let rest =
                 format!("resource {next}, as long as this server runs; or `| grep`, `| tail`, a workspace");
-            cut::middle(text, cut::STREAM, &rest);
+            *truncated |= cut::middle(text, cut::STREAM, &rest);
         };
         short(&mut report.stdout, &mut report.stdout_truncated, Stream::Out);
         short(&mut report.stderr, &mut report.stderr_truncated, Stream::Err);

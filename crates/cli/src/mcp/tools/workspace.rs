@@ -305,8 +305,7 @@ async fn exec(host: Arc<Host>, input: Exec, _: Call) -> Result<ExecReport, Failu
         (&mut report.stdout, &mut report.stdout_truncated),
         (&mut report.stderr, &mut report.stderr_truncated),
     ] {
-        *truncated |= text.len() > cut::STREAM;
-        cut::middle(text, cut::STREAM, &rest);
+        *truncated |= cut::middle(text, cut::STREAM, &rest);
     }
     Ok(report)
 }
@@ -345,20 +344,11 @@ async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
             next: Some("workspace_logs without sequence shows the last ones".into()),
         });
     };
-    part(&mut entry.stdout, input.offset);
-    part(&mut entry.stderr, input.offset);
+    for stream in [&mut entry.stdout, &mut entry.stderr] {
+        *stream = cut::part(stream, input.offset, |next| format!("offset={next}"));
+    }
     let head = LogsHead { count: 1, omitted_count: 0, ..reader.head().clone() };
     Ok(Logs { head, entries: vec![entry] })
-}
-
-/// Leaves of `stream` what stands at `offset`, and how much follows.
-fn part(stream: &mut String, offset: u64) {
-    let (part, next) = cut::window(stream, offset, cut::STREAM);
-    let note = match stream.len() as u64 - next {
-        0 => String::new(),
-        left => format!("\n[... {left} bytes more: offset={next} ...]"),
-    };
-    *stream = format!("{part}{note}");
 }
 
 fn short(entry: &mut LogEntry) {

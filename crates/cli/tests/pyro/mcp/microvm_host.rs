@@ -9,15 +9,7 @@ use serde_json::{Value, json};
 
 use super::client::Client;
 use crate::room::Room;
-
-/// Ends the other thread also when an assertion fails.
-struct Over<'a>(&'a AtomicBool);
-
-impl Drop for Over<'_> {
-    fn drop(&mut self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-}
+use crate::support::Over;
 
 #[test]
 fn a_link_swapped_in_leads_no_call_out() {
