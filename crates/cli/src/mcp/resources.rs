@@ -178,9 +178,9 @@ pub async fn read(host: &Host, uri: &str, workspaces: bool) -> Result<Vec<Resour
         Address::Logs { workspace, sequence } => {
             let logs = host.workspaces.read_logs(&workspace, sequence.is_none().then_some(LISTED)).await;
             let entries =
-                logs.and_then(|logs| entries(logs, sequence)).map_err(|error| of(error.into(), uri))?;
+                logs.and_then(|logs| entries(logs, sequence, uri)).map_err(|error| of(error.into(), uri))?;
             if sequence.is_some() && entries.is_empty() {
-                return Err(ErrorData::resource_not_found(format!("{uri}: there is no such command"), None));
+                return Err(not_found(format!("{uri}: there is no such command"), uri));
             }
             let mut text = String::new();
             for entry in entries {
@@ -227,7 +227,7 @@ fn run(
 }
 
 /// All of them, or one.
-fn entries(mut logs: LogReader, sequence: Option<u64>) -> Result<Vec<LogEntry>, WorkspaceError> {
+fn entries(mut logs: LogReader, sequence: Option<u64>, uri: &str) -> Result<Vec<LogEntry>, WorkspaceError> {
     let mut found = Vec::new();
     if let Some(sequence) = sequence {
         logs.skip_to(sequence);
@@ -236,7 +236,7 @@ fn entries(mut logs: LogReader, sequence: Option<u64>) -> Result<Vec<LogEntry>, 
     }
     while let Some(mut entry) = logs.next_entry()? {
         // However much there is, little is in memory.
-        let rest = format!("{ROOT}{{workspace_id}}/logs/{} has all of it", entry.sequence);
+        let rest = format!("{uri}/{} has all of it", entry.sequence);
         cut::middle(&mut entry.stdout, cut::STREAM, &rest);
         cut::middle(&mut entry.stderr, cut::STREAM, &rest);
         found.push(entry);

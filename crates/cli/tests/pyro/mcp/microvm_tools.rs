@@ -389,6 +389,12 @@ fn long_output_is_cut_and_all_of_it_can_be_had() {
         assert_eq!(offset, all.len());
     }
     assert!(all == whole, "workspace_logs gives all back: {} of {} bytes", all.len(), whole.len());
+    let logs = format!("pyro://workspaces/{id}/logs");
+    let text = client.ask("resources/read", json!({"uri": logs}))["contents"][0]["text"].clone();
+    assert!(text.as_str().unwrap().contains(&format!("{logs}/{sequence} has all of it")), "{text}");
+    let missing = json!({"uri": format!("{logs}/4711")});
+    let refused = client.request("resources/read", missing.clone());
+    assert_eq!(refused["error"]["data"], missing, "{refused}");
     let listed = client.ok("workspace_logs", json!({"workspace_id": id}));
     assert!(listed.to_string().len() < 20_000, "a list is short");
 
