@@ -4,7 +4,10 @@
 //! made: the keeper takes it away when the connection ends on which it was asked for, whatever ended that. Where no keeper
 //! lives it goes with us, or, if we are killed, with the lock that we hold on the workspace: who has that next sweeps.
 
+use std::time::Duration;
+
 use futures::StreamExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::client::{LONG, copy_stopped, odd};
@@ -17,6 +20,8 @@ use crate::environment::lock::Lock;
 use crate::keeper::{Answer, Call, Phase, Task};
 use crate::{host, identity};
 
+/// How long a keeper may take to remove what forks were made from.
+const REMOVAL: Duration = Duration::from_secs(10);
 /// Most forks at once.
 pub(super) const FORKS: std::ops::RangeInclusive<u32> = 1..=64;
 
@@ -86,7 +91,9 @@ impl Workspaces {
             .buffer_unordered(2 * host_parallelism())
             .collect()
             .await;
-        drop(passing);
+        if let Some(passing) = passing {
+            passing.release().await;
+        }
         let (mut whole, mut failure) = (Vec::new(), None);
         for each in made {
             match each {
@@ -111,7 +118,7 @@ impl Workspaces {
             let memory = conversation.greeting.phase == Phase::Running;
             let call = Call::SnapshotCreate { name: name.to_owned(), passing: true, memory };
             return match conversation.ask(&call, LONG).await? {
-                Answer::Snapshot { .. } => Ok(Passing::Asked { _until: conversation.stream }),
+                Answer::Snapshot { .. } => Ok(Passing::Asked { until: conversation.stream }),
                 _ => Err(odd()),
             };
         }
@@ -122,12 +129,26 @@ impl Workspaces {
     }
 }
 
-/// A snapshot that only forks are made from.
+/// A snapshot that only forks are made from. However this ends, it goes.
 enum Passing {
     /// The keeper has made it, and removes it.
-    Asked { _until: UnixStream },
+    Asked { until: UnixStream },
     /// We have, under the workspace's lock.
     Own { home: Home, name: String, _held: Lock },
+}
+
+impl Passing {
+    /// Waits until it is removed: who made forks finds nothing else of them.
+    async fn release(mut self) {
+        if let Self::Asked { until } = &mut self {
+            // A keeper that does not answer has it swept at its next start.
+            let removed = async {
+                until.shutdown().await?;
+                until.read(&mut [0]).await
+            };
+            let _ = tokio::time::timeout(REMOVAL, removed).await;
+        }
+    }
 }
 
 impl Drop for Passing {
