@@ -43,22 +43,18 @@ pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
         bound => bound?,
     };
     let accept = async || Ok(OwnedFd::from(listener.accept().await?.0.into_std()?));
-    on_connections(agent, accept, false).await?;
+    on_connections(agent, accept).await?;
     std::fs::remove_file(path)
 }
 
-/// Serves whoever connects to `listener`; a new connection replaces the old. Ends on an order to shut down and, with
-/// `oneshot`, when the host closes a connection after a session without having detached.
-pub async fn on_vsock(agent: &Agent, listener: &Listener, oneshot: bool) -> io::Result<()> {
-    on_connections(agent, async || listener.accept().await, oneshot).await
+/// Serves whoever connects to `listener`; a new connection replaces the old. Ends on an order to shut down and, in a
+/// guest that is for one session, when the host closes a connection after a session without having detached.
+pub async fn on_vsock(agent: &Agent, listener: &Listener) -> io::Result<()> {
+    on_connections(agent, async || listener.accept().await).await
 }
 
 /// Serves each connection that `accept` gives until that gives the next.
-async fn on_connections(
-    agent: &Agent,
-    accept: impl AsyncFn() -> io::Result<OwnedFd>,
-    oneshot: bool,
-) -> io::Result<()> {
+async fn on_connections(agent: &Agent, accept: impl AsyncFn() -> io::Result<OwnedFd>) -> io::Result<()> {
     let mut next = None;
     loop {
         let connection = match next.take() {
@@ -68,7 +64,7 @@ async fn on_connections(
         let wire = Wire::new(connection)?;
         match select(pin!(one(agent, wire)), pin!(accept())).await {
             Either::Left(((Outcome::Shutdown, _), _)) => return Ok(()),
-            Either::Left(((Outcome::Closed, true), _)) if oneshot => return Ok(()),
+            Either::Left(((Outcome::Closed, true), _)) if agent.is_oneshot() => return Ok(()),
             Either::Left(_) => {}
             Either::Right((accepted, _)) => next = Some(accepted?),
         }

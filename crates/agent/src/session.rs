@@ -42,6 +42,8 @@ pub struct Agent {
     /// What a plain process has not.
     pub guest: Option<Guest>,
     freezing: Cell<bool>,
+    /// As its host said last.
+    oneshot: Cell<bool>,
 }
 
 /// What PID 1 of a guest has to look after.
@@ -55,7 +57,13 @@ pub struct Guest {
 impl Agent {
     /// One that has not been told who it is.
     pub fn new(commands: Commands, root: Root, guest: Option<Guest>) -> Self {
-        Self { commands, jobs: Jobs::default(), root: RefCell::new(root), guest, freezing: Cell::new(false) }
+        let (freezing, oneshot) = (Cell::new(false), Cell::new(false));
+        Self { commands, jobs: Jobs::default(), root: RefCell::new(root), guest, freezing, oneshot }
+    }
+
+    /// Whether this is a guest that ends with its session.
+    pub fn is_oneshot(&self) -> bool {
+        self.oneshot.get()
     }
 
     /// Takes `identity` on, and says what answers here.
@@ -63,6 +71,7 @@ impl Agent {
         identity::check(given)?;
         if let Some(guest) = &self.guest {
             guest.identity.assume(given)?;
+            self.oneshot.set(given.oneshot);
         }
         let root = self.root.borrow();
         Ok(AgentInfo {

@@ -29,16 +29,17 @@ pub fn new_id() -> Result<String, NoRandomness> {
     Ok(random::<6>()?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The identity for a guest that has just started: this moment's time, fresh entropy, a machine id of its own.
+/// The identity for a guest that has just started: this moment's time, fresh entropy, ids of its own. With
+/// `oneshot` it ends with the session.
 /// Take it right before it is sent: the time in it ages.
-pub fn fresh(hostname: String) -> Result<Identity, NoRandomness> {
+pub fn fresh(hostname: String, oneshot: bool) -> Result<Identity, NoRandomness> {
     Ok(Identity {
         entropy: random()?,
         machine_id: random()?,
         hostname,
         generation: random()?,
-        // Templates never read theirs, so each guest's kernel makes one.
-        boot_id: None,
+        boot_id: random()?,
+        oneshot,
         unix_time_ns: unix_now_ns(),
     })
 }

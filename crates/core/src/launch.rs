@@ -91,7 +91,7 @@ pub fn kernel_arg(backend: Backend) -> Option<&'static str> {
 pub enum Root {
     /// The guest has it when it answers.
     Ready,
-    /// The guest had it when it was saved, and was used since it booted: whoever asked knows its boot id.
+    /// The guest had it when it was saved, and was used since it booted.
     Kept,
     /// The guest is told to assemble it, once it has its identity.
     Assemble,
@@ -106,6 +106,8 @@ pub enum Root {
 pub struct Wish {
     /// Its host name.
     pub hostname: String,
+    /// Whether it ends with the session.
+    pub oneshot: bool,
     /// Its root file system.
     pub root: Root,
     /// How long it may take to answer.
@@ -243,10 +245,7 @@ const CLOCK_LOOKS: usize = 20;
 async fn introduce(guest: &Guest, wish: &Wish) -> Result<AgentInfo, Trouble> {
     // Before the time in the identity is taken: what comes between is its error too.
     let asked = Instant::now();
-    let mut identity = identity::fresh(wish.hostname.clone())?;
-    if wish.root == Root::Kept {
-        identity.boot_id = Some(identity::random()?);
-    }
+    let identity = identity::fresh(wish.hostname.clone(), wish.oneshot)?;
     let agent = guest.identify(identity).await.map_err(Trouble::Guest)?;
     if asked.elapsed() > CLOCK_ERROR {
         set_clock(guest).await.map_err(Trouble::Guest)?;

@@ -31,7 +31,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::cause;
 use crate::config::Config;
-use crate::environment::{CancelToken, DISK_BYTES, EnvironmentError, Installed, Store};
+use crate::environment::{CancelToken, DISK_BYTES, EnvironmentError, Installed, Store, copy_sparse};
 use crate::launch::{self, BootError, Booted, Root, Wish};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL};
 use crate::template::{Key, Kind, Lookup, Maker, Saved, Template, Templates};
@@ -85,8 +85,8 @@ pub struct Order<'a> {
     pub shape: Shape,
     /// The guest's host name.
     pub hostname: String,
-    /// Our words on its kernel's command line.
-    pub kernel_args: Vec<String>,
+    /// Whether it ends with the session.
+    pub oneshot: bool,
     /// Its disk.
     pub disk: Disk,
     /// What its flushes of that disk mean.
@@ -101,6 +101,8 @@ pub struct Order<'a> {
 pub enum Disk {
     /// A blank one.
     Blank,
+    /// A blank one, in this file, which is empty.
+    New(File),
     /// This one, which holds a file system laid out as [`Store::new_disk`] does.
     Existing(File),
 }
@@ -108,7 +110,7 @@ pub enum Disk {
 impl Disk {
     fn kind(&self) -> Kind {
         match self {
-            Self::Blank => Kind::Fresh,
+            Self::Blank | Self::New(_) => Kind::Fresh,
             Self::Existing(_) => Kind::Bare,
         }
     }
@@ -155,6 +157,8 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const RATE_TOLERANCE: f64 = 1e-3;
 /// How long a kernel that hung may hang again, for its console's sake.
 const DIAGNOSIS: Duration = Duration::from_secs(10);
+/// No `dummy0` beside the loopback interface.
+const NO_DUMMY_ARG: &str = "dummy.numdummies=0";
 /// Tells the agent to leave the disk alone until it is ordered to assemble its root.
 const BARE_ARG: &str = "pyro.bare";
 
@@ -232,6 +236,7 @@ struct Plan<'a> {
     order: Order<'a>,
     store: Templates,
     environments: Store,
+    kernel_args: Vec<String>,
     key: Key,
 }
 
@@ -243,12 +248,16 @@ impl<'a> std::ops::Deref for Plan<'a> {
 }
 
 impl<'a> Plan<'a> {
-    fn new(mut order: Order<'a>) -> Self {
+    fn new(order: Order<'a>) -> Self {
         let kind = order.disk.kind();
-        order.kernel_args.extend(launch::kernel_arg(order.vmm.backend()).map(str::to_owned));
-        if kind == Kind::Bare && order.templates == Use::Templates {
-            order.kernel_args.push(BARE_ARG.into());
-        }
+        Self::of_kind(order, kind)
+    }
+
+    /// For a guest that began as one of this kind, whatever disk it is given now.
+    fn of_kind(order: Order<'a>, kind: Kind) -> Self {
+        let bare = kind == Kind::Bare && order.templates == Use::Templates;
+        let words = [Some(NO_DUMMY_ARG), launch::kernel_arg(order.vmm.backend()), bare.then_some(BARE_ARG)];
+        let kernel_args: Vec<_> = words.into_iter().flatten().map(str::to_owned).collect();
         let key = Key::new(
             kind,
             order.bundle,
@@ -256,18 +265,19 @@ impl<'a> Plan<'a> {
             order.vmm,
             order.shape,
             order.cache,
-            &order.kernel_args,
+            &kernel_args,
         );
         Self {
             store: Templates::new(order.config.template_dir.clone()),
             environments: Store::new(order.config.environment_dir.clone()),
+            kernel_args,
             key,
             order,
         }
     }
 
     fn wish(&self, deadline: Duration, root: Root) -> Wish {
-        Wish { hostname: self.hostname.clone(), root, deadline }
+        Wish { hostname: self.hostname.clone(), oneshot: self.oneshot, root, deadline }
     }
 
     fn boot_deadline(&self) -> Duration {
@@ -292,6 +302,10 @@ impl<'a> Plan<'a> {
     fn disk(&self) -> Result<File, VmError> {
         match &self.order.disk {
             Disk::Blank => Ok(self.environments.new_disk(&self.config.scratch_dir)?),
+            Disk::New(file) => {
+                let blank = self.environments.open_blank_disk()?;
+                fill(file, &blank).and_then(|()| file.try_clone()).map_err(|source| VmError::Disk { source })
+            }
             Disk::Existing(disk) => disk.try_clone().map_err(|source| VmError::Disk { source }),
         }
     }
@@ -343,6 +357,9 @@ impl<'a> Plan<'a> {
         let Template { memory, state, disk: saved, tsc_khz, .. } = template;
         let disk = match (&self.order.disk, saved) {
             (Disk::Existing(disk), _) => disk.try_clone().map_err(|source| VmError::Disk { source })?,
+            (Disk::New(file), Some(saved)) => fill(file, &saved)
+                .and_then(|()| file.try_clone())
+                .map_err(|source| VmError::Disk { source })?,
             (Disk::Blank, Some(saved)) => {
                 match self.environments.copy_disk(&saved, &self.config.scratch_dir) {
                     Ok(disk) => disk,
@@ -350,7 +367,7 @@ impl<'a> Plan<'a> {
                     Err(error) => return Ok(Err((inode, cause::chain(&error)))),
                 }
             }
-            (Disk::Blank, None) => return Ok(Err((inode, "it has no disk".into()))),
+            (Disk::Blank | Disk::New(_), None) => return Ok(Err((inode, "it has no disk".into()))),
         };
         self.timeline.mark(Step::DiskMade);
         let wish = self.wish(restore_deadline(self.vmm.accelerator()), self.root());
@@ -478,7 +495,7 @@ impl<'a> Plan<'a> {
         let (booted, port) = match launch::boot_keeping_port(
             self.vmm,
             spec,
-            &self.wish(deadline, root),
+            &Wish { oneshot: false, ..self.wish(deadline, root) },
             self.timeline,
         )
         .await
@@ -512,8 +529,8 @@ impl<'a> Plan<'a> {
         tell: &mut (dyn FnMut(Remark) + Send),
     ) -> Result<Started, VmError> {
         let Some(saved) = self.boot_saved(maker, tell).await? else { return self.boot().await };
-        if self.bare() {
-            // Its disk was a blank one: it cannot be given another.
+        if !matches!(self.order.disk, Disk::Blank) {
+            // Its disk was one without a name: it cannot be given another.
             let _ = saved.machine.stop().await;
             if let Lookup::Found(template) = self.store.find(&self.key)
                 && let Ok(started) = self.restore(template).await?
@@ -539,6 +556,12 @@ impl<'a> Plan<'a> {
 
 /// Why a saved guest did not go on, and the error if it could not mount its disk.
 struct Unloaded(String, Option<BootError>);
+
+/// Makes `file` a copy of the disk `from`.
+fn fill(file: &File, from: &File) -> std::io::Result<()> {
+    file.set_len(0)?;
+    copy_sparse(from, file).map(drop)
+}
 
 fn same_rate(then_khz: u64, now_khz: u64) -> bool {
     (then_khz as f64 - now_khz as f64).abs() <= now_khz as f64 * RATE_TOLERANCE

@@ -78,8 +78,8 @@ async fn replies_to_other_calls_are_refused() {
     unexpected(guest.file_list(b"x", true).await, "file_list");
     unexpected(guest.file_read(b"x", 0, 9).await, "file_read");
     unexpected(guest.file_write(b"x", None, false, &b""[..]).await, "file_write");
-    unexpected(guest.baseline_take().await, "baseline_take");
-    unexpected(guest.diff_scan().await, "diff_scan");
+    unexpected(guest.baseline_take(None, None).await, "baseline_take");
+    unexpected(guest.diff_scan(None).await, "diff_scan");
     unexpected(guest.freeze(LONG).await, "freeze");
     unexpected(guest.sync().await, "sync");
     // More than it was given.

@@ -145,10 +145,18 @@ pub enum Request {
         /// Which; a link is not followed.
         path: Bytes,
     },
-    /// Notes the present state of every file as the baseline: [`Reply::Baseline`].
-    BaselineTake,
-    /// What differs from the baseline: [`Reply::Changes`] as often as needed, then [`Reply::Scanned`].
-    DiffScan,
+    /// Notes the present state of every file as a baseline: [`Reply::Baseline`]. All others but one are forgotten.
+    BaselineTake {
+        /// What it is called: at most 64 letters, digits and hyphens. Absent for the one without a name.
+        name: Option<String>,
+        /// Which other one is kept, in the same way.
+        keep: Option<String>,
+    },
+    /// What differs from a baseline: [`Reply::Changes`] as often as needed, then [`Reply::Scanned`].
+    DiffScan {
+        /// Which one.
+        baseline: Option<String>,
+    },
     /// Writes everything to the disk.
     Sync,
     /// Writes everything to the disk and holds up whoever wants to write: [`Reply::Done`] when it is so. It ends with
@@ -185,9 +193,11 @@ pub struct Identity {
     /// A number that no other start or restore has, for programs that must notice that they were copied: the guest
     /// finds it in `/run/pyro/generation`.
     pub generation: [u8; 16],
-    /// A boot id to show instead of the kernel's, in a guest whose kernel may have made one before it was saved.
-    /// Absent where nobody can have asked for it yet: the kernel makes a fresh one then.
-    pub boot_id: Option<[u8; 16]>,
+    /// The boot id to show instead of the kernel's, which cannot be changed once it was made.
+    pub boot_id: [u8; 16],
+    /// Whether the guest is for this session alone: it powers off when the host closes the stream without having
+    /// detached.
+    pub oneshot: bool,
 }
 
 /// A command to run.
@@ -482,7 +492,8 @@ mod tests {
             hostname: "pyro".into(),
             machine_id: [8; 16],
             generation: [9; 16],
-            boot_id: Some([10; 16]),
+            boot_id: [10; 16],
+            oneshot: true,
         };
         let info = AgentInfo {
             version: "1".into(),

@@ -108,6 +108,11 @@ impl Backend {
         self == Backend::Qemu
     }
 
+    /// Whether a saved machine says what flushes of its disk mean; elsewhere who restores it says that.
+    pub fn saves_cache(self) -> bool {
+        self == Backend::Firecracker
+    }
+
     /// Whether a machine can run in a memory file of its caller ([`Memory::Owned`]).
     pub fn owns_memory(self) -> bool {
         self == Backend::Qemu

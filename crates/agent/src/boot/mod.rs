@@ -229,14 +229,14 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
     let sessions = async {
         if words.vsock {
             let listener = vsock::Listener::new()?;
-            return server::on_vsock(&agent, &listener, words.oneshot).await;
+            return server::on_vsock(&agent, &listener).await;
         }
         let mut port = port::open().await?;
         loop {
             port = port::host_present(port).await?;
             let wire = crate::wire::Wire::new(port)?;
             let (outcome, established) = server::on_wire(&agent, &wire).await;
-            if outcome == Outcome::Shutdown || (established && words.oneshot) {
+            if outcome == Outcome::Shutdown || (established && agent.is_oneshot()) {
                 return Ok(());
             }
             port = wire.into_fd().ok_or_else(|| io::Error::other("the port is still in use"))?;

@@ -9,8 +9,6 @@ use rustix::system::RebootCommand;
 /// The words of the kernel command line that are meant for the agent.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct CommandLine {
-    /// `pyro.oneshot`: power off when the host closes the stream after a session.
-    pub oneshot: bool,
     /// `pyro.bare`: leave the disk alone until the host orders the root to be assembled.
     pub bare: bool,
     /// `pyro.vsock`: the host connects by vsock, to a machine that ends only by a restart.
@@ -25,7 +23,7 @@ impl CommandLine {
 
     fn parse(line: &[u8]) -> Self {
         let has = |wanted: &[u8]| line.split(u8::is_ascii_whitespace).any(|word| word == wanted);
-        Self { oneshot: has(b"pyro.oneshot"), bare: has(b"pyro.bare"), vsock: has(b"pyro.vsock") }
+        Self { bare: has(b"pyro.bare"), vsock: has(b"pyro.vsock") }
     }
 }
 
@@ -66,9 +64,9 @@ mod tests {
 
     #[test]
     fn words_are_whole() {
-        assert!(CommandLine::parse(b"quiet pyro.oneshot\n").oneshot);
-        assert!(!CommandLine::parse(b"pyro.oneshotx xpyro.oneshot\n").oneshot);
-        assert!(CommandLine::parse(b"pyro.bare quiet").bare);
+        assert!(CommandLine::parse(b"quiet pyro.bare\n").bare);
+        assert!(!CommandLine::parse(b"pyro.barex xpyro.bare\n").bare);
+        assert!(CommandLine::parse(b"pyro.vsock quiet").vsock);
         assert_eq!(CommandLine::parse(b""), CommandLine::default());
     }
 }

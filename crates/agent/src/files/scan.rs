@@ -1,7 +1,8 @@
 //! The baseline: what the kernel said of every file once, and what it says differently now.
 //!
 //! The manifest lies beside the workspace on its disk, in the order of [`walk`], so that comparing is one walk beside
-//! one pass over it, and needs no memory for either.
+//! one pass over it, and needs no memory for either. Beside a workspace's own there may be one with a name, for forks of
+//! it, which have it on their disks from their first moment.
 //!
 //! ```text
 //!   "pyroBASE" version | records | end mark, number of records, sum
@@ -11,11 +12,11 @@
 use std::cmp::Ordering;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 
 use pyro_proto::frame::MAX_MESSAGE;
 use pyro_proto::message::{Bytes, Change, ChangeKind, EntryKind, Failure, FailureKind, Reply, State};
-use rustix::fs::{Mode, OFlags, Statx, openat, readlinkat, renameat};
+use rustix::fs::{AtFlags, Dir, Mode, OFlags, Statx, openat, readlinkat, renameat, unlinkat};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::area::Area;
@@ -27,6 +28,7 @@ use crate::helper::{Stop, Talk};
 
 const MAGIC: &[u8; 12] = b"pyroBASE\x01\0\0\0";
 const FILE: &str = "baseline";
+const NAMED: &str = "baseline-";
 const FRESH: &str = "baseline.new";
 /// Longest path or link that a manifest may hold: deeper than what is walked.
 const MAX_TEXT: usize = 512 * 256;
@@ -178,7 +180,36 @@ impl<R: Read> Reader<R> {
     }
 }
 
-pub(super) fn take(area: &Area) -> Result<Reply, Stop> {
+/// The file of the baseline of this name.
+fn file_of(name: Option<&str>) -> Result<String, Failure> {
+    let Some(name) = name else { return Ok(FILE.to_owned()) };
+    let plain =
+        (1..=64).contains(&name.len()) && name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-');
+    if !plain {
+        return Err(refusal(
+            FailureKind::BadRequest,
+            "baseline",
+            format!("{name:?} is no name of a baseline"),
+        ));
+    }
+    Ok(format!("{NAMED}{name}"))
+}
+
+/// Removes all baselines but these.
+fn forget_all_but(own: &OwnedFd, kept: [&str; 2]) {
+    let Ok(dir) = Dir::read_from(own) else { return };
+    for entry in dir.flatten() {
+        let name = entry.file_name();
+        let text = name.to_str().unwrap_or_default();
+        if (text == FILE || text.starts_with(NAMED)) && !kept.contains(&text) {
+            // It costs some space as long as it stays.
+            let _ = unlinkat(own, name, AtFlags::empty());
+        }
+    }
+}
+
+pub(super) fn take(area: &Area, name: Option<&str>, keep: Option<&str>) -> Result<Reply, Stop> {
+    let (to, keep) = (file_of(name)?, file_of(keep)?);
     let own = stage::own(area.disk.as_fd()).map_err(trouble("baseline", b"the baseline"))?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&own, FRESH, flags, Mode::from_raw_mode(0o600));
@@ -196,7 +227,8 @@ pub(super) fn take(area: &Area) -> Result<Reply, Stop> {
     };
     walk::walk(area.workspace.as_fd(), &mut Vec::new(), &mut add)?;
     let (_, entries) = writer.finish().map_err(failed())?;
-    renameat(&own, FRESH, &own, FILE).map_err(trouble("baseline", b"the baseline"))?;
+    renameat(&own, FRESH, &own, &to).map_err(trouble("baseline", b"the baseline"))?;
+    forget_all_but(&own, [&to, &keep]);
     Ok(Reply::Baseline { entries })
 }
 
@@ -237,10 +269,11 @@ fn damaged(error: io::Error) -> Failure {
     refusal(FailureKind::Internal, "baseline", format!("the baseline cannot be read: {error}"))
 }
 
-pub(super) fn compare(area: &Area, talk: &mut Talk) -> Result<Reply, Stop> {
+pub(super) fn compare(area: &Area, talk: &mut Talk, baseline: Option<&str>) -> Result<Reply, Stop> {
+    let from = file_of(baseline)?;
     let own = stage::own(area.disk.as_fd()).map_err(trouble("baseline", b"the baseline"))?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&own, FILE, flags, Mode::empty()).map_err(trouble("baseline", b"the baseline"))?;
+    let file = openat(&own, &from, flags, Mode::empty()).map_err(trouble("baseline", b"the baseline"))?;
     let mut before = Reader::new(BufReader::with_capacity(128 * 1024, File::from(file))).map_err(damaged)?;
     let mut changes = Changes { talk, found: Vec::new(), bytes: 0 };
     let mut entries = 0;

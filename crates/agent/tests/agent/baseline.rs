@@ -7,8 +7,10 @@ use std::time::Duration;
 use crate::support::*;
 use pyro_proto::message::*;
 
+const TAKE: Request = Request::BaselineTake { name: None, keep: None };
+
 async fn scan(client: &Client) -> Vec<(String, ChangeKind)> {
-    let (_, replies) = client.ask(&Request::DiffScan, b"").await;
+    let (_, replies) = client.ask(&Request::DiffScan { baseline: None }, b"").await;
     assert!(matches!(replies.last(), Some(Reply::Scanned { .. })), "{replies:?}");
     let mut found = Vec::new();
     for reply in replies {
@@ -30,7 +32,7 @@ fn every_kind_of_difference_is_found() {
     run(async {
         let agent = Agent::with_disk();
         let client = agent.client().await;
-        assert_eq!(client.refused(&Request::DiffScan, b"").await, FailureKind::NotFound);
+        assert_eq!(client.refused(&Request::DiffScan { baseline: None }, b"").await, FailureKind::NotFound);
         for dir in ["d", "d/e", "d/e/f", "gone/in", "same"] {
             fs::create_dir_all(agent.workspace(dir)).unwrap();
         }
@@ -40,7 +42,7 @@ fn every_kind_of_difference_is_found() {
         symlink("a", agent.workspace("link")).unwrap();
         symlink("a", agent.workspace("link-same")).unwrap();
         settle().await;
-        assert_eq!(client.last(&Request::BaselineTake, b"").await, Reply::Baseline { entries: 17 });
+        assert_eq!(client.last(&TAKE, b"").await, Reply::Baseline { entries: 17 });
         assert_eq!(scan(&client).await, []);
         fs::write(agent.workspace("touched"), "54321").unwrap();
         fs::write(agent.workspace("size"), "123456").unwrap();
@@ -77,7 +79,7 @@ fn every_kind_of_difference_is_found() {
         let client = agent.client().await;
         assert_eq!(scan(&client).await.len(), wanted.len());
         settle().await;
-        client.last(&Request::BaselineTake, b"").await;
+        client.last(&TAKE, b"").await;
         assert_eq!(scan(&client).await, []);
         // Nothing of ours is in the workspace.
         fs::remove_dir_all(agent.workspace("")).unwrap();
@@ -94,7 +96,7 @@ fn a_change_in_the_same_instant_is_not_missed() {
         for round in 0..20 {
             let file = agent.workspace(&format!("f{round}"));
             fs::write(&file, "before").unwrap();
-            client.last(&Request::BaselineTake, b"").await;
+            client.last(&TAKE, b"").await;
             fs::write(&file, "behind").unwrap();
             let found = scan(&client).await;
             assert!(found.contains(&(format!("f{round}"), ChangeKind::Touched)), "{round}: {found:?}");
@@ -108,12 +110,47 @@ fn a_damaged_baseline_is_an_error() {
         let agent = Agent::with_disk();
         let client = agent.client().await;
         fs::write(agent.workspace("file"), "").unwrap();
-        client.last(&Request::BaselineTake, b"").await;
+        client.last(&TAKE, b"").await;
         let path = agent.disk(".pyro/baseline");
         let whole = fs::read(&path).unwrap();
         for damaged in [&b""[..], b"pyroBASE\x02\0\0\0", &whole[..whole.len() - 1]] {
             fs::write(&path, damaged).unwrap();
-            assert_eq!(client.refused(&Request::DiffScan, b"").await, FailureKind::Internal);
+            assert_eq!(
+                client.refused(&Request::DiffScan { baseline: None }, b"").await,
+                FailureKind::Internal
+            );
+        }
+    });
+}
+
+#[test]
+fn a_baseline_with_a_name_lies_beside_the_other() {
+    run(async {
+        let agent = Agent::with_disk();
+        let client = agent.client().await;
+        let take = |name: &str, keep: Option<&str>| Request::BaselineTake {
+            name: Some(name.to_owned()),
+            keep: keep.map(str::to_owned),
+        };
+        let compare = |name: &str| Request::DiffScan { baseline: Some(name.to_owned()) };
+        client.last(&TAKE, b"").await;
+        fs::write(agent.workspace("new"), "1").unwrap();
+        settle().await;
+        client.last(&take("fork-1", None), b"").await;
+        assert_eq!(scan(&client).await, [("new".to_owned(), ChangeKind::Added)]);
+        assert_eq!(client.last(&compare("fork-1"), b"").await, Reply::Scanned { entries: 1 });
+        // One more is kept, by its name.
+        client.last(&take("fork-2", Some("fork-1")), b"").await;
+        assert_eq!(client.refused(&Request::DiffScan { baseline: None }, b"").await, FailureKind::NotFound);
+        assert_eq!(client.last(&compare("fork-1"), b"").await, Reply::Scanned { entries: 1 });
+        client.last(&TAKE, b"").await;
+        for gone in ["fork-1", "fork-2"] {
+            assert_eq!(client.refused(&compare(gone), b"").await, FailureKind::NotFound);
+        }
+        for bad in ["", "../baseline", "a/b", "a\0", "new.", &"x".repeat(65)] {
+            assert_eq!(client.refused(&compare(bad), b"").await, FailureKind::BadRequest, "{bad:?}");
+            assert_eq!(client.refused(&take(bad, None), b"").await, FailureKind::BadRequest, "{bad:?}");
+            assert_eq!(client.refused(&take("a", Some(bad)), b"").await, FailureKind::BadRequest, "{bad:?}");
         }
     });
 }

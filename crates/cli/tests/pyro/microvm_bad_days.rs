@@ -224,7 +224,7 @@ fn a_kernel_that_hangs_meets_its_deadline_with_its_console() {
 /// Only for VMs with a root: the boot that chooses the backend works.
 fn hanging_vmm(world: &World) -> PathBuf {
     let path = world.home.path().join("qemu");
-    let script = "#!/bin/bash\nargs=()\nfor arg in \"$@\"; do\n  case $arg in *pyro.oneshot*) arg=\"$arg rdinit=/dev/null loglevel=7 panic=0\";; esac\n  \
+    let script = "#!/bin/bash\nargs=()\nfor arg in \"$@\"; do\n  case $arg in *dummy.numdummies*) arg=\"$arg rdinit=/dev/null loglevel=7 panic=0\";; esac\n  \
                   args+=(\"$arg\")\ndone\nexec qemu-system-x86_64 \"${args[@]}\"\n";
     fs::write(&path, script).unwrap();
     fs::set_permissions(&path, fs::Permissions::from_mode(0o755)).unwrap();

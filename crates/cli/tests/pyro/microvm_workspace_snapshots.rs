@@ -210,6 +210,18 @@ fn a_running_workspace_is_forked_with_its_processes() {
         room.check_is_new(fork, &mut seen);
         assert!(seen.contains(&format!("pyro-{fork}")), "{seen:?}");
         assert_eq!(room.sh(fork, "cat f"), "a\n");
+        // What a fork begins with is its baseline: the first file of the origin is nothing new in it.
+        assert_eq!(room.json(&["diff", fork])["summary"]["total"], 0);
+        room.sh(fork, "echo new > g; rm f");
+        let diff = room.json(&["diff", fork]);
+        let found: Vec<_> =
+            diff["entries"].as_array().unwrap().iter().map(|e| (&e["path"], &e["status"])).collect();
+        assert_eq!(
+            format!("{found:?}"),
+            r#"[(String("f"), String("deleted")), (String("g"), String("added"))]"#
+        );
+        assert!(diff["patch"].as_str().unwrap().contains("\n-a\n"), "{diff}");
+        room.sh(fork, "echo a > f; rm g");
     }
     room.ok(&["delete", "origin"]);
     // Its baseline is the moment of the fork; a fork can be forked.

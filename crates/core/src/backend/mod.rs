@@ -442,7 +442,7 @@ pub async fn probe_boot(
     };
     let spec =
         Spec { shape: Shape { vcpus: 1, mem_mib: 256 }, parts, memory: Memory::Private, start: Start::Cold };
-    let wish = Wish { hostname: "pyro-probe".into(), root: Root::Absent, deadline };
+    let wish = Wish { hostname: "pyro-probe".into(), oneshot: true, root: Root::Absent, deadline };
     Ok(launch::boot(vmm, spec, &wish, &Timeline::begin(None)).await?)
 }
 

@@ -94,9 +94,16 @@ impl Store {
     /// # Errors
     /// As [`Store::blank_disk`], or when `dir` cannot be written to.
     pub fn new_disk(&self, dir: &Path) -> Result<File, EnvironmentError> {
+        self.copy_disk(&self.open_blank_disk()?, dir)
+    }
+
+    /// The blank disk, for reading.
+    ///
+    /// # Errors
+    /// As [`Store::blank_disk`].
+    pub fn open_blank_disk(&self) -> Result<File, EnvironmentError> {
         let blank = self.blank_disk()?;
-        let from = File::open(&blank).map_err(|e| EnvironmentError::cache(&blank, "opened", e))?;
-        self.copy_disk(&from, dir)
+        File::open(&blank).map_err(|e| EnvironmentError::cache(&blank, "opened", e))
     }
 
     /// A copy of the disk `from`, as [`Store::new_disk`] makes one of the blank disk.

@@ -36,19 +36,23 @@ impl Guest {
         }
     }
 
-    /// Notes the present state of the workspace as the baseline; gives the number of entries.
-    pub async fn baseline_take(&self) -> Result<u64, GuestError> {
-        let (mut call, _write) = self.begin("the baseline", &Request::BaselineTake).await?;
+    /// Notes the present state of the workspace as the baseline `name`, and forgets all others but `keep`; gives the number
+    /// of entries. Absent is the one without a name.
+    pub async fn baseline_take(&self, name: Option<&str>, keep: Option<&str>) -> Result<u64, GuestError> {
+        let [name, keep] = [name, keep].map(|name| name.map(str::to_owned));
+        let take = Request::BaselineTake { name, keep };
+        let (mut call, _write) = self.begin("the baseline", &take).await?;
         match call.reply().await? {
             Reply::Baseline { entries } => Ok(entries),
             _ => Err(call.unexpected(ELSE)),
         }
     }
 
-    /// What differs from the baseline, in order of the paths (name by name), and how many entries were looked at. Of
+    /// What differs from that baseline, in order of the paths (name by name), and how many entries were looked at. Of
     /// what was only touched the content must tell. Paths are as the guest says them: not for use here.
-    pub async fn diff_scan(&self) -> Result<(Vec<Change>, u64), GuestError> {
-        let (mut call, _write) = self.begin("the comparison with the baseline", &Request::DiffScan).await?;
+    pub async fn diff_scan(&self, baseline: Option<&str>) -> Result<(Vec<Change>, u64), GuestError> {
+        let scan = Request::DiffScan { baseline: baseline.map(str::to_owned) };
+        let (mut call, _write) = self.begin("the comparison with the baseline", &scan).await?;
         let (mut all, mut text) = (Vec::new(), 0);
         loop {
             match call.reply().await? {

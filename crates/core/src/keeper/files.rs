@@ -264,7 +264,9 @@ impl Keeper {
                 FileReply::Got { skipped: tree.tree().map_or(0, |(_, skipped)| skipped) }
             }
             FileAsk::Scan => {
-                let (changes, entries) = guest.diff_scan().await.map_err(failed)?;
+                let manifest = self.books().record.manifest.clone();
+                let scanned = guest.diff_scan(manifest.as_deref()).await;
+                let (changes, entries) = scanned.map_err(failed)?;
                 let mut changes = changes.into_iter().map(Change::from).peekable();
                 while changes.peek().is_some() {
                     let changes = changes.by_ref().take(BATCH).collect();

@@ -26,9 +26,6 @@ use crate::workspace::secrets::{self, Secrets};
 use crate::workspace::state::{BASELINE, State};
 use crate::workspace::{Record, WorkspaceError, disk, holder};
 
-/// No `dummy0` beside the loopback interface.
-const KERNEL_ARGS: [&str; 1] = ["dummy.numdummies=0"];
-
 /// A VM that runs. Dropping it kills the VMM.
 pub(super) struct Engine {
     pub(super) machine: Machine,
@@ -56,8 +53,25 @@ pub(super) struct Prepared {
     pub(super) secrets: Secrets,
     /// Its id, where it is a draft that has yet to be given it.
     pub(super) id: Option<String>,
-    /// What its guest goes on from, if it is not started.
-    pub(super) from: Option<Checkpoint>,
+    /// What its guest comes up from.
+    pub(super) from: Beginning,
+}
+
+/// What a guest comes up from.
+pub(super) enum Beginning {
+    /// A blank disk, whose file is there and empty.
+    Nothing,
+    /// Its disk.
+    Disk,
+    /// Its memory of a moment, and the disk of that moment.
+    Memory(Checkpoint),
+}
+
+impl Beginning {
+    /// The memory, where it was kept.
+    pub(super) fn kept(checkpoint: Option<Checkpoint>) -> Self {
+        checkpoint.map_or(Self::Disk, Self::Memory)
+    }
 }
 
 /// A guest's memory as it was at a snapshot.
@@ -103,7 +117,7 @@ impl Checkpoint {
 pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceError> {
     let home = Home::at(dir);
     match task {
-        Task::Create { wish, environment_version, disk: source, forked_from, memory } => {
+        Task::Create { wish, environment_version, disk: source, forked_from, memory, manifest } => {
             let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let (draft, held) = Home::draft(home.root(), &id)?;
             holder::sign(&draft)?;
@@ -112,6 +126,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
                 layout::take_name(draft.root(), name, &id)?;
             }
             let mut record = wish.record(&id, environment_version, unix_now());
+            record.manifest.clone_from(manifest);
             if let Some(origin) = forked_from {
                 record.metadata.insert("forked_from".into(), origin.clone());
             }
@@ -126,10 +141,17 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
                 disk::copy(&blank, &draft.snapshot(BASELINE))?;
             }
             state.add_snapshot(&disk::describe(&draft, &id, BASELINE)?)?;
-            disk::restore(&draft, BASELINE)?;
-            let from = memory
-                .as_ref()
-                .and_then(|(dir, name)| Checkpoint::elsewhere(&Home::at(dir.clone()), name, BASELINE));
+            let from =
+                if forked_from.is_some() {
+                    disk::restore(&draft, BASELINE)?;
+                    let memory = memory.as_ref();
+                    Beginning::kept(memory.and_then(|(dir, name)| {
+                        Checkpoint::elsewhere(&Home::at(dir.clone()), name, BASELINE)
+                    }))
+                } else {
+                    layout::new_file(&draft.disk())?;
+                    Beginning::Nothing
+                };
             Ok(Prepared { home: draft, held, books: Books { state, record }, secrets, id: Some(id), from })
         }
         Task::Start | Task::Reset { .. } => {
@@ -147,8 +169,8 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
             }
             let secrets = Secrets::new(secrets::read(&home, &record)?)?;
             let from = match task {
-                Task::Reset { snapshot } => Checkpoint::of(&home, snapshot),
-                _ => None,
+                Task::Reset { snapshot } => Beginning::kept(Checkpoint::of(&home, snapshot)),
+                _ => Beginning::Disk,
             };
             Ok(Prepared { home, held, books: Books { state, record }, secrets, id: None, from })
         }
@@ -182,20 +204,21 @@ pub(super) fn undo(dir: &Path) {
     }
 }
 
-/// Starts the guest of the workspace from its disk, or lets it go on from where its memory was kept; if it does not, it
-/// is started from the disk of that moment.
+/// Starts the guest of the workspace, or lets it go on from where its memory was kept; if it does not, it is started from
+/// the disk of that moment.
 pub(super) async fn bring_up(
     order: &Order,
     home: &Home,
     record: &mut Record,
     secrets: &Secrets,
-    from: Option<Checkpoint>,
+    from: Beginning,
     report: &mut (dyn FnMut(Report) + Send),
 ) -> Result<Engine, WorkspaceError> {
     let means = Means::find(order, record).await?;
     let (mut resumed, mut jobs) = (None, Vec::new());
-    if let Some(checkpoint) = from {
-        match resume(&checkpoint, means.order(record, disk::open_disk(home)?)).await {
+    let blank = matches!(from, Beginning::Nothing);
+    if let Beginning::Memory(checkpoint) = from {
+        match resume(&checkpoint, means.order(record, Disk::Existing(disk::open_disk(home)?))).await {
             Ok(started) => {
                 resumed = Some(started);
                 jobs = revive::read(&checkpoint.jobs);
@@ -214,7 +237,9 @@ pub(super) async fn bring_up(
         Some(started) => started,
         None => {
             let mut tell = |remark: start::Remark| report(Report::Remark { text: remark.to_string() });
-            start::start(means.order(record, disk::open_disk(home)?), &mut tell).await?
+            let disk = disk::open_disk(home)?;
+            let disk = if blank { Disk::New(disk) } else { Disk::Existing(disk) };
+            start::start(means.order(record, disk), &mut tell).await?
         }
     };
     let start::Started { booted, how, origin, memory } = started;
@@ -251,7 +276,7 @@ impl<'a> Means<'a> {
         Ok(Self { config, bundle, choice, environment, timeline: Timeline::begin(None) })
     }
 
-    fn order(&self, record: &Record, disk: File) -> start::Order<'_> {
+    fn order(&self, record: &Record, disk: Disk) -> start::Order<'_> {
         start::Order {
             config: self.config,
             bundle: &self.bundle,
@@ -262,8 +287,8 @@ impl<'a> Means<'a> {
                 mem_mib: record.mem_mib,
             },
             hostname: format!("pyro-{}", record.id),
-            kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
-            disk: Disk::Existing(disk),
+            oneshot: false,
+            disk,
             cache: Cache::Writeback,
             templates: Use::Templates,
             timeline: &self.timeline,

@@ -53,7 +53,7 @@ use crate::identity::unix_now;
 use crate::workspace::layout::Home;
 use crate::workspace::secrets::Secrets;
 use crate::workspace::state::{BASELINE, State};
-use crate::workspace::{Record, Status, WorkspaceError};
+use crate::workspace::{Record, Status, WorkspaceError, disk};
 use life::{Ask, Due, Life};
 use machine::Engine;
 
@@ -153,10 +153,12 @@ async fn begin_prepared(
     let kept = order.expiry.map_or(KEPT_SECONDS, |expiry| expiry.kept_seconds);
     let ttl = order.expiry.map_or(books.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
     let mut life = Life::starting(ttl, kept, unix_now());
+    let blank = matches!(from, machine::Beginning::Nothing);
     let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
     match &order.task {
         Task::Create { wish, .. } => match &wish.seed_path {
             Some(path) => seed::fill(&engine, &home, &mut books, path, wish.outside_links, report).await?,
+            None if blank => disk::sync(&home).await?,
             None => seed::note_baseline(&engine.handle.guest, &books.record).await?,
         },
         Task::Reset { snapshot } if snapshot == BASELINE => {

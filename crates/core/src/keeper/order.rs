@@ -39,6 +39,9 @@ pub enum Task {
         /// Where the origin's snapshot is whose memory it goes on from: the origin's directory and the snapshot's name.
         #[serde(default)]
         memory: Option<(PathBuf, String)>,
+        /// What the baseline is called that is on the disk already.
+        #[serde(default)]
+        manifest: Option<String>,
     },
     /// Start a stopped workspace.
     Start,

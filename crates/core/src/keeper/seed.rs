@@ -1,9 +1,10 @@
 //! The beginning of a workspace: what fills it, and what later differences are measured from.
 //!
 //! The baseline is a disk snapshot, which old content comes from, and a manifest on the disk, by which the guest finds
-//! what changed. Snapshots carry the manifest with them, so that a reset to any of them keeps it. Two disks have none of
-//! their own workspace's: the blank one of a workspace that began empty, where all that is there is new, and the one
-//! that a fork was made from, which has its parent's; the fork notes its own.
+//! what changed. Snapshots carry the manifest with them, so that a reset to any of them keeps it. A fork of a running
+//! workspace has one with a name, which that took just before. Two disks have none of their own workspace's: the blank
+//! one of a workspace that began empty, where all that is there is new, and a snapshot or stopped disk that a fork was
+//! made from, which has its parent's; the fork notes its own.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -43,10 +44,10 @@ pub(crate) fn has_empty_baseline(record: &Record) -> bool {
     record.seed.mode == "empty" && !record.metadata.contains_key(FORKED)
 }
 
-/// Notes the baseline of a fork, whose disk is its baseline now and has another's manifest.
+/// Notes the baseline of a fork, whose disk is its baseline now, unless it is noted there.
 pub(super) async fn note_baseline(guest: &Guest, record: &Record) -> Result<(), WorkspaceError> {
-    if record.metadata.contains_key(FORKED) {
-        guest.baseline_take().await.map_err(failed)?;
+    if record.metadata.contains_key(FORKED) && record.manifest.is_none() {
+        guest.baseline_take(None, None).await.map_err(failed)?;
         // The manifest of the parent must not come back when the VM is killed.
         guest.sync().await.map_err(failed)?;
     }
@@ -90,7 +91,7 @@ pub(super) async fn fill(
     };
     let (Written { totals, skipped_links }, _) = packed.finish(sent.map_err(failed))?;
     report(Report::Progress { moved: *moved.borrow() });
-    guest.baseline_take().await.map_err(failed)?;
+    guest.baseline_take(None, None).await.map_err(failed)?;
     guest.sync().await.map_err(failed)?;
     keep_baseline(guest, home).await?;
     books.record.seed = Seed {

@@ -72,11 +72,27 @@ impl Keeper {
         disk::check_free(&self.books().state, &name)?;
         self.admit(Ask::Snapshot)?;
         let passing = Passing { home: self.home.clone(), name };
-        let copied = self.copy(&passing.name, memory, true).await;
+        let copied = async {
+            if memory {
+                self.note_baseline(&passing.name).await?;
+            }
+            self.copy(&passing.name, memory, true).await
+        };
+        let copied = copied.await;
         self.done(Ask::Snapshot, true);
         let paused = copied?;
         let snapshot = disk::describe(&self.home, &self.books().record.id, &passing.name)?;
         Ok((Made { snapshot, paused }, passing))
+    }
+
+    /// Has the guest note the baseline of forks of this moment, for them to find it: as late as can be, for as little as can
+    /// be to change before the copy.
+    async fn note_baseline(&self, name: &str) -> Result<(), WorkspaceError> {
+        let handle = self.handle().ok_or(WorkspaceError::Stopped)?;
+        within(&handle, "write its disk out", SYNC, handle.guest.sync()).await?;
+        let own = self.books().record.manifest.clone();
+        let taken = handle.guest.baseline_take(Some(name), own.as_deref());
+        within(&handle, "note what its forks begin with", SYNC, taken).await.map(drop)
     }
 
     async fn kept(self: &Arc<Self>, name: &str, memory: bool) -> Result<Made, WorkspaceError> {
@@ -190,7 +206,7 @@ impl Keeper {
         let mut record = self.books().record.clone();
         super::machine::note_reset(&mut record);
         let mut log = |report| (self.log)(&format!("{report:?}"));
-        let from = super::machine::Checkpoint::of(&self.home, &snapshot);
+        let from = super::machine::Beginning::kept(super::machine::Checkpoint::of(&self.home, &snapshot));
         let up =
             super::machine::bring_up(&self.order, &self.home, &mut record, &self.secrets, from, &mut log);
         let started = up.await;

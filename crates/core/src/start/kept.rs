@@ -29,8 +29,8 @@ pub struct Kept {
 /// # Errors
 /// When the host has no randomness, memory or VMM.
 pub async fn resume(order: Order<'_>, kept: Kept) -> Result<Result<Started, String>, VmError> {
-    let order = Plan::new(order);
     let Kept { state, ram, origin } = kept;
+    let order = Plan::of_kind(order, origin.key.kind);
     if order.key != origin.key {
         return Ok(Err(
             "it was saved by another version of pyro or its environment, or on another host".into()

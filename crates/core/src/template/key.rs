@@ -51,7 +51,7 @@ pub struct Key {
     pub mem_mib: u32,
     /// Virtual size of the writable disk, bytes.
     pub disk_bytes: u64,
-    /// Whether the guest's flushes reach the host's storage: Firecracker keeps that in its saved state.
+    /// Whether the guest's flushes reach the host's storage, where the VMM keeps that in its saved state.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub flushes: bool,
     /// Words of ours on the kernel's command line.
@@ -93,7 +93,7 @@ impl Key {
             vcpus: shape.vcpus,
             mem_mib: shape.mem_mib,
             disk_bytes: DISK_BYTES,
-            flushes: cache == Cache::Writeback,
+            flushes: vmm.backend().saves_cache() && cache == Cache::Writeback,
             kernel_args: kernel_args.to_vec(),
             backend: vmm.backend().to_string(),
             vmm: host::program_identity(vmm.binary()),

@@ -84,7 +84,7 @@ impl Factory {
             vmm: &choice.vmm,
             shape,
             hostname,
-            kernel_args: KERNEL_ARGS.map(str::to_owned).to_vec(),
+            oneshot: true,
             disk: Disk::Blank,
             cache: Cache::Unsafe,
             templates: self.templates,
@@ -188,6 +188,3 @@ impl Drop for CancelOnDrop {
         let _ = self.1.recv_timeout(CLEAN_UP);
     }
 }
-
-/// The agent powers off when its host goes away; and no `dummy0` beside the loopback interface.
-const KERNEL_ARGS: [&str; 2] = ["pyro.oneshot", "dummy.numdummies=0"];

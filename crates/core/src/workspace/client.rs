@@ -199,6 +199,7 @@ impl Workspaces {
             disk,
             forked_from: None,
             memory: None,
+            manifest: None,
         });
         start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
     }

@@ -17,7 +17,7 @@ use super::layout::Home;
 use super::record::Record;
 use super::state::BASELINE;
 use super::{WORKSPACE_PATH, WorkspaceError, secrets};
-use crate::disk::{DiskError, Ext4, Merged, Node};
+use crate::disk::{self, DiskError, Ext4, Merged, Node};
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind, has_empty_baseline};
 use crate::patch::{self, MAX_FILE, Rendered, Side};
 use crate::redact::Redactor;
@@ -89,11 +89,16 @@ impl Workspaces {
         let (changes, baseline) = if all {
             (self.everything(&home).await?, None)
         } else {
-            let changes = self.scan(&home).await?;
-            let baseline = match changes.iter().any(|change| change.before.is_some()) {
+            let mut changes = self.scan(&home).await?;
+            // The guest was asked a moment before its disk was kept: what was there then its disk says.
+            let older = record.manifest.is_some();
+            let baseline = match changes.iter().any(|change| older || change.before.is_some()) {
                 true => Some(Arc::new(self.baseline(&home, &record).await?)),
                 false => None,
             };
+            if older {
+                changes = believe_disk(&baseline, changes).await?;
+            }
             (changes, baseline)
         };
         let mut fresh = self.fresh(&home, &changes, all, MOST_TEXT, &redactor).await;
@@ -354,6 +359,34 @@ fn old_node(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError>
         Err(DiskError::NotFound { .. } | DiskError::NotADirectory { .. }) => Ok(None),
         found => found.map(Some),
     }
+}
+
+fn kind_on_disk(kind: disk::Kind) -> Kind {
+    match kind {
+        disk::Kind::File => Kind::File,
+        disk::Kind::Directory => Kind::Directory,
+        disk::Kind::Symlink => Kind::Symlink,
+        _ => Kind::Other,
+    }
+}
+
+/// With what the baseline's disk has in place of what the guest noted.
+async fn believe_disk(baseline: &Baseline, changes: Vec<Change>) -> Result<Vec<Change>, WorkspaceError> {
+    let baseline = baseline.clone();
+    let corrected = tokio::task::spawn_blocking(move || {
+        let correct = |change: Change| {
+            let path = change.path.path();
+            let node = if is_plain(&path) { old_node(&baseline, &path)? } else { None };
+            let before = node.map(|node| FileState {
+                kind: kind_on_disk(node.kind()),
+                mode: node.inode().mode(),
+                size: node.inode().size(),
+            });
+            Ok(Change { before, touched: true, ..change })
+        };
+        changes.into_iter().map(correct).collect::<Result<_, DiskError>>()
+    });
+    Ok(corrected.await.map_err(|_| WorkspaceError::Locked)??)
 }
 
 async fn read_old(

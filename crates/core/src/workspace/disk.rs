@@ -102,6 +102,13 @@ pub fn open_disk(home: &Home) -> Result<File, WorkspaceError> {
     opened.map_err(|e| WorkspaceError::file(&path, "opened", e))
 }
 
+/// Brings the guest's disk, as it is now, to storage.
+pub async fn sync(home: &Home) -> Result<(), WorkspaceError> {
+    let disk = open_disk(home)?;
+    let synced = tokio::task::spawn_blocking(move || disk.sync_all()).await;
+    synced.map_err(|_| WorkspaceError::Locked)?.map_err(WorkspaceError::Copy)
+}
+
 /// Whether a snapshot can be made under this name.
 pub fn check_new(state: &State, name: &str) -> Result<(), WorkspaceError> {
     check_free(state, name)?;

@@ -42,16 +42,17 @@ impl Workspaces {
             return Err(WorkspaceError::Count { wanted: count, most: *FORKS.end() });
         }
         let home = self.find(given).await?;
-        let (origin, name, passing) = match snapshot {
+        let (origin, name, passing, manifest) = match snapshot {
             Some(name) => {
                 let state = home.read()?;
                 disk::find(&state, name)?;
-                (state.record()?, name.to_owned(), None)
+                (state.record()?, name.to_owned(), None, None)
             }
             None => {
                 let name = format!("fork-{}", identity::new_id()?);
                 let passing = self.pass(&home, &name).await?;
-                (home.read()?.record()?, name, Some(passing))
+                let manifest = passing.has_memory().then(|| name.clone());
+                (home.read()?.record()?, name, Some(passing), manifest)
             }
         };
         let secrets = secrets::read(&home, &origin)?;
@@ -77,6 +78,7 @@ impl Workspaces {
                     disk: home.snapshot(&name),
                     forked_from: Some(origin.id.clone()),
                     memory: Some((home.path().to_owned(), name.clone())),
+                    manifest: manifest.clone(),
                 });
                 if self.factory.preference == Preference::Auto {
                     // Its memory goes on under no other.
@@ -118,7 +120,7 @@ impl Workspaces {
             let memory = conversation.greeting.phase == Phase::Running;
             let call = Call::SnapshotCreate { name: name.to_owned(), passing: true, memory };
             return match conversation.ask(&call, LONG).await? {
-                Answer::Snapshot { .. } => Ok(Passing::Asked { until: conversation.stream }),
+                Answer::Snapshot { .. } => Ok(Passing::Asked { until: conversation.stream, memory }),
                 _ => Err(odd()),
             };
         }
@@ -132,15 +134,20 @@ impl Workspaces {
 /// A snapshot that only forks are made from. However this ends, it goes.
 enum Passing {
     /// The keeper has made it, and removes it.
-    Asked { until: UnixStream },
+    Asked { until: UnixStream, memory: bool },
     /// We have, under the workspace's lock.
     Own { home: Home, name: String, _held: Lock },
 }
 
 impl Passing {
+    /// Whether memory belongs to it; the baseline of its forks is noted on its disk then.
+    fn has_memory(&self) -> bool {
+        matches!(self, Self::Asked { memory: true, .. })
+    }
+
     /// Waits until it is removed: who made forks finds nothing else of them.
     async fn release(mut self) {
-        if let Self::Asked { until } = &mut self {
+        if let Self::Asked { until, .. } = &mut self {
             // A keeper that does not answer has it swept at its next start.
             let removed = async {
                 until.shutdown().await?;

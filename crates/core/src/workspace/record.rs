@@ -59,6 +59,9 @@ pub struct Record {
     pub accelerator: String,
     /// What its start and its end had to say.
     pub metadata: BTreeMap<String, String>,
+    /// What its guest calls the baseline, if that has a name: one that was taken in the workspace that this is a fork of.
+    #[serde(default)]
+    pub manifest: Option<String>,
 }
 
 /// What filled `/workspace` at the beginning.
@@ -221,6 +224,7 @@ impl Wish {
             backend: "none".into(),
             accelerator: "none".into(),
             metadata: BTreeMap::new(),
+            manifest: None,
         }
     }
 }

@@ -86,7 +86,7 @@ impl Host {
             vmm: &self.choice.vmm,
             shape,
             hostname: format!("test-{}", pyro_core::identity::new_id().unwrap()),
-            kernel_args: vec!["pyro.oneshot".into(), "dummy.numdummies=0".into()],
+            oneshot: true,
             disk,
             cache: pyro_core::start::Cache::Unsafe,
             templates: Use::Templates,

@@ -60,10 +60,20 @@ fn prepare(room: &Room) {
 
 /// What must be so whatever was killed. `deleted` when the workspace may be gone.
 fn check(room: &Room, operation: &Operation, what: &str) {
-    // A keeper that nobody killed finishes what it does.
+    // A keeper that nobody killed finishes what it does, and notices that its VMM was: between two questions, maybe.
+    let listed = || {
+        let list = room.json(&["list"]);
+        assert_eq!(list["unreadable"].as_array().unwrap().len(), 0, "{what}");
+        let mut all = list["workspaces"].as_array().unwrap().iter();
+        all.find(|each| each["name"] == "v").map(|each| each["state"].clone())
+    };
     let settled = || {
         let said = room.pyro(&["status", "v", "--json"]);
-        said.code != Some(0) || matches!(said.json()["state"].as_str(), Some("started" | "stopped"))
+        if said.code != Some(0) {
+            return true;
+        }
+        let state = said.json()["state"].clone();
+        matches!(state.as_str(), Some("started" | "stopped")) && listed() == Some(state)
     };
     eventually(&format!("it is settled: {what}"), settled);
     let said = room.pyro(&["status", "v", "--json"]);
@@ -75,10 +85,6 @@ fn check(room: &Room, operation: &Operation, what: &str) {
     let (state, id) = (said.json()["state"].clone(), said.json()["workspace_id"].clone());
     let keepers = keepers_of(room, id.as_str().unwrap());
     assert_eq!(said.json()["keeper_pid"].as_u64(), keepers.first().map(|pid| u64::from(*pid)), "{what}");
-    let list = room.json(&["list"]);
-    let listed = list["workspaces"].as_array().unwrap().iter().find(|each| each["name"] == "v").unwrap();
-    assert_eq!(listed["state"], state, "{what}");
-    assert_eq!(list["unreadable"].as_array().unwrap().len(), 0, "{what}");
     for kind in ["shell", "service"] {
         let jobs = room.json(&[kind, "list", "v"]);
         assert!(state == "started" || jobs["running_count"] == 0, "{what}: {jobs}");
