@@ -105,10 +105,16 @@ pub async fn run(
     abandoned: impl Future<Output = ()>,
     quit: impl Future<Output = ()>,
 ) -> Result<(), WorkspaceError> {
-    let begun = tokio::select! {
-        biased;
-        begun = begin(dir.clone(), order, report, &log) => begun,
-        () = abandoned => Err(WorkspaceError::KeeperLost { what: "was told to give up", log: None }),
+    // To its end, whoever gives up meanwhile: what it makes must be there to be undone.
+    let (files, task) = (dir.clone(), order.task.clone());
+    let prepared = tokio::task::spawn_blocking(move || machine::prepare(files, &task)).await;
+    let begun = match prepared.map_err(|_| WorkspaceError::Locked).flatten() {
+        Ok(prepared) => tokio::select! {
+            biased;
+            begun = begin(prepared, order, report, &log) => begun,
+            () = abandoned => Err(WorkspaceError::KeeperLost { what: "was told to give up", log: None }),
+        },
+        Err(error) => Err(error),
     };
     let (keeper, listener, held) = match begun {
         Ok(begun) => begun,
@@ -127,16 +133,13 @@ pub async fn run(
     Ok(())
 }
 
-/// Prepares the workspace, starts its guest, and listens.
+/// Starts the guest of a workspace, and listens.
 async fn begin(
-    dir: PathBuf,
+    prepared: machine::Prepared,
     order: Order,
     report: &mut (dyn FnMut(Report) + Send),
     log: &Log,
 ) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
-    let task = order.task.clone();
-    let prepared = tokio::task::spawn_blocking(move || machine::prepare(dir, &task)).await;
-    let prepared = prepared.map_err(|_| WorkspaceError::Locked)??;
     let redactor = prepared.secrets.redactor().clone();
     let (log, clean) = (Arc::clone(log), redactor.clone());
     let log: Log = Arc::new(move |line: &str| log(&clean.text(line)));
