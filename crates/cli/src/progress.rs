@@ -112,7 +112,7 @@ impl Transfer {
             if let Some(total) = moved.total_bytes {
                 bar.set_length(total);
             }
-            bar.set_prefix(format!("{} entries", moved.entries));
+            bar.set_prefix(entries(moved.entries));
             bar.set_position(moved.bytes);
         })
     }
@@ -123,5 +123,13 @@ impl Drop for Transfer {
         if let Some(bar) = &self.bar {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// So many files and directories, in words.
+pub fn entries(count: u64) -> String {
+    match count {
+        1 => "1 entry".to_owned(),
+        count => format!("{count} entries"),
     }
 }

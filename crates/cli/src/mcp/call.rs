@@ -12,6 +12,8 @@ use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use crate::progress::entries;
+
 /// Between two notifications.
 const PACE: Duration = Duration::from_millis(200);
 
@@ -62,7 +64,7 @@ impl Call {
             points.send_replace(Point {
                 done: moved.bytes as f64,
                 total: moved.total_bytes.map(|total| total as f64),
-                words: format!("{what}: {} entries, {} bytes", moved.entries, moved.bytes),
+                words: format!("{what}: {}, {} bytes", entries(moved.entries), moved.bytes),
             });
         })
     }

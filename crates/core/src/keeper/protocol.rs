@@ -30,6 +30,8 @@ pub const MAX_MESSAGE: usize = 4 << 20;
 /// Longest chunk of output, bytes.
 pub const MAX_CHUNK: usize = 256 << 10;
 const HEADER: usize = 5;
+/// Few messages are longer.
+const USUAL: usize = 4 << 10;
 
 /// What a frame carries.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -330,7 +332,8 @@ pub async fn receive_frame(
     reader.read_exact(&mut head[1..]).await.map_err(early)?;
     let (channel, length) = parse_header(head)?;
     body.clear();
-    // Grows with what really comes, not with what a length promises.
+    // Grows with what really comes, not with what a length promises, but for what most messages have.
+    body.reserve(length.min(USUAL));
     reader.take(length as u64).read_to_end(body).await?;
     if body.len() < length {
         return Err(ProtocolError::Ended);

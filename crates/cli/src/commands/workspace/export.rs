@@ -2,8 +2,10 @@
 
 use std::path::PathBuf;
 
+use indicatif::HumanBytes;
+
 use crate::error::{CliError, print_json};
-use crate::progress::Transfer;
+use crate::progress::{Transfer, entries};
 
 /// Copy a file or directory of a running workspace to this host
 #[derive(clap::Args)]
@@ -38,8 +40,11 @@ impl Args {
             print_json(&serde_json::to_value(&exported).unwrap_or_default());
         } else {
             println!(
-                "{} is in {} ({} entries, {} bytes)",
-                exported.workspace_path, exported.output_path, exported.entry_count, exported.bytes_written
+                "{} is in {} ({} with {})",
+                exported.workspace_path,
+                exported.output_path,
+                entries(exported.entry_count),
+                HumanBytes(exported.bytes_written)
             );
             if exported.skipped_count > 0 {
                 eprintln!("[export] {} sockets, fifos and devices were left out", exported.skipped_count);

@@ -3,9 +3,10 @@
 use std::path::PathBuf;
 
 use clap::Subcommand;
+use indicatif::HumanBytes;
 
 use crate::error::{CliError, print_json};
-use crate::progress::Transfer;
+use crate::progress::{Transfer, entries};
 
 /// Copy from the host into a running workspace
 #[derive(Subcommand)]
@@ -51,8 +52,10 @@ impl Sync {
             print_json(&serde_json::to_value(&pushed).unwrap_or_default());
         } else {
             println!(
-                "{} entries ({} bytes) are in {}",
-                sync.entry_count, sync.bytes_written, sync.destination
+                "{} with {} went to {}",
+                entries(sync.entry_count),
+                HumanBytes(sync.bytes_written),
+                sync.destination
             );
             if sync.skipped_count > 0 {
                 eprintln!("[sync] {} sockets and fifos were left out", sync.skipped_count);
