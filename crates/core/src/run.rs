@@ -117,8 +117,9 @@ impl RunReport {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+/// To the nearest millisecond, as payloads have it.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.saturating_add(Duration::from_micros(500)).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// How far a run has come.

@@ -104,7 +104,7 @@ impl Running<'_> {
         let (stdout, stderr) = (take(&self.stdout), take(&self.stderr));
         let entry = &mut self.entry;
         entry.exit_code = exit_code;
-        entry.duration_ms = u64::try_from(duration.as_millis()).unwrap_or(u64::MAX);
+        entry.duration_ms = crate::run::millis(duration);
         entry.recorded_at = unix_now();
         (entry.stdout_bytes, entry.stdout_truncated) = (stdout.total, stdout.truncated);
         (entry.stderr_bytes, entry.stderr_truncated) = (stderr.total, stderr.truncated);

@@ -92,14 +92,7 @@ impl Workspaces {
     /// # Errors
     /// [`WorkspaceError::Unknown`], with what it may have been meant to be.
     pub(super) async fn find(&self, given: &str) -> Result<Home, WorkspaceError> {
-        let id = if is_id(given) {
-            Some(given.to_owned())
-        } else if super::check_snapshot_name(given).is_ok() {
-            layout::named(self.root(), given)
-        } else {
-            None
-        };
-        if let Some(home) = id.map(|id| Home::of(self.root(), &id)).filter(Home::exists)
+        if let Some(home) = self.place(given)
             && !self.expire(&home).await
         {
             return Ok(home);
@@ -107,6 +100,33 @@ impl Workspaces {
         layout::sweep(self.root());
         let known = layout::names(self.root()).into_iter().chain(layout::ids(self.root())?);
         Err(WorkspaceError::Unknown { given: given.to_owned(), near: nearest(given, known, 3) })
+    }
+
+    /// The keeper of a workspace that runs, and where that is. Its own time is its keeper's to see to: nothing is read of
+    /// it.
+    ///
+    /// # Errors
+    /// As [`Self::find`], and when it has no keeper.
+    pub(super) async fn reach(&self, given: &str) -> Result<(Home, Conversation), WorkspaceError> {
+        if let Some(home) = self.place(given)
+            && let Some(conversation) = self.meet(&home).await?
+        {
+            return Ok((home, conversation));
+        }
+        self.find(given).await?;
+        Err(WorkspaceError::Stopped)
+    }
+
+    /// Where the workspace is that an id or a name means, if there is one.
+    fn place(&self, given: &str) -> Option<Home> {
+        let id = if is_id(given) {
+            Some(given.to_owned())
+        } else if super::check_snapshot_name(given).is_ok() {
+            layout::named(self.root(), given)
+        } else {
+            None
+        };
+        id.map(|id| Home::of(self.root(), &id)).filter(Home::exists)
     }
 
     /// Removes a stopped workspace whose time to live has been over for a day, and says whether it did.

@@ -29,8 +29,7 @@ impl Workspaces {
         stdout: &mut (dyn AsyncWrite + Send + Unpin),
         stderr: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<ExecReport, WorkspaceError> {
-        let home = self.find(given).await?;
-        let Some(mut conversation) = self.meet(&home).await? else { return Err(WorkspaceError::Stopped) };
+        let (home, mut conversation) = self.reach(given).await?;
         let stream = &mut conversation.stream;
         let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         keeper::send(
