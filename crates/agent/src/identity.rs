@@ -42,10 +42,6 @@ pub const MACHINE_ID: &str = "/run/pyro/machine-id";
 const GENERATION: &str = "/run/pyro/generation";
 /// What `/etc/hosts` shows where the image has none of its own: the guest's own name among others.
 pub const HOSTS: &str = "/run/pyro/hosts";
-/// What the kernel's file of the boot id shows: that never changes once somebody has read it, and a guest that was saved
-/// may be several.
-const BOOT_ID: &str = "/run/pyro/boot_id";
-const KERNELS_BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// The places of a guest's identity, open from the start: what a restored guest need not look up it need not wait for.
 #[derive(Debug)]
@@ -54,21 +50,17 @@ pub struct Identity {
     machine_id: OwnedFd,
     generation: OwnedFd,
     hosts: OwnedFd,
-    boot_id: OwnedFd,
 }
 
 impl Identity {
     /// Opens them; those that are files are made in [`DIRECTORY`].
     pub fn prepare() -> std::io::Result<Self> {
         let device = OFlags::WRONLY | OFlags::CLOEXEC;
-        let boot_id = create(BOOT_ID, 0o444)?;
-        rustix::mount::mount_bind(BOOT_ID, KERNELS_BOOT_ID)?;
         Ok(Self {
             random: rustix::fs::open("/dev/urandom", device, Mode::empty())?,
             machine_id: create(MACHINE_ID, 0o444)?,
             generation: create(GENERATION, 0o444)?,
             hosts: create(HOSTS, 0o644)?,
-            boot_id,
         })
     }
 
@@ -83,7 +75,9 @@ impl Identity {
         write(self.hosts.as_fd(), &hosts(&given.hostname)).map_err(say("the hosts"))?;
         write(self.generation.as_fd(), &hex(&given.generation)).map_err(say("the generation"))?;
         write(self.machine_id.as_fd(), &hex(&given.machine_id)).map_err(say("the machine id"))?;
-        write(self.boot_id.as_fd(), &uuid(&given.boot_id)).map_err(say("the boot id"))?;
+        if let Some(id) = &given.boot_id {
+            show_boot_id(id).map_err(say("the boot id"))?;
+        }
         Ok(())
     }
 }
@@ -118,14 +112,24 @@ fn set_clock(unix_time_ns: u64) -> Result<(), Failure> {
         .map_err(|errno| failure(FailureKind::Internal, "identity", errno, "the clock"))
 }
 
-/// A random UUID as text.
-fn uuid(bytes: &[u8; 16]) -> String {
+/// Shows `id` where the kernel shows its own boot id, which cannot be changed once it was made.
+fn show_boot_id(id: &[u8; 16]) -> Result<(), Errno> {
+    const KERNELS: &str = "/proc/sys/kernel/random/boot_id";
+    let ours = format!("{DIRECTORY}/boot_id");
     // Version and variant bits of a random UUID.
-    let mut id = *bytes;
+    let mut id = *id;
     id[6] = (id[6] & 0x0f) | 0x40;
     id[8] = (id[8] & 0x3f) | 0x80;
     let digits = hex(&id);
-    [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..32]].join("-") + "\n"
+    let text =
+        [&digits[..8], &digits[8..12], &digits[12..16], &digits[16..20], &digits[20..32]].join("-") + "\n";
+    write(create(&ours, 0o444)?.as_fd(), &text)?;
+    let same = |a: rustix::fs::Stat, b: rustix::fs::Stat| (a.st_dev, a.st_ino) == (b.st_dev, b.st_ino);
+    // Once it is mounted the next id only has to be written.
+    if !same(rustix::fs::stat(&ours)?, rustix::fs::stat(KERNELS)?) {
+        rustix::mount::mount_bind(&ours, KERNELS)?;
+    }
+    Ok(())
 }
 
 /// The guest's hosts, of one length whatever its name is.

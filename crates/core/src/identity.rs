@@ -29,7 +29,7 @@ pub fn new_id() -> Result<String, NoRandomness> {
     Ok(random::<6>()?.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
-/// The identity for a guest that has just started: this moment's time, fresh entropy, ids of its own. With
+/// The identity for a guest that has just started: this moment's time, fresh entropy, a machine id of its own. With
 /// `oneshot` it ends with the session.
 /// Take it right before it is sent: the time in it ages.
 pub fn fresh(hostname: String, oneshot: bool) -> Result<Identity, NoRandomness> {
@@ -38,7 +38,8 @@ pub fn fresh(hostname: String, oneshot: bool) -> Result<Identity, NoRandomness> 
         machine_id: random()?,
         hostname,
         generation: random()?,
-        boot_id: random()?,
+        // Templates never read theirs, so each guest's kernel makes one.
+        boot_id: None,
         oneshot,
         unix_time_ns: unix_now_ns(),
     })

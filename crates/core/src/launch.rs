@@ -91,7 +91,7 @@ pub fn kernel_arg(backend: Backend) -> Option<&'static str> {
 pub enum Root {
     /// The guest has it when it answers.
     Ready,
-    /// The guest had it when it was saved, and was used since it booted.
+    /// The guest had it when it was saved, and was used since it booted: whoever asked knows its boot id.
     Kept,
     /// The guest is told to assemble it, once it has its identity.
     Assemble,
@@ -245,7 +245,11 @@ const CLOCK_LOOKS: usize = 20;
 async fn introduce(guest: &Guest, wish: &Wish) -> Result<AgentInfo, Trouble> {
     // Before the time in the identity is taken: what comes between is its error too.
     let asked = Instant::now();
-    let identity = identity::fresh(wish.hostname.clone(), wish.oneshot)?;
+    let mut identity = identity::fresh(wish.hostname.clone(), wish.oneshot)?;
+    // Not in every guest: a file that covers one in /proc keeps user namespaces in the guest from a /proc of their own.
+    if wish.root == Root::Kept {
+        identity.boot_id = Some(identity::random()?);
+    }
     let agent = guest.identify(identity).await.map_err(Trouble::Guest)?;
     if asked.elapsed() > CLOCK_ERROR {
         set_clock(guest).await.map_err(Trouble::Guest)?;

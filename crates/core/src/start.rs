@@ -357,9 +357,13 @@ impl<'a> Plan<'a> {
         let Template { memory, state, disk: saved, tsc_khz, .. } = template;
         let disk = match (&self.order.disk, saved) {
             (Disk::Existing(disk), _) => disk.try_clone().map_err(|source| VmError::Disk { source })?,
-            (Disk::New(file), Some(saved)) => fill(file, &saved)
-                .and_then(|()| file.try_clone())
-                .map_err(|source| VmError::Disk { source })?,
+            (Disk::New(file), Some(saved)) => match fill(file, &saved).and_then(|()| file.try_clone()) {
+                Ok(disk) => disk,
+                Err(source) if source.kind() == std::io::ErrorKind::StorageFull => {
+                    return Err(VmError::Disk { source });
+                }
+                Err(error) => return Ok(Err((inode, cause::chain(&error)))),
+            },
             (Disk::Blank, Some(saved)) => {
                 match self.environments.copy_disk(&saved, &self.config.scratch_dir) {
                     Ok(disk) => disk,

@@ -193,8 +193,9 @@ pub struct Identity {
     /// A number that no other start or restore has, for programs that must notice that they were copied: the guest
     /// finds it in `/run/pyro/generation`.
     pub generation: [u8; 16],
-    /// The boot id to show instead of the kernel's, which cannot be changed once it was made.
-    pub boot_id: [u8; 16],
+    /// A boot id to show instead of the kernel's, in a guest whose kernel may have made one before it was saved.
+    /// Absent where nobody can have asked for it yet: the kernel makes a fresh one then.
+    pub boot_id: Option<[u8; 16]>,
     /// Whether the guest is for this session alone: it powers off when the host closes the stream without having
     /// detached.
     pub oneshot: bool,
@@ -492,7 +493,7 @@ mod tests {
             hostname: "pyro".into(),
             machine_id: [8; 16],
             generation: [9; 16],
-            boot_id: [10; 16],
+            boot_id: Some([10; 16]),
             oneshot: true,
         };
         let info = AgentInfo {

@@ -223,7 +223,7 @@ fn identity_is_checked_and_harmless_outside_a_guest() {
             hostname: "elsewhere".to_owned(),
             machine_id: [2; 16],
             generation: [3; 16],
-            boot_id: [4; 16],
+            boot_id: Some([4; 16]),
             oneshot: true,
         };
         match client.call(&Request::Identify(identity.clone())).await {

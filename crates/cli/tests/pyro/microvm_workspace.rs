@@ -261,3 +261,12 @@ fn a_workspace_whose_path_is_longer_than_a_sockets_works() {
     room.ok(&["delete", "long"]);
     eventually("its keeper is gone", || room.keepers().is_empty());
 }
+
+/// Nothing covers a file of `/proc`: the kernel would refuse a user namespace one of its own.
+#[test]
+fn a_user_namespace_in_a_guest_has_a_proc_of_its_own() {
+    let world = crate::support::World::new();
+    let unshare = ["unshare", "-Urpf", "--mount-proc", "true"];
+    let said = world.pyro(&[&["run", "debian:12-base", "--"], &unshare[..]].concat());
+    assert_eq!(said.code, Some(0), "{said:?}");
+}

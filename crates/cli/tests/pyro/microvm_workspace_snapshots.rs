@@ -191,7 +191,10 @@ fn memory_comes_back_with_its_processes_and_another_identity() {
 fn a_running_workspace_is_forked_with_its_processes() {
     let room = Room::new();
     let origin = room.create("origin");
-    room.sh("origin", &format!("echo a > f; {COUNT}"));
+    room.sh(
+        "origin",
+        &format!("echo a > f; mkdir v1; echo x > v1/f; ln -s v1 cur; ln -s loop loop; {COUNT}"),
+    );
     let forks = room.json(&["fork", "origin", "--count", "3"]);
     let forks: Vec<_> =
         forks["workspaces"].as_array().unwrap().iter().map(|w| w["workspace_id"].as_str().unwrap()).collect();
@@ -223,6 +226,14 @@ fn a_running_workspace_is_forked_with_its_processes() {
         assert!(diff["patch"].as_str().unwrap().contains("\n-a\n"), "{diff}");
         room.sh(fork, "echo a > f; rm g");
     }
+    // What is new is not looked for through links that were there.
+    room.sh(forks[1], "rm cur loop; mkdir cur loop; cp v1/f cur/f; echo y > loop/f");
+    let diff = room.json(&["diff", forks[1]]);
+    let found = diff["entries"].as_array().unwrap().iter().map(|e| format!("{} {}", e["status"], e["path"]));
+    let found: Vec<_> = found.map(|text| text.replace('"', "")).collect();
+    assert_eq!(found, ["type_changed cur", "added cur/f", "type_changed loop", "added loop/f"]);
+    room.sh(forks[1], "rm -r cur loop; ln -s v1 cur; ln -s loop loop");
+    assert_eq!(room.json(&["diff", forks[1]])["summary"]["total"], 0);
     room.ok(&["delete", "origin"]);
     // Its baseline is the moment of the fork; a fork can be forked.
     let again = room.ok(&["fork", forks[0], "--id-only"]).stdout();

@@ -22,9 +22,9 @@ use crate::command::CommandLine;
 use crate::workspace::{Changes, SecretEnv, Service, Shell, ShellSize, SnapshotInfo, Status};
 
 /// The generation that this pyro speaks, as a keeper and as a front end.
-pub const GENERATION: u32 = 1;
+pub const GENERATION: u32 = 2;
 /// The oldest keeper that this front end drives.
-pub const OLDEST: u32 = 1;
+pub const OLDEST: u32 = 2;
 /// Longest message, bytes: an argument vector may have a few hundred KiB.
 pub const MAX_MESSAGE: usize = 4 << 20;
 /// Longest chunk of output, bytes.

@@ -223,6 +223,7 @@ impl Workspaces {
             (Some(_), None) => "deleted",
             (Some(old), Some(new)) if old.kind != new.kind => "type_changed",
             (Some(_), Some(_)) if equal && old_mode == new_mode => return Ok(None),
+            (Some(old), Some(new)) if is_same_link(old, new) => return Ok(None),
             (Some(_), Some(_)) => "modified",
         };
         let shown = match (&new, change.after, change.before) {
@@ -361,6 +362,10 @@ fn old_node(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError>
     }
 }
 
+fn is_same_link(old: &Content, new: &Content) -> bool {
+    old.kind == patch::Kind::Symlink && new.kind == old.kind && old.bytes.is_some() && old.bytes == new.bytes
+}
+
 fn kind_on_disk(kind: disk::Kind) -> Kind {
     match kind {
         disk::Kind::File => Kind::File,
@@ -370,23 +375,41 @@ fn kind_on_disk(kind: disk::Kind) -> Kind {
     }
 }
 
-/// With what the baseline's disk has in place of what the guest noted.
+/// With what the baseline's disk has in place of what the guest noted a moment before, and without what is the same there.
+/// (What was made in that moment and is gone again is not seen.)
 async fn believe_disk(baseline: &Baseline, changes: Vec<Change>) -> Result<Vec<Change>, WorkspaceError> {
     let baseline = baseline.clone();
     let corrected = tokio::task::spawn_blocking(move || {
         let correct = |change: Change| {
             let path = change.path.path();
-            let node = if is_plain(&path) { old_node(&baseline, &path)? } else { None };
+            let node = if is_plain(&path) { node_without_links(&baseline, &path)? } else { None };
             let before = node.map(|node| FileState {
                 kind: kind_on_disk(node.kind()),
                 mode: node.inode().mode(),
                 size: node.inode().size(),
             });
-            Ok(Change { before, touched: true, ..change })
+            let kinds = [before, change.after].map(|state| state.map(|state| state.kind));
+            let has_content = |kind: &Option<Kind>| matches!(kind, Some(Kind::File | Kind::Symlink));
+            let modes = [before, change.after].map(|state| state.map(|state| state.mode));
+            if kinds[0] == kinds[1] && modes[0] == modes[1] && !has_content(&kinds[0]) {
+                return Ok(None);
+            }
+            Ok(Some(Change { before, touched: kinds == [Some(Kind::File); 2], ..change }))
         };
-        changes.into_iter().map(correct).collect::<Result<_, DiskError>>()
+        changes.into_iter().filter_map(|change| correct(change).transpose()).collect::<Result<_, DiskError>>()
     });
     Ok(corrected.await.map_err(|_| WorkspaceError::Locked)??)
+}
+
+/// Where the baseline has `path` itself, and not something else that links on the way lead to.
+fn node_without_links(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError> {
+    let mut above: Vec<_> = path.ancestors().skip(1).filter(|above| *above != Path::new("")).collect();
+    while let Some(dir) = above.pop() {
+        if old_node(baseline, dir)?.is_none_or(|node| node.kind() != disk::Kind::Directory) {
+            return Ok(None);
+        }
+    }
+    old_node(baseline, path)
 }
 
 async fn read_old(

@@ -7,9 +7,6 @@ use std::fs::{self, File};
 use std::io;
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::thread;
-use std::time::Duration;
 
 use super::WorkspaceError;
 use super::layout::{self, Home};
@@ -20,10 +17,6 @@ use crate::identity;
 
 /// Most snapshots of one workspace.
 const MOST: usize = 64;
-/// What is copied is brought to storage meanwhile if it is as much as this, bytes.
-const LARGE: u64 = 32 << 20;
-/// How long a copy goes on before what it wrote is brought to storage.
-const BEAT: Duration = Duration::from_millis(10);
 const DRAFT: &str = ".new-";
 
 /// Copies what `from` holds to a new file of that name, on storage when this returns. Blocks.
@@ -57,25 +50,7 @@ impl Draft {
 
     /// Copies what `from` holds into it. Blocks.
     pub fn fill(&self, from: &File) -> Result<(), WorkspaceError> {
-        let large = from.metadata().is_ok_and(|from| from.blocks() * 512 >= LARGE);
-        let done = AtomicBool::new(false);
-        let copied = thread::scope(|scope| {
-            // Storage has its work while there is more to copy: the end need not wait for all of it.
-            let writer = large.then(|| {
-                scope.spawn(|| {
-                    while !done.load(Ordering::Relaxed) {
-                        thread::park_timeout(BEAT);
-                        // What cannot be written is told at the end.
-                        let _ = self.file.sync_data();
-                    }
-                })
-            });
-            let copied = copy_sparse(from, &self.file);
-            done.store(true, Ordering::Relaxed);
-            let _ = writer.map(|writer| writer.thread().unpark());
-            copied
-        });
-        copied.map(drop).map_err(WorkspaceError::Copy)
+        copy_sparse(from, &self.file).map(drop).map_err(WorkspaceError::Copy)
     }
 
     /// As [`Self::finish`]; what is only `passing` need not be on storage. Blocks.

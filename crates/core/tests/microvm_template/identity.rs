@@ -142,7 +142,7 @@ async fn a_boot_id_that_was_read_can_be_renewed(backend: Preference) {
     let mut seen = vec![shell(&guest, READ).await];
     for _ in 0..2 {
         let mut identity = pyro_core::identity::fresh("other".into(), false).unwrap();
-        identity.boot_id = pyro_core::identity::random().unwrap();
+        identity.boot_id = Some(pyro_core::identity::random().unwrap());
         guest.booted.guest.identify(identity).await.unwrap();
         seen.push(shell(&guest, READ).await);
     }
