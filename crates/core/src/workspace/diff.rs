@@ -388,13 +388,14 @@ async fn believe_disk(baseline: &Baseline, changes: Vec<Change>) -> Result<Vec<C
                 mode: node.inode().mode(),
                 size: node.inode().size(),
             });
-            let kinds = [before, change.after].map(|state| state.map(|state| state.kind));
-            let has_content = |kind: &Option<Kind>| matches!(kind, Some(Kind::File | Kind::Symlink));
-            let modes = [before, change.after].map(|state| state.map(|state| state.mode));
-            if kinds[0] == kinds[1] && modes[0] == modes[1] && !has_content(&kinds[0]) {
+            let same_kind = before.zip(change.after).filter(|(was, is)| was.kind == is.kind);
+            // What files and links hold must tell.
+            let has_content = |kind| matches!(kind, Kind::File | Kind::Symlink);
+            if same_kind.is_some_and(|(was, is)| was.mode == is.mode && !has_content(is.kind)) {
                 return Ok(None);
             }
-            Ok(Some(Change { before, touched: kinds == [Some(Kind::File); 2], ..change }))
+            let touched = same_kind.is_some_and(|(_, is)| is.kind == Kind::File);
+            Ok(Some(Change { before, touched, ..change }))
         };
         changes.into_iter().filter_map(|change| correct(change).transpose()).collect::<Result<_, DiskError>>()
     });

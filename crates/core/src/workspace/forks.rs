@@ -42,19 +42,19 @@ impl Workspaces {
             return Err(WorkspaceError::Count { wanted: count, most: *FORKS.end() });
         }
         let home = self.find(given).await?;
-        let (origin, name, passing, manifest) = match snapshot {
+        let (origin, name, passing) = match snapshot {
             Some(name) => {
                 let state = home.read()?;
                 disk::find(&state, name)?;
-                (state.record()?, name.to_owned(), None, None)
+                (state.record()?, name.to_owned(), None)
             }
             None => {
                 let name = format!("fork-{}", identity::new_id()?);
                 let passing = self.pass(&home, &name).await?;
-                let manifest = passing.has_memory().then(|| name.clone());
-                (home.read()?.record()?, name, Some(passing), manifest)
+                (home.read()?.record()?, name, Some(passing))
             }
         };
+        let manifest = passing.as_ref().is_some_and(Passing::has_memory).then(|| name.clone());
         let secrets = secrets::read(&home, &origin)?;
         let made: Vec<_> = futures::stream::iter(0..count)
             .map(|_| async {
