@@ -1,7 +1,8 @@
 //! The MCP server: the operations of the command line as tools of a language model's client.
 //!
 //! ```text
-//!   server     the protocol: what a client asks, by rmcp          lines: on standard streams    http: over HTTP
+//!   server     the protocol: what a client asks, by rmcp          http: over HTTP
+//!   lines      the protocol on standard streams                   stdio: those, without a thread between
 //!   tool       a tool: name, words, schemas, and the function that does it
 //!   tools/     the functions, one file each for what they act on
 //!   host       what they act on: workspaces, VMs, and what the person allowed
@@ -27,6 +28,7 @@ mod resources;
 mod roots;
 mod runs;
 mod server;
+mod stdio;
 mod tool;
 mod tools;
 

@@ -18,7 +18,7 @@ use super::lines::Lines;
 use super::profile::Profile;
 use super::tool::Tool;
 use super::tools;
-use super::{prompts, resources};
+use super::{prompts, resources, stdio};
 
 /// Longest message from a client, bytes: a file of 64 MiB, every byte of it escaped, is longer; a sync is for those.
 pub const LONGEST: usize = 128 << 20;
@@ -208,7 +208,7 @@ impl ServerHandler for Server {
 /// # Errors
 /// When the conversation cannot begin.
 pub async fn serve_stdio(host: Arc<Host>, profile: Profile) -> Result<(), String> {
-    let (input, output) = rmcp::transport::stdio();
+    let (input, output) = (stdio::input(), stdio::output());
     match Server::new(host, profile).serve(Lines::new(input, output)).await {
         Ok(running) => running.waiting().await.map(|_| ()).map_err(|error| error.to_string()),
         // A client that goes before it said anything is no failure.
