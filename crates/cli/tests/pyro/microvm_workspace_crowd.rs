@@ -1,10 +1,13 @@
 //! Keepers that do not answer, and workspaces that many front ends use at once.
 
 use std::collections::BTreeSet;
+use std::io::{Read as _, Write as _};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
-use crate::room::{Room, signal};
+use crate::room::{Room, signal, signal_if_there};
 use crate::support::{eventually, running};
 
 /// A process is stopped when its state says so, not when the signal was sent.
@@ -65,7 +68,7 @@ fn a_keeper_that_hangs_is_told_and_can_be_ended() {
 fn a_keeper_that_hangs_while_it_starts_or_deletes_can_be_ended() {
     let room = Room::new();
     for (name, args) in [("a", ["start", "a"]), ("b", ["delete", "b"])] {
-        room.create(name);
+        let lock = room.dir().join(room.create(name)).join("lock");
         let before = room.keepers();
         if args[0] == "start" {
             room.ok(&["stop", name]);
@@ -75,18 +78,55 @@ fn a_keeper_that_hangs_while_it_starts_or_deletes_can_be_ended() {
         let mut child = room.world.start(&[&["workspace"], &args[..]].concat());
         // As soon as there is one: it has its lock, or not yet.
         eventually("a keeper works", || !room.keepers().is_empty());
-        room.keepers()
-            .into_iter()
-            .filter(|keeper| running(*keeper))
-            .for_each(|keeper| signal(keeper, "-STOP"));
+        // Between having its lock and being named in it nobody can end it: there it goes on for a moment.
+        eventually("its lock is free, or tells who has it", || {
+            let keepers = room.keepers();
+            keepers.iter().for_each(|keeper| signal_if_there(*keeper, "-STOP"));
+            let named = std::fs::read_to_string(&lock).unwrap_or_default();
+            let named = keepers.iter().any(|keeper| named.starts_with(&format!("{keeper} ")));
+            let free = std::fs::File::open(&lock).map_or(true, |file| file.try_lock().is_ok());
+            if !(named || free) {
+                keepers.iter().for_each(|keeper| signal_if_there(*keeper, "-CONT"));
+            }
+            named || free
+        });
         let _ = child.kill();
         child.wait().unwrap();
         let said = room.pyro(&["delete", name]);
         assert!(said.code == Some(0) || said.err.contains("there is no workspace"), "{args:?} {said:?}");
         // One that had no lock yet notices that nobody waits for it.
-        room.keepers().into_iter().for_each(|keeper| signal(keeper, "-CONT"));
+        room.keepers().into_iter().for_each(|keeper| signal_if_there(keeper, "-CONT"));
         room.check_empty(&[]);
     }
+}
+
+/// A front end says what it wants before it hears who is there.
+#[test]
+fn a_command_that_nobody_may_have_or_waits_for_is_not_run() {
+    let room = Room::new();
+    let id = room.create("polite");
+    let (keeper, _) = room.processes("polite");
+    signal(keeper, "-STOP");
+    let mut given_up = room.world.start(&["workspace", "exec", "polite", "--", "touch", "given-up"]);
+    // It has said so by then, or will not any more: nothing is seen of it from outside.
+    std::thread::sleep(Duration::from_secs(1));
+    given_up.kill().unwrap();
+    given_up.wait().unwrap();
+    signal(keeper, "-CONT");
+    for (generation, file) in [(0, "older"), (u32::MAX, "newer")] {
+        let mut keeper = UnixStream::connect(room.dir().join(&id).join("keeper.sock")).unwrap();
+        let ask = json!({"call": "exec", "command": ["touch", file], "timeout_ms": null});
+        let call = json!({"generation": generation, "ask": ask}).to_string();
+        let length = u32::try_from(call.len()).unwrap().to_le_bytes();
+        keeper.write_all(&[&[0], &length[..], call.as_bytes()].concat()).unwrap();
+        let mut said = Vec::new();
+        keeper.read_to_end(&mut said).unwrap();
+        let greeting: Value = serde_json::from_slice(&said[5..]).unwrap();
+        assert!(greeting["generation"].is_u64(), "{greeting}");
+    }
+    assert_eq!(room.sh("polite", "ls"), "");
+    room.ok(&["delete", "polite"]);
+    room.check_empty(&[]);
 }
 
 /// What each of a crowd does again and again, and what it must see.

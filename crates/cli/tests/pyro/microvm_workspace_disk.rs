@@ -144,12 +144,13 @@ fn message(keeper: &mut UnixStream) -> Value {
 fn nobody_starts_a_workspace_whose_disk_is_being_read() {
     let room = Room::new();
     let id = room.create("held");
-    let call = br#"{"call":"files","ask":{"ask":"hold"}}"#;
     let hold = || {
         let mut keeper = UnixStream::connect(room.dir().join(&id).join("keeper.sock")).unwrap();
-        message(&mut keeper);
+        let generation = message(&mut keeper)["generation"].clone();
+        let ask = json!({"call": "files", "ask": {"ask": "hold"}});
+        let call = json!({"generation": generation, "ask": ask}).to_string();
         let length = u32::try_from(call.len()).unwrap().to_le_bytes();
-        keeper.write_all(&[&[0], &length[..], call].concat()).unwrap();
+        keeper.write_all(&[&[0], &length[..], call.as_bytes()].concat()).unwrap();
         let answer = message(&mut keeper);
         (keeper, answer)
     };

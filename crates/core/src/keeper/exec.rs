@@ -14,7 +14,7 @@ use tokio::sync::mpsc;
 use tokio_util::sync::PollSender;
 
 use super::life::Ask;
-use super::protocol::{Channel, MAX_CHUNK};
+use super::protocol::{Channel, MAX_CHUNK, Place};
 use super::{Answer, Keeper};
 use crate::capture::{Capture, Captured};
 use crate::cause;
@@ -204,8 +204,9 @@ impl Keeper {
             Ok(Outcome { exit_code, timed_out, duration, .. }) => {
                 running.end(exit_code, duration, timed_out.then(|| "timeout".into()))?;
                 let duration_ms = running.entry.duration_ms;
-                let command = Some(running.entry.command.clone());
-                Ok(Answer::Exited { sequence, exit_code, duration_ms, timed_out, command })
+                let command = running.entry.command.clone();
+                let place = Box::new(Place::of(&self.books().record));
+                Ok(Answer::Exited { sequence, exit_code, duration_ms, timed_out, command, place })
             }
             Err(CommandError::Output(error)) => {
                 running.end(KILLED, begin.elapsed(), Some("cancelled".into()))?;

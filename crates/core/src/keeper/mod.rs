@@ -32,7 +32,9 @@ pub(crate) use files::{BYTES, Change, Edit, End, Entry, FileAsk, FileReply, Kind
 pub use life::{KEPT_SECONDS, Phase, Refusal, expires_at};
 pub(crate) use operate::{describe, remove};
 pub use order::{Expiry, Order, Report, Task};
-pub use protocol::{Answer, Call, Fault, GENERATION, Greeting, MAX_CHUNK, OLDEST, ProtocolError, Words};
+pub use protocol::{
+    Answer, Asked, Call, Fault, GENERATION, Greeting, MAX_CHUNK, OLDEST, ProtocolError, Words,
+};
 pub(crate) use protocol::{Channel, receive, receive_frame, send, send_frame};
 pub(crate) use seed::has_empty_baseline;
 pub(crate) use serve::connect;
@@ -217,14 +219,28 @@ impl Keeper {
 
     fn admit(&self, ask: Ask) -> Result<(), WorkspaceError> {
         self.life().admit(ask, unix_now())?;
-        self.remember();
+        if ask != Ask::Use {
+            self.remember();
+        }
         Ok(())
     }
 
     fn done(&self, ask: Ask, runs: bool) {
         self.life().done(ask, runs, unix_now());
-        self.remember();
+        if ask != Ask::Use {
+            self.remember();
+        }
         self.changed.notify_one();
+    }
+
+    /// Writes down that it was used, if what is written is older than [`LOOK`]: nobody's command waits for that, and who
+    /// looks while there is a keeper is told by it.
+    fn remember_use(&self) {
+        let used = self.life().last_activity(unix_now());
+        let written = self.books().record.last_activity_at;
+        if used > written + LOOK.as_secs_f64() {
+            self.remember();
+        }
     }
 
     /// Writes down when there was activity, for those who look without asking.
@@ -286,7 +302,7 @@ impl Keeper {
                     }
                     continue;
                 }
-                None => {}
+                None => self.remember_use(),
             }
             let wait =
                 next.map_or(LOOK, |(at, _)| Duration::from_secs_f64((at - now).clamp(0.01, 1e6)).min(LOOK));

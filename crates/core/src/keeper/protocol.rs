@@ -1,8 +1,10 @@
 //! What a front end and a keeper say to each other over the workspace's socket.
 //!
-//! One connection is one call. The keeper greets first, so that a front end knows which generation it talks to before it
-//! says anything; then one [`Call`]; then chunks of output, if the call has any, and one [`Answer`]. A front end that
-//! closes the connection cancels its call.
+//! One connection is one call. The keeper greets, so that a front end knows which generation it talks to; then one [`Call`];
+//! then chunks of output, if the call has any, and one [`Answer`]. A front end that closes the connection cancels its call.
+//!
+//! Who wants a command's end soon says its call before it has heard the greeting. So each call says of which generation it is,
+//! and a keeper that does not speak it does nothing but greet.
 //!
 //! A frame is a channel (one byte), a length (four bytes, little-endian) and so many bytes. Messages are JSON: fields may
 //! be added within a generation, and what is not known is ignored.
@@ -10,6 +12,7 @@
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 
+use bytes::Buf;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
@@ -19,12 +22,12 @@ use super::life::Phase;
 use super::{ServiceAsk, ShellAsk};
 use crate::command::CommandLine;
 
-use crate::workspace::{Changes, SecretEnv, Service, Shell, ShellSize, SnapshotInfo, Status};
+use crate::workspace::{Changes, Record, SecretEnv, Service, Shell, ShellSize, SnapshotInfo, Status};
 
 /// The generation that this pyro speaks, as a keeper and as a front end.
-pub const GENERATION: u32 = 2;
+pub const GENERATION: u32 = 3;
 /// The oldest keeper that this front end drives.
-pub const OLDEST: u32 = 2;
+pub const OLDEST: u32 = 3;
 /// Longest message, bytes: an argument vector may have a few hundred KiB.
 pub const MAX_MESSAGE: usize = 4 << 20;
 /// Longest chunk of output, bytes.
@@ -154,6 +157,22 @@ pub enum Call {
     },
 }
 
+/// A call, and the generation of who makes it.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Asked<C> {
+    /// Which protocol it is of.
+    pub generation: u32,
+    /// What is asked.
+    pub ask: C,
+}
+
+impl<'a> Asked<&'a Call> {
+    /// A call of this generation.
+    pub fn now(ask: &'a Call) -> Self {
+        Self { generation: GENERATION, ask }
+    }
+}
+
 /// The last thing that a keeper says.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
@@ -176,8 +195,9 @@ pub enum Answer {
         /// Whether its time was up.
         timed_out: bool,
         /// The command as it may be shown.
-        #[serde(default)]
-        command: Option<String>,
+        command: String,
+        /// Where it ran.
+        place: Box<Place>,
     },
     /// The copy that was made.
     Snapshot {
@@ -207,6 +227,34 @@ pub enum Answer {
         /// It.
         reply: FileReply,
     },
+}
+
+/// Where a command ran, for those who would have to read it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Place {
+    /// The workspace's id.
+    pub workspace_id: String,
+    /// Its environment.
+    pub environment: String,
+    /// That environment's version.
+    pub environment_version: String,
+    /// The VMM.
+    pub backend: String,
+    /// What executed the guest's instructions.
+    pub accelerator: String,
+}
+
+impl Place {
+    /// Where the commands of the workspace of `record` run.
+    pub(super) fn of(record: &Record) -> Self {
+        Self {
+            workspace_id: record.id.clone(),
+            environment: record.environment.clone(),
+            environment_version: record.environment_version.clone(),
+            backend: record.backend.clone(),
+            accelerator: record.accelerator.clone(),
+        }
+    }
 }
 
 /// A failure as it crosses a process boundary.
@@ -297,8 +345,8 @@ pub async fn send_frame(
 ) -> Result<(), ProtocolError> {
     let head = header(channel, body.len());
     parse_header(head)?;
-    writer.write_all(&head).await?;
-    writer.write_all(body).await?;
+    // In one piece: the other side need not wake up twice.
+    writer.write_all_buf(&mut Buf::chain(&head[..], body)).await?;
     Ok(writer.flush().await?)
 }
 

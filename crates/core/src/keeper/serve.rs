@@ -10,7 +10,7 @@ use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{mpsc, oneshot};
 
-use super::protocol::{self, Answer, Call, Channel, GENERATION, Greeting};
+use super::protocol::{self, Answer, Asked, Call, Channel, GENERATION, Greeting, OLDEST};
 use super::{Keeper, files};
 use crate::cause;
 use crate::identity::unix_now;
@@ -94,10 +94,13 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     };
     let heard = async {
         protocol::send(&mut writer, &greeting).await?;
-        protocol::receive::<Call>(&mut reader).await
+        protocol::receive::<Asked<Call>>(&mut reader).await
     };
     // Who only looks whether somebody is there says nothing.
-    let Ok(Ok(call)) = tokio::time::timeout(PATIENCE, heard).await else { return };
+    let Ok(Ok(Asked { generation, ask: call })) = tokio::time::timeout(PATIENCE, heard).await else { return };
+    if !(OLDEST..=GENERATION).contains(&generation) {
+        return;
+    }
     let mut uses = match &call {
         Call::Exec { .. }
         | Call::Shell { .. }
@@ -120,6 +123,8 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
                 Err(_) => return,
             }
         }
+        // Said before the greeting was heard, and given up since, by somebody who did not hear it in time.
+        Call::Exec { .. } if matches!(reader.try_read(&mut [0]), Ok(0)) => return,
         Call::Exec { command, timeout_ms, secret_env } => match command.command() {
             Some(command) => {
                 let timeout = timeout_ms.map(Duration::from_millis);
@@ -204,7 +209,8 @@ pub(super) async fn stream_output(
     let mut byte = [0];
     tokio::select! {
         biased;
-        (answer, written) = async { tokio::join!(running, writing) } => written.is_ok().then_some(answer),
+        // In this order: the answer is on its way before the guest hears that nobody listens to the command any more.
+        (answer, written) = async { tokio::join!(biased; running, writing) } => written.is_ok().then_some(answer),
         // Nothing is said after a call: whatever comes, or an end, is the end of it.
         _ = reader.read(&mut byte) => None,
     }

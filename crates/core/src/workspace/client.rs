@@ -20,7 +20,9 @@ use super::view::{
 use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
 use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
-use crate::keeper::{self, Answer, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task};
+use crate::keeper::{
+    self, Answer, Asked, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task,
+};
 use crate::vm::Factory;
 use crate::{host, identity};
 
@@ -49,7 +51,7 @@ impl Conversation {
     /// Asks what is to be asked in it.
     pub(super) async fn ask(&mut self, call: &Call, within: Duration) -> Result<Answer, WorkspaceError> {
         let talk = async {
-            keeper::send(&mut self.stream, call).await?;
+            keeper::send(&mut self.stream, &Asked::now(call)).await?;
             keeper::receive::<Answer>(&mut self.stream).await
         };
         match tokio::time::timeout(within, talk).await {
@@ -102,16 +104,16 @@ impl Workspaces {
         Err(WorkspaceError::Unknown { given: given.to_owned(), near: nearest(given, known, 3) })
     }
 
-    /// The keeper of a workspace that runs, and where that is. Its own time is its keeper's to see to: nothing is read of
-    /// it.
+    /// Says `call` to the keeper of a workspace that runs, at once. Its own time is its keeper's to see to: nothing is read of
+    /// it. Only for a call that its keeper gives up when this side is gone: a keeper that hangs may come to it later.
     ///
     /// # Errors
     /// As [`Self::find`], and when it has no keeper.
-    pub(super) async fn reach(&self, given: &str) -> Result<(Home, Conversation), WorkspaceError> {
+    pub(super) async fn reach(&self, given: &str, call: &Call) -> Result<Conversation, WorkspaceError> {
         if let Some(home) = self.place(given)
-            && let Some(conversation) = self.meet(&home).await?
+            && let Some(conversation) = self.meet_within(&home, PROMPT, Some(call)).await?
         {
-            return Ok((home, conversation));
+            return Ok(conversation);
         }
         self.find(given).await?;
         Err(WorkspaceError::Stopped)
@@ -147,16 +149,24 @@ impl Workspaces {
 
     /// Meets the keeper, if one lives.
     pub(super) async fn meet(&self, home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
-        self.meet_within(home, PROMPT).await
+        self.meet_within(home, PROMPT, None).await
     }
 
     async fn meet_within(
         &self,
         home: &Home,
         within: Duration,
+        first: Option<&Call>,
     ) -> Result<Option<Conversation>, WorkspaceError> {
         let Some(mut stream) = keeper::connect(home).await? else { return Ok(None) };
-        let greeted = tokio::time::timeout(within, keeper::receive::<Greeting>(&mut stream)).await;
+        let greeted = tokio::time::timeout(within, async {
+            if let Some(call) = first {
+                // A keeper that is gone is seen below.
+                let _ = keeper::send(&mut stream, &Asked::now(call)).await;
+            }
+            keeper::receive::<Greeting>(&mut stream).await
+        });
+        let greeted = greeted.await;
         let greeting = match greeted {
             Ok(Ok(greeting)) => greeting,
             // It ended just now.
@@ -258,7 +268,7 @@ impl Workspaces {
 
     /// What a workspace is now, from its database and its keeper's greeting.
     async fn look(&self, home: &Home) -> Result<Status, WorkspaceError> {
-        let met = self.meet_within(home, GLANCE).await;
+        let met = self.meet_within(home, GLANCE, None).await;
         let state = home.read()?;
         let (record, count, last) = (state.record()?, state.command_count()?, state.last_command()?);
         let mut status = match &met {

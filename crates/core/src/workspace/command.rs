@@ -29,14 +29,10 @@ impl Workspaces {
         stdout: &mut (dyn AsyncWrite + Send + Unpin),
         stderr: &mut (dyn AsyncWrite + Send + Unpin),
     ) -> Result<ExecReport, WorkspaceError> {
-        let (home, mut conversation) = self.reach(given).await?;
-        let stream = &mut conversation.stream;
         let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
-        keeper::send(
-            stream,
-            &Call::Exec { command: Words::new(command), timeout_ms, secret_env: secret_env.to_vec() },
-        )
-        .await?;
+        let call = Call::Exec { command: Words::new(command), timeout_ms, secret_env: secret_env.to_vec() };
+        let mut conversation = self.reach(given, &call).await?;
+        let stream = &mut conversation.stream;
         let (mut out, mut err) = (Capture::default(), Capture::default());
         let mut body = Vec::new();
         let hear = async {
@@ -70,24 +66,23 @@ impl Workspaces {
             Ok(answer) => answer?,
             Err(_) => return Err(WorkspaceError::Silent),
         };
-        let (sequence, exit_code, duration_ms, timed_out, shown) = match answer {
-            Answer::Exited { sequence, exit_code, duration_ms, timed_out, command } => {
-                (sequence, exit_code, duration_ms, timed_out, command)
+        let (sequence, exit_code, duration_ms, timed_out, command, place) = match answer {
+            Answer::Exited { sequence, exit_code, duration_ms, timed_out, command, place } => {
+                (sequence, exit_code, duration_ms, timed_out, command, *place)
             }
             Answer::Failed { fault } => return Err(WorkspaceError::Told(fault)),
             _ => return Err(WorkspaceError::Protocol(ProtocolError::Ended)),
         };
-        let record = home.read()?.record()?;
         let text = |captured: Captured| {
             (String::from_utf8_lossy(&captured.bytes).into_owned(), captured.total, captured.truncated)
         };
         let (stdout, stdout_bytes, stdout_truncated) = text(out.finish());
         let (stderr, stderr_bytes, stderr_truncated) = text(err.finish());
         Ok(ExecReport {
-            workspace_id: record.id,
-            environment: record.environment,
-            environment_version: Some(record.environment_version),
-            command: shown.unwrap_or_else(|| command.to_string()),
+            workspace_id: place.workspace_id,
+            environment: place.environment,
+            environment_version: Some(place.environment_version),
+            command,
             cwd: WORKSPACE_PATH.into(),
             sequence,
             stdout,
@@ -100,8 +95,8 @@ impl Workspaces {
             timed_out,
             duration_ms,
             execution_mode: EXECUTION_MODE.into(),
-            backend: record.backend,
-            accelerator: record.accelerator,
+            backend: place.backend,
+            accelerator: place.accelerator,
         })
     }
 }

@@ -12,7 +12,9 @@ use super::files_view::{FileEntry, FileList, FileRead, FileWritten};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
 use super::{WORKSPACE_PATH, WorkspaceError, secrets};
-use crate::keeper::{self, Answer, BYTES, Call, Channel, End, Entry, FileAsk, FileReply, ProtocolError};
+use crate::keeper::{
+    self, Answer, Asked, BYTES, Call, Channel, End, Entry, FileAsk, FileReply, ProtocolError,
+};
 
 /// How long a keeper may say nothing: it asks the guest for signs of life meanwhile.
 const LONG: Duration = Duration::from_secs(1800);
@@ -145,7 +147,7 @@ impl Workspaces {
     pub(super) async fn talk(&self, home: &Home, ask: FileAsk) -> Result<Option<Talk>, WorkspaceError> {
         let Some(conversation) = self.meet(home).await? else { return Ok(None) };
         let (reader, mut writer) = conversation.stream.into_split();
-        keeper::send(&mut writer, &Call::Files { ask }).await?;
+        keeper::send(&mut writer, &Asked::now(&Call::Files { ask })).await?;
         Ok(Some(Talk { ear: Ear { reader, body: Vec::new() }, writer }))
     }
 

@@ -15,7 +15,7 @@ use super::{WorkspaceError, spool};
 use crate::capture::KEPT;
 use crate::command::CommandError;
 use crate::identity::unix_now;
-use crate::keeper::{self, Answer, Call, Channel, Joined, Phase, ProtocolError, ShellAsk};
+use crate::keeper::{self, Answer, Asked, Call, Channel, Joined, Phase, ProtocolError, ShellAsk};
 use crate::plain;
 
 /// How long a keeper may take over what is asked of a shell: the longest wait for a pause, and more.
@@ -305,7 +305,8 @@ impl Workspaces {
         let Some(Conversation { mut stream, .. }) = self.meet(&home).await? else {
             return Err(WorkspaceError::Stopped);
         };
-        keeper::send(&mut stream, &Call::ShellAttach { shell_id: attached.shell_id.clone(), size }).await?;
+        let call = Call::ShellAttach { shell_id: attached.shell_id.clone(), size };
+        keeper::send(&mut stream, &Asked::now(&call)).await?;
         let (mut reader, mut writer) = stream.into_split();
         let mut body = Vec::new();
         // It refuses, or shows something, before anything is said.
