@@ -39,6 +39,7 @@ pub use event::{Phase, Progress, PullEvent, Unit};
 pub use manifest::{EnvironmentManifest, Rootfs, Source};
 pub use packages::Package;
 pub use prune::Pruned;
+pub(crate) use sparse::copy_sparse_ahead;
 pub use sparse::{copy_sparse, dig_holes};
 pub(crate) use store::free;
 pub use store::{Installed, Store};

@@ -10,6 +10,7 @@
 
 use std::fs::File;
 use std::io::Write as _;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,10 @@ impl Keeper {
         let mut slot = self.engine.lock().await;
         let engine = slot.as_mut().ok_or(WorkspaceError::Stopped)?;
         let origin = serde_json::to_vec(&engine.origin).unwrap_or_default();
-        let key = Draft::new(&self.home.memory_key(name))?;
-        let jobs = Draft::new(&self.home.memory_jobs(name))?;
-        let mut saving = self.prepare_memory(name, engine).await?;
+        let draft = |path: PathBuf| Draft::new(&path).map(|draft| draft.passing(passing));
+        let (key, jobs) = (draft(self.home.memory_key(name))?, draft(self.home.memory_jobs(name))?);
+        let (memory, ram) = (draft(self.home.memory(name))?, || draft(self.home.ram(name)));
+        let mut saving = prepare_memory(engine, memory, ram).await?;
         let running = self.jobs_to_keep()?;
         let (copy, paused) = if engine.machine.backend().has_port() {
             self.stand_still(name, engine, &mut saving).await?
@@ -65,10 +67,8 @@ impl Keeper {
             if let (Some(ram), Beside::All) = (&ram, beside) {
                 dig_holes(ram.file()).map_err(WorkspaceError::Copy)?;
             }
-            for draft in [Some(key), Some(jobs), ram, Some(memory)].into_iter().flatten() {
-                draft.settle(passing)?;
-            }
-            copy.finish()?;
+            let all = [Some(key), Some(jobs), ram, Some(memory), Some(copy)];
+            all.into_iter().flatten().try_for_each(Draft::finish)?;
             Ok(paused)
         })
         .await
@@ -92,25 +92,6 @@ impl Keeper {
         Ok((copy?, paused))
     }
 
-    /// The files for a guest's memory, with all in them that can be there while it still runs.
-    async fn prepare_memory(&self, name: &str, engine: &Engine) -> Result<Saving, WorkspaceError> {
-        let (memory, beside) = (Draft::new(&self.home.memory(name))?, engine.machine.beside());
-        let ram = || Draft::new(&self.home.ram(name));
-        let mapped = engine.memory.as_ref().map(own).transpose()?;
-        match (beside, mapped) {
-            (Beside::Nothing, _) | (Beside::Changes, None) => Ok(Saving { memory, ram: None, beside }),
-            (Beside::All, _) => Ok(Saving { memory, ram: Some(ram()?), beside }),
-            (Beside::Changes, Some(mapped)) => {
-                let ram = ram()?;
-                blocking(move || {
-                    ram.fill(&mapped)?;
-                    Ok(Saving { memory, ram: Some(ram), beside })
-                })
-                .await
-            }
-        }
-    }
-
     /// Ends the session, so that the guest, here and wherever else it goes on, listens for another.
     async fn part(&self, engine: &Engine) -> Result<(), WorkspaceError> {
         self.unfollow_jobs();
@@ -126,6 +107,28 @@ impl Keeper {
         self.use_guest(engine.handle.clone());
         self.follow_jobs(&engine.handle.guest);
         Ok(())
+    }
+}
+
+/// The files for a guest's memory, with all in them that can be there while it still runs.
+async fn prepare_memory(
+    engine: &Engine,
+    memory: Draft,
+    ram: impl FnOnce() -> Result<Draft, WorkspaceError>,
+) -> Result<Saving, WorkspaceError> {
+    let beside = engine.machine.beside();
+    let mapped = engine.memory.as_ref().map(own).transpose()?;
+    match (beside, mapped) {
+        (Beside::Nothing, _) | (Beside::Changes, None) => Ok(Saving { memory, ram: None, beside }),
+        (Beside::All, _) => Ok(Saving { memory, ram: Some(ram()?), beside }),
+        (Beside::Changes, Some(mapped)) => {
+            let ram = ram()?;
+            blocking(move || {
+                ram.fill(&mapped)?;
+                Ok(Saving { memory, ram: Some(ram), beside })
+            })
+            .await
+        }
     }
 }
 

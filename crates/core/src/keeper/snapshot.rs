@@ -100,9 +100,14 @@ impl Keeper {
         // What stays is swept at the next start.
         let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
         let snapshot = disk::describe(&self.home, &self.books().record.id, name)?;
-        let books = self.books();
-        books.state.add_snapshot(&snapshot)?;
-        books.state.sync()?;
+        let journal = {
+            let books = self.books();
+            books.state.add_snapshot(&snapshot)?;
+            books.state.journal()
+        };
+        // Others are greeted meanwhile.
+        let synced = blocking(move || journal.sync()).await;
+        synced.inspect_err(|_| drop(disk::delete(&self.home, &self.books().state, name)))?;
         Ok(Made { snapshot, paused })
     }
 

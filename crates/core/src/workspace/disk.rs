@@ -12,7 +12,7 @@ use super::WorkspaceError;
 use super::layout::{self, Home};
 use super::state::{BASELINE, State};
 use super::view::SnapshotInfo;
-use crate::environment::copy_sparse;
+use crate::environment::{copy_sparse, copy_sparse_ahead};
 use crate::identity;
 
 /// Most snapshots of one workspace.
@@ -26,21 +26,28 @@ pub fn copy(from: &File, to: &Path) -> Result<(), WorkspaceError> {
     draft.finish()
 }
 
-/// A file on its way to its name, which it gets when it is whole and on storage. Dropped before that it is removed.
+/// A file on its way to its name, which it gets when it is whole. Dropped before that it is removed.
 pub struct Draft {
     path: PathBuf,
     to: PathBuf,
     file: File,
+    passing: bool,
 }
 
 impl Draft {
-    /// An empty one.
+    /// An empty one, to be on storage when it has its name.
     pub fn new(to: &Path) -> Result<Self, WorkspaceError> {
         let name = to.file_name().unwrap_or_default().to_string_lossy();
         let path = to.with_file_name(format!("{DRAFT}{name}"));
         layout::remove_if_there(&path)?;
         let file = layout::new_file(&path)?;
-        Ok(Self { path, to: to.to_owned(), file })
+        Ok(Self { path, to: to.to_owned(), file, passing: false })
+    }
+
+    /// The same, which need not be on storage if it is only `passing`.
+    pub fn passing(mut self, passing: bool) -> Self {
+        self.passing = passing;
+        self
     }
 
     /// The file.
@@ -50,22 +57,27 @@ impl Draft {
 
     /// Copies what `from` holds into it. Blocks.
     pub fn fill(&self, from: &File) -> Result<(), WorkspaceError> {
-        copy_sparse(from, &self.file).map(drop).map_err(WorkspaceError::Copy)
+        let copied = match self.passing {
+            true => copy_sparse(from, &self.file),
+            false => copy_sparse_ahead(from, &self.file),
+        };
+        copied.map(drop).map_err(WorkspaceError::Copy)
     }
 
-    /// As [`Self::finish`]; what is only `passing` need not be on storage. Blocks.
-    pub fn settle(self, passing: bool) -> Result<(), WorkspaceError> {
-        if passing {
-            return fs::rename(&self.path, &self.to).map_err(WorkspaceError::Copy);
-        }
-        self.finish()
-    }
-
-    /// Brings it to storage and gives it its name. Blocks.
+    /// Gives it its name, with both on storage when this returns. What had the name keeps it until this is whole; where
+    /// nothing had it, nobody looks for it yet, and file and name go to storage together. Blocks.
     pub fn finish(self) -> Result<(), WorkspaceError> {
         let finish = || {
-            self.file.sync_all()?;
-            fs::rename(&self.path, &self.to)?;
+            if self.passing {
+                return fs::rename(&self.path, &self.to);
+            }
+            if self.to.try_exists()? {
+                self.file.sync_all()?;
+                fs::rename(&self.path, &self.to)?;
+            } else {
+                fs::rename(&self.path, &self.to)?;
+                self.file.sync_all().inspect_err(|_| drop(fs::remove_file(&self.to)))?;
+            }
             sync_dir(&self.to)
         };
         finish().map_err(WorkspaceError::Copy)

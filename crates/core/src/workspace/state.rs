@@ -7,6 +7,7 @@
 //! Its layout has a number. Whoever opens an older one to write to it brings it forward first, in one transaction; whoever
 //! reads takes it as it is, since a keeper of that version may live. A newer one is left alone.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -47,6 +48,20 @@ pub struct State {
     path: PathBuf,
     connection: Connection,
     version: i32,
+}
+
+/// The file that has what was written last, until that is moved into the database.
+pub struct Journal(PathBuf);
+
+impl Journal {
+    /// Brings it to storage. Blocks.
+    pub fn sync(&self) -> Result<(), WorkspaceError> {
+        let sync = || {
+            File::open(&self.0)?.sync_all()?;
+            File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all()
+        };
+        sync().map_err(|e| WorkspaceError::file(&self.0, "brought to storage", e))
+    }
 }
 
 impl State {
@@ -109,6 +124,11 @@ impl State {
             all.commit().map(|()| done)
         };
         change().map_err(|source| self.error(source))
+    }
+
+    /// What has to be on storage for all to be that was written until now; whoever syncs it need not hold the database.
+    pub fn journal(&self) -> Journal {
+        Journal(PathBuf::from(format!("{}-wal", self.path.display())))
     }
 
     /// Reads from now on what is there now, whatever is written meanwhile.
