@@ -308,8 +308,8 @@ impl Bounds {
     }
 }
 
-/// How long to wait for the VMM's death to be known once its stream broke.
-pub const GRACE: Duration = Duration::from_millis(500);
+/// How long to wait for the VMM's death to be known once its stream broke: it closes that before it is gone.
+pub const GRACE: Duration = Duration::from_secs(5);
 
 enum Trouble {
     Guest(GuestError),

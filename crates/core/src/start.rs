@@ -150,8 +150,6 @@ fn least_free(mem_mib: u32) -> u64 {
     (256 << 20) + (u64::from(mem_mib) << 20) / 16
 }
 
-/// How long another start may take over the template before this one boots by itself. It takes a second or two.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How far the rate of the host's time-stamp counter may be from the one that a template's guest was told. A measurement
 /// is exact to 75 parts in a million; a guest's clock goes wrong by a millisecond a second at this.
 const RATE_TOLERANCE: f64 = 1e-3;
@@ -455,12 +453,14 @@ impl<'a> Plan<'a> {
             // A closed channel is no wait.
             Ok(()) = &mut waiting => {
                 tell(Remark::Waiting);
-                match tokio::time::timeout(PATIENCE, &mut made).await {
+                // As long as the maker's guest may take to boot; then this one boots by itself.
+                let patience = self.boot_deadline();
+                match tokio::time::timeout(patience, &mut made).await {
                     Ok(made) => made,
                     Err(_) => {
                         return Err(format!(
                             "another start has been making it for {} s, and may be stopped",
-                            PATIENCE.as_secs()
+                            patience.as_secs()
                         ));
                     }
                 }

@@ -155,6 +155,13 @@ impl Live {
         progress.wait_for(|progress| progress.over).await.ok().and_then(|progress| progress.exit)
     }
 
+    /// Waits until so many bytes of its output were read, or all that there will be.
+    pub(super) async fn has_read(&self, bytes: u64) {
+        let mut progress = self.progress.clone();
+        let read = progress.wait_for(|progress| progress.over || locked(&self.output).cursor >= bytes);
+        let _ = read.await;
+    }
+
     fn end_as(&self, ending: Ending) {
         locked(&self.ending).get_or_insert(ending);
     }

@@ -119,8 +119,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
     match task {
         Task::Create { wish, environment_version, disk: source, forked_from, memory, manifest } => {
             let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let (draft, held) = Home::draft(home.root(), &id)?;
-            holder::sign(&draft)?;
+            let (draft, held) = holder::hold(|| Home::draft(home.root(), &id))?;
             if let Some(name) = &wish.name {
                 let _names = layout::lock_names(draft.root())?;
                 layout::take_name(draft.root(), name, &id)?;
@@ -156,8 +155,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
         }
         Task::Start | Task::Reset { .. } => {
             home.check()?;
-            let held = home.lock()?;
-            holder::sign(&home)?;
+            let (home, held) = holder::hold(|| home.lock().map(|held| (home, held)))?;
             let state = State::open(&home.state_path())?;
             disk::sweep(&home, &state)?;
             let mut record = state.record()?;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io::Read as _;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use pyro_proto::message::JobId;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,8 @@ use crate::workspace::spool::{Room, Spool};
 
 /// Longest list of jobs.
 const LONGEST: u64 = 4 << 20;
+/// How long to read what jobs had written before they are said to be back.
+const READING: Duration = Duration::from_secs(5);
 
 /// A job at a checkpoint.
 #[derive(Debug, Serialize, Deserialize)]
@@ -73,6 +76,7 @@ impl Keeper {
         let failed = |source: GuestError| WorkspaceError::Guest { what, source };
         let there = guest.job_list().await.map_err(failed)?;
         let workspace = self.books().record.id.clone();
+        let mut written = Vec::new();
         for KeptJob { id, record } in kept {
             let Some(info) = there.iter().find(|info| info.id == id) else { continue };
             let (key, dir) = match &record {
@@ -110,8 +114,13 @@ impl Keeper {
                     self.books().state.save_job(&service)?;
                 }
             }
-            self.take_up(key, Live::new(id, output), guest.clone());
+            let live = Live::new(id, output);
+            written.push((live.clone(), info.written));
+            self.take_up(key, live, guest.clone());
         }
+        // What they had said by then is there when the workspace is.
+        let read = written.iter().map(|(live, bytes)| live.has_read(*bytes));
+        let _ = tokio::time::timeout(READING, futures::future::join_all(read)).await;
         Ok(())
     }
 }

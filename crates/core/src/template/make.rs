@@ -77,8 +77,9 @@ impl Abandoned {
 impl Drop for Abandoned {
     fn drop(&mut self) {
         if let Some(dir) = &self.0 {
-            // What cannot be removed now is swept by the next maker.
-            let _ = std::fs::remove_dir_all(dir);
+            // Under another name first: who still writes finds nothing there any more, and nothing to publish. What cannot be
+            // removed now is swept by the next maker.
+            let _ = crate::environment::install::discard(dir);
         }
     }
 }

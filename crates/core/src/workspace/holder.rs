@@ -40,10 +40,21 @@ fn describe(pid: Pid) -> Option<String> {
     Some(format!("{pid} {began} {} {}\n", boot.trim(), space.display()))
 }
 
-/// Writes this process into the lock of `home`, which it holds. Blocks.
-pub(crate) fn sign(home: &Home) -> Result<(), WorkspaceError> {
-    // Who cannot be told apart cannot be ended by others either.
-    let Some(line) = describe(rustix::process::getpid()) else { return Ok(()) };
+/// Takes a lock of `home` and writes this process into it. Blocks.
+pub(crate) fn hold<T>(
+    take: impl FnOnce() -> Result<(Home, T), WorkspaceError>,
+) -> Result<(Home, T), WorkspaceError> {
+    // Known before it is held: who stopped between the two could be ended by nobody. Who cannot be told apart cannot be
+    // ended by others either.
+    let line = describe(rustix::process::getpid());
+    let (home, held) = take()?;
+    if let Some(line) = line {
+        sign(&home, &line)?;
+    }
+    Ok((home, held))
+}
+
+fn sign(home: &Home, line: &str) -> Result<(), WorkspaceError> {
     let path = home.lock_path();
     let write = || {
         let file = File::options().write(true).open(&path)?;
@@ -116,7 +127,7 @@ mod tests {
     fn who_signed_is_found_and_nobody_else() {
         let (_dir, home) = home();
         assert!(Holder::of(&home).is_none());
-        sign(&home).unwrap();
+        hold(|| Ok((home.clone(), ()))).unwrap();
         assert_eq!(Holder::of(&home).unwrap().pid(), std::process::id());
         let line = fs::read_to_string(home.lock_path()).unwrap();
         // The same id, begun at another time, in another boot or another namespace.

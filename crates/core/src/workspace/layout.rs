@@ -335,11 +335,12 @@ pub fn sweep(root: &Path) {
         let age = || SystemTime::now().duration_since(entry.metadata().ok()?.modified().ok()?).ok();
         let old = age().is_some_and(|age| age > ABANDONED);
         let locked = home.path.join("lock").exists();
-        // One that is going may have lost its lock before the rest; one that is coming may not have it yet.
-        let abandoned = if name.starts_with(GONE) && !locked {
-            true
+        let free = || matches!(home.try_lock(), Ok(Some(_)));
+        // One that is going may have lost its lock, or its layout, before the rest; one that is coming may not have them yet.
+        let abandoned = if name.starts_with(GONE) {
+            !locked || free()
         } else {
-            (old || locked && home.path.join("layout").exists()) && matches!(home.try_lock(), Ok(Some(_)))
+            (old || locked && home.path.join("layout").exists()) && free()
         };
         if abandoned {
             let _ = remove_all(&home.path);
