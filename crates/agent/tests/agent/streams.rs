@@ -107,7 +107,7 @@ fn signals_reach_the_whole_group() {
         let agent = Agent::on_socket();
         let client = agent.client().await;
         let mut call = client
-            .exec(sh("sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.05; done' & trap 'wait; echo parent; exit 7' USR1; wait; wait"))
+            .exec(sh("trap 'wait; echo parent; exit 7' USR1; sh -c 'trap \"echo child; exit\" USR1; echo ready; while :; do sleep 0.05; done' & wait; wait"))
             .await;
         call.until("ready\n").await;
         call.say(&ExecInput::Signal(10)).await;

@@ -15,7 +15,7 @@ use tokio::net::UnixStream;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 /// Nothing here takes so long, however busy the machine is: only against hangs.
-pub const HANG: Duration = Duration::from_secs(120);
+pub const HANG: Duration = Duration::from_secs(600);
 
 /// Runs a test's future to its end, on one thread, with a guard against hangs.
 pub fn run<T>(test: impl Future<Output = T>) -> T {

@@ -210,7 +210,7 @@ fn output_is_whole_and_what_is_kept_has_both_ends() {
 fn a_command_ends_when_its_time_is_up_or_nobody_waits_for_it() {
     let room = Room::new();
     room.create("ends");
-    let said = room.pyro(&["exec", "--timeout-seconds", "1", "ends", "--", "echo begun; sleep 1000"]);
+    let said = room.pyro(&["exec", "--timeout-seconds", "5", "ends", "--", "echo begun; sleep 1000"]);
     assert_eq!((said.code, said.stdout().as_str()), (Some(124), "begun\n"), "{said:?}");
     for number in ["-INT", "-KILL"] {
         let mut child = room.world.start(&["workspace", "exec", "ends", "--", "echo ready; exec sleep 77"]);

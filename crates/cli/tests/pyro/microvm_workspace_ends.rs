@@ -12,20 +12,22 @@ fn an_idle_workspace_is_stopped_and_later_deleted_by_its_keeper() {
     room.ok(&["stop", "idle"]);
     let dir = room.dir().join(&id);
     let dir = dir.to_str().unwrap();
-    let mut keeper = room
-        .world
-        .command(&["keeper", "run", "--test-ttl-seconds", "2", "--test-kept-seconds", "3", dir])
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let start = |ttl: &str, kept: &str| {
+        let words = ["keeper", "run", "--test-ttl-seconds", ttl, "--test-kept-seconds", kept, dir];
+        room.world.command(&words).stderr(Stdio::null()).spawn().unwrap()
+    };
+    let mut keeper = start("5", "100000");
     eventually("it runs", || room.state("idle") == "started");
     // A running command is activity.
-    assert_eq!(room.sh("idle", "sleep 4; echo still"), "still\n");
+    assert_eq!(room.sh("idle", "sleep 7; echo still"), "still\n");
     let vmm = children(keeper.id())[0];
     eventually("it is stopped", || room.state("idle") == "stopped");
     assert!(!running(vmm), "its memory is freed");
     assert_eq!(room.keepers(), [keeper.id()]);
+    signal(keeper.id(), "-TERM");
+    assert!(keeper.wait().unwrap().success());
     // Nobody asks any more: the keeper does it by itself.
+    let mut keeper = start("1", "0.1");
     eventually("it is deleted", || !std::path::Path::new(dir).exists());
     assert!(keeper.wait().unwrap().success());
     room.check_empty(&[vmm]);

@@ -87,8 +87,8 @@ fn a_service_that_is_not_ready_says_why_and_is_gone() {
     // Deaf to TERM, and so killed.
     let deaf = "echo about to listen; trap '' TERM; while :; do sleep 1; done";
     fail(
-        &["late", "--ready-tcp", "7000", "--ready-timeout-seconds", "1", "--", deaf],
-        &["was not ready within 1 s", "refused", "about to listen"],
+        &["late", "--ready-tcp", "7000", "--ready-timeout-seconds", "5", "--", deaf],
+        &["was not ready within 5 s", "refused", "about to listen"],
     );
     fail(
         &["dead", "--ready-file", "never", "--", "echo no such luck >&2; exit 9"],

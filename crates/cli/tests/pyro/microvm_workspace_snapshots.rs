@@ -34,7 +34,7 @@ fn a_reset_is_exact_after_anything() {
         ("the kernel panics", "echo c > /proc/sysrq-trigger; sleep 60"),
         ("nothing can be executed", "chmod 000 /usr/bin/* /usr/lib64/* /lib/x86_64-linux-gnu/*"),
     ] {
-        let child = room.world.start(&["workspace", "exec", "--timeout-seconds", "20", "tough", "--", line]);
+        let child = room.world.start(&["workspace", "exec", "--timeout-seconds", "120", "tough", "--", line]);
         if what == "a fork bomb" {
             // Nobody waits for what it does to its guest.
             std::thread::sleep(Duration::from_secs(3));
@@ -60,9 +60,10 @@ fn a_disk_is_of_one_moment_and_processes_go_on() {
     let room = Room::new();
     let id = room.create("busy");
     // What is in `second` was in `first` before, at every moment.
-    let line = "head -c 40000000 /dev/urandom > big; echo 0 > second; \
+    let line = "head -c 40000000 /dev/urandom > big; \
                 put() { echo $n > new; sync new; mv new $1; }; \
-                (n=0; while :; do n=$((n+1)); put first; put second; done) > /dev/null 2>&1 &";
+                (n=0; while :; do n=$((n+1)); put first; put second; done) > /dev/null 2>&1 & \
+                while ! [ -e second ]; do sleep 0.1; done";
     room.sh("busy", line);
     for n in 0..4 {
         let name = format!("s{n}");
@@ -134,7 +135,9 @@ fn memory_comes_back_with_its_processes_and_another_identity() {
     assert_eq!((&snapshot["memory"], &snapshot["contains_secrets"]), (&json!(true), &json!(true)));
     assert_eq!(snapshot["kind"], "named");
     room.check_counts_on("mem");
-    room.sh("mem", "echo two > f; sleep 2");
+    room.sh("mem", "echo two > f");
+    let begun = room.count("mem");
+    eventually("it is far", || room.count("mem") > begun + 60);
     let late = room.count("mem");
     let file = room.dir().join(&id).join("snapshots/alive.memory");
     let files = [&file, &file.with_extension("ram")];
@@ -170,7 +173,7 @@ fn memory_comes_back_with_its_processes_and_another_identity() {
     let whole = fs::read(&file).unwrap();
     fs::write(&file, &whole[..whole.len() / 2]).unwrap();
     let reset = room.json(&["reset", "mem", "--snapshot", "alive"]);
-    assert_eq!(reset["metadata"]["start"], "restored", "{reset}");
+    assert_ne!(reset["metadata"]["start"], "resumed", "{reset}");
     assert_eq!(room.sh("mem", "cat f; ls /dev/shm"), "one\n");
     fs::write(&file, &whole).unwrap();
     let key = file.with_extension("key");

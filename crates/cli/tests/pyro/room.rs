@@ -1,7 +1,7 @@
 //! A world with workspaces in it, whose keepers end with it.
 
 use std::path::PathBuf;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use pyro_core::backend::Preference;
 use serde_json::Value;
@@ -15,10 +15,13 @@ pub struct Room {
 
 impl Drop for Room {
     fn drop(&mut self) {
-        for pid in self.keepers() {
-            signal(pid, "-KILL");
-        }
+        self.keepers().into_iter().for_each(|keeper| signal_if_there(keeper, "-KILL"));
     }
+}
+
+/// Sends a signal to a process that may have ended by itself when its turn comes.
+pub fn signal_if_there(pid: u32, signal: &str) {
+    Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
 }
 
 /// Sends a signal.

@@ -256,10 +256,13 @@ fn a_vmm_does_not_outlive_its_process() {
     let begin = std::time::Instant::now();
     // A zombie that nobody reaps yet holds nothing any more.
     while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(begin.elapsed() < Duration::from_secs(1), "QEMU {pid} outlives its parent");
+        assert!(begin.elapsed() < LONG, "QEMU {pid} outlives its parent");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
+
+/// Nothing that is on its way to its end takes longer, however busy the host is.
+const LONG: Duration = Duration::from_secs(60);
 
 fn descriptors() -> usize {
     std::fs::read_dir("/proc/self/fd").unwrap().count()
@@ -307,14 +310,19 @@ async fn ten_machines_leave_nothing() {
             }
         }
         let begin = std::time::Instant::now();
-        while !children().is_empty() && begin.elapsed() < Duration::from_secs(5) {
+        while !children().is_empty() && begin.elapsed() < LONG {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(children(), BTreeSet::new());
     };
-    round(5).await;
+    // Its last launch is waited for: what a cancelled one holds goes with the thread that worked for it.
+    round(4).await;
     let before = descriptors();
     round(10).await;
+    let begin = std::time::Instant::now();
+    while descriptors() != before && begin.elapsed() < LONG {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
     assert_eq!(descriptors(), before);
 }
 

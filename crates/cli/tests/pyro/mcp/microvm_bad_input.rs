@@ -118,8 +118,10 @@ fn what_is_gone_is_said_to_be_gone() {
     assert_eq!(client.sh(&id, "cat f"), "kept\n");
     let call = client.begin(
         "workspace_exec",
-        json!({"workspace_id": id, "command": "sleep 1000", "timeout_seconds": 2000}),
+        json!({"workspace_id": id, "command": "touch /run/sleeps; sleep 1000", "timeout_seconds": 2000}),
     );
+    let sleeps = "[ -e /run/sleeps ] && echo yes || true";
+    eventually("it sleeps", || client.sh(&id, sleeps) == "yes\n");
     // Killed in the middle of a call: the call ends with a reason.
     let (keeper, vmm) = room.processes(&id);
     crate::room::signal(keeper, "-KILL");

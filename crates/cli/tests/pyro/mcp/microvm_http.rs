@@ -41,7 +41,7 @@ fn clients_share_what_there_is_and_do_not_wait_for_each_other() {
         let long = scope.spawn(|| {
             one.ok(
                 "workspace_exec",
-                json!({"workspace_id": id, "command": "while [ ! -e go ]; do sleep 0.1; done"}),
+                json!({"workspace_id": id, "timeout_seconds": 2000, "command": "while [ ! -e go ]; do sleep 0.1; done"}),
             )
         });
         for at in 0..10 {

