@@ -11,6 +11,8 @@ mod run;
 mod workspace;
 
 use clap::Subcommand;
+use futures::FutureExt as _;
+use futures::future::LocalBoxFuture;
 
 pub use mcp_config::Dirs;
 
@@ -61,15 +63,17 @@ impl Command {
 
     /// Does it; the exit code, or what went wrong.
     pub async fn execute(self) -> Result<u8, CliError> {
-        match self {
-            Self::Run(args) => args.execute().await,
-            Self::Env(env) => env.execute().await,
-            Self::Workspace(workspace) => workspace.execute().await,
-            Self::Keeper(keeper) => keeper.execute().await,
-            Self::Mcp(mcp) => mcp.execute().await,
-            Self::Doctor(args) => args.execute().await,
-            Self::Demo(args) => args.execute().await,
-            Self::Bench(args) => args.execute().await,
-        }
+        // None of them takes room for the others: a keeper lives for hours.
+        let command: LocalBoxFuture<'_, _> = match self {
+            Self::Run(args) => args.execute().boxed_local(),
+            Self::Env(env) => env.execute().boxed_local(),
+            Self::Workspace(workspace) => workspace.execute().boxed_local(),
+            Self::Keeper(keeper) => keeper.execute().boxed_local(),
+            Self::Mcp(mcp) => mcp.execute().boxed_local(),
+            Self::Doctor(args) => args.execute().boxed_local(),
+            Self::Demo(args) => args.execute().boxed_local(),
+            Self::Bench(args) => args.execute().boxed_local(),
+        };
+        command.await
     }
 }

@@ -113,7 +113,8 @@ pub async fn run(
     let begun = match prepared.map_err(|_| WorkspaceError::Locked).flatten() {
         Ok(prepared) => tokio::select! {
             biased;
-            begun = begin(prepared, order, report, &log) => begun,
+            // Boxed: what it needs room for is not needed for hours afterwards.
+            begun = Box::pin(begin(prepared, order, report, &log)) => begun,
             () = abandoned => Err(WorkspaceError::KeeperLost { what: "was told to give up", log: None }),
         },
         Err(error) => Err(error),

@@ -39,6 +39,9 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
+/// Bytes; a huge page has 2 MiB.
+const FEW_HUGE_PAGES: u64 = 4 << 20;
+
 /// The part of a socket's type that is no flag.
 const SOCKET_TYPE: u64 = 0xf;
 
@@ -188,6 +191,11 @@ pub(super) fn program(sockets: bool) -> io::Result<Program> {
     }
     // It dies with us.
     rules.push((libc::SYS_prctl, vec![when(0, Eq, libc::PR_SET_PDEATHSIG)?]));
+    // A block that is no larger than a few huge pages would be given one for its first byte: QEMU's ACPI tables, of which a
+    // tenth of one is used.
+    let small = condition(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Le, FEW_HUGE_PAGES)?;
+    let huge = condition(2, SeccompCmpArgLen::Dword, Eq, u64::from(libc::MADV_HUGEPAGE.unsigned_abs()))?;
+    rules.push((libc::SYS_madvise, vec![SeccompRule::new(vec![small, huge]).map_err(io::Error::other)?]));
     // Its own limits it may ask for and lower.
     rules.push((libc::SYS_prlimit64, vec![when(0, Ne, 0)?]));
 
@@ -201,10 +209,17 @@ pub(super) fn program(sockets: bool) -> io::Result<Program> {
 
 /// A rule about one argument.
 fn when(argument: u8, op: SeccompCmpOp, value: libc::c_int) -> io::Result<SeccompRule> {
-    let value = u64::from(value.unsigned_abs());
-    SeccompCondition::new(argument, SeccompCmpArgLen::Dword, op, value)
-        .and_then(|condition| SeccompRule::new(vec![condition]))
-        .map_err(io::Error::other)
+    let condition = condition(argument, SeccompCmpArgLen::Dword, op, u64::from(value.unsigned_abs()))?;
+    SeccompRule::new(vec![condition]).map_err(io::Error::other)
+}
+
+fn condition(
+    argument: u8,
+    length: SeccompCmpArgLen,
+    op: SeccompCmpOp,
+    value: u64,
+) -> io::Result<SeccompCondition> {
+    SeccompCondition::new(argument, length, op, value).map_err(io::Error::other)
 }
 
 /// What the compiler of filters has no words for, put before its program: another error for some, and x32.
@@ -288,6 +303,14 @@ mod tests {
         let unix = (libc::SYS_socket, [long(libc::AF_UNIX), stream, 0, 0]);
         let memory = (libc::SYS_memfd_create, [c"x".as_ptr() as libc::c_long, 0, 0, 0]);
         assert_eq!(errors(false, [unix, memory]), [libc::EPERM; 2], "a VMM without sockets of its own");
+    }
+
+    #[test]
+    fn huge_pages_are_for_what_is_large() {
+        // Nothing is mapped there: what is let through finds that out.
+        let ask = |bytes: u64| (libc::SYS_madvise, [0, bytes as libc::c_long, long(libc::MADV_HUGEPAGE), 0]);
+        let done = errors(false, [ask(2 << 20), ask(FEW_HUGE_PAGES), ask(52 << 20)]);
+        assert_eq!(done, [libc::EPERM, libc::EPERM, libc::ENOMEM]);
     }
 
     #[test]
