@@ -150,6 +150,8 @@ fn least_free(mem_mib: u32) -> u64 {
     (256 << 20) + (u64::from(mem_mib) << 20) / 16
 }
 
+/// How long another start may at least take over the template before this one boots by itself. It takes a second or two.
+const PATIENCE: Duration = Duration::from_secs(30);
 /// How far the rate of the host's time-stamp counter may be from the one that a template's guest was told. A measurement
 /// is exact to 75 parts in a million; a guest's clock goes wrong by a millisecond a second at this.
 const RATE_TOLERANCE: f64 = 1e-3;
@@ -461,8 +463,8 @@ impl<'a> Plan<'a> {
             // A closed channel is no wait.
             Ok(()) = &mut waiting => {
                 tell(Remark::Waiting);
-                // As long as the maker's guest may take to boot; then this one boots by itself.
-                let patience = self.boot_deadline();
+                // As long as the maker's guest may take to boot, and to be saved; then this one boots by itself.
+                let patience = self.boot_deadline().max(PATIENCE);
                 match tokio::time::timeout(patience, &mut made).await {
                     Ok(made) => made,
                     Err(_) => {

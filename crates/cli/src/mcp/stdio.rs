@@ -1,5 +1,6 @@
 //! Standard input and output of a server. Clients give it pipes or sockets, which the runtime can wait for itself; tokio's own
-//! streams have a thread read and write for it, and each message then wakes two threads for one.
+//! streams have a thread read and write for it, and each message then wakes two threads for one. They are left non-blocking for
+//! whoever shares them.
 
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -36,10 +37,6 @@ pub fn input() -> Input {
 /// Standard output, likewise.
 pub fn output() -> Output {
     let direct = || -> io::Result<Output> {
-        // Waiting for it makes it non-blocking, which is not for those who print errors to the same place.
-        if same(io::stdout().as_fd(), io::stderr().as_fd())? {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
         Ok(match kind(io::stdout().as_fd())? {
             Kind::Pipe(fd) => Box::new(pipe::Sender::from_owned_fd(fd)?),
             Kind::Socket(fd) => Box::new(socket(fd)?),
@@ -49,6 +46,10 @@ pub fn output() -> Output {
 }
 
 fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
+    // Waiting for it makes it non-blocking, which is not for those who print errors to the same place.
+    if same(fd, io::stderr().as_fd())? {
+        return Err(io::ErrorKind::Unsupported.into());
+    }
     let own = fd.try_clone_to_owned()?;
     match FileType::from_raw_mode(fstat(fd)?.st_mode) {
         FileType::Fifo => Ok(Kind::Pipe(own)),

@@ -101,7 +101,7 @@ fn remove_any(path: &Path) -> io::Result<()> {
 pub(crate) fn discard(dir: &Path) -> io::Result<()> {
     let parent = dir.parent().unwrap_or(Path::new("."));
     let trash = tempfile::Builder::new().prefix(TRASH).tempdir_in(parent)?.keep();
-    fs::rename(dir, &trash)?;
+    fs::rename(dir, &trash).inspect_err(|_| drop(fs::remove_dir(&trash)))?;
     process::remove_tree(&trash)
 }
 

@@ -4,7 +4,9 @@ use std::fs::File;
 use std::io;
 use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
+use std::sync::mpsc::Sender;
 
+use rustix::fs::Advice;
 use rustix::io::Errno;
 
 use crate::stamp::next_data;
@@ -29,11 +31,26 @@ pub fn copy_sparse(from: &File, to: &File) -> io::Result<u64> {
 /// # Errors
 /// As [`copy_sparse`].
 pub fn copy_sparse_ahead(from: &File, to: &File) -> io::Result<u64> {
-    // Of pages that are dirty this begins the writing, without a wait and without taking up the error that a sync is to see;
-    // they stay in the cache.
+    let mut ahead = None;
     copy(from, to, |start, end| {
-        let _ = rustix::fs::fadvise(to, start, NonZeroU64::new(end - start), rustix::fs::Advice::DontNeed);
+        // Without a thread for it the sync at the end has more to do.
+        let ahead = ahead.get_or_insert_with(|| begin_writing(to).ok());
+        let _ = ahead.as_ref().map(|ahead| ahead.send((start, end)));
     })
+}
+
+/// Begins to write out the stretches of `file` that it is told, beside the copy, for which a guest may stand still: where
+/// storage has as much as it takes, this waits.
+fn begin_writing(file: &File) -> io::Result<Sender<(u64, u64)>> {
+    let file = file.try_clone()?;
+    let (tell, told) = std::sync::mpsc::channel();
+    std::thread::Builder::new().name("write-ahead".into()).spawn(move || {
+        for (start, end) in told {
+            // Of pages that are dirty this begins the writing, and takes up no error that a sync is to see.
+            let _ = rustix::fs::fadvise(&file, start, NonZeroU64::new(end - start), Advice::DontNeed);
+        }
+    })?;
+    Ok(tell)
 }
 
 /// Copies, and tells of each stretch that was.
@@ -45,14 +62,17 @@ fn copy(from: &File, to: &File, mut done: impl FnMut(u64, u64)) -> io::Result<u6
     to.set_len(size)?;
     let (mut copied, mut at, mut told, mut in_kernel) = (0, 0, 0, true);
     while let Some((start, end)) = next_data(from, at, size)? {
-        let end = end.min(start + STRIDE);
-        copy_range(from, to, start, end, &mut in_kernel)?;
-        copied += end - start;
-        at = end;
-        // Small ones together.
-        if at - told >= STRIDE {
-            done(told, at);
-            told = at;
+        at = start;
+        while at < end {
+            let stop = end.min(at + STRIDE);
+            copy_range(from, to, at, stop, &mut in_kernel)?;
+            copied += stop - at;
+            at = stop;
+            // Small ones together.
+            if at - told >= STRIDE {
+                done(told, at);
+                told = at;
+            }
         }
     }
     rustix::fs::seek(from, rustix::fs::SeekFrom::Start(0))?;

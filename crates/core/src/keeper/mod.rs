@@ -234,12 +234,14 @@ impl Keeper {
         self.changed.notify_one();
     }
 
-    /// Writes down that it was used, if what is written is older than [`LOOK`]: nobody's command waits for that, and who
-    /// looks while there is a keeper is told by it.
+    /// Writes down that it was used, once in [`LOOK`]: nobody's command waits for that, and who looks while there is a keeper is
+    /// told by it.
     fn remember_use(&self) {
-        let used = self.life().last_activity(unix_now());
-        let written = self.books().record.last_activity_at;
-        if used > written + LOOK.as_secs_f64() {
+        let now = unix_now();
+        let used = self.life().last_activity(now);
+        // Whoever has them may wait for somebody, and nobody is to wait for that to be greeted.
+        let Ok(written) = self.books.try_lock().map(|books| books.record.last_activity_at) else { return };
+        if used > written && now > written + LOOK.as_secs_f64() {
             self.remember();
         }
     }

@@ -123,8 +123,8 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
                 Err(_) => return,
             }
         }
-        // Said before the greeting was heard, and given up since, by somebody who did not hear it in time.
-        Call::Exec { .. } if matches!(reader.try_read(&mut [0]), Ok(0)) => return,
+        // Said before the greeting was heard, and given up since.
+        Call::Exec { .. } if !waits(&reader) => return,
         Call::Exec { command, timeout_ms, secret_env } => match command.command() {
             Some(command) => {
                 let timeout = timeout_ms.map(Duration::from_millis);
@@ -193,6 +193,12 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     }
 }
 
+/// Whether the front end is still there: nothing is said after a call but an end, which is a failure where the greeting was
+/// never read.
+fn waits(reader: &OwnedReadHalf) -> bool {
+    matches!(reader.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
+}
+
 /// Runs a command with its output going out; `None` when the front end is gone.
 pub(super) async fn stream_output(
     running: impl Future<Output = Result<Answer, WorkspaceError>>,
@@ -257,5 +263,31 @@ pub(crate) async fn connect(home: &Home) -> Result<Option<UnixStream>, Workspace
         // As many wait to be heard as may.
         Err(error) if error.kind() == WouldBlock => Err(WorkspaceError::Silent),
         Err(error) => Err(WorkspaceError::file(&path, "connected to", error)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt as _;
+
+    use super::*;
+
+    /// However much of the greeting was read.
+    #[tokio::test]
+    async fn a_front_end_that_is_gone_is_seen() {
+        for read in [false, true] {
+            let (mut ours, keepers) = UnixStream::pair().unwrap();
+            let (mut reader, mut writer) = keepers.into_split();
+            writer.write_all(b"greeting").await.unwrap();
+            ours.write_all(b"call").await.unwrap();
+            if read {
+                ours.read_exact(&mut [0; 8]).await.unwrap();
+            }
+            reader.read_exact(&mut [0; 4]).await.unwrap();
+            assert!(waits(&reader));
+            drop(ours);
+            reader.readable().await.unwrap();
+            assert!(!waits(&reader), "{read}");
+        }
     }
 }

@@ -1,8 +1,8 @@
 //! Snapshots of a workspace while it runs.
 //!
 //! ```text
-//!   disk           sync (it runs on)  ->  freeze -> copy -> thaw       the guest holds writers up; nobody else waits
-//!                                                                      to storage only after that
+//!   disk           sync (it runs on)  ->  freeze -> copy -> thaw       the guest holds writers up; nobody else waits.
+//!                                                                      Storage is waited for after that alone
 //!     too slow     the same once more, the VM paused while its disk is frozen: time stands still for the freeze too
 //!   with memory    sync (it runs on)  ->  `checkpoint`
 //! ```

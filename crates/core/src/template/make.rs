@@ -79,7 +79,10 @@ impl Drop for Abandoned {
         if let Some(dir) = &self.0 {
             // Under another name first: who still writes finds nothing there any more, and nothing to publish. What cannot be
             // removed now is swept by the next maker.
-            let _ = crate::environment::install::discard(dir);
+            if crate::environment::install::discard(dir).is_err() {
+                // No room for another name, or gone already.
+                let _ = std::fs::remove_dir_all(dir);
+            }
         }
     }
 }

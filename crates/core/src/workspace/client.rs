@@ -21,7 +21,7 @@ use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest}
 use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{
-    self, Answer, Asked, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, Task,
+    self, Answer, Asked, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, ProtocolError, Task,
 };
 use crate::vm::Factory;
 use crate::{host, identity};
@@ -161,8 +161,11 @@ impl Workspaces {
         let Some(mut stream) = keeper::connect(home).await? else { return Ok(None) };
         let greeted = tokio::time::timeout(within, async {
             if let Some(call) = first {
-                // A keeper that is gone is seen below.
-                let _ = keeper::send(&mut stream, &Asked::now(call)).await;
+                match keeper::send(&mut stream, &Asked::now(call)).await {
+                    // A keeper that is gone is seen below.
+                    Ok(()) | Err(ProtocolError::Io(_)) => {}
+                    Err(error) => return Err(error),
+                }
             }
             keeper::receive::<Greeting>(&mut stream).await
         });
@@ -474,6 +477,9 @@ impl Workspaces {
                 disk::check_new(&state, name)?;
                 let snapshot = copy_stopped(&home, name).await?;
                 state.add_snapshot(&snapshot)?;
+                let journal = state.journal();
+                let synced = tokio::task::spawn_blocking(move || journal.sync()).await;
+                synced.map_err(|_| WorkspaceError::Locked)??;
                 drop((state, held));
                 (snapshot, None)
             }

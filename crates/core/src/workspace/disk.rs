@@ -1,7 +1,8 @@
 //! The disks of a workspace: the guest's own, and the copies that are its snapshots.
 //!
-//! A copy is made under another name, brought to storage, renamed, and only then written into the database; it is taken
-//! out of the database before its file goes. So a row always has its file, and a file without a row is swept.
+//! A copy is made under another name, renamed and brought to storage (in this order where nothing has the name, else the other
+//! way round), and only then written into the database; it is taken out of the database before its file goes. So a row always
+//! has its file, and a file without a row is swept.
 
 use std::fs::{self, File};
 use std::io;
@@ -35,7 +36,7 @@ pub struct Draft {
 }
 
 impl Draft {
-    /// An empty one, to be on storage when it has its name.
+    /// An empty one, to be on storage when it is finished.
     pub fn new(to: &Path) -> Result<Self, WorkspaceError> {
         let name = to.file_name().unwrap_or_default().to_string_lossy();
         let path = to.with_file_name(format!("{DRAFT}{name}"));
@@ -64,7 +65,7 @@ impl Draft {
         copied.map(drop).map_err(WorkspaceError::Copy)
     }
 
-    /// Gives it its name, with both on storage when this returns. What had the name keeps it until this is whole; where
+    /// Gives it its name, with both on storage when this returns, unless it is only passing. What had the name keeps it until this is whole; where
     /// nothing had it, nobody looks for it yet, and file and name go to storage together. Blocks.
     pub fn finish(self) -> Result<(), WorkspaceError> {
         let finish = || {
@@ -241,4 +242,43 @@ fn used_inodes(disk: &File) -> io::Result<u64> {
         ]))
     };
     Ok(word(0).saturating_sub(word(16)).saturating_sub(BLANK))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_copy_has_its_name_when_it_is_whole_and_leaves_nothing_otherwise() {
+        let dir = tempfile::tempdir().unwrap();
+        let from = tempfile::tempfile().unwrap();
+        // More than is handed to storage at once, with a hole in it.
+        from.set_len(32 << 20).unwrap();
+        from.write_all_at(&vec![7; 9 << 20], 1 << 20).unwrap();
+        from.write_all_at(&vec![8; 5 << 20], 20 << 20).unwrap();
+        let read = |path: &Path| fs::read(path).unwrap();
+        let whole = {
+            let mut bytes = vec![0; 32 << 20];
+            from.read_exact_at(&mut bytes, 0).unwrap();
+            bytes
+        };
+        let names = || fs::read_dir(dir.path()).unwrap().count();
+        let to = dir.path().join("disk");
+        // Where nothing has the name, where something has it, and what is only passing.
+        for (passing, before) in [(false, None), (false, Some("old")), (true, Some("older"))] {
+            if let Some(before) = before {
+                fs::write(&to, before).unwrap();
+            }
+            let draft = Draft::new(&to).unwrap().passing(passing);
+            draft.fill(&from).unwrap();
+            assert_eq!(to.exists(), before.is_some());
+            draft.finish().unwrap();
+            assert!(read(&to) == whole && names() == 1, "{passing} {before:?}");
+            assert!(fs::metadata(&to).unwrap().blocks() * 512 < 20 << 20, "its holes are filled");
+        }
+        drop(Draft::new(&to).unwrap());
+        assert!(read(&to) == whole && names() == 1);
+        fs::remove_dir_all(dir.path()).unwrap();
+        assert!(Draft::new(&to).is_err());
+    }
 }

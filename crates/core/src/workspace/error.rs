@@ -349,7 +349,8 @@ impl WorkspaceError {
                 "`pyro workspace stop --force` ends it; the workspace's disk and history stay".into()
             }
             Self::Generation { .. } => {
-                "stop it with the pyro that started it, or end its keeper's process; its disk and history stay".into()
+                "stop it with the pyro that started it, or by `pyro workspace stop --force`; its disk and history stay"
+                    .into()
             }
             Self::GuestEnded(_) => {
                 "its disk and history stay; `pyro workspace start` brings it back".into()

@@ -369,7 +369,10 @@ pub fn sweep(root: &Path) {
 fn remove_all(path: &Path) -> io::Result<()> {
     loop {
         match fs::remove_dir_all(path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            // Who sweeps may have looked for its lock, and made it, meanwhile.
+            Err(error)
+                if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
+            {
                 if !path.exists() {
                     return Ok(());
                 }
@@ -445,6 +448,8 @@ mod tests {
         assert!(!dir.path().join(".gone-0123456789ab").exists());
         // However far it had come.
         fs::create_dir(dir.path().join(".gone-aaaaaaaaaaaa")).unwrap();
+        fs::create_dir(dir.path().join(".gone-bbbbbbbbbbbb")).unwrap();
+        fs::write(dir.path().join(".gone-bbbbbbbbbbbb/lock"), "").unwrap();
         sweep(dir.path());
         let left: Vec<_> =
             fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
