@@ -187,6 +187,8 @@ fn tidy(room: &Room, what: &str) {
 fn kill_at_steps_of(names: &[&str]) {
     let room = Room::new();
     for operation in OPERATIONS.iter().filter(|operation| names.contains(&operation.name)) {
+        // With no more of a history than it has at each of its steps: those of a deletion are as many as there are files.
+        room.pyro(&["delete", "v"]);
         let go = |whose, at, victim| {
             prepare(&room);
             (operation.before)(&room);
