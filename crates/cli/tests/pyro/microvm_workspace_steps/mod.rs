@@ -2,7 +2,7 @@
 //! what is shown is true, `start` brings the workspace back with its disk and history, and nothing is left behind.
 //!
 //! An operation that is in no table fails [`every_operation_is_known`]. A few steps of each are tried; all of them with
-//! `PYRO_TEST_EVERY_STEP` set, which takes an hour.
+//! `PYRO_TEST_EVERY_STEP=1`, which takes an hour, and all of some with their names in it instead, separated by commas.
 
 mod table;
 mod tracer;
@@ -186,7 +186,10 @@ fn tidy(room: &Room, what: &str) {
 /// Kills at steps of these operations.
 fn kill_at_steps_of(names: &[&str]) {
     let room = Room::new();
-    for operation in OPERATIONS.iter().filter(|operation| names.contains(&operation.name)) {
+    let every = std::env::var("PYRO_TEST_EVERY_STEP").unwrap_or_default();
+    let wanted = |name| matches!(every.as_str(), "" | "1") || every.split(',').any(|each| each == name);
+    let operations = OPERATIONS.iter().filter(|operation| names.contains(&operation.name));
+    for operation in operations.filter(|operation| wanted(operation.name)) {
         // With no more of a history than it has at each of its steps: those of a deletion are as many as there are files.
         room.pyro(&["delete", "v"]);
         let go = |whose, at, victim| {
@@ -210,10 +213,14 @@ fn kill_at_steps_of(names: &[&str]) {
                 plan.extend(some(&steps, VMMS).into_iter().map(|step| (whose, step, Victim::Vmm)));
             }
         }
-        let mut kills = 0;
+        let (mut kills, mut steps) = (0, 0);
         for (whose, step, victim) in &plan {
             let (_, killed) = go(*whose, Some(step), *victim);
-            kills += usize::from(killed);
+            // The VMM that there was may be gone by then.
+            if *victim == Victim::Itself {
+                kills += usize::from(killed);
+                steps += 1;
+            }
             check(
                 &room,
                 operation,
@@ -221,7 +228,7 @@ fn kill_at_steps_of(names: &[&str]) {
             );
         }
         // A step may fail to come: which thread works is not the same each time.
-        assert!(kills * 2 >= plan.len(), "{}: only {kills} of {plan:?} came", operation.name);
+        assert!(kills * 2 >= steps, "{}: only {kills} of {steps} of {plan:?} came", operation.name);
     }
     if room.pyro(&["status", "v"]).code == Some(0) {
         room.ok(&["delete", "v"]);
