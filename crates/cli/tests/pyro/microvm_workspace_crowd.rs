@@ -1,13 +1,13 @@
 //! Keepers that do not answer, and workspaces that many front ends use at once.
 
 use std::collections::BTreeSet;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::room::{Room, signal, signal_if_there};
+use crate::room::{Room, call, signal, signal_if_there};
 use crate::support::{eventually, running};
 
 /// A process is stopped when its state says so, not when the signal was sent.
@@ -116,9 +116,7 @@ fn a_command_that_nobody_may_have_or_waits_for_is_not_run() {
     for (generation, file) in [(0, "older"), (u32::MAX, "newer")] {
         let mut keeper = UnixStream::connect(room.dir().join(&id).join("keeper.sock")).unwrap();
         let ask = json!({"call": "exec", "command": ["touch", file], "timeout_ms": null});
-        let call = json!({"generation": generation, "ask": ask}).to_string();
-        let length = u32::try_from(call.len()).unwrap().to_le_bytes();
-        keeper.write_all(&[&[0], &length[..], call.as_bytes()].concat()).unwrap();
+        call(&mut keeper, &generation.into(), &ask);
         let mut said = Vec::new();
         keeper.read_to_end(&mut said).unwrap();
         let greeting: Value = serde_json::from_slice(&said[5..]).unwrap();

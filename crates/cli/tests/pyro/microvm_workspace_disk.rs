@@ -1,7 +1,7 @@
 //! What comes out of workspaces: exports, and disks of stopped ones.
 
 use std::fs;
-use std::io::{Read as _, Write as _};
+use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
 use std::process::Command;
@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use crate::room::{Room, as_agreed, signal};
+use crate::room::{Room, as_agreed, call, signal};
 use crate::support::{Said, eventually};
 
 fn refused(said: &Said, part: &str) {
@@ -147,10 +147,7 @@ fn nobody_starts_a_workspace_whose_disk_is_being_read() {
     let hold = || {
         let mut keeper = UnixStream::connect(room.dir().join(&id).join("keeper.sock")).unwrap();
         let generation = message(&mut keeper)["generation"].clone();
-        let ask = json!({"call": "files", "ask": {"ask": "hold"}});
-        let call = json!({"generation": generation, "ask": ask}).to_string();
-        let length = u32::try_from(call.len()).unwrap().to_le_bytes();
-        keeper.write_all(&[&[0], &length[..], call.as_bytes()].concat()).unwrap();
+        call(&mut keeper, &generation, &json!({"call": "files", "ask": {"ask": "hold"}}));
         let answer = message(&mut keeper);
         (keeper, answer)
     };

@@ -1,10 +1,12 @@
 //! A world with workspaces in it, whose keepers end with it.
 
+use std::io::Write as _;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
 use pyro_core::backend::Preference;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::support::{Said, World, children, eventually, running};
 
@@ -22,6 +24,13 @@ impl Drop for Room {
 /// Sends a signal to a process that may have ended by itself when its turn comes.
 pub fn signal_if_there(pid: u32, signal: &str) {
     Command::new("kill").args([signal, &pid.to_string()]).stderr(Stdio::null()).status().unwrap();
+}
+
+/// Says a call of this generation to a keeper.
+pub fn call(keeper: &mut UnixStream, generation: &Value, ask: &Value) {
+    let call = json!({"generation": generation, "ask": ask}).to_string();
+    let length = u32::try_from(call.len()).unwrap().to_le_bytes();
+    keeper.write_all(&[&[0], &length[..], call.as_bytes()].concat()).unwrap();
 }
 
 /// Sends a signal.

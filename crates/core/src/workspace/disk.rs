@@ -65,8 +65,8 @@ impl Draft {
         copied.map(drop).map_err(WorkspaceError::Copy)
     }
 
-    /// Gives it its name, with both on storage when this returns, unless it is only passing. What had the name keeps it until this is whole; where
-    /// nothing had it, nobody looks for it yet, and file and name go to storage together. Blocks.
+    /// Gives it its name, with both on storage when this returns, unless it is only passing. What had the name keeps it until
+    /// this is whole; where nothing had it, nobody looks for it yet, and file and name go to storage together. Blocks.
     pub fn finish(self) -> Result<(), WorkspaceError> {
         let finish = || {
             if self.passing {
@@ -100,7 +100,8 @@ pub fn link_or_copy(from: &Path, to: &Path) -> Result<(), WorkspaceError> {
     }
 }
 
-fn sync_dir(of: &Path) -> io::Result<()> {
+/// Brings the name of a file to storage. Blocks.
+pub(super) fn sync_dir(of: &Path) -> io::Result<()> {
     File::open(of.parent().unwrap_or(Path::new("/")))?.sync_all()
 }
 

@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
 
+use super::disk::sync_dir;
 use super::record::Record;
 use super::view::SnapshotInfo;
 use super::{WorkspaceError, history};
@@ -56,11 +57,8 @@ pub struct Journal(PathBuf);
 impl Journal {
     /// Brings it to storage. Blocks.
     pub fn sync(&self) -> Result<(), WorkspaceError> {
-        let sync = || {
-            File::open(&self.0)?.sync_all()?;
-            File::open(self.0.parent().unwrap_or(Path::new("/")))?.sync_all()
-        };
-        sync().map_err(|e| WorkspaceError::file(&self.0, "brought to storage", e))
+        let synced = File::open(&self.0).and_then(|file| file.sync_all()).and_then(|()| sync_dir(&self.0));
+        synced.map_err(|e| WorkspaceError::file(&self.0, "brought to storage", e))
     }
 }
 

@@ -256,7 +256,7 @@ fn a_vmm_does_not_outlive_its_process() {
     let begin = std::time::Instant::now();
     // A zombie that nobody reaps yet holds nothing any more.
     while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(begin.elapsed() < LONG, "QEMU {pid} outlives its parent");
+        assert!(begin.elapsed() < Duration::from_secs(1), "QEMU {pid} outlives its parent");
         std::thread::sleep(Duration::from_millis(5));
     }
 }
