@@ -22,6 +22,8 @@ pub struct Ended {
     pub status: ExitStatus,
     /// When it was reaped.
     pub at: Instant,
+    /// Whether the agent had no other child then, and so nothing was left of what this one started.
+    pub alone: bool,
 }
 
 /// Waits for children. One per process.
@@ -85,6 +87,10 @@ impl Reaper {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
+            // It had fewer than fit, so it is empty now; what comes later is told anew.
+            if n < buffer.len() {
+                ready.clear_ready();
+            }
             // ssi_signo is the first field of each record.
             let asked = buffer[..n].chunks(size_of::<libc::signalfd_siginfo>()).any(|record| {
                 record.first_chunk().is_some_and(|signo| u32::from_ne_bytes(*signo) != libc::SIGCHLD as u32)
@@ -98,15 +104,24 @@ impl Reaper {
 
     /// Takes every child that has ended.
     pub fn reap(&self) {
-        while let Ok(Some((pid, status))) = rustix::process::wait(WaitOptions::NOHANG) {
+        let mut over = Vec::new();
+        let alone = loop {
+            let (pid, status) = match rustix::process::wait(WaitOptions::NOHANG) {
+                Ok(Some(child)) => child,
+                Ok(None) => break false,
+                Err(error) => break error == rustix::io::Errno::CHILD,
+            };
             let status = match (status.exit_status(), status.terminating_signal()) {
                 (Some(code), _) => ExitStatus::Code(code as u8),
                 (None, Some(signal)) => ExitStatus::Signal(signal as u8),
                 (None, None) => continue,
             };
             if let Some(waiter) = self.waiting.borrow_mut().remove(&pid.as_raw_nonzero().get()) {
-                let _ = waiter.send(Ended { status, at: Instant::now() });
+                over.push((waiter, status, Instant::now()));
             }
+        };
+        for (waiter, status, at) in over {
+            let _ = waiter.send(Ended { status, at, alone });
         }
     }
 }

@@ -107,19 +107,22 @@ where
     let mut stop = std::pin::pin!(stop.fuse());
     let mut closing = false;
     poll_fn(move |cx| {
-        loop {
-            if !closing && stop.poll_unpin(cx).is_ready() {
-                closing = true;
+        if !closing && stop.poll_unpin(cx).is_ready() {
+            closing = true;
+        }
+        if closing {
+            return connection.poll_close(cx);
+        }
+        match connection.poll_next_inbound(cx) {
+            Poll::Ready(Some(Ok(stream))) => {
+                handle(stream);
+                // What was asked on it is here already, mostly: it is begun before more is read.
+                cx.waker().wake_by_ref();
+                Poll::Pending
             }
-            if closing {
-                return connection.poll_close(cx);
-            }
-            match connection.poll_next_inbound(cx) {
-                Poll::Ready(Some(Ok(stream))) => handle(stream),
-                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
-                Poll::Ready(None) => return Poll::Ready(Ok(())),
-                Poll::Pending => return Poll::Pending,
-            }
+            Poll::Ready(Some(Err(error))) => Poll::Ready(Err(error)),
+            Poll::Ready(None) => Poll::Ready(Ok(())),
+            Poll::Pending => Poll::Pending,
         }
     })
     .await

@@ -38,6 +38,8 @@ pub struct Commands {
     spawner: RefCell<spawn::Spawner>,
     null: OwnedFd,
     buffers: RefCell<Vec<Box<[u8]>>>,
+    /// For the next command.
+    pipes: RefCell<Option<stdio::Spare>>,
 }
 
 impl Commands {
@@ -45,7 +47,17 @@ impl Commands {
     pub fn new(reaper: Rc<Reaper>, trees: tree::Trees, setup: spawn::Setup) -> std::io::Result<Self> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let spawner = RefCell::new(spawn::Spawner::new(setup));
-        Ok(Self { reaper, trees: Rc::new(trees), spawner, null, buffers: RefCell::default() })
+        let pipes = RefCell::new(stdio::Spare::new().ok());
+        Ok(Self { reaper, trees: Rc::new(trees), spawner, null, buffers: RefCell::default(), pipes })
+    }
+
+    /// Makes what the next command needs, while nobody waits for it.
+    fn prepare(&self) {
+        let mut pipes = self.pipes.borrow_mut();
+        if pipes.is_none() {
+            // It makes its own where these cannot be had now.
+            *pipes = stdio::Spare::new().ok();
+        }
     }
 
     /// A buffer for one chunk of output with its header.

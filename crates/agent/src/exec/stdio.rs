@@ -70,24 +70,38 @@ pub struct Streams {
     pub terminal: Option<Watched>,
 }
 
-/// Makes the streams that `kind` asks for; a terminal belongs to `account`.
-pub fn open(kind: Stdio, account: Option<&Account>) -> io::Result<Ends> {
+/// Pipes for what a command writes, made before it is asked for: making and watching them is six system calls.
+pub struct Spare {
+    stdout: Watched,
+    stderr: Watched,
+    theirs: [OwnedFd; 2],
+}
+
+impl Spare {
+    /// Makes them.
+    pub fn new() -> io::Result<Self> {
+        let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
+        let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
+        Ok(Self { stdout: watch(stdout)?, stderr: watch(stderr)?, theirs: [their_stdout, their_stderr] })
+    }
+}
+
+/// Makes the streams that `kind` asks for, of the `spare` ones if it can; a terminal belongs to `account`.
+pub fn open(kind: Stdio, account: Option<&Account>, spare: &mut Option<Spare>) -> io::Result<Ends> {
     let Stdio::Terminal(size) = kind else {
-        let pipe = || pipe_with(PipeFlags::CLOEXEC);
         let (stdin, input) = match kind {
             Stdio::Piped => {
-                let (theirs, ours) = pipe()?;
-                rustix::io::ioctl_fionbio(&ours, true)?;
+                let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
                 (Some(theirs), Some(watch(ours)?))
             }
             _ => (None, None),
         };
-        let (stdout, their_stdout) = pipe()?;
-        let (stderr, their_stderr) = pipe()?;
-        let sources = vec![
-            Source::new(watch(stdout)?, Channel::Stdout, false),
-            Source::new(watch(stderr)?, Channel::Stderr, false),
-        ];
+        let Spare { stdout, stderr, theirs: [their_stdout, their_stderr] } = match spare.take() {
+            Some(spare) => spare,
+            None => Spare::new()?,
+        };
+        let sources =
+            vec![Source::new(stdout, Channel::Stdout, false), Source::new(stderr, Channel::Stderr, false)];
         let ours = Streams { stdin: Stdin::new(input, false), sources, terminal: None };
         return Ok(Ends { ours, theirs: Theirs::Pipes(stdin, their_stdout, their_stderr) });
     };
@@ -124,17 +138,25 @@ pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result<()> {
 
 /// One stream of output.
 pub struct Source {
-    fd: Option<Watched>,
+    fd: Watched,
+    closed: bool,
     channel: Channel,
     terminal: bool,
     wide: bool,
-    /// Bytes that must still be read although the command has ended: they were there when it did.
-    owed: usize,
+    owed: Owed,
+}
+
+/// What must still be read although the command has ended: it was there when it did.
+enum Owed {
+    /// All that is there when it is looked at, what others wrote since included.
+    Unknown,
+    /// So many bytes.
+    Bytes(usize),
 }
 
 impl Source {
     fn new(fd: Watched, channel: Channel, terminal: bool) -> Self {
-        Self { fd: Some(fd), channel, terminal, wide: terminal, owed: 0 }
+        Self { fd, closed: false, channel, terminal, wide: terminal, owed: Owed::Bytes(0) }
     }
 
     /// Which it is.
@@ -144,29 +166,39 @@ impl Source {
 
     /// Whether everything was read.
     pub fn is_closed(&self) -> bool {
-        self.fd.is_none()
+        self.closed
     }
 
     /// Whether something the command wrote before its end is still to be read.
     pub fn owes(&self) -> bool {
-        self.fd.is_some() && self.owed > 0
+        !self.closed
+            && match self.owed {
+                Owed::Unknown => waiting(&self.fd) > 0,
+                Owed::Bytes(owed) => owed > 0,
+            }
     }
 
     /// Says that the command has ended: what is in the stream now may be the last it wrote.
     pub fn command_ended(&mut self) {
-        if let Some(fd) = &self.fd {
-            self.owed = rustix::io::ioctl_fionread(fd.get_ref()).map_or(0, |n| n as usize);
-        }
+        // Mostly the next read finds the stream closed, and how much there was need not be asked.
+        self.owed = Owed::Unknown;
     }
 
-    /// Reads what there is; `Ready(0)` once, when the stream closes. Pending for ever after that.
+    /// Reads what there is; `Ready(0)` once, when the stream closes. Pending for ever after that. It is left open until
+    /// this is dropped, which can wait until the host has its answer.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<usize> {
-        let Some(fd) = &self.fd else { return Poll::Pending };
+        if self.closed {
+            return Poll::Pending;
+        }
+        let fd = &self.fd;
         while let Ok(mut ready) = ready!(fd.poll_read_ready(cx)) {
             match rustix::io::read(fd.get_ref(), &mut *out) {
                 Ok(0) => break,
                 Ok(n) => {
-                    self.owed = self.owed.saturating_sub(n);
+                    self.owed = match self.owed {
+                        Owed::Unknown => Owed::Bytes(waiting(fd)),
+                        Owed::Bytes(owed) => Owed::Bytes(owed.saturating_sub(n)),
+                    };
                     if n == out.len() && !self.wide {
                         self.wide = true;
                         let _ = fcntl_setpipe_size(fd.get_ref(), WIDE_PIPE);
@@ -178,7 +210,7 @@ impl Source {
                     return Poll::Ready(n);
                 }
                 Err(Errno::AGAIN) => {
-                    self.owed = 0;
+                    self.owed = Owed::Bytes(0);
                     ready.clear_ready();
                 }
                 Err(Errno::INTR) => {}
@@ -186,9 +218,14 @@ impl Source {
                 Err(_) => break,
             }
         }
-        self.fd = None;
+        self.closed = true;
         Poll::Ready(0)
     }
+}
+
+/// How many bytes wait to be read.
+fn waiting(fd: &Watched) -> usize {
+    rustix::io::ioctl_fionread(fd.get_ref()).map_or(0, |n| n as usize)
 }
 
 /// A command's standard input.

@@ -73,8 +73,8 @@ pub async fn run(
     mut write: WriteHalf<Stream>,
     request: Exec,
 ) {
-    if let Some(event) = converse(commands, &mut frames, &mut write, request).await {
-        last_word(&mut write, &event).await;
+    if converse(commands, &mut frames, &mut write, request).await {
+        commands.prepare();
         // Input may still be on its way. Left unread it would hold the host up where it waits to send the rest: a
         // stream that was closed properly is not reset. The host closes its side when it has read the last word.
         while !matches!(
@@ -84,13 +84,13 @@ pub async fn run(
     }
 }
 
-/// Runs `request` until there is a last word to say, or nobody to say it to.
+/// Runs `request` until the last word is said, or there is nobody to say it to; says which.
 async fn converse(
     commands: &Commands,
     frames: &mut FrameReader<ReadHalf<Stream>>,
     write: &mut WriteHalf<Stream>,
     request: Exec,
-) -> Option<ExecEvent> {
+) -> bool {
     let limit = |ms: u64| Duration::from_millis(ms).min(LONGEST);
     let (timeout, drain) = (request.timeout_ms.map(limit), limit(request.drain_ms));
     let started = start(commands, &request);
@@ -98,7 +98,10 @@ async fn converse(
     drop(request);
     let running = match started {
         Ok(running) => running,
-        Err(failure) => return Some(ExecEvent::Failed(failure)),
+        Err(failure) => {
+            answer(write, &ExecEvent::Failed(failure)).await;
+            return true;
+        }
     };
     let Streams { stdin, mut sources, terminal } = running.streams;
     // Declared after the streams and so dropped before them: a command that is given up is killed before it could
@@ -139,23 +142,32 @@ async fn converse(
             status: ended.status,
             timed_out: state.timed_out.get(),
             duration_us: ended.at.duration_since(since).as_micros() as u64,
-            left_running: tree.release(),
+            left_running: tree.release(ended.alone),
         }),
         // Dropping the tree kills it.
-        Gone => return None,
+        Gone => return false,
         Failed(failure) => {
             drop(tree);
             ExecEvent::Failed(failure)
         }
     };
-    Some(event)
+    // Before the streams are closed, which nobody waits for.
+    answer(write, &event).await;
+    true
+}
+
+/// Says the last word, and lets it go out, which it does when all wait.
+async fn answer(write: &mut WriteHalf<Stream>, event: &ExecEvent) {
+    last_word(write, event).await;
+    tokio::task::yield_now().await;
 }
 
 /// Starts the command.
 pub(crate) fn start(commands: &Commands, request: &Exec) -> Result<Running, Failure> {
     let plan = Plan::new(request)?;
     let terminal = matches!(request.stdio, pyro_proto::message::Stdio::Terminal(_));
-    let ends = stdio::open(request.stdio, plan.account.as_ref()).map_err(|error| {
+    let mut spare = commands.pipes.borrow_mut();
+    let ends = stdio::open(request.stdio, plan.account.as_ref(), &mut spare).map_err(|error| {
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
         failure(resource_kind(errno), "stdio", errno, "the command's standard streams")
     })?;
@@ -172,7 +184,7 @@ pub(crate) fn start(commands: &Commands, request: &Exec) -> Result<Running, Fail
     let pid = match spawned {
         Ok(pid) => pid,
         Err(error) => {
-            tree.release();
+            tree.release(false);
             return Err(error.describe(&plan));
         }
     };
@@ -235,6 +247,8 @@ async fn watch(
     } else {
         state.ended.set(ended.await.ok());
     }
+    // What it wrote is looked at first: mostly that is all of it, and no timer is needed.
+    tokio::task::yield_now().await;
     tokio::time::sleep(drain).await;
     state.drained.set(true);
 }

@@ -178,7 +178,7 @@ impl Job {
     /// What it left behind lives on.
     pub fn release(&self) {
         if let Some(tree) = self.tree.borrow_mut().take() {
-            tree.release();
+            tree.release(false);
         }
     }
 

@@ -103,10 +103,11 @@ impl Cgroups {
         made().map_err(|errno| failure(resource_kind(errno), "cgroup", errno, "a cgroup for the command"))
     }
 
-    /// Takes a command's cgroup back; says whether processes are left in it.
-    pub fn give_back(&self, mut lease: Lease) -> bool {
+    /// Takes a command's cgroup back; says whether processes are left in it. It is not looked at where it is known to be
+    /// `empty`.
+    pub fn give_back(&self, mut lease: Lease, empty: bool) -> bool {
         lease.used = true;
-        if lease.is_empty() {
+        if empty || lease.is_empty() {
             self.keep(&mut self.idle.borrow_mut(), lease);
             return false;
         }

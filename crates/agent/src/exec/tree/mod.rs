@@ -136,10 +136,11 @@ impl Tree {
         }
     }
 
-    /// The command's main process has ended and was reaped: what it left behind lives on. Says whether there is any.
-    pub fn release(mut self) -> bool {
+    /// The command's main process has ended and was reaped, and nothing was left then if it was `alone`: what it left
+    /// behind lives on. Says whether there is any.
+    pub fn release(mut self, alone: bool) -> bool {
         match (self.kind.take(), &*self.trees) {
-            (Some(Kind::Cgroup(lease)), Trees::Cgroups(cgroups)) => cgroups.give_back(lease),
+            (Some(Kind::Cgroup(lease)), Trees::Cgroups(cgroups)) => cgroups.give_back(lease, alone),
             (Some(Kind::Walk(Some((_, reaper)), left)), Trees::Walk(orphans)) => {
                 orphans.release(&reaper) || orphans.any(&left)
             }
@@ -152,7 +153,7 @@ impl Drop for Tree {
     fn drop(&mut self) {
         self.kill();
         if let (Some(Kind::Cgroup(lease)), Trees::Cgroups(cgroups)) = (self.kind.take(), &*self.trees) {
-            cgroups.give_back(lease);
+            cgroups.give_back(lease, false);
         }
     }
 }
