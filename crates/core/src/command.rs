@@ -305,7 +305,7 @@ async fn feed(
     mut stdin: Option<&mut Box<dyn AsyncRead + Send + Unpin>>,
     mut sizes: Option<&mut mpsc::Receiver<TerminalSize>>,
 ) -> Result<(), GuestError> {
-    let mut buffer = vec![0; Input::MAX_WRITE];
+    let mut buffer = vec![0; if stdin.is_some() { Input::MAX_WRITE } else { 0 }];
     let (mut start, mut end) = (0, 0);
     loop {
         if stdin.is_none() && sizes.is_none() && start == end {

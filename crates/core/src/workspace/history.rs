@@ -87,7 +87,8 @@ impl State {
                 command.interrupted,
                 bytes,
             ])?;
-            let grow = "UPDATE history SET commands = commands + 1, bytes = bytes + ?";
+            // By its key, or SQLite keeps what it would take to undo this alone.
+            let grow = "UPDATE history SET commands = commands + 1, bytes = bytes + ? WHERE one = 1";
             connection.prepare_cached(grow)?.execute([bytes])?;
             drop_oldest(connection, bounds)
         })
@@ -144,7 +145,7 @@ fn drop_oldest(connection: &Connection, bounds: Bounds) -> rusqlite::Result<Vec<
     drop(rows);
     if let Some(last) = dropped.last() {
         connection.prepare_cached("DELETE FROM command WHERE sequence <= ?")?.execute([last])?;
-        let shrink = "UPDATE history SET commands = ?, bytes = ?, dropped = dropped + ?";
+        let shrink = "UPDATE history SET commands = ?, bytes = ?, dropped = dropped + ? WHERE one = 1";
         connection.prepare_cached(shrink)?.execute([commands, bytes, dropped.len() as u64])?;
     }
     Ok(dropped)

@@ -11,7 +11,7 @@ use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, Transaction, TransactionBehavior, params};
+use rusqlite::{Connection, OpenFlags, OptionalExtension, Row, params};
 
 use super::disk::sync_dir;
 use super::record::Record;
@@ -49,6 +49,34 @@ pub struct State {
     path: PathBuf,
     connection: Connection,
     version: i32,
+}
+
+/// Several changes: all, or none if it is dropped before their end. As rusqlite's transaction, with statements that are
+/// not read anew each time: one is made for every command.
+struct Whole<'a>(Option<&'a Connection>);
+
+impl<'a> Whole<'a> {
+    fn begin(connection: &'a Connection) -> rusqlite::Result<Self> {
+        connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
+        Ok(Self(Some(connection)))
+    }
+
+    fn commit(mut self) -> rusqlite::Result<()> {
+        if let Some(connection) = self.0 {
+            connection.prepare_cached("COMMIT")?.execute([])?;
+            self.0 = None;
+        }
+        Ok(())
+    }
+}
+
+impl Drop for Whole<'_> {
+    fn drop(&mut self) {
+        if let Some(connection) = self.0 {
+            // One that failed may have ended it already.
+            let _ = connection.execute_batch("ROLLBACK");
+        }
+    }
 }
 
 /// The file that has what was written last, until that is moved into the database.
@@ -117,8 +145,8 @@ impl State {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, WorkspaceError> {
         let change = || {
-            let all = Transaction::new_unchecked(&self.connection, TransactionBehavior::Immediate)?;
-            let done = work(&all)?;
+            let all = Whole::begin(&self.connection)?;
+            let done = work(&self.connection)?;
             all.commit().map(|()| done)
         };
         change().map_err(|source| self.error(source))
