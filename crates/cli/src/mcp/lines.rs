@@ -1,13 +1,21 @@
 //! The protocol on standard input and output, one message a line. The SDK's own transport passes over what it cannot
 //! read, and a client that asked waits for ever; here whoever gave an id is answered.
 
+use std::fmt;
 use std::io;
+use std::marker::PhantomData;
 use std::sync::Arc;
 
 use rmcp::RoleServer;
-use rmcp::model::{ErrorCode, ErrorData, JsonRpcMessage, RequestId};
+use rmcp::model::{
+    CallToolRequest, CallToolRequestMethod, CallToolRequestParams, ErrorCode, ErrorData, JsonObject,
+    JsonRpcMessage, JsonRpcVersion2_0, RequestId, RequestMetaObject,
+};
 use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
 use rmcp::transport::Transport;
+use serde::de::value::MapAccessDeserializer;
+use serde::de::{MapAccess, Visitor};
+use serde::{Deserialize, Deserializer};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
@@ -93,7 +101,11 @@ where
         let line = self.line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.line).trim_ascii();
         let message = match line {
             [] => Ok(None),
-            line => serde_json::from_slice(line).map(Some),
+            line => match serde_json::from_slice(line) {
+                Ok(Object(ToolCall { id, params: Object(params), .. })) => Ok(Some(params.request(id))),
+                // It may be something else; if it is nothing at all, this says why.
+                Err(_) => serde_json::from_slice(line).map(Some),
+            },
         };
         message.map_err(|error| {
             let why = format!("the message cannot be read: {error}");
@@ -158,6 +170,63 @@ where
         while self.answers.join_next().await.is_some() {}
         drop(self.output.lock().await.take());
         Ok(())
+    }
+}
+
+/// Most of what is asked, where nothing about it is unusual. The SDK's own reading takes a message for each of many kinds
+/// in turn, which costs four times as much, and as much memory again as the message is long.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolCall {
+    #[serde(rename = "jsonrpc")]
+    _version: JsonRpcVersion2_0,
+    id: RequestId,
+    #[serde(rename = "method")]
+    _method: CallToolRequestMethod,
+    params: Object<ToolCallParams>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ToolCallParams {
+    name: String,
+    arguments: Option<JsonObject>,
+    #[serde(rename = "_meta")]
+    meta: Option<JsonObject>,
+}
+
+impl ToolCallParams {
+    fn request(self, id: RequestId) -> Incoming {
+        let mut params = CallToolRequestParams::new(self.name);
+        params.arguments = self.arguments;
+        let mut request = CallToolRequest::new(params);
+        if let Some(meta) = self.meta {
+            request.extensions.insert(RequestMetaObject::from(meta));
+        }
+        JsonRpcMessage::request(request.into(), id)
+    }
+}
+
+/// A struct that was written as an object: serde would take an array of its fields for it too.
+struct Object<T>(T);
+
+impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Fields<T>(PhantomData<T>);
+
+        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
+            type Value = T;
+
+            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.write_str("an object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
+                T::deserialize(MapAccessDeserializer::new(map))
+            }
+        }
+
+        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
     }
 }
 
@@ -282,6 +351,53 @@ mod tests {
         assert_eq!(outline(&deep), (number(3), true));
         let long = format!(r#"{{"method":"x","id":"{}"}}"#, "a".repeat(WORD));
         assert_eq!(outline(&long), (None, true));
+    }
+
+    /// What is read as a tool's call at once is what the SDK reads it as, and what is not is what the SDK says of it.
+    #[test]
+    fn a_call_is_read_as_the_sdk_reads_it() {
+        let call = |id: &str, method: &str, params: &str, more: &str| {
+            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}{more}}}"#)
+        };
+        let exec = r#"{"name":"workspace_exec","arguments":{"workspace_id":"a","command":"é\n\u0000"}}"#;
+        let mut direct = 0;
+        for line in [
+            call("1", "tools/call", exec, ""),
+            call("\"a\"", "tools/call", exec, ""),
+            call("1", "tools/call", r#"{"name":"x"}"#, ""),
+            call("1", "tools/call", r#"{"name":"x","arguments":null}"#, ""),
+            call("1", "tools/call", r#"{"arguments":{},"name":"x"}"#, ""),
+            call("1", "tools/call", r#"{"name":"x","arguments":[]}"#, ""),
+            call("1", "tools/call", r#"{"name":"x","name":"y"}"#, ""),
+            call("1", "tools/call", r#"{"name":7}"#, ""),
+            call("1", "tools/call", r#"{"name":"x","_meta":{"progressToken":5}}"#, ""),
+            call("1", "tools/call", r#"{"name":"x","_meta":{"progressToken":"5","more":{}}}"#, ""),
+            call("1", "tools/call", r#"{"name":"x","_meta":null}"#, ""),
+            call("1", "tools/call", r#"{"name":"x","_meta":5}"#, ""),
+            call("1", "tools/call", r#"["x",{}]"#, ""),
+            r#"["2.0",1,"tools/call",{"name":"x"}]"#.to_owned(),
+            call("1", "tools/call", r#"{"name":"x","more":1}"#, ""),
+            call("1", "tools/call", exec, r#","result":{}"#),
+            call("1", "tools/call", exec, r#","more":{}"#),
+            call("null", "tools/call", exec, ""),
+            call("1.5", "tools/call", exec, ""),
+            call("1", "tools/list", "{}", ""),
+            call("1", "tools/call", exec, "").replace("2.0", "1.0"),
+            call("1", "tools/call", exec, "").replace(r#""id":1,"#, ""),
+        ] {
+            direct += usize::from(serde_json::from_str::<Object<ToolCall>>(&line).is_ok());
+            // What a request carries beside its parameters is only seen when it is written again.
+            let shown = |message: Result<Incoming, String>| {
+                message.map(|m| (format!("{m:?}"), serde_json::to_string(&m).unwrap()))
+            };
+            let sdks = serde_json::from_str::<Incoming>(&line).map_err(|error| error.to_string());
+            let mut lines = Lines::new(&b""[..], tokio::io::sink());
+            lines.line = line.clone().into_bytes();
+            let ours = lines.message().map(Option::unwrap);
+            let ours = ours.map_err(|error| error.message.replace("the message cannot be read: ", ""));
+            assert_eq!(shown(ours), shown(sdks), "{line}");
+        }
+        assert_eq!(direct, 8);
     }
 
     async fn conversation(input: &[u8]) -> (Vec<String>, String) {
