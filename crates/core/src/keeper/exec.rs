@@ -206,7 +206,16 @@ impl Keeper {
                 let duration_ms = running.entry.duration_ms;
                 let command = running.entry.command.clone();
                 let place = Box::new(Place::of(&self.books().record));
-                Ok(Answer::Exited { sequence, exit_code, duration_ms, timed_out, command, place })
+                let duration_us = u64::try_from(duration.as_micros()).ok();
+                Ok(Answer::Exited {
+                    sequence,
+                    exit_code,
+                    duration_ms,
+                    duration_us,
+                    timed_out,
+                    command,
+                    place,
+                })
             }
             Err(CommandError::Output(error)) => {
                 running.end(KILLED, begin.elapsed(), Some("cancelled".into()))?;

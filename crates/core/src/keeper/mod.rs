@@ -1,9 +1,9 @@
 //! The keeper: the process that owns one workspace's VM for as long as the workspace runs.
 //!
 //! ```text
-//!   front end --- socket, one call each ---> serve ---> Keeper ---> VMM child, session with the guest
-//!                                                        |  life: what may be done when (pure)
-//!                                                        |  jobs: shells and services, followed into files
+//!   front end --- socket, calls in turn ---> serve ---> Keeper ---> VMM child, session with the guest
+//!                                                         |  life: what may be done when (pure)
+//!                                                         |  jobs: shells and services, followed into files
 //!   time, signals, the VM's death ----------------------->  books: the database
 //! ```
 //!
@@ -48,6 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 
 use crate::cause;
 use crate::environment::lock::Lock;
@@ -88,6 +89,8 @@ struct Keeper {
     next_command: AtomicU64,
     /// The life may be over, or something may be due at another time.
     changed: Notify,
+    /// It serves nobody any more.
+    over: CancellationToken,
     /// Shells and services.
     jobs: jobs::Jobs,
     /// Services that are being started.
@@ -202,6 +205,7 @@ async fn begin_prepared(
         connection: Arc::default(),
         next_command: AtomicU64::new(next),
         changed: Notify::new(),
+        over: CancellationToken::new(),
         jobs: jobs::Jobs::default(),
         starting: Mutex::default(),
     });
@@ -323,7 +327,7 @@ impl Keeper {
                 () = self.changed.notified() => {}
                 connection = listener.accept() => {
                     if let Some(connection) = connection {
-                        calls.spawn(serve::call(Arc::clone(self), connection));
+                        calls.spawn(serve::converse(Arc::clone(self), connection));
                     }
                 }
                 Some(_) = calls.join_next() => {}
@@ -331,6 +335,7 @@ impl Keeper {
             }
         }
         listener.close(&self.home);
+        self.over.cancel();
         // Last words are on their way; who does not take them is not waited for.
         let _ = tokio::time::timeout(Duration::from_secs(2), async {
             while calls.join_next().await.is_some() {}

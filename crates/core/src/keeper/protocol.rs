@@ -1,7 +1,8 @@
 //! What a front end and a keeper say to each other over the workspace's socket.
 //!
-//! One connection is one call. The keeper greets, so that a front end knows which generation it talks to; then one [`Call`];
-//! then chunks of output, if the call has any, and one [`Answer`]. A front end that closes the connection cancels its call.
+//! The keeper greets, so that a front end knows which generation it talks to; then one [`Call`]; then chunks of output, if the
+//! call has any, and one [`Answer`]. A front end that closes the connection cancels its call. A connection is one call, but
+//! after a command another call may follow, for a while.
 //!
 //! Who wants a command's end soon says its call before it has heard the greeting. So each call says of which generation it is,
 //! and a keeper that does not speak it does nothing but greet.
@@ -83,6 +84,9 @@ pub struct Greeting {
     /// Commands that run.
     #[serde(default)]
     pub running_commands: u32,
+    /// Whether it hears another call when a command is answered.
+    #[serde(default)]
+    pub goes_on: bool,
 }
 
 /// What is asked of a keeper.
@@ -173,7 +177,7 @@ impl<'a> Asked<&'a Call> {
     }
 }
 
-/// The last thing that a keeper says.
+/// The last thing that a keeper says of a call.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(tag = "answer", rename_all = "snake_case")]
 pub enum Answer {
@@ -192,6 +196,9 @@ pub enum Answer {
         exit_code: i32,
         /// How long it ran.
         duration_ms: u64,
+        /// The same, where it is known so well.
+        #[serde(default)]
+        duration_us: Option<u64>,
         /// Whether its time was up.
         timed_out: bool,
         /// The command as it may be shown.

@@ -1,4 +1,4 @@
-//! The socket of a keeper: one task for each connection, one call each.
+//! The socket of a keeper: one task for each connection, one call at a time.
 
 use std::fs::File;
 use std::sync::Arc;
@@ -21,6 +21,8 @@ use crate::workspace::layout::{self, Home};
 const MOST: u32 = 256;
 /// How long a front end may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long it may take to say what more it wants; longer than front ends keep a connection for that.
+const LULL: Duration = Duration::from_secs(40);
 /// Chunks of output that wait for a front end to read.
 pub(super) const AHEAD: usize = 4;
 /// Shortest pause after an accept that failed, as when descriptors have run out.
@@ -76,31 +78,59 @@ impl Drop for Connection {
     }
 }
 
-/// Hears one call and answers it. A front end that is gone takes its command with it; what is begun to the workspace as a
-/// whole is finished.
-pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
+/// Greets, and hears and answers calls: one, or several where all but the last are commands.
+pub(super) async fn converse(keeper: Arc<Keeper>, mut connection: Connection) {
     let Some(stream) = connection.0.take() else { return };
     let (mut reader, mut writer) = stream.into_split();
-    let greeting = {
-        let life = keeper.life();
-        Greeting {
-            generation: GENERATION,
-            version: env!("CARGO_PKG_VERSION").into(),
-            pid: std::process::id(),
-            phase: life.phase(),
-            running_commands: life.uses(),
-            last_activity_at: life.last_activity(unix_now()),
-        }
-    };
+    let greeting = greeting(&keeper);
     let heard = async {
         protocol::send(&mut writer, &greeting).await?;
         protocol::receive::<Asked<Call>>(&mut reader).await
     };
     // Who only looks whether somebody is there says nothing.
-    let Ok(Ok(Asked { generation, ask: call })) = tokio::time::timeout(PATIENCE, heard).await else { return };
-    if !(OLDEST..=GENERATION).contains(&generation) {
-        return;
+    let Ok(Ok(mut asked)) = tokio::time::timeout(PATIENCE, heard).await else { return };
+    loop {
+        let Asked { generation, ask } = asked;
+        let goes_on = matches!(ask, Call::Exec { .. });
+        if !(OLDEST..=GENERATION).contains(&generation)
+            || !call(&keeper, ask, &mut reader, &mut writer).await
+            || !goes_on
+        {
+            return;
+        }
+        asked = tokio::select! {
+            biased;
+            heard = tokio::time::timeout(LULL, protocol::receive(&mut reader)) => match heard {
+                Ok(Ok(asked)) => asked,
+                _ => return,
+            },
+            // Nobody waits for what is not asked.
+            () = keeper.over.cancelled() => return,
+        };
     }
+}
+
+fn greeting(keeper: &Keeper) -> Greeting {
+    let life = keeper.life();
+    Greeting {
+        generation: GENERATION,
+        version: env!("CARGO_PKG_VERSION").into(),
+        pid: std::process::id(),
+        phase: life.phase(),
+        running_commands: life.uses(),
+        last_activity_at: life.last_activity(unix_now()),
+        goes_on: true,
+    }
+}
+
+/// Answers one call, and says whether its answer was taken. A front end that is gone takes its command with it; what is begun
+/// to the workspace as a whole is finished.
+async fn call(
+    keeper: &Arc<Keeper>,
+    call: Call,
+    reader: &mut OwnedReadHalf,
+    writer: &mut OwnedWriteHalf,
+) -> bool {
     let mut uses = match &call {
         Call::Exec { .. }
         | Call::Shell { .. }
@@ -113,26 +143,26 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
     let mut passing = None;
     let answer = match call {
         Call::SnapshotCreate { name, passing: true, memory } => {
-            let worker = Arc::clone(&keeper);
+            let worker = Arc::clone(keeper);
             let made = tokio::spawn(async move { worker.pass(name, memory).await }).await;
             match made {
                 Ok(made) => made.map(|(made, until)| {
                     passing = Some(until);
                     made.into()
                 }),
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
         // Said before the greeting was heard, and given up since.
-        Call::Exec { .. } if !waits(&reader) => return,
+        Call::Exec { .. } if !waits(reader) => return false,
         Call::Exec { command, timeout_ms, secret_env } => match command.command() {
             Some(command) => {
                 let timeout = timeout_ms.map(Duration::from_millis);
                 let (chunks, output) = mpsc::channel(AHEAD);
                 let running = keeper.exec(command, timeout, &secret_env, chunks);
-                match stream_output(running, output, &mut reader, &mut writer).await {
+                match stream_output(running, output, reader, writer).await {
                     Some(answer) => answer,
-                    None => return,
+                    None => return false,
                 }
             }
             None => Err(WorkspaceError::Protocol(protocol::ProtocolError::Ended)),
@@ -140,7 +170,7 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
         Call::Shell { .. } | Call::Service { .. } => {
             // In a task of its own too: what it began it finishes, but it does not wait for nobody.
             let (stays, gone) = oneshot::channel();
-            let (worker, uses) = (Arc::clone(&keeper), uses.take());
+            let (worker, uses) = (Arc::clone(keeper), uses.take());
             let working = tokio::spawn(async move {
                 let _uses = uses;
                 match call {
@@ -154,30 +184,28 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
                 biased;
                 answer = working => match answer {
                     Ok(answer) => answer,
-                    Err(_) => return,
+                    Err(_) => return false,
                 },
                 _ = reader.read(&mut byte) => {
                     drop(stays);
-                    return;
+                    return false;
                 }
             }
         }
-        Call::ShellAttach { shell_id, size } => {
-            match keeper.attach(&shell_id, size, &mut reader, &mut writer).await {
-                Some(answer) => answer,
-                None => return,
-            }
-        }
-        Call::Files { ask } => match files::call(&keeper, ask, &mut reader, &mut writer).await {
+        Call::ShellAttach { shell_id, size } => match keeper.attach(&shell_id, size, reader, writer).await {
             Some(answer) => answer,
-            None => return,
+            None => return false,
+        },
+        Call::Files { ask } => match files::call(keeper, ask, reader, writer).await {
+            Some(answer) => answer,
+            None => return false,
         },
         other => {
             // In a task of its own: it goes on when this connection ends.
-            let worker = Arc::clone(&keeper);
+            let worker = Arc::clone(keeper);
             match tokio::spawn(async move { operate(&worker, other).await }).await {
                 Ok(answer) => answer,
-                Err(_) => return,
+                Err(_) => return false,
             }
         }
     };
@@ -186,15 +214,17 @@ pub(super) async fn call(keeper: Arc<Keeper>, mut connection: Connection) {
         let error = error.redacted(keeper.secrets.redactor());
         Answer::Failed { fault: error.fault() }
     });
-    let sent = tokio::time::timeout(PATIENCE, protocol::send(&mut writer, &answer)).await;
-    if passing.is_some() && matches!(sent, Ok(Ok(()))) {
+    let sent = tokio::time::timeout(PATIENCE, protocol::send(writer, &answer)).await;
+    let sent = matches!(sent, Ok(Ok(())));
+    if passing.is_some() && sent {
         // Nothing more is said.
         let _ = reader.read(&mut [0]).await;
     }
+    sent
 }
 
-/// Whether the front end is still there: nothing is said after a call but an end, which is a failure where the greeting was
-/// never read.
+/// Whether the front end is still there: nothing is said until a call is answered but an end, which is a failure where the
+/// greeting was never read.
 fn waits(reader: &OwnedReadHalf) -> bool {
     matches!(reader.try_read(&mut [0]), Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
 }
@@ -217,7 +247,7 @@ pub(super) async fn stream_output(
         biased;
         // In this order: the answer is on its way before the guest hears that nobody listens to the command any more.
         (answer, written) = async { tokio::join!(biased; running, writing) } => written.is_ok().then_some(answer),
-        // Nothing is said after a call: whatever comes, or an end, is the end of it.
+        // Nothing is said until a call is answered: whatever comes, or an end, is the end of it.
         _ = reader.read(&mut byte) => None,
     }
 }

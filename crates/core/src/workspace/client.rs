@@ -8,6 +8,7 @@ use futures::StreamExt as _;
 use tokio::net::UnixStream;
 
 use super::holder::Holder;
+use super::keepalive::KeptAlive;
 use super::layout::{self, Home};
 use super::record::{Record, is_id};
 use super::start::{self, Remarks};
@@ -39,12 +40,22 @@ pub(super) const LONG: Duration = Duration::from_secs(1800);
 #[derive(Clone, Debug)]
 pub struct Workspaces {
     pub(super) factory: Factory,
+    kept: KeptAlive,
 }
 
 /// A conversation with a keeper, after its greeting.
 pub(super) struct Conversation {
     pub(super) stream: UnixStream,
     pub(super) greeting: Greeting,
+}
+
+/// A keeper that was told what to do, and will answer.
+pub(super) struct Reached {
+    pub(super) home: Home,
+    pub(super) stream: UnixStream,
+    goes_on: bool,
+    /// It was asked before on this connection, and has not greeted this time.
+    pub(super) again: bool,
 }
 
 impl Conversation {
@@ -66,7 +77,7 @@ impl Conversation {
 impl Workspaces {
     /// Those that `factory`'s configuration places, started with its backend.
     pub fn new(factory: Factory) -> Self {
-        Self { factory }
+        Self { factory, kept: KeptAlive::default() }
     }
 
     pub(super) fn root(&self) -> &Path {
@@ -109,14 +120,36 @@ impl Workspaces {
     ///
     /// # Errors
     /// As [`Self::find`], and when it has no keeper.
-    pub(super) async fn reach(&self, given: &str, call: &Call) -> Result<Conversation, WorkspaceError> {
-        if let Some(home) = self.place(given)
-            && let Some(conversation) = self.meet_within(&home, PROMPT, Some(call)).await?
-        {
-            return Ok(conversation);
+    pub(super) async fn reach(&self, given: &str, call: &Call) -> Result<Reached, WorkspaceError> {
+        if let Some(home) = self.place(given) {
+            if let Some(mut stream) = self.kept.take(home.path()) {
+                match tokio::time::timeout(PROMPT, keeper::send(&mut stream, &Asked::now(call))).await {
+                    Ok(Ok(())) => return Ok(Reached { home, stream, goes_on: true, again: true }),
+                    // It has none of it that it could begin.
+                    Ok(Err(_)) => {}
+                    Err(_) => return Err(WorkspaceError::Silent),
+                }
+            }
+            let met = self.meet_within(&home, PROMPT, Some(call)).await?;
+            if let Some(Conversation { stream, greeting }) = met {
+                return Ok(Reached { home, stream, goes_on: greeting.goes_on, again: false });
+            }
         }
         self.find(given).await?;
         Err(WorkspaceError::Stopped)
+    }
+
+    /// Keeps the connection of a call whose answer was read, for the next.
+    pub(super) fn answered(&self, Reached { home, stream, goes_on, .. }: Reached) {
+        if goes_on {
+            self.kept.keep(home.path(), stream);
+        }
+    }
+
+    /// Whether the keeper does not greet, some seconds from now.
+    pub(super) async fn hangs(&self, home: &Home) -> bool {
+        tokio::time::sleep(PROMPT).await;
+        matches!(self.meet(home).await, Err(WorkspaceError::Silent))
     }
 
     /// Where the workspace is that an id or a name means, if there is one.
@@ -191,14 +224,7 @@ impl Workspaces {
         within: Duration,
     ) -> Result<Option<Answer>, WorkspaceError> {
         let Some(mut conversation) = self.meet(home).await? else { return Ok(None) };
-        let hangs = async {
-            loop {
-                tokio::time::sleep(PROMPT).await;
-                if matches!(self.meet(home).await, Err(WorkspaceError::Silent)) {
-                    return;
-                }
-            }
-        };
+        let hangs = async { while !self.hangs(home).await {} };
         tokio::select! {
             answered = conversation.ask(call, within) => answered.map(Some),
             () = hangs => Err(WorkspaceError::Silent),

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
 
-use super::client::Workspaces;
+use super::client::{Reached, Workspaces};
 use super::view::{EXECUTION_MODE, ExecReport};
 use super::{SecretEnv, WORKSPACE_PATH, WorkspaceError};
 use crate::capture::{Capture, Captured};
@@ -31,8 +31,9 @@ impl Workspaces {
     ) -> Result<ExecReport, WorkspaceError> {
         let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let call = Call::Exec { command: Words::new(command), timeout_ms, secret_env: secret_env.to_vec() };
-        let mut conversation = self.reach(given, &call).await?;
-        let stream = &mut conversation.stream;
+        let mut reached = self.reach(given, &call).await?;
+        let Reached { home, stream, again, .. } = &mut reached;
+        let again = *again;
         let (mut out, mut err) = (Capture::default(), Capture::default());
         let mut body = Vec::new();
         let hear = async {
@@ -59,20 +60,37 @@ impl Workspaces {
                 None => Ok(hear.await),
             }
         };
-        let answer = match limited.await {
+        let hangs = async {
+            // Only a greeting says that a keeper lives, and on a connection that was used before there is none.
+            if !again || !self.hangs(home).await {
+                std::future::pending().await
+            }
+        };
+        let answer = tokio::select! {
+            biased;
+            answer = limited => answer,
+            () = hangs => return Err(WorkspaceError::Silent),
+        };
+        let answer = match answer {
             Ok(Err(WorkspaceError::Protocol(_))) => {
-                return Err(WorkspaceError::KeeperLost { what: "ended while the command ran", log: None });
+                let what = match again {
+                    false => "ended while the command ran",
+                    true => "ended before the command did, or before it heard of it",
+                };
+                return Err(WorkspaceError::KeeperLost { what, log: None });
             }
             Ok(answer) => answer?,
             Err(_) => return Err(WorkspaceError::Silent),
         };
-        let (sequence, exit_code, duration_ms, timed_out, command, place) = match answer {
-            Answer::Exited { sequence, exit_code, duration_ms, timed_out, command, place } => {
-                (sequence, exit_code, duration_ms, timed_out, command, *place)
+        let (sequence, exit_code, duration, timed_out, command, place) = match answer {
+            Answer::Exited { sequence, exit_code, duration_ms, duration_us, timed_out, command, place } => {
+                let duration = duration_us.map_or(Duration::from_millis(duration_ms), Duration::from_micros);
+                (sequence, exit_code, duration, timed_out, command, *place)
             }
             Answer::Failed { fault } => return Err(WorkspaceError::Told(fault)),
             _ => return Err(WorkspaceError::Protocol(ProtocolError::Ended)),
         };
+        self.answered(reached);
         let text = |captured: Captured| {
             (String::from_utf8_lossy(&captured.bytes).into_owned(), captured.total, captured.truncated)
         };
@@ -93,7 +111,8 @@ impl Workspaces {
             stderr_truncated,
             exit_code,
             timed_out,
-            duration_ms,
+            duration_ms: crate::run::millis(duration),
+            duration,
             execution_mode: EXECUTION_MODE.into(),
             backend: place.backend,
             accelerator: place.accelerator,

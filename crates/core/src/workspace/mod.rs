@@ -4,6 +4,7 @@
 //!   client    what front ends call: asks a keeper, or does it itself under the lock where none lives
 //!   start     brings a keeper up, detached, and hears from it whether it is ready
 //!   layout    directories, locks, names            disk     disks and their copies
+//!   keepalive connections that can be asked again
 //!   holder    who holds a lock, to end one that hangs
 //!   shells, services, jobs    what goes on in a guest     spool     what that wrote, in files
 //!   state     the database                         record   what is in it; view: what payloads show
@@ -30,6 +31,7 @@ mod fresh;
 pub(crate) mod history;
 pub(crate) mod holder;
 pub(crate) mod jobs;
+mod keepalive;
 pub(crate) mod layout;
 mod offline;
 mod patching;

@@ -1,6 +1,7 @@
 //! What payloads show of a workspace: the contract's fields, and ours added.
 
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -344,6 +345,9 @@ pub struct ExecReport {
     pub timed_out: bool,
     /// How long it ran.
     pub duration_ms: u64,
+    /// The same, as exactly as the guest tells it.
+    #[serde(skip)]
+    pub duration: Duration,
     /// `guest_vsock`.
     pub execution_mode: String,
     /// `qemu` or `firecracker`.

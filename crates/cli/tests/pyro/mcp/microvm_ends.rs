@@ -1,5 +1,7 @@
 //! How servers and clients end: what they began dies with them, workspaces stay.
 
+use std::collections::BTreeSet;
+
 use serde_json::{Value, json};
 
 use crate::room::{Room, signal};
@@ -121,4 +123,58 @@ fn two_servers_work_on_one_workspace() {
     assert_eq!(two.ok("workspace_list", json!({}))["count"], 0);
     one.leave();
     two.leave();
+}
+
+/// The sockets that a process has open, by their numbers.
+fn sockets(pid: u32) -> BTreeSet<String> {
+    let fds = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let targets =
+        fds.filter_map(|fd| std::fs::read_link(fd.ok()?.path()).ok()?.into_os_string().into_string().ok());
+    targets.filter(|target| target.starts_with("socket:")).collect()
+}
+
+#[test]
+fn commands_share_a_connection_which_is_given_up_with_its_keeper() {
+    let room = Room::new();
+    let client = Client::ready(&room.world, "workspace-core");
+    let id = client.create("kept");
+    let before = sockets(client.pid());
+    assert_eq!(client.sh("kept", "echo 1"), "1\n");
+    let one: BTreeSet<_> = sockets(client.pid()).difference(&before).cloned().collect();
+    assert_eq!(one.len(), 1, "{before:?} {one:?}");
+    for at in 2..10 {
+        assert_eq!(client.sh(&id, &format!("echo {at}")), format!("{at}\n"));
+    }
+    // One that fails, one whose time is up, and one that is cancelled end theirs, or leave it as it was.
+    client.fails(
+        "workspace_exec",
+        json!({"workspace_id": id, "command": "true", "secret_env": {"A": "none"}}),
+        "invalid_argument",
+    );
+    let late = json!({"workspace_id": id, "command": "echo a; sleep 1000", "timeout_seconds": 1});
+    assert_eq!(client.ok("workspace_exec", late)["timed_out"], true);
+    let call =
+        client.begin("workspace_exec", json!({"workspace_id": id, "command": "touch begun; sleep 1000"}));
+    eventually("it runs", || room.sh(&id, "ls") == "begun\n");
+    client.tell("notifications/cancelled", json!({"requestId": call}));
+    assert_eq!(client.sh(&id, "echo on"), "on\n");
+    eventually("one is left", || sockets(client.pid()).len() <= before.len() + 1);
+
+    // Another keeper, after a clean end and after none, is another connection.
+    room.ok(&["stop", &id]);
+    client.fails("workspace_exec", json!({"workspace_id": id, "command": "true"}), "wrong_state");
+    room.ok(&["start", &id]);
+    assert_eq!(client.sh(&id, "echo again"), "again\n");
+    let keeper = room.keeper(&id);
+    signal(keeper, "-KILL");
+    // Its sockets are closed when nobody listens: it is no more among the living some time before.
+    eventually("the keeper is gone", || !running(keeper) && room.state(&id) == "stopped");
+    client.fails("workspace_exec", json!({"workspace_id": id, "command": "true"}), "wrong_state");
+    room.ok(&["start", &id]);
+    assert_eq!(client.sh(&id, "cat /workspace/begun; echo after"), "after\n");
+
+    // A keeper that has one of them left ends all the same.
+    room.ok(&["delete", &id]);
+    client.leave();
+    room.check_empty(&[]);
 }
