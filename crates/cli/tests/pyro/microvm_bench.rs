@@ -8,7 +8,7 @@ use serde_json::Value;
 use crate::support::{Said, World, children, eventually, finish, running};
 
 /// Every row of a default run, and whether it is compared with something.
-const ROWS: [(&str, &str, bool); 39] = [
+const ROWS: [(&str, &str, bool); 40] = [
     ("cold_start", "ms", true),
     ("warm_start", "ms", true),
     ("parallel_batch", "ms", true),
@@ -40,6 +40,7 @@ const ROWS: [(&str, &str, bool); 39] = [
     ("workspace_push", "ms", true),
     ("mcp_ready", "ms", true),
     ("mcp_exec", "ms", true),
+    ("mcp_exec_after", "ms", true),
     ("mcp_run", "ms", true),
     ("launch", "ms", true),
     ("launch_added", "ms", false),

@@ -122,7 +122,7 @@ impl Measure {
             Self::Idle => &["idle_cpu", "idle_cpu_added"],
             Self::Cycles => &["cycle", "cycles_left", "cycles_descriptors", "cycles_memory"],
             Self::WorkspaceFiles => &["workspace_diff", "workspace_push"],
-            Self::Mcp => &["mcp_ready", "mcp_exec", "mcp_run"],
+            Self::Mcp => &["mcp_ready", "mcp_exec", "mcp_exec_after", "mcp_run"],
             Self::Launch => &["launch", "launch_added", "launch_jailed", "launch_jailed_added"],
             Self::Firecracker => {
                 &["firecracker_cold", "firecracker_warm", "firecracker_memory", "firecracker_own_memory"]

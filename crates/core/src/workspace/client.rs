@@ -121,7 +121,7 @@ impl Workspaces {
     /// # Errors
     /// As [`Self::find`], and when it has no keeper.
     pub(super) async fn reach(&self, given: &str, call: &Call) -> Result<Reached, WorkspaceError> {
-        if let Some(home) = self.place(given) {
+        if let Some(home) = self.meant(given) {
             if let Some(mut stream) = self.kept.take(home.path()) {
                 match tokio::time::timeout(PROMPT, keeper::send(&mut stream, &Asked::now(call))).await {
                     Ok(Ok(())) => return Ok(Reached { home, stream, goes_on: true, again: true }),
@@ -130,8 +130,10 @@ impl Workspaces {
                     Err(_) => return Err(WorkspaceError::Silent),
                 }
             }
-            let met = self.meet_within(&home, PROMPT, Some(call)).await?;
-            if let Some(Conversation { stream, greeting }) = met {
+            if home.exists()
+                && let Some(Conversation { stream, greeting }) =
+                    self.meet_within(&home, PROMPT, Some(call)).await?
+            {
                 return Ok(Reached { home, stream, goes_on: greeting.goes_on, again: false });
             }
         }
@@ -154,6 +156,11 @@ impl Workspaces {
 
     /// Where the workspace is that an id or a name means, if there is one.
     fn place(&self, given: &str) -> Option<Home> {
+        self.meant(given).filter(Home::exists)
+    }
+
+    /// Where the workspace would be that an id or a name means.
+    fn meant(&self, given: &str) -> Option<Home> {
         let id = if is_id(given) {
             Some(given.to_owned())
         } else if super::check_snapshot_name(given).is_ok() {
@@ -161,7 +168,7 @@ impl Workspaces {
         } else {
             None
         };
-        id.map(|id| Home::of(self.root(), &id)).filter(Home::exists)
+        id.map(|id| Home::of(self.root(), &id))
     }
 
     /// Removes a stopped workspace whose time to live has been over for a day, and says whether it did.
