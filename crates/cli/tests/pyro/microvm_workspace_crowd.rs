@@ -19,6 +19,28 @@ fn freeze(pid: u32) {
     });
 }
 
+/// Nobody is told to try again what somebody else does for him.
+#[test]
+fn it_is_started_once_by_several_at_a_time() {
+    let room = Room::new();
+    let id = room.create("one");
+    for how in [&["stop", "one"][..], &["stop", "one", "--force"]] {
+        room.ok(how);
+        let start = |_| room.world.command(&["workspace", "start", "one", "--json"]).spawn().unwrap();
+        let starts: Vec<_> = (0..4).map(start).collect();
+        for start in starts {
+            let said = start.wait_with_output().unwrap();
+            assert!(said.status.success(), "{how:?} {said:?}");
+            let status: serde_json::Value = serde_json::from_slice(&said.stdout).unwrap();
+            assert_eq!((&status["workspace_id"], &status["state"]), (&id.as_str().into(), &"started".into()));
+        }
+        assert_eq!(room.keepers().len(), 1);
+        assert_eq!(room.sh("one", "echo on"), "on\n");
+    }
+    room.ok(&["delete", "one"]);
+    room.check_empty(&[]);
+}
+
 #[test]
 fn a_keeper_that_hangs_is_told_and_can_be_ended() {
     let room = Room::new();

@@ -155,7 +155,14 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
         }
         Task::Start | Task::Reset { .. } => {
             home.check()?;
-            let (home, held) = holder::hold(|| home.lock().map(|held| (home, held)))?;
+            let (home, held) = holder::hold(|| {
+                let held = match task {
+                    // Who starts it looks again whether it runs by now, and does not want to wait here instead.
+                    Task::Start => home.try_lock()?.ok_or(WorkspaceError::Locked)?,
+                    _ => home.lock()?,
+                };
+                Ok((home, held))
+            })?;
             let state = State::open(&home.state_path())?;
             disk::sweep(&home, &state)?;
             let mut record = state.record()?;

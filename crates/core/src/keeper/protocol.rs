@@ -273,6 +273,9 @@ pub struct Fault {
     pub message: String,
     /// What to do next.
     pub hint: Option<String>,
+    /// Whether what is in the way is somebody else's work, which ends by itself.
+    #[serde(default)]
+    pub momentary: bool,
 }
 
 impl std::fmt::Display for Fault {

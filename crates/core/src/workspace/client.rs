@@ -33,6 +33,9 @@ const PROMPT: Duration = Duration::from_secs(10);
 const GLANCE: Duration = Duration::from_secs(2);
 /// Workspaces that are looked at at once.
 const LOOKS: usize = 64;
+/// How long somebody else's work on a workspace is waited for, and how often it is looked at.
+const MOMENT: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(50);
 /// How long it may take over what copies a disk or ends a guest.
 pub(super) const LONG: Duration = Duration::from_secs(1800);
 
@@ -428,17 +431,30 @@ impl Workspaces {
         }
     }
 
-    /// Starts a stopped workspace. One that runs goes on.
+    /// Starts a stopped workspace. One that runs goes on, and one that somebody else starts or stops just now is waited for, at
+    /// most half a minute.
     ///
     /// # Errors
     /// When its guest does not come up; it is stopped then.
     pub async fn start(&self, given: &str, remarks: Remarks<'_>) -> Result<Status, WorkspaceError> {
-        let home = self.find(given).await?;
-        if let Some(phase) = self.phase(&home).await? {
-            if phase == Phase::Running {
-                return self.look(&home).await;
+        let until = tokio::time::Instant::now() + MOMENT;
+        loop {
+            let home = self.find(given).await?;
+            match self.begin(&home, remarks).await {
+                Err(error) if error.is_momentary() && tokio::time::Instant::now() < until => {
+                    tokio::time::sleep(PAUSE).await;
+                }
+                begun => return begun,
             }
-            self.retire(&home).await?;
+        }
+    }
+
+    async fn begin(&self, home: &Home, remarks: Remarks<'_>) -> Result<Status, WorkspaceError> {
+        if let Some(phase) = self.phase(home).await? {
+            if phase == Phase::Running {
+                return self.look(home).await;
+            }
+            self.retire(home).await?;
         }
         start::start(home.path(), &self.order(Task::Start), remarks).await
     }
@@ -452,7 +468,10 @@ impl Workspaces {
     /// # Errors
     /// When it runs, or its keeper does not answer.
     pub async fn release(&self, dir: &Path) -> Result<(), WorkspaceError> {
-        self.retire(&Home::at(dir.to_owned())).await
+        let home = Home::at(dir.to_owned());
+        self.retire(&home).await?;
+        // It has the lock for as long as it exits.
+        tokio::task::spawn_blocking(move || home.lock()).await.map_err(|_| WorkspaceError::Locked)?.map(drop)
     }
 
     /// Makes the keeper of a stopped workspace exit.

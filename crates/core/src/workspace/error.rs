@@ -386,6 +386,15 @@ impl WorkspaceError {
         Some(hint)
     }
 
+    /// Whether what is in the way is somebody else's work, which ends by itself.
+    pub(crate) fn is_momentary(&self) -> bool {
+        match self {
+            Self::Told(fault) => fault.momentary,
+            Self::Refused(_) | Self::Locked => true,
+            _ => false,
+        }
+    }
+
     /// What kind it is, for programs: `not_found`, `state`, `invalid` and so on.
     pub fn kind(&self) -> &str {
         match self {
@@ -415,7 +424,12 @@ impl WorkspaceError {
     pub(crate) fn fault(&self) -> Fault {
         match self {
             Self::Told(fault) => fault.clone(),
-            other => Fault { kind: other.kind().into(), message: cause::chain(other), hint: other.hint() },
+            other => Fault {
+                kind: other.kind().into(),
+                message: cause::chain(other),
+                hint: other.hint(),
+                momentary: other.is_momentary(),
+            },
         }
     }
 
@@ -424,9 +438,9 @@ impl WorkspaceError {
         if redactor.is_idle() {
             return self;
         }
-        let Fault { kind, message, hint } = self.fault();
-        let hint = hint.map(|hint| redactor.text(&hint));
-        Self::Told(Fault { kind, message: redactor.text(&message), hint })
+        let fault = self.fault();
+        let hint = fault.hint.as_deref().map(|hint| redactor.text(hint));
+        Self::Told(Fault { message: redactor.text(&fault.message), hint, ..fault })
     }
 
     /// What the guest says of a file. Its words are not trusted to be one line of text.

@@ -160,6 +160,14 @@ fn commands_share_a_connection_which_is_given_up_with_its_keeper() {
     assert_eq!(client.sh(&id, "echo on"), "on\n");
     eventually("one is left", || sockets(client.pid()).len() <= before.len() + 1);
 
+    // One that hangs is noticed on a connection that it does not greet on, and does nothing later.
+    let keeper = room.keeper(&id);
+    signal(keeper, "-STOP");
+    let late = json!({"workspace_id": id, "command": "touch late", "timeout_seconds": 500});
+    client.fails("workspace_exec", late, "failed");
+    signal(keeper, "-CONT");
+    assert_eq!(client.sh(&id, "ls"), "begun\n");
+
     // Another keeper, after a clean end and after none, is another connection.
     room.ok(&["stop", &id]);
     client.fails("workspace_exec", json!({"workspace_id": id, "command": "true"}), "wrong_state");
