@@ -99,6 +99,13 @@ pub struct Refusal {
     verb: &'static str,
 }
 
+impl Refusal {
+    /// Whether it is only because nothing runs, and stays so.
+    pub fn is_stopped(&self) -> bool {
+        self.phase == Phase::Stopped && !self.copying
+    }
+}
+
 /// What its time to live demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {

@@ -157,7 +157,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
             home.check()?;
             let (home, held) = holder::hold(|| {
                 let held = match task {
-                    // Who starts it looks again whether it runs by now, and does not want to wait here instead.
+                    // Who ordered it looks again whether it runs by now, which waiting here would not show.
                     Task::Start => home.try_lock()?.ok_or(WorkspaceError::Locked)?,
                     _ => home.lock()?,
                 };

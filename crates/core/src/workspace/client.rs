@@ -124,7 +124,7 @@ impl Workspaces {
     /// # Errors
     /// As [`Self::find`], and when it has no keeper.
     pub(super) async fn reach(&self, given: &str, call: &Call) -> Result<Reached, WorkspaceError> {
-        if let Some(home) = self.meant(given) {
+        if let Some(home) = self.place(given) {
             if let Some(mut stream) = self.kept.take(home.path()) {
                 match tokio::time::timeout(PROMPT, keeper::send(&mut stream, &Asked::now(call))).await {
                     Ok(Ok(())) => return Ok(Reached { home, stream, goes_on: true, again: true }),
@@ -133,10 +133,8 @@ impl Workspaces {
                     Err(_) => return Err(WorkspaceError::Silent),
                 }
             }
-            if home.exists()
-                && let Some(Conversation { stream, greeting }) =
-                    self.meet_within(&home, PROMPT, Some(call)).await?
-            {
+            let met = self.meet_within(&home, PROMPT, Some(call)).await?;
+            if let Some(Conversation { stream, greeting }) = met {
                 return Ok(Reached { home, stream, goes_on: greeting.goes_on, again: false });
             }
         }
@@ -159,11 +157,6 @@ impl Workspaces {
 
     /// Where the workspace is that an id or a name means, if there is one.
     fn place(&self, given: &str) -> Option<Home> {
-        self.meant(given).filter(Home::exists)
-    }
-
-    /// Where the workspace would be that an id or a name means.
-    fn meant(&self, given: &str) -> Option<Home> {
         let id = if is_id(given) {
             Some(given.to_owned())
         } else if super::check_snapshot_name(given).is_ok() {
@@ -171,7 +164,7 @@ impl Workspaces {
         } else {
             None
         };
-        id.map(|id| Home::of(self.root(), &id))
+        id.map(|id| Home::of(self.root(), &id)).filter(Home::exists)
     }
 
     /// Removes a stopped workspace whose time to live has been over for a day, and says whether it did.
@@ -456,6 +449,10 @@ impl Workspaces {
             }
             self.retire(home).await?;
         }
+        // Whoever has the lock starts, or has yet to exit: to see that takes no keeper.
+        if home.try_lock()?.is_none() {
+            return Err(WorkspaceError::Locked);
+        }
         start::start(home.path(), &self.order(Task::Start), remarks).await
     }
 
@@ -469,6 +466,7 @@ impl Workspaces {
     /// When it runs, or its keeper does not answer.
     pub async fn release(&self, dir: &Path) -> Result<(), WorkspaceError> {
         let home = Home::at(dir.to_owned());
+        home.check()?;
         self.retire(&home).await?;
         // It has the lock for as long as it exits.
         tokio::task::spawn_blocking(move || home.lock()).await.map_err(|_| WorkspaceError::Locked)?.map(drop)
@@ -476,7 +474,7 @@ impl Workspaces {
 
     /// Makes the keeper of a stopped workspace exit.
     async fn retire(&self, home: &Home) -> Result<(), WorkspaceError> {
-        // The next keeper waits for its lock.
+        // It has the lock until it has exited.
         self.ask(home, &Call::Retire, PROMPT).await.map(|_| ())
     }
 

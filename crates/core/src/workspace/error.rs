@@ -340,7 +340,7 @@ impl WorkspaceError {
                 format!("`pyro env pull {environment}` brings it back if the packages are still the same")
             }
             Self::Stopped => "`pyro workspace start` brings it back".into(),
-            Self::Refused(refusal) if refusal.phase == crate::keeper::Phase::Stopped => {
+            Self::Refused(refusal) if refusal.is_stopped() => {
                 "`pyro workspace start` brings it back".into()
             }
             Self::Used => "wait until its commands have ended; services and shells go on".into(),
@@ -390,7 +390,8 @@ impl WorkspaceError {
     pub(crate) fn is_momentary(&self) -> bool {
         match self {
             Self::Told(fault) => fault.momentary,
-            Self::Refused(_) | Self::Locked => true,
+            Self::Refused(refusal) => !refusal.is_stopped(),
+            Self::Locked => true,
             _ => false,
         }
     }

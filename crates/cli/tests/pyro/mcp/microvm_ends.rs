@@ -164,8 +164,10 @@ fn commands_share_a_connection_which_is_given_up_with_its_keeper() {
     let keeper = room.keeper(&id);
     signal(keeper, "-STOP");
     let late = json!({"workspace_id": id, "command": "touch late", "timeout_seconds": 500});
-    client.fails("workspace_exec", late, "failed");
+    let failure = client.fails("workspace_exec", late, "failed");
+    assert!(failure["error"].as_str().unwrap().contains("does not answer"), "{failure}");
     signal(keeper, "-CONT");
+    assert_eq!(client.sh(&id, "echo alive"), "alive\n");
     assert_eq!(client.sh(&id, "ls"), "begun\n");
 
     // Another keeper, after a clean end and after none, is another connection.
