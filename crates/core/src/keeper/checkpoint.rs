@@ -18,12 +18,11 @@ use pyro_vmm::{Beside, Machine};
 
 use super::Keeper;
 use super::machine::Engine;
-use super::operate::blocking;
 use super::snapshot::{vmm, within};
 use crate::environment::dig_holes;
 use crate::guest::Guest;
-use crate::workspace::WorkspaceError;
 use crate::workspace::disk::Draft;
+use crate::workspace::{WorkspaceError, blocking};
 use crate::{cause, identity};
 
 /// How long a guest may take to end its session, and to begin another.

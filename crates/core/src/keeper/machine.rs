@@ -24,7 +24,7 @@ use crate::timeline::Timeline;
 use crate::workspace::layout::{self, Home};
 use crate::workspace::secrets::{self, Secrets};
 use crate::workspace::state::{BASELINE, State};
-use crate::workspace::{Record, WorkspaceError, disk, holder};
+use crate::workspace::{Record, WorkspaceError, blocking, disk, holder};
 
 /// A VM that runs. Dropping it kills the VMM.
 pub(super) struct Engine {
@@ -232,9 +232,7 @@ pub(super) async fn bring_up(
                 report(Report::Remark { text: format!("memory=left (it starts from its disk): {why}") });
                 // It may have written to it.
                 let home = home.clone();
-                let put_back =
-                    tokio::task::spawn_blocking(move || disk::restore(&home, &checkpoint.snapshot));
-                put_back.await.map_err(|_| WorkspaceError::Locked)??;
+                blocking(move || disk::restore(&home, &checkpoint.snapshot)).await?;
             }
         }
     }

@@ -56,7 +56,7 @@ use crate::identity::unix_now;
 use crate::workspace::layout::Home;
 use crate::workspace::secrets::Secrets;
 use crate::workspace::state::{BASELINE, State};
-use crate::workspace::{Record, Status, WorkspaceError, disk};
+use crate::workspace::{Record, Status, WorkspaceError, blocking, disk};
 use life::{Ask, Due, Life};
 use machine::Engine;
 
@@ -112,8 +112,7 @@ pub async fn run(
 ) -> Result<(), WorkspaceError> {
     // To its end, whoever gives up meanwhile: what it makes must be there to be undone.
     let (files, task) = (dir.clone(), order.task.clone());
-    let prepared = tokio::task::spawn_blocking(move || machine::prepare(files, &task)).await;
-    let begun = match prepared.map_err(|_| WorkspaceError::Locked).flatten() {
+    let begun = match blocking(move || machine::prepare(files, &task)).await {
         Ok(prepared) => tokio::select! {
             biased;
             // Boxed: what it needs room for is not needed for hours afterwards.

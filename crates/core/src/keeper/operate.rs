@@ -7,17 +7,10 @@ use super::life::Ask;
 use super::{Keeper, Phase};
 use crate::cause;
 use crate::workspace::state::State;
-use crate::workspace::{Changes, Status, WorkspaceError, layout};
+use crate::workspace::{Changes, Status, WorkspaceError, blocking, layout};
 
 /// How long a guest may take to end its processes and write its disk.
 const CLEAN_STOP: Duration = Duration::from_secs(30);
-
-/// Runs what blocks beside the other calls.
-pub(super) async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
-) -> Result<T, WorkspaceError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| WorkspaceError::Locked)?
-}
 
 impl Keeper {
     /// Ends the guest: its processes, its disk written, its file systems clean. A guest that does not is ended anyway.

@@ -21,7 +21,9 @@ use crate::archive::{Limits, OutsideLinks, Source, Written};
 use crate::guest::{Guest, GuestError};
 use crate::workspace::layout::Home;
 use crate::workspace::state::BASELINE;
-use crate::workspace::{Moved, Packed, Record, Seed, WORKSPACE_PATH, WorkspaceError, disk, source_mode};
+use crate::workspace::{
+    Moved, Packed, Record, Seed, WORKSPACE_PATH, WorkspaceError, blocking, disk, source_mode,
+};
 
 /// How long the guest holds its disk still for a copy.
 const STILL: Duration = Duration::from_secs(60);
@@ -111,12 +113,12 @@ async fn keep_baseline(guest: &Guest, home: &Home) -> Result<(), WorkspaceError>
     for _ in 0..TRIES {
         let frozen = guest.freeze(STILL).await.map_err(failed)?;
         let copying = home.clone();
-        let copied = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let path = copying.disk();
             let from = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
             disk::copy(&from, &copying.snapshot(BASELINE))
-        });
-        copied.await.map_err(|_| WorkspaceError::Locked)??;
+        })
+        .await?;
         if frozen.thaw().await.map_err(failed)? {
             return Ok(());
         }

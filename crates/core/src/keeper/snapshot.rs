@@ -15,13 +15,12 @@ use std::time::Duration;
 
 use super::life::Ask;
 use super::machine::{Engine, Handle};
-use super::operate::blocking;
 use super::{Answer, Keeper};
 use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::disk::{self, Draft};
 use crate::workspace::layout::Home;
-use crate::workspace::{SnapshotInfo, WorkspaceError};
+use crate::workspace::{SnapshotInfo, WorkspaceError, blocking};
 
 /// How long a guest may take to write out what it holds in memory. It goes on meanwhile.
 const SYNC: Duration = Duration::from_secs(120);

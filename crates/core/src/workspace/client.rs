@@ -18,7 +18,7 @@ use super::view::{
     Deleted, EXECUTION_MODE, List, Reset, ResetTo, SnapshotCreated, SnapshotDeleted, SnapshotInfo,
     SnapshotList, Status, UNRESPONSIVE, Unreadable,
 };
-use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, disk, nearest};
+use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, blocking, disk, nearest};
 use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{
@@ -357,8 +357,7 @@ impl Workspaces {
         home: &Home,
     ) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
         let waits = home.clone();
-        let locked = tokio::task::spawn_blocking(move || waits.lock()).await;
-        let locked = locked.map_err(|_| WorkspaceError::Locked)??;
+        let locked = blocking(move || waits.lock()).await?;
         home.check()?;
         let state = State::open(&home.state_path())?;
         disk::sweep(home, &state)?;
@@ -468,13 +467,11 @@ impl Workspaces {
         let home = Home::at(dir.to_owned());
         home.check()?;
         self.retire(&home).await?;
-        // It has the lock for as long as it exits.
-        tokio::task::spawn_blocking(move || home.lock()).await.map_err(|_| WorkspaceError::Locked)?.map(drop)
+        blocking(move || home.lock()).await.map(drop)
     }
 
-    /// Makes the keeper of a stopped workspace exit.
+    /// Makes the keeper of a stopped workspace exit, which has the lock until it has.
     async fn retire(&self, home: &Home) -> Result<(), WorkspaceError> {
-        // It has the lock until it has exited.
         self.ask(home, &Call::Retire, PROMPT).await.map(|_| ())
     }
 
@@ -528,8 +525,7 @@ impl Workspaces {
                 let snapshot = copy_stopped(&home, name).await?;
                 state.add_snapshot(&snapshot)?;
                 let journal = state.journal();
-                let synced = tokio::task::spawn_blocking(move || journal.sync()).await;
-                synced.map_err(|_| WorkspaceError::Locked)??;
+                blocking(move || journal.sync()).await?;
                 drop((state, held));
                 (snapshot, None)
             }
@@ -567,12 +563,12 @@ impl Workspaces {
 /// Copies the disk of a workspace whose lock the caller has.
 pub(super) async fn copy_stopped(home: &Home, name: &str) -> Result<SnapshotInfo, WorkspaceError> {
     let (home, name) = (home.clone(), name.to_owned());
-    let copied = tokio::task::spawn_blocking(move || {
+    blocking(move || {
         disk::copy(&disk::open(&home.disk())?, &home.snapshot(&name))?;
         let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
         disk::describe(&home, &id, &name)
-    });
-    copied.await.map_err(|_| WorkspaceError::Locked)?
+    })
+    .await
 }
 
 /// Kills the keeper that has the workspace's lock.

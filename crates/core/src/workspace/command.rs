@@ -32,8 +32,8 @@ impl Workspaces {
         let timeout_ms = timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX));
         let call = Call::Exec { command: Words::new(command), timeout_ms, secret_env: secret_env.to_vec() };
         let mut reached = self.reach(given, &call).await?;
-        let Reached { home, stream, again, .. } = &mut reached;
-        let again = *again;
+        let again = reached.again;
+        let Reached { home, stream, .. } = &mut reached;
         let (mut out, mut err) = (Capture::default(), Capture::default());
         let mut body = Vec::new();
         let hear = async {

@@ -16,7 +16,7 @@ use super::files_view::{Diff, DiffEntry, DiffSummary};
 use super::layout::Home;
 use super::record::Record;
 use super::state::BASELINE;
-use super::{WORKSPACE_PATH, WorkspaceError, secrets};
+use super::{WORKSPACE_PATH, WorkspaceError, blocking, secrets};
 use crate::disk::{self, DiskError, Ext4, Merged, Node};
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind, has_empty_baseline};
 use crate::patch::{self, MAX_FILE, Rendered, Side};
@@ -173,11 +173,11 @@ impl Workspaces {
     async fn baseline(&self, home: &Home, record: &Record) -> Result<Merged, WorkspaceError> {
         let path = home.snapshot(BASELINE);
         let base = self.environment(record)?.open_base()?;
-        let opened = tokio::task::spawn_blocking(move || {
+        blocking(move || {
             let disk = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
-            Ok::<_, WorkspaceError>(Merged::new(Ext4::open(base)?, Ext4::open(disk)?)?)
-        });
-        opened.await.map_err(|_| WorkspaceError::Locked)?
+            Ok(Merged::new(Ext4::open(base)?, Ext4::open(disk)?)?)
+        })
+        .await
     }
 
     /// One difference as it is shown; `None` where there is none.

@@ -76,6 +76,13 @@ pub use view::{
 
 use std::path::Path;
 
+/// Runs what blocks beside all else.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
+) -> Result<T, WorkspaceError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| WorkspaceError::Locked)?
+}
+
 /// Whether a snapshot can be called this.
 pub(crate) fn check_snapshot_name(name: &str) -> Result<(), WorkspaceError> {
     record::check_name("a snapshot", name)

@@ -13,7 +13,7 @@ use super::pipe::Worker;
 use super::record::Record;
 use super::state::State;
 use super::transfer::absolute;
-use super::{WORKSPACE_PATH, WorkspaceError, disk, secrets};
+use super::{WORKSPACE_PATH, WorkspaceError, blocking, disk, secrets};
 use crate::HostPath;
 use crate::disk::{DiskError, Ext4, Found, Kind, Merged, export};
 use crate::environment::lock::Lock;
@@ -39,12 +39,6 @@ enum Held {
 /// A path from the root of the guest; one that does not begin with `/` is below the workspace.
 fn from_root(path: &Path) -> PathBuf {
     Path::new(WORKSPACE_PATH).join(path)
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
-) -> Result<T, WorkspaceError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| WorkspaceError::Locked)?
 }
 
 impl Workspaces {

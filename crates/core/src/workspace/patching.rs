@@ -13,7 +13,7 @@ use super::files::{id_of, odd, shown};
 use super::files_view::{PatchEntry, PatchSummary, Patched};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
-use super::{WorkspaceError, secrets};
+use super::{WorkspaceError, blocking, secrets};
 use crate::keeper::{self, Edit, FileAsk, FileReply, Name};
 use crate::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
 
@@ -45,9 +45,7 @@ impl Workspaces {
         let home = self.find(given).await?;
         // Two patches at once would each be applied to what the other is about to replace.
         let locking = home.clone();
-        let _edits = tokio::task::spawn_blocking(move || locking.lock_edits())
-            .await
-            .map_err(|_| WorkspaceError::Locked)??;
+        let _edits = blocking(move || locking.lock_edits()).await?;
         let tree = self.fetch(&home, &patch::paths(&patches)).await?;
         let redactor = secrets::redactor(&home)?;
         // Why it does not fit is said with lines of the files.
