@@ -386,12 +386,12 @@ impl WorkspaceError {
         Some(hint)
     }
 
-    /// Whether what is in the way is somebody else's work, which ends by itself.
+    /// Whether what is in the way is somebody else's work, which ends by itself, or a keeper went while it was asked.
     pub(crate) fn is_momentary(&self) -> bool {
         match self {
             Self::Told(fault) => fault.momentary,
             Self::Refused(refusal) => !refusal.is_stopped(),
-            Self::Locked => true,
+            Self::Locked | Self::Protocol(_) => true,
             _ => false,
         }
     }
