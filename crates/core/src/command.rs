@@ -12,7 +12,7 @@ use tokio::sync::mpsc;
 use crate::capture::{Capture, Captured};
 use crate::guest::{Execution, Guest, GuestError, Input, Output, OutputEvent};
 use crate::launch::GRACE;
-use crate::redact::Redactor;
+use pyro_formats::redact::Redactor;
 
 pub use pyro_proto::message::TerminalSize;
 

@@ -6,26 +6,19 @@
 //! told by the caller in [`config::Config`].
 #![forbid(unsafe_code)]
 
-pub mod archive;
 pub mod backend;
-pub mod bench;
 pub mod capture;
 pub mod cause;
 pub mod command;
 pub mod config;
-pub mod disk;
 pub mod doctor;
 pub mod environment;
 pub mod guest;
 pub mod host;
 pub mod host_compat;
-mod host_path;
 pub mod identity;
 pub mod keeper;
 pub mod launch;
-pub mod patch;
-pub mod plain;
-pub mod redact;
 pub mod run;
 pub mod runtime;
 mod stamp;
@@ -35,4 +28,5 @@ pub mod timeline;
 pub mod vm;
 pub mod workspace;
 
-pub use host_path::HostPath;
+pub use pyro_formats::hostfs::HostPath;
+pub use pyro_formats::{archive, disk, patch, plain};

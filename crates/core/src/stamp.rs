@@ -14,6 +14,7 @@ use std::os::unix::fs::{FileExt, MetadataExt};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use pyro_formats::hostfs::next_data;
 use rustix::fs::SeekFrom;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
@@ -116,20 +117,6 @@ pub(crate) fn digest(
         }
     }
     Ok(hex(&hash.finalize()))
-}
-
-/// The next stretch of data of a sparse file at or after `from`; `None` when only holes follow. Moves the offset.
-pub(crate) fn next_data(file: &File, from: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
-    if from >= size {
-        return Ok(None);
-    }
-    let start = match rustix::fs::seek(file, SeekFrom::Data(from)) {
-        Ok(start) => start,
-        Err(rustix::io::Errno::NXIO) => return Ok(None),
-        Err(error) => return Err(error.into()),
-    };
-    let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
-    Ok((start < size).then_some((start, end.min(size))))
 }
 
 /// A directory of stamps. It need not exist, nor be writable.

@@ -31,12 +31,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::cause;
 use crate::config::Config;
-use crate::environment::{CancelToken, DISK_BYTES, EnvironmentError, Installed, Store, copy_sparse};
+use crate::environment::{CancelToken, DISK_BYTES, EnvironmentError, Installed, Store};
 use crate::launch::{self, BootError, Booted, Root, Wish};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL};
 use crate::template::{Key, Kind, Lookup, Maker, Saved, Template, Templates};
 use crate::timeline::{Step, Timeline};
 use crate::vm::VmError;
+use pyro_formats::hostfs::copy_sparse;
 
 /// How a guest came to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]

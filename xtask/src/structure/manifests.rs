@@ -15,17 +15,28 @@ struct Room {
     tests_may: &'static [&'static str],
 }
 
-const ROOMS: [Room; 7] = [
+const ROOMS: [Room; 9] = [
     Room { package: "pyro-proto", may: &[], tests_may: &[] },
+    Room { package: "pyro-formats", may: &[], tests_may: &[] },
     Room { package: "pyro-vmm", may: &[], tests_may: &["pyro-proto"] },
     Room { package: "pyro-agent", may: &["pyro-proto"], tests_may: &[] },
-    Room { package: "pyro-core", may: &["pyro-proto", "pyro-vmm"], tests_may: &["pyro-agent"] },
-    Room { package: "pyro-cli", may: &["pyro-core"], tests_may: &["pyro-proto", "pyro-vmm", "pyro-agent"] },
+    Room {
+        package: "pyro-core",
+        may: &["pyro-proto", "pyro-formats", "pyro-vmm"],
+        tests_may: &["pyro-agent"],
+    },
+    // Measures each layer by itself, so it may know those beneath core.
+    Room { package: "pyro-bench", may: &["pyro-core", "pyro-formats", "pyro-vmm"], tests_may: &[] },
+    Room {
+        package: "pyro-cli",
+        may: &["pyro-core", "pyro-bench"],
+        tests_may: &["pyro-proto", "pyro-vmm", "pyro-agent"],
+    },
     Room { package: "xtask", may: &["pyro-core"], tests_may: &[] },
     // Fuzz targets are tests that live outside the workspace.
     Room {
         package: "pyro-fuzz",
-        may: &["pyro-proto", "pyro-vmm", "pyro-core", "pyro-agent"],
+        may: &["pyro-proto", "pyro-formats", "pyro-vmm", "pyro-core", "pyro-agent"],
         tests_may: &[],
     },
 ];

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pyro_core::bench::{self, Amount, BenchError, Event, Measure, Plan, Report, Row};
+use pyro_bench::{self as bench, Amount, BenchError, Event, Measure, Plan, Report, Row};
 use serde_json::Value;
 
 use crate::error::{CliError, print_json};

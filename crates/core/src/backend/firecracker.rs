@@ -10,7 +10,10 @@ use crate::config::Config;
 use crate::runtime::{Bundle, FIRECRACKER, JAILER};
 
 /// The best one here, asked for its version; `Err` says why there is none.
-pub(crate) async fn find(config: &Config, bundle: &Bundle) -> Result<Firecracker, String> {
+///
+/// # Errors
+/// When there is none that can be used: why, in one line.
+pub async fn find(config: &Config, bundle: &Bundle) -> Result<Firecracker, String> {
     let bundled = match bundled(bundle) {
         Ok(binary) => match FirecrackerVersion::of(&binary).await {
             Ok(version) => Ok((binary, version)),

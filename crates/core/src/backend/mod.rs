@@ -6,7 +6,7 @@
 
 mod firecracker;
 
-pub(crate) use firecracker::find as find_firecracker;
+pub use firecracker::find as find_firecracker;
 
 use std::fs;
 use std::io::{Read, Write};

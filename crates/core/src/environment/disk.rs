@@ -15,8 +15,9 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::process::{self, Jail};
-use super::{CancelToken, EnvironmentError, Store, copy_sparse, lock};
+use super::{CancelToken, EnvironmentError, Store, lock};
 use crate::stamp::{self, Content};
+use pyro_formats::hostfs::copy_sparse;
 
 /// Virtual size of a VM's disk, bytes: 16 GiB.
 pub const DISK_BYTES: u64 = 16 << 30;

@@ -26,7 +26,6 @@ mod packages;
 mod process;
 mod prune;
 mod sources;
-mod sparse;
 mod store;
 #[cfg(test)]
 mod tests;
@@ -39,7 +38,5 @@ pub use event::{Phase, Progress, PullEvent, Unit};
 pub use manifest::{EnvironmentManifest, Rootfs, Source};
 pub use packages::Package;
 pub use prune::Pruned;
-pub(crate) use sparse::copy_sparse_ahead;
-pub use sparse::{copy_sparse, dig_holes};
 pub(crate) use store::free;
 pub use store::{Installed, Store};

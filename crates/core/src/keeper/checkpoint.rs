@@ -19,11 +19,11 @@ use pyro_vmm::{Beside, Machine};
 use super::Keeper;
 use super::machine::Engine;
 use super::snapshot::{vmm, within};
-use crate::environment::dig_holes;
 use crate::guest::Guest;
 use crate::workspace::disk::Draft;
 use crate::workspace::{WorkspaceError, blocking};
 use crate::{cause, identity};
+use pyro_formats::hostfs::dig_holes;
 
 /// How long a guest may take to end its session, and to begin another.
 const SESSION: Duration = Duration::from_secs(15);

@@ -20,8 +20,8 @@ use crate::capture::{Capture, Captured};
 use crate::cause;
 use crate::command::{self, CommandError, CommandLine, Options, Outcome, Streams};
 use crate::identity::unix_now;
-use crate::redact::RedactedStream;
 use crate::workspace::{Bounds, Command, SecretEnv, WORKSPACE_PATH, WorkspaceError};
+use pyro_formats::redact::RedactedStream;
 
 /// The exit code of a command that was killed because nobody waits for it any more, or with its guest.
 const KILLED: i32 = 128 + 9;

@@ -24,10 +24,10 @@ use super::{Keeper, Phase};
 use crate::cause;
 use crate::guest::{Guest, GuestError, JobEvent};
 use crate::identity::{random, unix_now};
-use crate::redact::{RedactedStream, Redactor};
 use crate::workspace::WorkspaceError;
 use crate::workspace::jobs::{Job, Service, Shell};
 use crate::workspace::spool::Spool;
+use pyro_formats::redact::{RedactedStream, Redactor};
 
 /// How long a job that is asked to end with its workspace may take before it is killed.
 const LAST_GRACE: Duration = Duration::from_secs(2);

@@ -16,14 +16,14 @@ use tokio::sync::watch;
 use super::Books;
 use super::machine::Engine;
 use super::order::Report;
-use crate::HostPath;
-use crate::archive::{Limits, OutsideLinks, Source, Written};
 use crate::guest::{Guest, GuestError};
 use crate::workspace::layout::Home;
 use crate::workspace::state::BASELINE;
 use crate::workspace::{
     Moved, Packed, Record, Seed, WORKSPACE_PATH, WorkspaceError, blocking, disk, source_mode,
 };
+use pyro_formats::archive::{Limits, OutsideLinks, Source, Written};
+use pyro_formats::hostfs::HostPath;
 
 /// How long the guest holds its disk still for a copy.
 const STILL: Duration = Duration::from_secs(60);

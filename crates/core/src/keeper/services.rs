@@ -12,10 +12,10 @@ use super::protocol::Answer;
 use super::{Keeper, Words};
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
 use crate::identity::unix_now;
-use crate::plain::plain;
 use crate::workspace::jobs::{Job as _, RUNNING, STREAMS, Service};
 use crate::workspace::spool::{self, Room, Spool};
 use crate::workspace::{Readiness, ReadyWait, ServiceWish, WorkspaceError, find_service};
+use pyro_formats::plain::plain;
 
 /// How long a service may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(5);

@@ -13,10 +13,10 @@ use super::life::Ask;
 use super::protocol::{self, Answer, Channel, MAX_CHUNK, ProtocolError};
 use super::{Keeper, Phase};
 use crate::identity::{new_id, unix_now};
-use crate::plain::replay;
 use crate::workspace::jobs::{Job as _, OUT, Shell};
 use crate::workspace::spool::{self, Room, Spool};
 use crate::workspace::{SecretEnv, ShellSize, WorkspaceError};
+use pyro_formats::plain::replay;
 
 /// What runs in one: the shell that people expect, where there is one.
 const PROGRAM: [&str; 3] =

@@ -15,10 +15,11 @@ use super::store::{DISK, Draft, MEMORY, STATE};
 use super::{Key, Kind, Templates};
 use crate::command::{self, CommandError, CommandLine, Options, Streams};
 use crate::environment::lock::Lock;
-use crate::environment::{CancelToken, EnvironmentError, copy_sparse, dig_holes};
+use crate::environment::{CancelToken, EnvironmentError};
 use crate::guest::GuestError;
 use crate::launch::Booted;
 use crate::timeline::{Step, Timeline};
+use pyro_formats::hostfs::{copy_sparse, dig_holes};
 
 /// How long the shell that warms a guest may take. What it would say does not matter.
 const WARM_DEADLINE: Duration = Duration::from_secs(20);

@@ -19,13 +19,13 @@ use super::view::{
     SnapshotList, Status, UNRESPONSIVE, Unreadable,
 };
 use super::{Changes, Moved, WORKSPACE_PATH, Wish, WorkspaceError, blocking, disk, nearest};
-use crate::archive::{Limits, Source};
 use crate::environment::PullEvent;
 use crate::keeper::{
     self, Answer, Asked, Call, GENERATION, Greeting, KEPT_SECONDS, OLDEST, Order, Phase, ProtocolError, Task,
 };
 use crate::vm::Factory;
 use crate::{host, identity};
+use pyro_formats::archive::{Limits, Source};
 
 /// How long a keeper may take to greet and to answer what it knows.
 const PROMPT: Duration = Duration::from_secs(10);

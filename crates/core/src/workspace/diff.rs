@@ -17,10 +17,10 @@ use super::layout::Home;
 use super::record::Record;
 use super::state::BASELINE;
 use super::{WORKSPACE_PATH, WorkspaceError, blocking, secrets};
-use crate::disk::{self, DiskError, Ext4, Merged, Node};
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind, has_empty_baseline};
-use crate::patch::{self, MAX_FILE, Rendered, Side};
-use crate::redact::Redactor;
+use pyro_formats::disk::{self, DiskError, Ext4, Merged, Node};
+use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
+use pyro_formats::redact::Redactor;
 
 /// Files that are looked at at once.
 const AT_ONCE: usize = 4;

@@ -13,8 +13,8 @@ use super::WorkspaceError;
 use super::layout::{self, Home};
 use super::state::{BASELINE, State};
 use super::view::SnapshotInfo;
-use crate::environment::{copy_sparse, copy_sparse_ahead};
 use crate::identity;
+use pyro_formats::hostfs::{copy_sparse, copy_sparse_ahead};
 
 /// Most snapshots of one workspace.
 const MOST: usize = 64;

@@ -5,20 +5,20 @@ use std::path::{Path, PathBuf};
 
 use pyro_proto::message::{Failure, FailureKind};
 
-use crate::archive::ArchiveError;
 use crate::backend::BackendError;
 use crate::cause;
 use crate::command::CommandError;
-use crate::disk::DiskError;
 use crate::environment::EnvironmentError;
 use crate::guest::GuestError;
 use crate::identity::NoRandomness;
 use crate::keeper::{Fault, ProtocolError, Refusal};
-use crate::patch::{PatchError, Rejected};
-use crate::redact::Redactor;
 use crate::runtime::RuntimeError;
 use crate::vm::{LimitError, VmError};
 use crate::workspace::SecretError;
+use pyro_formats::archive::ArchiveError;
+use pyro_formats::disk::DiskError;
+use pyro_formats::patch::{PatchError, Rejected};
+use pyro_formats::redact::Redactor;
 
 /// A failure of a workspace.
 #[derive(Debug, thiserror::Error)]

@@ -4,9 +4,9 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::files::shown;
-use crate::archive::SkippedLink;
 use crate::keeper::{Entry, Kind};
-use crate::redact::Redactor;
+use pyro_formats::archive::SkippedLink;
+use pyro_formats::redact::Redactor;
 
 impl Kind {
     /// As payloads name it.

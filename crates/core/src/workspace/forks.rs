@@ -14,11 +14,11 @@ use super::client::{LONG, copy_stopped, odd};
 use super::layout::Home;
 use super::start::{self, Remarks};
 use super::{Status, Wish, WorkspaceError, Workspaces, disk, secrets};
-use crate::archive::OutsideLinks;
 use crate::backend::Preference;
 use crate::environment::lock::Lock;
 use crate::keeper::{Answer, Call, Phase, Task};
 use crate::{host, identity};
+use pyro_formats::archive::OutsideLinks;
 
 /// How long a keeper may take to remove what forks were made from.
 const REMOVAL: Duration = Duration::from_secs(10);

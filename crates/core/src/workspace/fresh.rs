@@ -12,10 +12,10 @@ use super::diff::is_gits;
 use super::files::{Heard, odd};
 use super::layout::Home;
 use super::pipe::Unpacking;
-use crate::archive::{Seen, look};
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind};
-use crate::patch::{self, MAX_FILE, Rendered, Side};
-use crate::redact::Redactor;
+use pyro_formats::archive::{Seen, look};
+use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
+use pyro_formats::redact::Redactor;
 
 /// A directory with fewer new files is not worth a stream.
 const FEW: usize = 8;

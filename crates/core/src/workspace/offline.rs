@@ -14,11 +14,11 @@ use super::record::Record;
 use super::state::State;
 use super::transfer::absolute;
 use super::{WORKSPACE_PATH, WorkspaceError, blocking, disk, secrets};
-use crate::HostPath;
-use crate::disk::{DiskError, Ext4, Found, Kind, Merged, export};
 use crate::environment::lock::Lock;
 use crate::environment::{Installed, Store};
 use crate::keeper::{FileAsk, FileReply};
+use pyro_formats::disk::{DiskError, Ext4, Found, Kind, Merged, export};
+use pyro_formats::hostfs::HostPath;
 
 /// Most entries of a listing.
 const MOST: usize = 100_000;

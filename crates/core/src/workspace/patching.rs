@@ -15,7 +15,7 @@ use super::layout::Home;
 use super::view::EXECUTION_MODE;
 use super::{WorkspaceError, blocking, secrets};
 use crate::keeper::{self, Edit, FileAsk, FileReply, Name};
-use crate::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
+use pyro_formats::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
 
 /// Files that are asked for at once.
 const AT_ONCE: usize = 4;

@@ -17,7 +17,7 @@ use tokio::net::UnixStream;
 use tokio::sync::oneshot;
 
 use super::WorkspaceError;
-use crate::archive::{ArchiveError, Sink, Source, Totals, Unpacked, Written};
+use pyro_formats::archive::{ArchiveError, Sink, Source, Totals, Unpacked, Written};
 
 const BUFFER: usize = 256 << 10;
 

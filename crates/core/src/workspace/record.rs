@@ -7,9 +7,9 @@ use serde::{Deserialize, Serialize};
 
 use super::WorkspaceError;
 use super::secrets::{self, Secret};
-use crate::HostPath;
-use crate::archive::{OutsideLinks, SkippedLink};
 use crate::vm::{VmRequest, limits};
+use pyro_formats::archive::{OutsideLinks, SkippedLink};
+use pyro_formats::hostfs::HostPath;
 
 /// Longest name, bytes.
 const NAME: usize = 64;

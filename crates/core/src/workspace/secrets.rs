@@ -21,8 +21,8 @@ use serde::{Deserialize, Serialize};
 use super::layout::{self, Home};
 use super::record::SecretInfo;
 use super::{Record, WorkspaceError};
-use crate::HostPath;
-use crate::redact::{Redactor, SHORTEST};
+use pyro_formats::hostfs::HostPath;
+use pyro_formats::redact::{Redactor, SHORTEST};
 
 /// Most secrets of one workspace.
 const MOST: usize = 64;

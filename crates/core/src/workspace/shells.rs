@@ -16,7 +16,7 @@ use crate::capture::KEPT;
 use crate::command::CommandError;
 use crate::identity::unix_now;
 use crate::keeper::{self, Answer, Asked, Call, Channel, Joined, Phase, ProtocolError, ShellAsk};
-use crate::plain;
+use pyro_formats::plain;
 
 /// How long a keeper may take over what is asked of a shell: the longest wait for a pause, and more.
 const PATIENCE: Duration = Duration::from_secs(120);

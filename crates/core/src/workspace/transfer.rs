@@ -8,9 +8,9 @@ use super::files::{Heard, id_of, odd, place, shown};
 use super::files_view::{Exported, Pushed, Synced};
 use super::pipe::{OnMoved, Packed, Unpacking};
 use super::view::EXECUTION_MODE;
-use crate::HostPath;
-use crate::archive::{Artifact, Form, Limits, OutsideLinks, Sink, Source, Written};
 use crate::keeper::{FileAsk, FileReply};
+use pyro_formats::archive::{Artifact, Form, Limits, OutsideLinks, Sink, Source, Written};
+use pyro_formats::hostfs::HostPath;
 
 /// How payloads name what a source is.
 pub(crate) fn mode(form: Form) -> &'static str {

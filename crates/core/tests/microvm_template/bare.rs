@@ -50,7 +50,7 @@ fn is_clean(disk: &File) {
     let path = format!("/proc/{}/fd/{}", std::process::id(), disk.as_raw_fd());
     // The guest was killed, not unmounted: its journal is replayed first, on a copy of our own.
     let copy = tempfile::NamedTempFile::new().unwrap();
-    pyro_core::environment::copy_sparse(&File::open(path).unwrap(), copy.as_file()).unwrap();
+    pyro_formats::hostfs::copy_sparse(&File::open(path).unwrap(), copy.as_file()).unwrap();
     let replay = Command::new("e2fsck").args(["-p"]).arg(copy.path()).output().unwrap();
     assert!(replay.status.code().is_some_and(|code| code <= 1), "{replay:?}");
     let check = Command::new("e2fsck").args(["-fn"]).arg(copy.path()).output().unwrap();

@@ -102,7 +102,7 @@ impl Host {
     pub fn new_disk(&self) -> File {
         let blank = self.factory.store().new_disk(&self.factory.config.scratch_dir).unwrap();
         let (disk, _path) = tempfile::NamedTempFile::new_in(self.dir.path()).unwrap().keep().unwrap();
-        pyro_core::environment::copy_sparse(&blank, &disk).unwrap();
+        pyro_formats::hostfs::copy_sparse(&blank, &disk).unwrap();
         disk
     }
 

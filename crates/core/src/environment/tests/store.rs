@@ -5,7 +5,8 @@ use std::io::{Read as _, Seek as _, SeekFrom, Write as _};
 use std::os::unix::fs::{FileExt as _, MetadataExt as _};
 
 use super::*;
-use crate::environment::{Pruned, catalog, copy_sparse};
+use crate::environment::{Pruned, catalog};
+use pyro_formats::hostfs::copy_sparse;
 
 #[test]
 fn an_image_holds_the_tree_exactly() {

@@ -1,20 +1,11 @@
 //! What workspaces take of the host's cores that nobody uses, minute by minute, beside as many bare VMMs.
 
-use std::time::{Duration, Instant};
-
+use super::cpu::{IdlePlan, Meter};
 use super::workspace::{Kept, Place};
-use super::{Bench, Measure, Row, Series, memory, noise};
+use super::{Bench, Measure, Row, Series, memory};
 
 /// What a workspace may live beyond the measurement, seconds: being made ready takes part of it.
 const MARGIN: u64 = 900;
-
-/// So many, for so many times so long.
-#[derive(Clone, Copy)]
-pub(super) struct Plan {
-    pub(super) count: usize,
-    pub(super) rounds: usize,
-    pub(super) each: Duration,
-}
 
 pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     let plan = bench.plan.amount.idle();
@@ -42,7 +33,7 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
         }
         series
     };
-    let Plan { count, each, .. } = plan;
+    let IdlePlan { count, each, .. } = plan;
     let what = format!(
         "processor time of {count} idle workspaces, their keepers and VMMs, {} s a sample",
         each.as_secs()
@@ -57,7 +48,7 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
 }
 
 /// Percent of one core, a sample each round.
-async fn workspaces(place: &Place, plan: Plan) -> Result<Vec<f64>, String> {
+async fn workspaces(place: &Place, plan: IdlePlan) -> Result<Vec<f64>, String> {
     let ttl = plan.each.as_secs() * plan.rounds as u64 + MARGIN;
     let mut all: Vec<Kept> = Vec::new();
     for _ in 0..plan.count {
@@ -79,27 +70,4 @@ async fn workspaces(place: &Place, plan: Plan) -> Result<Vec<f64>, String> {
         samples.push(meter.percent(&pids)?);
     }
     Ok(samples)
-}
-
-/// Processor time from one moment on.
-pub(super) struct Meter {
-    begin: Instant,
-    used: f64,
-}
-
-impl Meter {
-    pub(super) fn begin(pids: &[u32]) -> Result<Self, String> {
-        Ok(Self { begin: Instant::now(), used: used(pids)? })
-    }
-
-    /// What the processes used since then, percent of one core.
-    pub(super) fn percent(&self, pids: &[u32]) -> Result<f64, String> {
-        Ok((used(pids)? - self.used) / self.begin.elapsed().as_secs_f64() * 100.0)
-    }
-}
-
-/// Seconds that these processes used so far. One that ended is an error.
-fn used(pids: &[u32]) -> Result<f64, String> {
-    let one = |pid: &u32| noise::seconds(*pid).ok_or_else(|| format!("process {pid} ended"));
-    pids.iter().map(one).sum()
 }

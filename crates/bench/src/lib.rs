@@ -10,6 +10,7 @@
 //!   fork         workspaces whose memory is kept and shared
 //!   reflink      the same where copies share what they have in common
 //!   quiet        what many idle workspaces cost, minute by minute
+//!   cpu          processor time of processes
 //!   cycles       many workspaces one after the other, and what is left of them
 //!   mcp          the MCP server as a client has it
 //!   launch       Firecracker until it has loaded a saved machine, beside the same by hand
@@ -23,8 +24,10 @@
 //!
 //! Invariant: a sample that failed is counted and its reason kept; it is neither hidden nor taken again.
 //! Invariant: nothing is left of a measurement that ends early, when its future is dropped.
+#![forbid(unsafe_code)]
 
 mod building;
+mod cpu;
 mod cycles;
 mod fingerprint;
 mod firecracker;
@@ -50,12 +53,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use crate::backend::{self, Probe};
-use crate::cause;
-use crate::environment::{Installed, PullEvent};
-use crate::identity;
-use crate::runtime::{Bundle, FLOOR, KERNEL};
-use crate::vm::{Factory, VmError, VmRequest};
+use pyro_core::backend::{self, Probe};
+use pyro_core::cause;
+use pyro_core::environment::{Installed, PullEvent};
+use pyro_core::identity;
+use pyro_core::runtime::{Bundle, FLOOR, KERNEL};
+use pyro_core::vm::{Factory, VmError, VmRequest};
 
 use floor::Floor;
 use noise::Noise;
@@ -71,7 +74,7 @@ pub use series::{Against, Row, Summary};
 #[derive(Clone, Debug)]
 pub struct Plan {
     /// The `pyro` that is started for whole processes. It must come to the same places as this process's
-    /// [`crate::config::Config`] by itself.
+    /// [`pyro_core::config::Config`] by itself.
     pub pyro: PathBuf,
     /// The environment.
     pub environment: String,

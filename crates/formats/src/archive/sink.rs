@@ -24,7 +24,7 @@ use super::read::Reader;
 use super::{
     ArchiveError, CHUNK, Content, Entry, Limits, Meter, Progress, Refusal, SkippedLink, Time, Totals,
 };
-use crate::HostPath;
+use crate::hostfs::HostPath;
 
 /// What the tree is called while it is unpacked.
 const TREE: &str = "tree";

@@ -32,26 +32,26 @@ const SOCKET: &str = "api.sock";
 const LOAD: &str = r#"{"snapshot_path":"state","mem_backend":{"backend_type":"File","backend_path":"memory"},"resume_vm":false}"#;
 
 /// What every such Firecracker is made from. All paths are absolute, and on one file system.
-pub(in crate::bench) struct Hand {
+pub(crate) struct Hand {
     /// A directory of its own.
-    pub(in crate::bench) dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The binary.
-    pub(in crate::bench) firecracker: PathBuf,
+    pub(crate) firecracker: PathBuf,
     /// The jailer and the version of the host's cgroups, where there are any, if there is to be a jail.
-    pub(in crate::bench) jailer: Option<(PathBuf, Option<u8>)>,
+    pub(crate) jailer: Option<(PathBuf, Option<u8>)>,
     /// Files of the saved machine by the names that it opens: state, memory, root image.
-    pub(in crate::bench) files: [(&'static str, PathBuf); 3],
+    pub(crate) files: [(&'static str, PathBuf); 3],
     /// The name of its disk and the size, bytes.
-    pub(in crate::bench) disk: (&'static str, u64),
+    pub(crate) disk: (&'static str, u64),
     /// The saved machine's memory, bytes.
-    pub(in crate::bench) memory: u64,
+    pub(crate) memory: u64,
     /// Its virtual CPUs.
-    pub(in crate::bench) vcpus: u8,
+    pub(crate) vcpus: u8,
 }
 
 impl Hand {
     /// Loads the saved machine and ends it: from nothing to the load's being accepted, ms.
-    pub(in crate::bench) fn load(&self, given_up: &AtomicBool) -> Result<f64, String> {
+    pub(crate) fn load(&self, given_up: &AtomicBool) -> Result<f64, String> {
         let begin = Instant::now();
         let mut vmm = match &self.jailer {
             None => self.unjailed()?,

@@ -4,11 +4,11 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use crate::cause;
-use crate::config::Config;
-use crate::start::Use;
-use crate::timeline::{Observer, Step};
-use crate::vm::Factory;
+use pyro_core::cause;
+use pyro_core::config::Config;
+use pyro_core::start::Use;
+use pyro_core::timeline::{Observer, Step};
+use pyro_core::vm::Factory;
 
 use super::{Bench, Measure, Row, Series};
 

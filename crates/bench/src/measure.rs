@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::quiet;
+use super::cpu::IdlePlan;
 
 /// One measurement, which gives one row or several.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -190,8 +190,8 @@ impl Amount {
     }
 
     /// How many idle workspaces are watched, and for how long.
-    pub(super) fn idle(&self) -> quiet::Plan {
-        let plan = |count, rounds, seconds| quiet::Plan { count, rounds, each: Duration::from_secs(seconds) };
+    pub(super) fn idle(&self) -> IdlePlan {
+        let plan = |count, rounds, seconds| IdlePlan { count, rounds, each: Duration::from_secs(seconds) };
         if self.quick { plan(3, self.runs, 2) } else { plan(20, self.minutes, 60) }
     }
 
@@ -250,7 +250,7 @@ pub(super) fn estimate(measures: &[Measure], amount: &Amount, speed: Speed) -> D
         // Ten starts on all cores, twenty commands.
         Measure::Fork => runs * 25.0 * warm,
         Measure::Idle => {
-            let quiet::Plan { count, rounds, each } = amount.idle();
+            let IdlePlan { count, rounds, each } = amount.idle();
             3.0 * count as f64 * warm + rounds as f64 * each.as_secs_f64()
         }
         Measure::Cycles => {

@@ -9,9 +9,9 @@ use tokio::process::{Child, ChildStdin, ChildStdout, Command};
 
 use super::workspace::{Place, TTL};
 use super::{Bench, Measure, Row, Series};
-use crate::cause;
-use crate::command::CommandLine;
-use crate::workspace::Workspaces;
+use pyro_core::cause;
+use pyro_core::command::CommandLine;
+use pyro_core::workspace::Workspaces;
 
 const MEASURE: Measure = Measure::Mcp;
 

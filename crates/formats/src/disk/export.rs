@@ -14,8 +14,8 @@ use super::bytes::{crc, join, le16, le32, put};
 use super::superblock::{self, METADATA_CSUM, RECOVER};
 use super::volume::Volume;
 use super::{DiskError, Ext4, orphan};
-use crate::HostPath;
-use crate::environment::copy_sparse;
+use crate::hostfs::HostPath;
+use crate::hostfs::copy_sparse;
 
 /// What the name of a copy begins with that is not whole yet.
 const PREFIX: &str = ".pyro-export-";

@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::time::Duration;
 
-use super::quiet;
+use super::cpu::IdlePlan;
 use qemu::Bare;
 
 /// What starts are compared with: one for each VMM.
@@ -68,7 +68,7 @@ impl Floor {
     }
 
     /// What restored ones take of one core that wait, percent, a sample each round.
-    pub(super) async fn idle_cpu(&self, plan: quiet::Plan) -> Result<Vec<f64>, String> {
+    pub(super) async fn idle_cpu(&self, plan: IdlePlan) -> Result<Vec<f64>, String> {
         let Self::Qemu(bare) = self;
         on_thread(bare, move |bare, given_up| bare.idle_cpu(plan, given_up)).await
     }

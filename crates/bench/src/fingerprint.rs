@@ -5,11 +5,11 @@ use std::collections::BTreeMap;
 use pyro_vmm::{QemuVersion, Vmm};
 use serde::Serialize;
 
-use crate::backend::Choice;
-use crate::environment::Installed;
-use crate::host;
-use crate::runtime::Bundle;
-use crate::vm::VmRequest;
+use pyro_core::backend::Choice;
+use pyro_core::environment::Installed;
+use pyro_core::host;
+use pyro_core::runtime::Bundle;
+use pyro_core::vm::VmRequest;
 
 /// Host, versions and backend.
 #[derive(Clone, Debug, Serialize)]

@@ -7,17 +7,19 @@ use super::read::Reader;
 use super::{ArchiveError, CHUNK, Content};
 
 /// A file or symbolic link of a stream. Its path is as the guest says it.
-pub(crate) struct Seen<'s> {
-    pub(crate) path: &'s [u8],
-    pub(crate) mode: u32,
+pub struct Seen<'s> {
+    /// Path below the tree's root, as the archive has it after checks.
+    pub path: &'s [u8],
+    /// Permission bits.
+    pub mode: u32,
     /// Where a link leads.
-    pub(crate) target: Option<&'s [u8]>,
+    pub target: Option<&'s [u8]>,
     /// What is in a file.
-    pub(crate) bytes: &'s [u8],
+    pub bytes: &'s [u8],
 }
 
 /// Shows every file that has at most `most` bytes, and every symbolic link, until `each` has seen enough.
-pub(crate) fn look(
+pub fn look(
     stream: &mut dyn Read,
     most: u64,
     each: &mut dyn FnMut(Seen<'_>) -> ControlFlow<()>,

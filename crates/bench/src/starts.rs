@@ -9,7 +9,7 @@ use futures::future::join_all;
 use tokio::io::AsyncReadExt as _;
 use tokio::process::Command;
 
-use crate::backend::Preference;
+use pyro_core::backend::Preference;
 
 use super::measure::Speed;
 use super::{Bench, Measure, Row, Series};

@@ -28,7 +28,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ArchiveError, Refusal};
-pub(crate) use look::{Seen, look};
+pub use look::{Seen, look};
 pub use sink::{Artifact, Sink, Unpacked};
 pub use source::{Form, Source, Written};
 

@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::bench::quiet::{Meter, Plan};
+use crate::cpu::{IdlePlan, Meter};
 
 /// No step takes nearly as long; a guest that hangs is a failed sample.
 const DEADLINE: Duration = Duration::from_secs(60);
@@ -28,32 +28,32 @@ const GLANCE: Duration = Duration::from_millis(50);
 /// Sockets that are not there yet are asked for again after so long.
 const RETRY: Duration = Duration::from_millis(1);
 /// A guest that has answered settles for so long before its memory is looked at.
-pub(in crate::bench) const SETTLE: Duration = Duration::from_millis(100);
+pub(crate) const SETTLE: Duration = Duration::from_millis(100);
 
 /// Numbers the sockets and files of the processes.
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
 /// What every such QEMU is made from. All paths are absolute.
-pub(in crate::bench) struct Bare {
+pub(crate) struct Bare {
     /// A directory of its own, for RAM, saved state and sockets.
-    pub(in crate::bench) dir: PathBuf,
+    pub(crate) dir: PathBuf,
     /// The QEMU binary.
-    pub(in crate::bench) binary: PathBuf,
+    pub(crate) binary: PathBuf,
     /// The guest kernel.
-    pub(in crate::bench) kernel: PathBuf,
+    pub(crate) kernel: PathBuf,
     /// An initramfs whose init answers lines.
-    pub(in crate::bench) initramfs: PathBuf,
+    pub(crate) initramfs: PathBuf,
     /// Hardware virtualisation, or software emulation.
-    pub(in crate::bench) kvm: bool,
+    pub(crate) kvm: bool,
     /// Guest memory, MiB.
-    pub(in crate::bench) mem_mib: u32,
+    pub(crate) mem_mib: u32,
     /// The host's time-stamp counter, which a guest under emulation cannot measure on a busy host.
-    pub(in crate::bench) tsc_khz: u64,
+    pub(crate) tsc_khz: u64,
 }
 
 impl Bare {
     /// Boots one and ends it: spawn to first answer, ms.
-    pub(in crate::bench) fn cold(&self, given_up: &AtomicBool) -> Result<f64, String> {
+    pub(crate) fn cold(&self, given_up: &AtomicBool) -> Result<f64, String> {
         let ram = format!("ram-{}", NEXT.fetch_add(1, Ordering::Relaxed));
         let booted = self.boot(&ram, given_up);
         let took = booted.as_ref().map(|(_, took)| *took).map_err(Clone::clone);
@@ -63,7 +63,7 @@ impl Bare {
     }
 
     /// Boots one, saves it for [`Bare::restore`], and ends it.
-    pub(in crate::bench) fn save(&self, given_up: &AtomicBool) -> Result<(), String> {
+    pub(crate) fn save(&self, given_up: &AtomicBool) -> Result<(), String> {
         let (mut qemu, _) = self.boot("ram", given_up)?;
         qemu.order("stop", json!({}))?;
         qemu.ignore_shared_ram()?;
@@ -72,12 +72,12 @@ impl Bare {
     }
 
     /// Restores one and ends it: spawn to first answer, ms.
-    pub(in crate::bench) fn restore(&self, given_up: &AtomicBool) -> Result<f64, String> {
+    pub(crate) fn restore(&self, given_up: &AtomicBool) -> Result<f64, String> {
         self.restored(given_up).map(|(_, _, took)| took)
     }
 
     /// Restores `n` at once: from the first spawn to the last answer, ms.
-    pub(in crate::bench) fn restore_many(&self, n: usize, given_up: &AtomicBool) -> Result<f64, String> {
+    pub(crate) fn restore_many(&self, n: usize, given_up: &AtomicBool) -> Result<f64, String> {
         let begin = Instant::now();
         let answered = std::thread::scope(|scope| {
             let one = || self.restored(given_up).map(|_ended| ms(begin));
@@ -92,11 +92,7 @@ impl Bare {
 
     /// Restores one and then another, has each run `commands` programs, and looks at their proportional set sizes, MiB:
     /// that of the first while it is alone, and what the second adds to all.
-    pub(in crate::bench) fn idle_memory(
-        &self,
-        commands: usize,
-        given_up: &AtomicBool,
-    ) -> Result<(f64, f64), String> {
+    pub(crate) fn idle_memory(&self, commands: usize, given_up: &AtomicBool) -> Result<(f64, f64), String> {
         let idle = || {
             let (mut qemu, mut port, _) = self.restored(given_up)?;
             for _ in 0..commands {
@@ -105,7 +101,7 @@ impl Bare {
             std::thread::sleep(SETTLE);
             Ok::<_, String>((qemu, port))
         };
-        let pss = |qemu: &Qemu<'_>| crate::bench::memory::pss_mib(qemu.child.id());
+        let pss = |qemu: &Qemu<'_>| crate::memory::pss_mib(qemu.child.id());
         let (first, _port) = idle()?;
         let alone = pss(&first)?;
         let (second, _port) = idle()?;
@@ -114,7 +110,7 @@ impl Bare {
 
     /// Restores `plan.count` of them, has each run a program, and looks what they take of one core while they wait, percent,
     /// each round of the plan.
-    pub(in crate::bench) fn idle_cpu(&self, plan: Plan, given_up: &AtomicBool) -> Result<Vec<f64>, String> {
+    pub(crate) fn idle_cpu(&self, plan: IdlePlan, given_up: &AtomicBool) -> Result<Vec<f64>, String> {
         let mut all = Vec::new();
         for _ in 0..plan.count {
             let (mut qemu, mut port, _) = self.restored(given_up)?;

@@ -3,10 +3,10 @@
 
 use std::time::Instant;
 
-use crate::backend::{self, Preference, Probe};
-use crate::cause;
-use crate::start::{How, Use};
-use crate::vm::Factory;
+use pyro_core::backend::{self, Preference, Probe};
+use pyro_core::cause;
+use pyro_core::start::{How, Use};
+use pyro_core::vm::Factory;
 
 use super::idle::Idle;
 use super::{Bench, Measure, Row, Series, guest, memory};
@@ -65,7 +65,7 @@ async fn beside_the_guest(bench: &Bench<'_>, factory: &Factory) -> [Result<f64, 
         if own.is_empty() {
             return Err("there is no VMM".to_owned());
         }
-        let mem_mib = crate::vm::VmRequest::new("").mem_mib;
+        let mem_mib = pyro_core::vm::VmRequest::new("").mem_mib;
         let of_vmm = memory::pss_beside_guest_mib(*vmm, mem_mib);
         let of_own = own.iter().map(|pid| memory::pss_mib(*pid)).sum();
         idle.end().await?;

@@ -8,11 +8,11 @@ use std::time::{Duration, Instant};
 
 use tokio::io::AsyncReadExt as _;
 
-use crate::cause;
-use crate::command::{CommandLine, Options, Outcome, Streams};
-use crate::environment::DISK_BYTES;
-use crate::start::How;
-use crate::vm::{Factory, Vm, VmRequest};
+use pyro_core::cause;
+use pyro_core::command::{CommandLine, Options, Outcome, Streams};
+use pyro_core::environment::DISK_BYTES;
+use pyro_core::start::How;
+use pyro_core::vm::{Factory, Vm, VmRequest};
 
 use super::{Bench, Measure, Row, Series, memory};
 
@@ -208,7 +208,7 @@ impl Bench<'_> {
         let started = async {
             let mut vm = Vm::create(factory, request, |_| {}).await?;
             vm.start(&mut |_| ()).await?;
-            Ok::<_, crate::vm::VmError>(vm)
+            Ok::<_, pyro_core::vm::VmError>(vm)
         };
         started.await.map_err(|error| cause::chain(&error))
     }

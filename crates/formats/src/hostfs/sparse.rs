@@ -6,10 +6,8 @@ use std::num::NonZeroU64;
 use std::os::unix::fs::FileExt as _;
 use std::sync::mpsc::Sender;
 
-use rustix::fs::Advice;
+use rustix::fs::{Advice, SeekFrom};
 use rustix::io::Errno;
-
-use crate::stamp::next_data;
 
 /// Bytes copied at once where the kernel cannot copy by itself.
 const CHUNK: u64 = 1 << 20;
@@ -37,6 +35,23 @@ pub fn copy_sparse_ahead(from: &File, to: &File) -> io::Result<u64> {
         let ahead = ahead.get_or_insert_with(|| begin_writing(to).ok());
         let _ = ahead.as_ref().map(|ahead| ahead.send((start, end)));
     })
+}
+
+/// The next stretch of data of a sparse file at or after `from`; `None` when only holes follow. Moves the offset.
+///
+/// # Errors
+/// When the file cannot be sought in.
+pub fn next_data(file: &File, from: u64, size: u64) -> io::Result<Option<(u64, u64)>> {
+    if from >= size {
+        return Ok(None);
+    }
+    let start = match rustix::fs::seek(file, SeekFrom::Data(from)) {
+        Ok(start) => start,
+        Err(rustix::io::Errno::NXIO) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let end = rustix::fs::seek(file, SeekFrom::Hole(start))?;
+    Ok((start < size).then_some((start, end.min(size))))
 }
 
 /// Begins to write out the stretches of `file` that it is told, beside the copy, for which a guest may stand still: where

@@ -49,17 +49,17 @@ impl HostPath {
     }
 
     /// Where it is opened.
-    pub(crate) fn path(&self) -> &Path {
+    pub fn path(&self) -> &Path {
         &self.path
     }
 
     /// As whoever has another working directory finds it.
-    pub(crate) fn absolute(self) -> io::Result<Self> {
+    pub fn absolute(self) -> io::Result<Self> {
         Ok(Self { shown: std::path::absolute(&self.shown)?, path: std::path::absolute(&self.path)?, ..self })
     }
 
     /// Refuses a file that was opened by this path and is not the one that was held open for it.
-    pub(crate) fn confirm(&self, file: &File) -> io::Result<()> {
+    pub fn confirm(&self, file: &File) -> io::Result<()> {
         let meta = file.metadata()?;
         match self.inode {
             Some(inode) if inode != (meta.dev(), meta.ino()) => {

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader, Lines};
 use tokio::process::{Child, ChildStdin, ChildStdout};
 
-use crate::backend::Preference;
+use pyro_core::backend::Preference;
 
 use super::{Bench, Measure, Row, Series, memory};
 

@@ -11,7 +11,7 @@ use super::check::Check;
 use super::read::{Grown, Reader, sum_is_right};
 use super::write::Writer;
 use super::{ArchiveError, CHUNK, Content, Limits, Meter, Progress, SkippedLink, Totals, walk};
-use crate::HostPath;
+use crate::hostfs::HostPath;
 
 /// A tree of the host.
 #[derive(Debug)]

@@ -12,12 +12,13 @@ use pyro_vmm::{Cache, Cgroups, Firecracker, Memory, Parts, Shape, Spec, Start};
 use super::floor::firecracker::Hand;
 use super::floor::on_thread;
 use super::{Bench, Measure, Row, Series, absolute};
-use crate::backend;
-use crate::cause;
-use crate::environment::{DISK_BYTES, dig_holes};
-use crate::host;
-use crate::runtime::{Bundle, INITRAMFS, KERNEL};
-use crate::vm::VmRequest;
+use pyro_core::backend;
+use pyro_core::cause;
+use pyro_core::environment::DISK_BYTES;
+use pyro_core::host;
+use pyro_core::runtime::{Bundle, INITRAMFS, KERNEL};
+use pyro_core::vm::VmRequest;
+use pyro_formats::hostfs::dig_holes;
 
 /// Size of the root image that nobody reads, bytes.
 const BASE_BYTES: u64 = 1 << 20;
