@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bug;
 pub mod capture;
 pub mod cause;
 pub mod command;
@@ -17,7 +18,6 @@ pub mod guest;
 pub mod host;
 pub mod host_compat;
 pub mod identity;
-pub mod keeper;
 pub mod launch;
 pub mod run;
 pub mod runtime;

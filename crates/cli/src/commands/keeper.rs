@@ -8,8 +8,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use clap::Subcommand;
-use pyro_core::keeper::{self, Expiry, Log, Order, Report, Task};
-use pyro_core::workspace::Workspaces;
+use pyro_core::workspace::ops::run_keeper;
+use pyro_core::workspace::{Expiry, Log, Order, Report, Task, Workspaces};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -87,7 +87,7 @@ impl Args {
                 while matches!(stdin.read(&mut byte).await, Ok(1..)) {}
             };
             // Why it failed is said in the report.
-            let run = keeper::run(self.dir, order, &mut report, log, abandoned, quit).await;
+            let run = run_keeper(self.dir, order, &mut report, log, abandoned, quit).await;
             return Ok(u8::from(run.is_err()));
         }
         let dir = std::fs::canonicalize(&self.dir).map_err(|error| {
@@ -107,7 +107,7 @@ impl Args {
                 eprintln!("[workspace] {text}");
             }
         };
-        keeper::run(dir, order, &mut report, log, std::future::pending(), quit).await?;
+        run_keeper(dir, order, &mut report, log, std::future::pending(), quit).await?;
         Ok(0)
     }
 }

@@ -9,10 +9,9 @@ use futures::future::{Either, select};
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_MESSAGE};
 use pyro_proto::message::{Amount, ExecInput, Reply, Request};
-use pyro_proto::mux::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{Guest, GuestError};
+use super::{Guest, GuestError, RawStream};
 
 /// After so long without a word from the guest it is asked for a sign of life.
 pub(super) const IDLE: Duration = Duration::from_secs(10);
@@ -31,7 +30,7 @@ pub(super) enum Said<'a> {
 pub(super) struct Call {
     guest: Guest,
     what: &'static str,
-    frames: FrameReader<ReadHalf<Stream>>,
+    frames: FrameReader<ReadHalf<RawStream>>,
 }
 
 impl Guest {
@@ -40,7 +39,7 @@ impl Guest {
         &self,
         what: &'static str,
         request: &Request,
-    ) -> Result<(Call, WriteHalf<Stream>), GuestError> {
+    ) -> Result<(Call, WriteHalf<RawStream>), GuestError> {
         let mut stream = self.open(what).await?;
         self.send(what, &mut stream, request).await?;
         let (read, write) = stream.split();
@@ -79,7 +78,7 @@ impl Guest {
 async fn feed(
     what: &'static str,
     mut source: impl AsyncRead + Unpin,
-    write: &mut WriteHalf<Stream>,
+    write: &mut WriteHalf<RawStream>,
 ) -> Result<(), GuestError> {
     let mut buffer = vec![0; HEADER + PIECE];
     loop {
@@ -139,13 +138,13 @@ impl Call {
 pub struct Download {
     call: Call,
     /// Its end is the call's.
-    _write: WriteHalf<Stream>,
+    _write: WriteHalf<RawStream>,
     left: u64,
     last: Option<Reply>,
 }
 
 impl Download {
-    pub(super) fn new(call: Call, write: WriteHalf<Stream>, most: u64) -> Self {
+    pub(super) fn new(call: Call, write: WriteHalf<RawStream>, most: u64) -> Self {
         Self { call, _write: write, left: most, last: None }
     }
 

@@ -5,11 +5,10 @@ use std::time::Duration;
 use futures::io::WriteHalf;
 use pyro_proto::frame;
 use pyro_proto::message::{Change, ExecInput, FREEZE_MS, Reply, Request};
-use pyro_proto::mux::Stream;
 
 use super::call::Call;
 use super::files::MOST_TEXT;
-use super::{CALL_DEADLINE, Guest, GuestError};
+use super::{CALL_DEADLINE, Guest, GuestError, RawStream};
 
 const ELSE: &str = "the reply belongs to another call";
 /// Most differences that are taken in.
@@ -73,7 +72,7 @@ impl Guest {
 /// The guest's disk is still, as the guest says; thawed when this is dropped.
 pub struct Frozen {
     call: Call,
-    write: WriteHalf<Stream>,
+    write: WriteHalf<RawStream>,
 }
 
 impl Frozen {

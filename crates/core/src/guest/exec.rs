@@ -8,11 +8,10 @@ use std::sync::Arc;
 use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, MAX_CHUNK, MAX_MESSAGE};
 use pyro_proto::message::{ExecEvent, ExecInput, Exit, STDIN_WINDOW, TerminalSize};
-use pyro_proto::mux::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::call::IDLE;
-use super::{Guest, GuestError};
+use super::{Guest, GuestError, RawStream};
 
 const WHAT: &str = "a command";
 
@@ -25,7 +24,7 @@ pub struct Execution {
 }
 
 impl Execution {
-    pub(super) fn new(guest: Guest, stream: Stream) -> Self {
+    pub(super) fn new(guest: Guest, stream: RawStream) -> Self {
         let (read, write) = stream.split();
         let credit = Arc::new(Semaphore::new(STDIN_WINDOW));
         let output = Output {
@@ -40,7 +39,7 @@ impl Execution {
 
 /// The receiving half of an [`Execution`].
 pub struct Output {
-    frames: FrameReader<ReadHalf<Stream>>,
+    frames: FrameReader<ReadHalf<RawStream>>,
     credit: Arc<Semaphore>,
     guest: Guest,
     over: bool,
@@ -134,7 +133,7 @@ impl Output {
 
 /// The sending half of an [`Execution`].
 pub struct Input {
-    stream: WriteHalf<Stream>,
+    stream: WriteHalf<RawStream>,
     credit: Arc<Semaphore>,
     guest: Guest,
 }

@@ -8,10 +8,9 @@ use pyro_proto::message::{
     Bytes, Exec, Exit, JOB_INPUT, JobId, JobInfo, JobStart, MAX_JOBS, PROBE_MS, Probe, Readiness, Reply,
     Request, SignalTarget, TerminalSize,
 };
-use pyro_proto::mux::Stream;
 
 use super::call::{Call, Said};
-use super::{CALL_DEADLINE, Guest, GuestError};
+use super::{CALL_DEADLINE, Guest, GuestError, RawStream};
 
 const ELSE: &str = "the reply belongs to another call";
 
@@ -99,7 +98,7 @@ impl Guest {
 pub struct JobOutput {
     call: Call,
     /// Its end is the call's.
-    _write: WriteHalf<Stream>,
+    _write: WriteHalf<RawStream>,
     at: u64,
 }
 

@@ -13,9 +13,13 @@ mod files;
 mod jobs;
 mod trees;
 
+use std::io;
 use std::os::unix::net::UnixStream;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
+
+use futures::future::BoxFuture;
+use futures::io::{AsyncRead, AsyncWrite};
 
 use crate::cause;
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_MESSAGE};
@@ -96,9 +100,31 @@ pub enum GuestError {
 /// One session with the agent of one guest. Clones share it.
 #[derive(Clone)]
 pub struct Guest {
-    opener: Opener,
-    ended: Arc<Ended>,
+    source: StreamSource,
 }
+
+/// Where a guest's streams come from.
+#[derive(Clone)]
+enum StreamSource {
+    /// A session that this process holds.
+    Session { opener: Opener, ended: Arc<Ended> },
+    /// Whoever holds the session and opens streams for others.
+    Elsewhere(Arc<dyn OpenStream>),
+}
+
+/// Opens streams to a guest whose session another process holds.
+pub trait OpenStream: Send + Sync {
+    /// Opens one.
+    fn open_stream(&self) -> BoxFuture<'_, io::Result<RawStream>>;
+}
+
+/// The bytes of one call, both ways.
+pub type RawStream = Box<dyn Duplex>;
+
+/// A stream that is read and written.
+pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 
 /// What is left of a session that ended, and the task that ends with its last handle.
 struct Ended {
@@ -165,7 +191,7 @@ impl Guest {
                 *report = Some(end);
             }
         });
-        Ok(Self { opener, ended: Arc::new(Ended { why, driver }) })
+        Ok(Self { source: StreamSource::Session { opener, ended: Arc::new(Ended { why, driver }) } })
     }
 
     /// Gives the guest its identity: always the first call of a session.
@@ -254,14 +280,33 @@ impl Guest {
         }
     }
 
-    async fn open(&self, what: &'static str) -> Result<mux::Stream, GuestError> {
-        self.opener.clone().open().await.map_err(|_| self.lost(what))
+    /// A guest whose session another process holds.
+    pub fn elsewhere(source: Arc<dyn OpenStream>) -> Self {
+        Self { source: StreamSource::Elsewhere(source) }
+    }
+
+    /// Opens a stream for a call of another process, which speaks the wall's protocol on it by itself.
+    ///
+    /// # Errors
+    /// When the session is over.
+    pub async fn raw_stream(&self) -> Result<RawStream, GuestError> {
+        self.open("a call of another process").await
+    }
+
+    async fn open(&self, what: &'static str) -> Result<RawStream, GuestError> {
+        match &self.source {
+            StreamSource::Session { opener, .. } => {
+                let stream = opener.clone().open().await.map_err(|_| self.lost(what))?;
+                Ok(Box::new(stream))
+            }
+            StreamSource::Elsewhere(source) => source.open_stream().await.map_err(GuestError::Stream),
+        }
     }
 
     async fn send(
         &self,
         what: &'static str,
-        stream: &mut mux::Stream,
+        stream: &mut RawStream,
         message: &impl serde::Serialize,
     ) -> Result<(), GuestError> {
         frame::send(stream, message).await.map_err(|error| match error {
@@ -271,7 +316,10 @@ impl Guest {
     }
 
     fn lost(&self, what: &'static str) -> GuestError {
-        let why = self.ended.why.lock().ok().and_then(|why| why.clone());
+        let why = match &self.source {
+            StreamSource::Session { ended, .. } => ended.why.lock().ok().and_then(|why| why.clone()),
+            StreamSource::Elsewhere(_) => None,
+        };
         GuestError::Lost { what, why }
     }
 

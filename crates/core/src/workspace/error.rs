@@ -3,7 +3,12 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use pyro_formats::archive::ArchiveError;
+use pyro_formats::disk::DiskError;
+use pyro_formats::patch::{PatchError, Rejected};
+use pyro_formats::redact::Redactor;
 use pyro_proto::message::{Failure, FailureKind};
+use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendError;
 use crate::cause;
@@ -11,18 +16,18 @@ use crate::command::CommandError;
 use crate::environment::EnvironmentError;
 use crate::guest::GuestError;
 use crate::identity::NoRandomness;
-use crate::keeper::{Fault, ProtocolError, Refusal};
 use crate::runtime::RuntimeError;
 use crate::vm::{LimitError, VmError};
-use crate::workspace::SecretError;
-use pyro_formats::archive::ArchiveError;
-use pyro_formats::disk::DiskError;
-use pyro_formats::patch::{PatchError, Rejected};
-use pyro_formats::redact::Redactor;
+use crate::workspace::frames::ProtocolError;
+use crate::workspace::life::Refusal;
+use crate::workspace::store::secrets::SecretError;
 
 /// A failure of a workspace.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
+    /// A fault of pyro itself.
+    #[error(transparent)]
+    Bug(#[from] crate::bug::Bug),
     /// There is none of this name or id.
     #[error("there is no workspace {given:?}")]
     Unknown {
@@ -194,6 +199,12 @@ pub enum WorkspaceError {
         #[source]
         source: GuestError,
     },
+    /// A keeper of the generation before could not do what it was told.
+    #[error("{0}")]
+    Legacy(String),
+    /// A call that this keeper does not know.
+    #[error("the workspace's keeper knows no {0:?}")]
+    UnknownCall(String),
     /// The keeper says that it could not be done.
     #[error("{0}")]
     Told(Fault),
@@ -515,4 +526,43 @@ impl From<CommandError> for WorkspaceError {
     fn from(error: CommandError) -> Self {
         Self::Vm(error.into())
     }
+}
+
+/// Refuses a number that is out of bounds.
+pub(crate) fn check_bound(
+    what: &'static str,
+    value: u64,
+    bounds: &std::ops::RangeInclusive<u64>,
+) -> Result<(), WorkspaceError> {
+    if bounds.contains(&value) {
+        return Ok(());
+    }
+    Err(WorkspaceError::Bound { what, value, least: *bounds.start(), most: *bounds.end() })
+}
+
+/// A failure as it crosses a process boundary.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Fault {
+    /// Which failure it is, for programs: the variant of [`WorkspaceError`].
+    pub kind: String,
+    /// What failed and why, for people.
+    pub message: String,
+    /// What to do next.
+    pub hint: Option<String>,
+    /// Whether what is in the way is somebody else's work, which ends by itself.
+    #[serde(default)]
+    pub momentary: bool,
+}
+
+impl std::fmt::Display for Fault {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Runs `work`, which blocks, on a thread of its own; a panic in it is a bug.
+pub(crate) async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
+) -> Result<T, WorkspaceError> {
+    crate::bug::blocking(work).await
 }

@@ -5,7 +5,7 @@ use std::io::Write as _;
 
 use clap::Subcommand;
 use pyro_core::command::CommandLine;
-use pyro_core::workspace::{Readiness, ReadyWait, SecretEnv, Service as Job, ServiceWish, WorkspaceError};
+use pyro_core::workspace::{Readiness, ReadyWait, SecretEnv, Service as Job, ServiceSpec, WorkspaceError};
 
 use super::show_jobs;
 use crate::error::{CliError, print_json};
@@ -179,7 +179,7 @@ impl Start {
             .or(self.ready_command.map(|command| Readiness::Command { command }));
         let wait =
             ReadyWait { timeout_seconds: self.ready_timeout_seconds, interval_ms: self.ready_interval_ms };
-        let wish = ServiceWish {
+        let wish = ServiceSpec {
             name: self.service_name,
             cwd: self.cwd,
             readiness,

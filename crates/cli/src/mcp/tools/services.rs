@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pyro_core::workspace::{
-    Readiness, ReadyWait, Service, ServiceList, ServiceLogs, ServiceWish, WorkspaceError,
+    Readiness, ReadyWait, Service, ServiceList, ServiceLogs, ServiceSpec, WorkspaceError,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -138,7 +138,7 @@ async fn start(host: Arc<Host>, mut input: Start, _: Call) -> Result<Service, Fa
     }
     let readiness = readiness(&mut input)?;
     let command = shell_line(input.command)?;
-    let wish = ServiceWish {
+    let wish = ServiceSpec {
         name: input.service_name,
         cwd: input.cwd,
         readiness,

@@ -1,0 +1,183 @@
+//! Files of a running workspace, one at a time: what is there, what is in it, and writing one.
+
+use std::path::Path;
+
+use pyro_proto::message::Entry;
+use tokio::io::AsyncRead;
+
+use super::Workspaces;
+use super::guest::RunningGuest;
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::store::files_view::{FileEntry, FileList, FileRead, FileWritten};
+use crate::workspace::store::paths::{place, shown};
+use crate::workspace::store::view::EXECUTION_MODE;
+
+/// Most bytes of a file that are read at once.
+const MOST: u64 = 64 << 20;
+
+impl RunningGuest {
+    /// What stands at a plain path; a link is not followed.
+    pub(super) async fn stat(&self, path: &[u8]) -> Result<Entry, WorkspaceError> {
+        match self.guest.file_stat(path).await {
+            Ok(entry) => Ok(entry),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    /// What is in a directory, at most 100,000 entries; and whether there are more.
+    pub(super) async fn entries(
+        &self,
+        path: &[u8],
+        recursive: bool,
+    ) -> Result<(Vec<Entry>, bool), WorkspaceError> {
+        match self.guest.file_list(path, recursive).await {
+            Ok(listed) => Ok(listed),
+            Err(error) => Err(self.failed(error).await),
+        }
+    }
+
+    /// Reads a file from byte `offset` on, at most `limit` bytes, which `each` is given as they come.
+    pub(super) async fn content(
+        &self,
+        path: &[u8],
+        offset: u64,
+        limit: u64,
+        mut each: impl FnMut(&[u8]) -> Result<(), WorkspaceError>,
+    ) -> Result<Entry, WorkspaceError> {
+        let mut content = match self.guest.file_read(path, offset, limit).await {
+            Ok(content) => content,
+            Err(error) => return Err(self.failed(error).await),
+        };
+        loop {
+            match content.bytes.next().await {
+                Ok(Some(bytes)) => each(bytes)?,
+                Ok(None) => return Ok(content.entry),
+                Err(error) => return Err(self.failed(error).await),
+            }
+        }
+    }
+}
+
+impl Workspaces {
+    /// What is in a directory of the workspace, with `recursive` also in those below it; or one file.
+    ///
+    /// # Errors
+    /// When it does not run, the path leads out of it, or there is none.
+    pub async fn list_files(
+        &self,
+        given: &str,
+        path: &Path,
+        recursive: bool,
+    ) -> Result<FileList, WorkspaceError> {
+        let plain = place(path)?;
+        let running = self.running_guest(given).await?;
+        let (entries, truncated) = running.entries(&plain, recursive).await?;
+        let redactor = &running.redactor;
+        Ok(FileList {
+            workspace_id: running.home.id(),
+            path: shown(&plain),
+            recursive,
+            entries: entries.into_iter().map(|entry| FileEntry::from(entry).redacted(redactor)).collect(),
+            truncated,
+            execution_mode: EXECUTION_MODE,
+        })
+    }
+
+    /// At most `max_bytes` of a file from byte `offset` on: as a payload, and byte for byte, but for the workspace's
+    /// secrets. Links are followed inside the workspace.
+    ///
+    /// # Errors
+    /// When it does not run, or the path is no regular file in it.
+    pub async fn read_file(
+        &self,
+        given: &str,
+        path: &Path,
+        offset: u64,
+        max_bytes: u64,
+    ) -> Result<(FileRead, Vec<u8>), WorkspaceError> {
+        check_size(max_bytes)?;
+        let plain = place(path)?;
+        let running = self.running_guest(given).await?;
+        let redactor = &running.redactor;
+        let mut content = Vec::new();
+        let each = |bytes: &[u8]| {
+            content.extend_from_slice(bytes);
+            Ok(())
+        };
+        // A secret that begins before the part, or ends after it, is one too.
+        let reach = redactor.reach() as u64;
+        let before = offset.min(reach);
+        let wanted = before + max_bytes;
+        let entry = running.content(&plain, offset - before, wanted + reach, each).await?;
+        let part = |end: u64| redactor.head(&content, usize::try_from(end).unwrap_or(usize::MAX)).0;
+        let clean = part(wanted)[part(before).len()..].to_vec();
+        let raw = content.get(before as usize..).unwrap_or_default();
+        let raw = &raw[..raw.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX))];
+        let redacted = clean != raw;
+        let read = FileRead {
+            workspace_id: running.home.id(),
+            path: shown(&plain),
+            size_bytes: entry.size,
+            max_bytes,
+            offset,
+            content: String::from_utf8_lossy(&clean).into_owned(),
+            truncated: entry.size > offset.saturating_add(raw.len() as u64),
+            redacted,
+            execution_mode: EXECUTION_MODE,
+        };
+        Ok((read, clean))
+    }
+
+    /// Makes a file, or replaces its content at once, by all of `source`; missing directories above it are made.
+    ///
+    /// # Errors
+    /// When it does not run, the path leads out of it or is a directory, or its disk is full.
+    pub async fn write_file(
+        &self,
+        given: &str,
+        path: &Path,
+        source: impl AsyncRead + Unpin,
+    ) -> Result<FileWritten, WorkspaceError> {
+        let plain = place(path)?;
+        let running = self.running_guest(given).await?;
+        let mut source = Counted { source, count: 0 };
+        let entry = match running.guest.file_write(&plain, None, true, &mut source).await {
+            Ok(entry) => entry,
+            Err(error) => return Err(running.failed(error).await),
+        };
+        Ok(FileWritten {
+            workspace_id: running.home.id(),
+            path: shown(&plain),
+            size_bytes: entry.size,
+            bytes_written: source.count,
+            execution_mode: EXECUTION_MODE,
+        })
+    }
+}
+
+/// Whether so much of a file may be asked for.
+pub(super) fn check_size(max_bytes: u64) -> Result<(), WorkspaceError> {
+    match max_bytes {
+        0..=MOST => Ok(()),
+        _ => Err(WorkspaceError::TooMuch { what: "bytes of a file to be read at once", limit: MOST }),
+    }
+}
+
+/// What is read, counted.
+struct Counted<R> {
+    source: R,
+    count: u64,
+}
+
+impl<R: AsyncRead + Unpin> AsyncRead for Counted<R> {
+    fn poll_read(
+        mut self: std::pin::Pin<&mut Self>,
+        cx: &mut std::task::Context<'_>,
+        buffer: &mut tokio::io::ReadBuf<'_>,
+    ) -> std::task::Poll<std::io::Result<()>> {
+        let before = buffer.filled().len();
+        let polled = std::pin::Pin::new(&mut self.source).poll_read(cx, buffer);
+        self.count += (buffer.filled().len() - before) as u64;
+        polled
+    }
+}

@@ -1,0 +1,1 @@
+//! Front ends beside keepers that fail.

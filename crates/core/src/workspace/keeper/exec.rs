@@ -1,0 +1,229 @@
+//! One command of a workspace: its output to the front end as it comes, its first and last MiB to the history.
+
+use std::io::Write as _;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::pin::Pin;
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::{Duration, Instant};
+use std::{fs, io};
+
+use pyro_formats::redact::RedactedStream;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::mpsc;
+use tokio_util::sync::PollSender;
+
+use super::admitted::UsingGuest;
+use crate::capture::{Capture, Captured};
+use crate::cause;
+use crate::command::{self, CommandError, CommandLine, Options, Outcome, Streams};
+use crate::identity::unix_now;
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::frames::{Channel, MAX_CHUNK};
+use crate::workspace::keeper::Keeper;
+use crate::workspace::store::history::Bounds;
+use crate::workspace::store::record::{Command, WORKSPACE_PATH};
+use crate::workspace::store::secrets::SecretEnv;
+use crate::workspace::wire::{Exited, Place};
+
+/// The exit code of a command that was killed because nobody waits for it any more, or with its guest.
+const KILLED: i32 = 128 + 9;
+
+/// Output on its way to a front end.
+pub(super) type Chunk = (Channel, Vec<u8>);
+type Kept = Arc<Mutex<Capture>>;
+
+/// A stream of a command: without the secrets, kept, and passed on no faster than it is read.
+struct Pipe {
+    channel: Channel,
+    sender: PollSender<Chunk>,
+    kept: Kept,
+    redacted: RedactedStream,
+    /// What has yet to be passed on.
+    clean: Vec<u8>,
+}
+
+impl Pipe {
+    fn poll_pass_on(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let gone = |_| io::Error::from(io::ErrorKind::BrokenPipe);
+        while !self.clean.is_empty() {
+            ready!(self.sender.poll_reserve(cx)).map_err(gone)?;
+            let rest = self.clean.split_off(self.clean.len().min(MAX_CHUNK));
+            let chunk = (self.channel, std::mem::replace(&mut self.clean, rest));
+            self.sender.send_item(chunk).map_err(gone)?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn keep(&mut self) {
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).push(&self.clean);
+    }
+}
+
+impl AsyncWrite for Pipe {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        ready!(self.poll_pass_on(cx))?;
+        let bytes = &bytes[..bytes.len().min(MAX_CHUNK)];
+        let this = &mut *self;
+        this.redacted.push(bytes, &mut this.clean);
+        this.keep();
+        Poll::Ready(Ok(bytes.len()))
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.poll_pass_on(cx)
+    }
+
+    /// The end: what could have been the beginning of a secret was none.
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_pass_on(cx))?;
+        let this = &mut *self;
+        this.redacted.finish(&mut this.clean);
+        this.keep();
+        this.poll_pass_on(cx)
+    }
+}
+
+/// A command that runs; whatever becomes of it is written down once.
+struct Running<'a> {
+    keeper: &'a Keeper,
+    using: UsingGuest,
+    entry: Command,
+    begin: Instant,
+    stdout: Kept,
+    stderr: Kept,
+    over: bool,
+}
+
+impl Running<'_> {
+    fn end(
+        &mut self,
+        exit_code: i32,
+        duration: Duration,
+        interrupted: Option<String>,
+    ) -> Result<(), WorkspaceError> {
+        self.over = true;
+        let take =
+            |kept: &Kept| std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner)).finish();
+        let (stdout, stderr) = (take(&self.stdout), take(&self.stderr));
+        let entry = &mut self.entry;
+        entry.exit_code = exit_code;
+        entry.duration_ms = crate::run::millis(duration);
+        entry.recorded_at = unix_now();
+        (entry.stdout_bytes, entry.stdout_truncated) = (stdout.total, stdout.truncated);
+        (entry.stderr_bytes, entry.stderr_truncated) = (stderr.total, stderr.truncated);
+        entry.interrupted = interrupted.map(|why| self.keeper.secrets.redactor().text(&why));
+        // Files first: a row always has its files, and files without a row are swept.
+        self.keeper.keep(self.entry.sequence, "stdout", &stdout)?;
+        self.keeper.keep(self.entry.sequence, "stderr", &stderr)?;
+        let bytes = (stdout.bytes.len() + stderr.bytes.len()) as u64;
+        let added = self.keeper.books().state.add_command(&self.entry, bytes, Bounds::ALL)?;
+        self.keeper.home.forget_output(&added)
+    }
+}
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        if !self.over
+            && let Err(error) = self.end(KILLED, self.begin.elapsed(), Some("cancelled".into()))
+        {
+            (self.keeper.log)(&format!("a cancelled command was not written down: {}", cause::chain(&error)));
+        }
+    }
+}
+
+/// Lets go of what the streams hold back.
+async fn end(streams: &mut Streams) -> io::Result<()> {
+    streams.stdout.shutdown().await?;
+    streams.stderr.shutdown().await
+}
+
+impl Keeper {
+    fn keep(&self, sequence: u64, stream: &str, captured: &Captured) -> Result<(), WorkspaceError> {
+        if captured.bytes.is_empty() {
+            return Ok(());
+        }
+        let path = self.home.output(sequence, stream);
+        let write = || {
+            let mut file =
+                fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
+            file.write_all(&captured.bytes)
+        };
+        write().map_err(|e| WorkspaceError::file(&path, "written", e))
+    }
+
+    /// Runs a command, with secrets as variables. Dropping the future kills it, and writes that down.
+    pub(super) async fn exec(
+        self: &Arc<Self>,
+        command: CommandLine,
+        timeout: Option<Duration>,
+        secret_env: &[SecretEnv],
+        chunks: mpsc::Sender<Chunk>,
+    ) -> Result<Exited, WorkspaceError> {
+        let env = self.secrets.env(secret_env)?;
+        let redactor = self.secrets.redactor();
+        let using = self.use_guest().await?;
+        let sequence = self.next_command.fetch_add(1, Ordering::Relaxed);
+        let (stdout, stderr) = (Kept::default(), Kept::default());
+        let pipe = |channel, kept: &Kept| Pipe {
+            channel,
+            sender: PollSender::new(chunks.clone()),
+            kept: Arc::clone(kept),
+            redacted: redactor.stream(),
+            clean: Vec::new(),
+        };
+        let mut streams = Streams {
+            stdout: Box::new(pipe(Channel::Stdout, &stdout)),
+            stderr: Box::new(pipe(Channel::Stderr, &stderr)),
+            ..Streams::kept_only()
+        };
+        drop(chunks);
+        let entry = Command {
+            sequence,
+            command: redactor.text(&command.redacted(redactor).to_string()),
+            cwd: WORKSPACE_PATH.into(),
+            exit_code: 0,
+            duration_ms: 0,
+            recorded_at: 0.0,
+            stdout_bytes: 0,
+            stderr_bytes: 0,
+            stdout_truncated: false,
+            stderr_truncated: false,
+            interrupted: None,
+        };
+        let begin = Instant::now();
+        let mut running = Running { keeper: self, using, entry, begin, stdout, stderr, over: false };
+        let handle = running.using.handle.clone();
+        // The directory is named, so that a workspace whose guest removed it says so instead of starting elsewhere.
+        let options = Options { timeout, env, cwd: Some(WORKSPACE_PATH.into()), ..Options::default() };
+        let ended = command::execute(&handle.guest, &handle.watch, &command, &options, &mut streams).await;
+        let ended = match end(&mut streams).await {
+            Err(error) if ended.is_ok() => Err(CommandError::Output(error)),
+            _ => ended,
+        };
+        match ended {
+            Ok(Outcome { exit_code, timed_out, duration, .. }) => {
+                running.end(exit_code, duration, timed_out.then(|| "timeout".into()))?;
+                let duration_ms = running.entry.duration_ms;
+                let command = running.entry.command.clone();
+                let place = Place::of(&self.books().record);
+                let duration_us = u64::try_from(duration.as_micros()).ok();
+                Ok(Exited { sequence, exit_code, duration_ms, duration_us, timed_out, command, place })
+            }
+            Err(CommandError::Output(error)) => {
+                running.end(KILLED, begin.elapsed(), Some("cancelled".into()))?;
+                Err(CommandError::Output(error).into())
+            }
+            Err(CommandError::VmDied(death)) => {
+                let why = death.to_string();
+                running.end(KILLED, begin.elapsed(), Some(why.clone()))?;
+                Err(WorkspaceError::GuestEnded(why))
+            }
+            Err(error) => {
+                running.end(KILLED, begin.elapsed(), Some(cause::chain(&error)))?;
+                Err(error.into())
+            }
+        }
+    }
+}

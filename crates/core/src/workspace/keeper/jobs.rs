@@ -1,0 +1,381 @@
+//! Shells and services while their guest runs: one task each follows what the guest's job writes, into files, and writes
+//! down its end.
+//!
+//! ```text
+//!   guest's job --- follower ---> spool (files), progress (who waits)
+//!                      |
+//!                      +--> database: exited, stopped, failed
+//! ```
+//!
+//! Invariant: what is written down as ended has all of its output in its files.
+
+use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStringExt as _;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use pyro_formats::redact::{RedactedStream, Redactor};
+use pyro_proto::message::{Bytes, Exec, Exit, ExitStatus, JobId};
+use tokio::sync::watch;
+use tokio::task::AbortHandle;
+
+use crate::cause;
+use crate::guest::{Guest, GuestError, JobEvent};
+use crate::identity::{random, unix_now};
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::keeper::Keeper;
+use crate::workspace::life::Phase;
+use crate::workspace::store::jobs::{Job, Service, Shell};
+use crate::workspace::store::spool::Spool;
+
+/// How long a job that is asked to end with its workspace may take before it is killed.
+const LAST_GRACE: Duration = Duration::from_secs(2);
+/// How much longer ending it and reading the rest of its output may take.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+
+/// More output than any job can have written and lost: nothing is counted up to there for a guest that says so.
+const MOST_LOST: u64 = 1 << 48;
+
+/// Which job.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Key {
+    Shell(String),
+    Service(String),
+}
+
+/// All jobs that the guest has.
+pub(super) type Jobs = Mutex<BTreeMap<Key, Live>>;
+
+/// A job that the guest has.
+#[derive(Clone)]
+pub(super) struct Live {
+    pub(super) id: JobId,
+    pub(super) progress: watch::Receiver<Progress>,
+    follower: Arc<Mutex<Option<AbortHandle>>>,
+    output: Arc<Mutex<Output>>,
+    sender: Arc<watch::Sender<Progress>>,
+    /// What its end is to be called, where it does not end by itself.
+    ending: Arc<Mutex<Option<Ending>>>,
+}
+
+/// How far a job has come.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Progress {
+    /// When it wrote last.
+    pub(super) wrote: Instant,
+    /// How it ended, if that is known; its output is all there then.
+    pub(super) exit: Option<Exit>,
+    /// Nothing more comes.
+    pub(super) over: bool,
+}
+
+/// Why a job ends.
+#[derive(Clone, Debug)]
+pub(super) struct Ending {
+    pub(super) state: &'static str,
+    /// `None` for the signal that did it.
+    pub(super) reason: Option<String>,
+}
+
+/// Where its output goes.
+pub(super) struct Output {
+    pub(super) out: Spool,
+    /// Its standard error, where that is apart.
+    pub(super) err: Option<Spool>,
+    /// Takes the secrets out of each.
+    clean: [RedactedStream; 2],
+    /// Bytes that were taken from the guest: from where to go on with another session.
+    cursor: u64,
+}
+
+impl Output {
+    pub(super) fn new(out: Spool, err: Option<Spool>, redactor: &Redactor) -> Self {
+        Self { out, err, clean: [redactor.stream(), redactor.stream()], cursor: 0 }
+    }
+
+    /// Bytes of one stream, `None` for its end, without the secrets.
+    fn push(&mut self, is_err: bool, bytes: Option<&[u8]>) {
+        let mut clean = Vec::new();
+        let stream = &mut self.clean[usize::from(is_err)];
+        match bytes {
+            Some(bytes) => stream.push(bytes, &mut clean),
+            // What could have been the beginning of a secret was none.
+            None => stream.finish(&mut clean),
+        }
+        let spool = self.err.as_mut().filter(|_| is_err).unwrap_or(&mut self.out);
+        // A host whose disk is full keeps less: what is missing is told to whoever reads it.
+        let _ = spool.push(&clean);
+    }
+}
+
+fn locked<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Variables as a guest is told them.
+pub(super) fn variables(env: Vec<(OsString, OsString)>) -> Vec<(Bytes, Bytes)> {
+    let bytes = |text: OsString| Bytes(text.into_vec());
+    env.into_iter().map(|(name, value)| (bytes(name), bytes(value))).collect()
+}
+
+/// As payloads have it: 128 and the signal's number when one ended it.
+pub(super) fn exit_code(exit: Exit) -> i32 {
+    match exit.status {
+        ExitStatus::Code(code) => i32::from(code),
+        ExitStatus::Signal(signal) => 128 + i32::from(signal),
+    }
+}
+
+impl Live {
+    pub(super) fn new(id: JobId, output: Output) -> Self {
+        let (sender, progress) = watch::channel(Progress { wrote: Instant::now(), exit: None, over: false });
+        Self {
+            id,
+            progress,
+            follower: Arc::default(),
+            output: Arc::new(Mutex::new(output)),
+            sender: Arc::new(sender),
+            ending: Arc::default(),
+        }
+    }
+
+    /// Waits for its end, and until all of its output is there.
+    pub(super) async fn over(&self) -> Option<Exit> {
+        let mut progress = self.progress.clone();
+        progress.wait_for(|progress| progress.over).await.ok().and_then(|progress| progress.exit)
+    }
+
+    /// Waits until so many bytes of its output were read, or all that there will be.
+    pub(super) async fn has_read(&self, bytes: u64) {
+        let mut progress = self.progress.clone();
+        let read = progress.wait_for(|progress| progress.over || locked(&self.output).cursor >= bytes);
+        let _ = read.await;
+    }
+
+    fn end_as(&self, ending: Ending) {
+        locked(&self.ending).get_or_insert(ending);
+    }
+}
+
+impl Keeper {
+    pub(super) fn guest(&self) -> Result<Guest, WorkspaceError> {
+        self.handle().map(|handle| handle.guest).ok_or(WorkspaceError::Stopped)
+    }
+
+    pub(super) fn all_live(&self) -> BTreeMap<Key, Live> {
+        locked(&self.jobs).clone()
+    }
+
+    /// Follows a job that the guest has.
+    pub(super) fn take_up(self: &Arc<Self>, key: Key, live: Live, guest: Guest) {
+        locked(&self.jobs).insert(key.clone(), live.clone());
+        self.follow(key, &live, guest);
+    }
+
+    pub(super) fn live(&self, key: &Key) -> Option<Live> {
+        locked(&self.jobs).get(key).cloned()
+    }
+
+    /// Starts a job and follows it; gives its process id in the guest. `record` is written down before any of its end
+    /// can be.
+    pub(super) async fn start_job<J: Job>(
+        self: &Arc<Self>,
+        key: Key,
+        exec: Exec,
+        output: Output,
+        record: impl FnOnce(u32) -> J,
+    ) -> Result<(Live, J), WorkspaceError> {
+        let what = "the job cannot be started";
+        let guest = self.guest()?;
+        let id = JobId(random()?);
+        let pid = guest.job_start(id, exec).await.map_err(|source| WorkspaceError::Job { what, source })?;
+        let record = record(pid);
+        let saved = self.books().state.save_job(&record);
+        if let Err(error) = saved {
+            // What nobody knows of must not run.
+            let _ = guest.job_stop(id, Duration::ZERO).await;
+            return Err(error);
+        }
+        let live = Live::new(id, output);
+        self.take_up(key, live.clone(), guest);
+        if self.life().phase() != Phase::Running {
+            // It ended while the job began.
+            self.lose_jobs("workspace_stopped");
+            return Err(WorkspaceError::Stopped);
+        }
+        Ok((live, record))
+    }
+
+    /// Follows all jobs on, over another session.
+    pub(super) fn follow_jobs(self: &Arc<Self>, guest: &Guest) {
+        for (key, live) in self.all_live() {
+            self.follow(key, &live, guest.clone());
+        }
+    }
+
+    /// Follows none for a moment.
+    pub(super) fn unfollow_jobs(&self) {
+        for live in locked(&self.jobs).values() {
+            if let Some(follower) = locked(&live.follower).take() {
+                follower.abort();
+            }
+        }
+    }
+
+    fn follow(self: &Arc<Self>, key: Key, live: &Live, guest: Guest) {
+        let (keeper, following) = (Arc::downgrade(self), live.clone());
+        let task = tokio::spawn(async move {
+            let ended = read_on(&following, &guest).await;
+            if let Some(keeper) = Weak::upgrade(&keeper) {
+                keeper.job_ended(&key, &following, &guest, ended).await;
+            }
+        });
+        *locked(&live.follower) = Some(task.abort_handle());
+    }
+
+    /// A job ended, or cannot be followed any more.
+    async fn job_ended(&self, key: &Key, live: &Live, guest: &Guest, ended: Result<Exit, GuestError>) {
+        let exit = match ended {
+            Ok(exit) => exit,
+            Err(error) => {
+                // Its guest ended too, mostly, and who notices that ends the job.
+                (self.log)(&format!("{key:?} is lost: {}", cause::chain(&error)));
+                return;
+            }
+        };
+        // Services that left something running keep their job, so that it can be stopped.
+        let stays = exit.left_running && matches!(key, Key::Service(_));
+        if !stays {
+            locked(&self.jobs).remove(key);
+        }
+        let written = match key {
+            Key::Shell(id) => self.write_end::<Shell>(id, live, exit),
+            Key::Service(name) => self.write_end::<Service>(name, live, exit),
+        };
+        if let Err(error) = written {
+            (self.log)(&format!("the end of {key:?} cannot be written down: {}", cause::chain(&error)));
+        }
+        live.sender.send_modify(|progress| (progress.exit, progress.over) = (Some(exit), true));
+        if !stays && let Err(error) = guest.job_forget(live.id).await {
+            (self.log)(&format!("{key:?} is not forgotten: {}", cause::chain(&error)));
+        }
+    }
+
+    fn write_end<J: Job>(&self, name: &str, live: &Live, exit: Exit) -> Result<(), WorkspaceError> {
+        let ending = locked(&live.ending).clone();
+        let books = self.books();
+        let Some(mut job) = books.state.job::<J>(name)? else { return Ok(()) };
+        let by_signal = || match exit.status {
+            ExitStatus::Signal(9) => "sigkill".to_owned(),
+            _ => "sigterm".to_owned(),
+        };
+        let (state, reason) = match ending {
+            Some(Ending { state, reason }) => (state, Some(reason.unwrap_or_else(by_signal))),
+            None if J::KIND == Shell::KIND => ("stopped", None),
+            None => ("exited", None),
+        };
+        job.end(state, unix_now(), Some(exit_code(exit)), reason);
+        books.state.save_job(&job)
+    }
+
+    /// Ends a job: TERM to all of it, KILL after `grace`. Its end is written down when this returns.
+    pub(super) async fn stop_job(
+        &self,
+        live: &Live,
+        grace: Duration,
+        ending: Ending,
+    ) -> Result<(), WorkspaceError> {
+        live.end_as(ending);
+        let what = "the job cannot be ended";
+        let guest = self.guest()?;
+        let stopped = guest.job_stop(live.id, grace).await;
+        if let Err(source) = stopped
+            // It was over and forgotten by then.
+            && !live.progress.borrow().over
+        {
+            return Err(WorkspaceError::Job { what, source });
+        }
+        let silent = GuestError::Silent { what: "the end of a job", after: LAST_WORDS };
+        let over = tokio::time::timeout(LAST_WORDS, live.over()).await;
+        over.map_err(|_| WorkspaceError::Job { what, source: silent })?;
+        Ok(())
+    }
+
+    /// Forgets a job that ended and left something running, which was stopped.
+    pub(super) async fn forget_job(&self, key: &Key, live: &Live) {
+        locked(&self.jobs).remove(key);
+        if let Ok(guest) = self.guest() {
+            // What cannot be forgotten now goes with the guest.
+            let _ = guest.job_forget(live.id).await;
+        }
+    }
+
+    /// Ends all jobs before their guest is ended, so that their last words and exit codes are written down.
+    pub(super) async fn end_jobs(&self, reason: &str) {
+        let jobs: Vec<Live> = locked(&self.jobs).values().cloned().collect();
+        let ends = jobs.iter().map(|live| {
+            let ending = Ending { state: "stopped", reason: Some(reason.to_owned()) };
+            self.stop_job(live, LAST_GRACE, ending)
+        });
+        let all = tokio::time::timeout(LAST_GRACE + LAST_WORDS, futures::future::join_all(ends)).await;
+        for error in all.into_iter().flatten().filter_map(Result::err) {
+            (self.log)(&cause::chain(&error));
+        }
+    }
+
+    /// There is no guest any more, and no job of it.
+    pub(super) fn lose_jobs(&self, reason: &str) {
+        for live in std::mem::take(&mut *locked(&self.jobs)).into_values() {
+            if let Some(follower) = locked(&live.follower).take() {
+                follower.abort();
+            }
+            {
+                let output = &mut *locked(&live.output);
+                output.push(false, None);
+                output.push(true, None);
+            }
+            live.sender.send_modify(|progress| progress.over = true);
+        }
+        let books = self.books();
+        let now = unix_now();
+        let ended = books.state.end_jobs::<Shell>(now, reason);
+        if let Err(error) = ended.and_then(|()| books.state.end_jobs::<Service>(now, reason)) {
+            (self.log)(&format!("the end of jobs cannot be written down: {}", cause::chain(&error)));
+        }
+    }
+}
+
+/// Writes down what a job says, until its end.
+async fn read_on(live: &Live, guest: &Guest) -> Result<Exit, GuestError> {
+    let cursor = locked(&live.output).cursor;
+    let mut events = guest.job_attach(live.id, cursor).await?;
+    {
+        let mut output = locked(&live.output);
+        let lost = events.at().saturating_sub(cursor);
+        if lost > MOST_LOST {
+            let (what, why) = ("a job's output", "it begins where nothing can be");
+            return Err(GuestError::Unexpected { what, why });
+        }
+        output.out.skip(lost);
+        output.cursor += lost;
+    }
+    loop {
+        let (bytes, is_err) = match events.next().await? {
+            JobEvent::Stdout(bytes) => (bytes, false),
+            JobEvent::Stderr(bytes) => (bytes, true),
+            JobEvent::Exited(exit) => {
+                let output = &mut *locked(&live.output);
+                output.push(false, None);
+                output.push(true, None);
+                return Ok(exit);
+            }
+        };
+        {
+            let output = &mut *locked(&live.output);
+            output.cursor += bytes.len() as u64;
+            output.push(is_err, Some(bytes));
+        }
+        live.sender.send_modify(|progress| progress.wrote = Instant::now());
+    }
+}

@@ -1,0 +1,88 @@
+//! What a keeper does to its workspace as a whole: stop, rename, remove. Copies of it are in `snapshot`.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Keeper;
+use crate::cause;
+use crate::workspace::error::{WorkspaceError, blocking};
+use crate::workspace::life::{Ask, Phase};
+use crate::workspace::store::naming;
+use crate::workspace::store::record::Changes;
+use crate::workspace::store::view::Status;
+
+/// How long a guest may take to end its processes and write its disk.
+const CLEAN_STOP: Duration = Duration::from_secs(30);
+
+impl Keeper {
+    /// Ends the guest: its processes, its disk written, its file systems clean. A guest that does not end is killed.
+    pub(crate) async fn stop(self: &Arc<Self>, why: &str) -> Result<Status, WorkspaceError> {
+        if self.life().phase() != Phase::Stopped {
+            let admitted = self.admit(Ask::Stop)?;
+            self.end_jobs("workspace_stopped").await;
+            // Held until the VM is gone: nobody removes its files before.
+            let mut slot = self.engine.lock().await;
+            if let Some(engine) = slot.take() {
+                let ended = async {
+                    engine.handle.guest.shutdown().await.ok()?;
+                    Some(engine.handle.watch.ended().await)
+                };
+                let clean = tokio::time::timeout(CLEAN_STOP, ended).await.is_ok_and(|ended| ended.is_some());
+                self.forget_guest();
+                self.lose_jobs("workspace_stopped");
+                let stopped = engine.machine.stop().await;
+                let how = if clean { why.to_owned() } else { format!("{why}; its guest had to be killed") };
+                self.books().record.metadata.insert("stopped_because".into(), how);
+                drop(admitted);
+                stopped.map_err(|error| WorkspaceError::GuestEnded(cause::chain(&error)))?;
+            } else {
+                drop(admitted);
+            }
+            drop(slot);
+            self.books().state.sync()?;
+        }
+        self.status()
+    }
+
+    /// Changes name and labels.
+    pub(crate) async fn update(self: &Arc<Self>, changes: Changes) -> Result<Status, WorkspaceError> {
+        let _admitted = self.admit(Ask::Describe)?;
+        let keeper = Arc::clone(self);
+        blocking(move || {
+            let mut books = keeper.books();
+            let mut record = books.record.clone();
+            naming::describe(keeper.home.root(), &books.state, &mut record, &changes)?;
+            books.record = record;
+            Ok::<_, WorkspaceError>(())
+        })
+        .await?;
+        self.status()
+    }
+
+    /// Ends everything and removes it.
+    pub(crate) async fn delete(self: &Arc<Self>) -> Result<(), WorkspaceError> {
+        let _admitted = self.admit(Ask::Delete)?;
+        self.forget_guest();
+        self.lose_jobs("workspace_deleted");
+        let engine = self.engine.lock().await.take();
+        if let Some(engine) = engine {
+            // It is gone soon after, or its directory is for nothing.
+            let _ = engine.machine.stop().await;
+        }
+        let (home, name, id) = {
+            let books = self.books();
+            (self.home.clone(), books.record.name.clone(), books.record.id.clone())
+        };
+        blocking(move || naming::remove(&home, name.as_deref(), &id)).await
+    }
+
+    /// Lets another keeper take over a stopped workspace.
+    pub(crate) fn retire(self: &Arc<Self>) -> Result<(), WorkspaceError> {
+        self.admit(Ask::Retire).map(drop)
+    }
+
+    /// Where the workspace is in its life.
+    pub(crate) fn phase(&self) -> Phase {
+        self.life().phase()
+    }
+}

@@ -1,0 +1,270 @@
+//! Snapshots of a workspace while it runs.
+//!
+//! ```text
+//!   disk           sync (it runs on)  ->  freeze -> copy -> thaw       the guest holds writers up; nobody else waits.
+//!                                                                      Storage is waited for after that alone
+//!     too slow     the same once more, the VM paused while its disk is frozen: time stands still for the freeze too
+//!   with memory    sync (it runs on)  ->  `checkpoint`
+//! ```
+//!
+//! Files first, then the row in the database: a row always has its files.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::admitted::Admitted;
+use crate::cause;
+use crate::guest::GuestError;
+use crate::workspace::error::{WorkspaceError, blocking};
+use crate::workspace::keeper::Keeper;
+use crate::workspace::keeper::machine::{Engine, Handle};
+use crate::workspace::life::{Ask, Phase};
+use crate::workspace::store::disk::{self, Draft};
+use crate::workspace::store::layout::Home;
+use crate::workspace::store::state::BASELINE;
+use crate::workspace::store::view::{SnapshotDeleted, SnapshotInfo, Status};
+use crate::workspace::wire::SnapshotMade;
+
+/// How long a guest may take to write out what it holds in memory. It goes on meanwhile.
+const SYNC: Duration = Duration::from_secs(120);
+/// How long a guest may be kept from writing: as long as it lets itself be.
+const FREEZE: Duration = Duration::from_secs(60);
+
+pub(super) fn vmm(error: pyro_vmm::VmmError) -> WorkspaceError {
+    WorkspaceError::GuestEnded(cause::chain(&error))
+}
+
+/// Waits for a guest, and no longer than for its VMM.
+pub(super) async fn within<T>(
+    handle: &Handle,
+    what: &'static str,
+    limit: Duration,
+    call: impl Future<Output = Result<T, GuestError>>,
+) -> Result<T, WorkspaceError> {
+    tokio::select! {
+        biased;
+        done = tokio::time::timeout(limit, call) => match done {
+            Ok(done) => done.map_err(|source| WorkspaceError::Guest { what, source }),
+            Err(_) => Err(WorkspaceError::Guest { what, source: GuestError::Silent { what, after: limit } }),
+        },
+        death = handle.watch.ended() => Err(WorkspaceError::GuestEnded(death.to_string())),
+    }
+}
+
+impl Keeper {
+    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory.
+    pub(crate) async fn snapshot(
+        self: &Arc<Self>,
+        name: String,
+        memory: bool,
+    ) -> Result<SnapshotMade, WorkspaceError> {
+        disk::check_new(&self.books().state, &name)?;
+        let _admitted = self.admit(Ask::Snapshot)?;
+        self.kept(&name, memory).await
+    }
+
+    /// Copies the workspace as [`Self::snapshot`] does, in no database, for forks: the files go with what this gives.
+    pub(crate) async fn fork_point(
+        self: &Arc<Self>,
+        name: String,
+        memory: bool,
+    ) -> Result<(SnapshotMade, ForkFiles), WorkspaceError> {
+        disk::check_free(&self.books().state, &name)?;
+        let _admitted = self.admit(Ask::Snapshot)?;
+        let files = ForkFiles { home: self.home.clone(), name };
+        if memory {
+            self.note_baseline(&files.name).await?;
+        }
+        let paused = self.copy(&files.name, memory, true).await?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, &files.name)?;
+        Ok((made(snapshot, paused), files))
+    }
+
+    /// Leaves the disk of a stopped workspace alone until what this gives is dropped.
+    pub(crate) fn hold_disk(self: &Arc<Self>) -> Result<Admitted, WorkspaceError> {
+        if self.phase() != Phase::Stopped {
+            return Err(WorkspaceError::Runs);
+        }
+        self.admit(Ask::Snapshot)
+    }
+
+    /// Has the guest note the baseline of forks of this moment, for them to find it: as late as can be, for as little as can
+    /// be to change before the copy.
+    async fn note_baseline(&self, name: &str) -> Result<(), WorkspaceError> {
+        let handle = self.handle().ok_or(WorkspaceError::Stopped)?;
+        within(&handle, "write its disk out", SYNC, handle.guest.sync()).await?;
+        let own = self.books().record.manifest.clone();
+        let taken = handle.guest.baseline_take(Some(name), own.as_deref());
+        within(&handle, "note what its forks begin with", SYNC, taken).await.map(drop)
+    }
+
+    async fn kept(self: &Arc<Self>, name: &str, memory: bool) -> Result<SnapshotMade, WorkspaceError> {
+        let copied = self.copy(name, memory, false).await;
+        // What stays is swept at the next start.
+        let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
+        let snapshot = disk::describe(&self.home, &self.books().record.id, name)?;
+        let journal = {
+            let books = self.books();
+            books.state.add_snapshot(&snapshot)?;
+            books.state.journal()
+        };
+        // Others are greeted meanwhile.
+        let synced = blocking(move || journal.sync()).await;
+        synced.inspect_err(|_| drop(disk::delete(&self.home, &self.books().state, name)))?;
+        Ok(made(snapshot, paused))
+    }
+
+    /// How long the guest stood still for its memory.
+    async fn copy(
+        self: &Arc<Self>,
+        name: &str,
+        memory: bool,
+        passing: bool,
+    ) -> Result<Option<Duration>, WorkspaceError> {
+        match self.handle() {
+            Some(handle) if memory => {
+                within(&handle, "write its disk out", SYNC, handle.guest.sync()).await?;
+                self.copy_with_memory(name, passing).await.map(Some)
+            }
+            None if memory => Err(WorkspaceError::Stopped),
+            Some(handle) => {
+                let copy = match self.copy_frozen(&handle, name, None).await? {
+                    Some(copy) => Some(copy),
+                    None => {
+                        let mut engine = self.engine.lock().await;
+                        let engine = engine.as_mut().ok_or(WorkspaceError::Stopped)?;
+                        self.copy_frozen(&handle, name, Some(engine)).await?
+                    }
+                };
+                let copy = copy.ok_or(WorkspaceError::Restless)?;
+                blocking(move || copy.finish()).await.map(|()| None)
+            }
+            None => {
+                let copy = self.fill(name).await?;
+                blocking(move || copy.finish()).await.map(|()| None)
+            }
+        }
+    }
+
+    /// Copies the disk as it is now.
+    pub(super) async fn fill(&self, name: &str) -> Result<Draft, WorkspaceError> {
+        let (home, to) = (self.home.clone(), self.home.snapshot(name));
+        blocking(move || {
+            let copy = Draft::new(&to)?;
+            copy.fill(&disk::open(&home.disk())?)?;
+            Ok(copy)
+        })
+        .await
+    }
+
+    /// Copies the disk of a guest that holds it still; nothing where it did not hold it long enough. A machine is paused
+    /// meanwhile.
+    async fn copy_frozen(
+        &self,
+        handle: &Handle,
+        name: &str,
+        mut paused: Option<&mut Engine>,
+    ) -> Result<Option<Draft>, WorkspaceError> {
+        let frozen = within(handle, "hold its disk still", SYNC, handle.guest.freeze(FREEZE)).await?;
+        if let Some(engine) = &mut paused {
+            engine.machine.pause().await.map_err(vmm)?;
+        }
+        let copy = self.fill(name).await;
+        if let Some(engine) = &mut paused {
+            engine.machine.resume().await.map_err(vmm)?;
+        }
+        let whole = within(handle, "let its disk go", FREEZE, frozen.thaw()).await?;
+        copy.map(|copy| whole.then_some(copy))
+    }
+
+    /// Removes a snapshot.
+    pub(crate) async fn delete_snapshot(
+        self: &Arc<Self>,
+        name: String,
+    ) -> Result<SnapshotDeleted, WorkspaceError> {
+        let _admitted = self.admit(Ask::Describe)?;
+        let keeper = Arc::clone(self);
+        blocking(move || {
+            let books = keeper.books();
+            disk::delete(&keeper.home, &books.state, &name)?;
+            Ok(SnapshotDeleted { workspace_id: books.record.id.clone(), snapshot_name: name, deleted: true })
+        })
+        .await
+    }
+
+    /// Puts a snapshot in place of what is there: its disk, and the processes too if its memory was kept. The guest is
+    /// not asked.
+    pub(crate) async fn reset(self: &Arc<Self>, snapshot: String) -> Result<Status, WorkspaceError> {
+        disk::find(&self.books().state, &snapshot)?;
+        let mut admitted = self.admit(Ask::Reset)?;
+        match self.reset_admitted(snapshot).await {
+            Ok(()) => admitted.with_guest(),
+            Err(error) => {
+                (self.log)(&format!("the reset failed: {}", cause::chain(&error)));
+                return Err(error);
+            }
+        }
+        drop(admitted);
+        self.status()
+    }
+
+    async fn reset_admitted(self: &Arc<Self>, snapshot: String) -> Result<(), WorkspaceError> {
+        let mut engine = self.engine.lock().await;
+        self.forget_guest();
+        self.lose_jobs("workspace_reset");
+        if let Some(engine) = engine.take() {
+            engine.machine.stop().await.map_err(vmm)?;
+        }
+        drop(engine);
+        let (home, name) = (self.home.clone(), snapshot.clone());
+        blocking(move || disk::restore(&home, &name)).await?;
+        let mut record = self.books().record.clone();
+        crate::workspace::keeper::machine::note_reset(&mut record);
+        let mut log = |report| (self.log)(&format!("{report:?}"));
+        let from = crate::workspace::keeper::machine::Beginning::kept(
+            crate::workspace::keeper::machine::Checkpoint::of(&self.home, &snapshot),
+        );
+        let up = crate::workspace::keeper::machine::bring_up(
+            &self.order,
+            &self.home,
+            &mut record,
+            &self.secrets,
+            from,
+            &mut log,
+        );
+        let started = up.await;
+        {
+            let mut books = self.books();
+            // Who renamed it meanwhile is not undone.
+            record.name.clone_from(&books.record.name);
+            record.labels.clone_from(&books.record.labels);
+            books.record = record;
+            books.state.save(&books.record)?;
+        }
+        let started = started?;
+        if snapshot == BASELINE {
+            let record = self.books().record.clone();
+            crate::workspace::keeper::seed::note_baseline(&started.handle.guest, &record).await?;
+        }
+        self.install(started).await;
+        Ok(())
+    }
+}
+
+fn made(snapshot: SnapshotInfo, paused: Option<Duration>) -> SnapshotMade {
+    SnapshotMade { snapshot, paused_ms: paused.map(|paused| paused.as_secs_f64() * 1e3) }
+}
+
+/// The files of a copy that only forks are made from, removed when this is dropped.
+pub(crate) struct ForkFiles {
+    home: Home,
+    name: String,
+}
+
+impl Drop for ForkFiles {
+    fn drop(&mut self) {
+        // What stays is swept at the next start.
+        let _ = disk::remove_files(&self.home, &self.name);
+    }
+}

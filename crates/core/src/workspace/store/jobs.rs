@@ -1,0 +1,383 @@
+//! Shells and services as they are written down and shown.
+
+use std::path::PathBuf;
+
+use rusqlite::params;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use crate::workspace::error::{WorkspaceError, check_bound};
+use crate::workspace::life::Phase;
+use crate::workspace::store::layout::Home;
+use crate::workspace::store::naming::nearest;
+use crate::workspace::store::service_spec::Readiness;
+use crate::workspace::store::spool;
+use crate::workspace::store::state::State;
+use crate::workspace::store::view::{EXECUTION_MODE, Status};
+
+/// Columns and lines of a terminal.
+const SIZES: std::ops::RangeInclusive<u16> = 1..=1000;
+/// What a shell's output is called, and a service's.
+pub(crate) const OUT: &str = "out";
+pub(crate) const STREAMS: [&str; 2] = ["stdout", "stderr"];
+/// Why a job that is written down as running does not: nobody lived to write down its end.
+const LOST: &str = "workspace_ended";
+
+/// A terminal session that stays.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Shell {
+    /// Whose.
+    pub workspace_id: String,
+    /// 12 hexadecimal digits.
+    pub shell_id: String,
+    /// Where it began.
+    pub cwd: String,
+    /// Characters in a line of its terminal.
+    pub cols: u16,
+    /// Lines of its terminal.
+    pub rows: u16,
+    /// `running` or `stopped`.
+    pub state: String,
+    /// Unix seconds.
+    pub started_at: f64,
+    /// Unix seconds.
+    pub ended_at: Option<f64>,
+    /// Its exit code; 128 and more when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// `guest_vsock`.
+    pub execution_mode: String,
+    /// What ended it, if it did not end by itself.
+    #[serde(default)]
+    pub stop_reason: Option<String>,
+}
+
+/// A process that goes on.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Service {
+    /// Whose.
+    pub workspace_id: String,
+    /// What it is called.
+    pub service_name: String,
+    /// `running`; `exited` by itself, `stopped`, or `failed` to become ready.
+    pub state: String,
+    /// The command: a shell line, or a vector joined with shell quoting.
+    pub command: String,
+    /// Where it began.
+    pub cwd: String,
+    /// Unix seconds.
+    pub started_at: f64,
+    /// Unix seconds.
+    pub ended_at: Option<f64>,
+    /// Its exit code; 128 and more when a signal ended it.
+    pub exit_code: Option<i32>,
+    /// Its process in the guest.
+    pub pid: Option<u32>,
+    /// `guest_vsock`.
+    pub execution_mode: String,
+    /// How it was told whether it is ready.
+    pub readiness: Option<Readiness>,
+    /// When it was, Unix seconds.
+    pub ready_at: Option<f64>,
+    /// What ended it, if it did not end by itself.
+    pub stop_reason: Option<String>,
+    /// Its ports on this host.
+    pub published_ports: Vec<u16>,
+}
+
+/// A running job's state, as payloads name it.
+pub(crate) const RUNNING: &str = "running";
+
+impl Shell {
+    pub(crate) fn new(workspace: &str, id: &str, cwd: String, (cols, rows): (u16, u16), now: f64) -> Self {
+        Self {
+            workspace_id: workspace.to_owned(),
+            shell_id: id.to_owned(),
+            cwd,
+            cols,
+            rows,
+            state: RUNNING.into(),
+            started_at: now,
+            ended_at: None,
+            exit_code: None,
+            execution_mode: EXECUTION_MODE.into(),
+            stop_reason: None,
+        }
+    }
+}
+
+/// Something that runs in a guest until it ends.
+pub(crate) trait Job: Serialize + DeserializeOwned + Clone {
+    /// How the database calls its kind.
+    const KIND: &'static str;
+
+    fn name(&self) -> &str;
+
+    fn is_running(&self) -> bool;
+
+    /// It ended, as `state`.
+    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>);
+
+    /// As it is where no guest runs: nothing in it does.
+    fn without_guest(mut self, now: f64) -> Self {
+        if self.is_running() {
+            self.end("stopped", now, None, Some(LOST.into()));
+        }
+        self
+    }
+}
+
+impl Job for Shell {
+    const KIND: &'static str = "shell";
+
+    fn name(&self) -> &str {
+        &self.shell_id
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == RUNNING
+    }
+
+    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>) {
+        (self.state, self.ended_at) = (state.to_owned(), Some(now));
+        (self.exit_code, self.stop_reason) = (exit_code, reason);
+    }
+}
+
+impl Job for Service {
+    const KIND: &'static str = "service";
+
+    fn name(&self) -> &str {
+        &self.service_name
+    }
+
+    fn is_running(&self) -> bool {
+        self.state == RUNNING
+    }
+
+    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>) {
+        (self.state, self.ended_at) = (state.to_owned(), Some(now));
+        (self.exit_code, self.stop_reason) = (exit_code, reason);
+    }
+}
+
+impl State {
+    /// Writes a shell or a service down.
+    pub(crate) fn save_job<J: Job>(&self, job: &J) -> Result<(), WorkspaceError> {
+        let text = serde_json::to_string(job)
+            .map_err(|error| self.error(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
+        self.execute(
+            "INSERT INTO job VALUES (?, ?, ?) ON CONFLICT DO UPDATE SET record = excluded.record",
+            params![J::KIND, job.name(), text],
+        )
+    }
+
+    /// Forgets one.
+    pub(crate) fn remove_job<J: Job>(&self, name: &str) -> Result<(), WorkspaceError> {
+        self.execute("DELETE FROM job WHERE kind = ? AND name = ?", params![J::KIND, name])
+    }
+
+    /// All of a kind, the oldest first. What cannot be read is left out.
+    pub(crate) fn jobs<J: Job>(&self) -> Result<Vec<J>, WorkspaceError> {
+        let query = format!("SELECT record FROM job WHERE kind = '{}' ORDER BY rowid", J::KIND);
+        let texts = self.rows(&query, |row| row.get::<_, String>(0))?;
+        Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
+    }
+
+    /// One of them.
+    pub(crate) fn job<J: Job>(&self, name: &str) -> Result<Option<J>, WorkspaceError> {
+        Ok(self.jobs::<J>()?.into_iter().find(|job| job.name() == name))
+    }
+
+    /// What is written down as running does not run any more.
+    pub(crate) fn end_jobs<J: Job>(&self, now: f64, reason: &str) -> Result<(), WorkspaceError> {
+        for mut job in self.jobs::<J>()? {
+            if job.is_running() {
+                job.end("stopped", now, None, Some(reason.to_owned()));
+                self.save_job(&job)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Home {
+    /// Where a shell's output is kept.
+    pub(crate) fn shell(&self, id: &str) -> PathBuf {
+        self.path().join("shells").join(id)
+    }
+
+    /// Where a service's output is kept; its name was checked.
+    pub(crate) fn service(&self, name: &str) -> PathBuf {
+        self.path().join("services").join(name)
+    }
+}
+
+/// Puts in order what an earlier keeper left: nothing runs any more, and output that belongs to nothing goes. The caller
+/// holds the workspace's lock. Blocks.
+pub(crate) fn sweep(home: &Home, state: &State, now: f64) -> Result<(), WorkspaceError> {
+    state.end_jobs::<Shell>(now, LOST)?;
+    state.end_jobs::<Service>(now, LOST)?;
+    let shells: Vec<PathBuf> = state.jobs::<Shell>()?.iter().map(|each| home.shell(&each.shell_id)).collect();
+    let services = state.jobs::<Service>()?;
+    let services: Vec<PathBuf> = services.iter().map(|each| home.service(&each.service_name)).collect();
+    for (dir, known) in [(home.shell(""), shells), (home.service(""), services)] {
+        for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
+            if !known.contains(&entry.path()) {
+                // What cannot be removed now may be at the next time.
+                let _ = crate::workspace::store::spool::remove(&entry.path());
+            }
+        }
+    }
+    Ok(())
+}
+
+impl Status {
+    /// Counts its services.
+    pub(crate) fn count_services(&mut self, state: &State) -> Result<(), WorkspaceError> {
+        self.count(&state.jobs::<Service>()?);
+        Ok(())
+    }
+
+    /// Counts its services, which were read already.
+    pub(crate) fn count(&mut self, services: &[Service]) {
+        self.service_count = services.len() as u64;
+        let runs = self.state == Phase::Running.name();
+        self.running_service_count = services.iter().filter(|each| runs && each.is_running()).count() as u64;
+    }
+}
+
+/// A terminal's size.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShellSize {
+    /// Characters in a line.
+    pub cols: u16,
+    /// Lines.
+    pub rows: u16,
+}
+
+impl ShellSize {
+    /// It, if there can be one.
+    pub(crate) fn checked(self) -> Result<Self, WorkspaceError> {
+        check_bound("cols", u64::from(self.cols), &(1..=u64::from(*SIZES.end())))?;
+        check_bound("rows", u64::from(self.rows), &(1..=u64::from(*SIZES.end())))?;
+        Ok(self)
+    }
+
+    /// The nearest size that can be.
+    pub(crate) fn nearest(self) -> Self {
+        let within = |n: u16| n.clamp(*SIZES.start(), *SIZES.end());
+        Self { cols: within(self.cols), rows: within(self.rows) }
+    }
+}
+
+/// The shell of this id.
+pub(crate) fn find_shell(mut shells: Vec<Shell>, id: &str) -> Result<Shell, WorkspaceError> {
+    match shells.iter().position(|shell| shell.shell_id == id) {
+        Some(at) => Ok(shells.swap_remove(at)),
+        None => Err(WorkspaceError::ShellUnknown {
+            id: id.to_owned(),
+            there: shells.into_iter().map(|shell| shell.shell_id).collect(),
+        }),
+    }
+}
+
+/// Forgets one that has ended, and what it wrote. The caller holds the workspace's lock. Blocks.
+pub(crate) fn forget_shell(home: &Home, state: &State, id: &str) -> Result<(), WorkspaceError> {
+    // The row first: what has one has its output.
+    state.remove_job::<Shell>(id)?;
+    let dir = home.shell(id);
+    spool::remove(&dir).map_err(|error| WorkspaceError::file(&dir, "removed", error))
+}
+
+/// The service of this name.
+pub(crate) fn find_service(mut services: Vec<Service>, name: &str) -> Result<Service, WorkspaceError> {
+    match services.iter().position(|service| service.service_name == name) {
+        Some(at) => Ok(services.swap_remove(at)),
+        None => {
+            let near = nearest(name, services.into_iter().map(|service| service.service_name), 3);
+            Err(WorkspaceError::ServiceUnknown { name: name.to_owned(), near })
+        }
+    }
+}
+
+/// The last `most` lines, and whether there are more. Where something `before` them is gone, a line that lacks its
+/// beginning is left out.
+pub(crate) fn last_lines(bytes: &[u8], most: usize, before: bool) -> (String, bool) {
+    let whole = match bytes.iter().position(|byte| *byte == b'\n') {
+        Some(end) if before => &bytes[end + 1..],
+        _ => bytes,
+    };
+    let body = whole.strip_suffix(b"\n").unwrap_or(whole);
+    if most == 0 {
+        return (String::new(), !whole.is_empty());
+    }
+    let ends = body.iter().enumerate().rev().filter(|(_, byte)| **byte == b'\n');
+    let from = ends.map(|(at, _)| at + 1).nth(most - 1).unwrap_or(0);
+    (String::from_utf8_lossy(&whole[from..]).into_owned(), from > 0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::workspace::store::record::Wish;
+
+    #[test]
+    fn jobs_are_written_down_in_order_and_nothing_runs_without_a_guest() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let state = State::create(&dir.path().join("state.sqlite"), &record).unwrap();
+        let shell = |id: &str| Shell::new("0123456789ab", id, "/workspace".into(), (80, 24), 1.0);
+        for id in ["b", "a", "c"] {
+            state.save_job(&shell(id)).unwrap();
+        }
+        let mut first = shell("b");
+        first.end("stopped", 2.0, Some(129), None);
+        state.save_job(&first).unwrap();
+        let ids = || state.jobs::<Shell>().unwrap().into_iter().map(|s| s.shell_id).collect::<Vec<_>>();
+        assert_eq!(ids(), ["b", "a", "c"]);
+        assert_eq!(state.jobs::<Service>().unwrap(), []);
+        state.remove_job::<Service>("a").unwrap();
+        state.remove_job::<Shell>("c").unwrap();
+        assert_eq!(ids(), ["b", "a"]);
+        assert_eq!(first.clone().without_guest(9.0), first);
+        assert_eq!(shell("a").without_guest(9.0).state, "stopped");
+        state.end_jobs::<Shell>(3.0, "workspace_reset").unwrap();
+        let ended = state.job::<Shell>("a").unwrap().unwrap();
+        assert_eq!((ended.ended_at, ended.stop_reason.as_deref()), (Some(3.0), Some("workspace_reset")));
+        assert_eq!(state.job::<Shell>("b").unwrap().unwrap(), first);
+    }
+
+    #[test]
+    fn output_without_an_owner_is_swept() {
+        let dir = tempfile::tempdir().unwrap();
+        let home = Home::at(dir.path().join("0123456789ab"));
+        std::fs::create_dir(home.path()).unwrap();
+        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let state = State::create(&home.state_path(), &record).unwrap();
+        sweep(&home, &state, 1.0).unwrap();
+        for id in ["kept", "gone"] {
+            std::fs::create_dir_all(home.shell(id)).unwrap();
+            std::fs::create_dir_all(home.service(id)).unwrap();
+        }
+        state.save_job(&Shell::new("0123456789ab", "kept", "/".into(), (80, 24), 1.0)).unwrap();
+        sweep(&home, &state, 2.0).unwrap();
+        assert!(home.shell("kept").exists() && !home.shell("gone").exists());
+        assert!(!home.service("kept").exists());
+        let kept = state.job::<Shell>("kept").unwrap().unwrap();
+        assert_eq!((kept.state.as_str(), kept.ended_at), ("stopped", Some(2.0)));
+    }
+
+    #[test]
+    fn the_last_lines_are_the_last_lines() {
+        let lines = |bytes: &str, most| last_lines(bytes.as_bytes(), most, false);
+        assert_eq!(lines("a\nb\nc\n", 2), ("b\nc\n".into(), true));
+        assert_eq!(lines("a\nb\nc", 2), ("b\nc".into(), true));
+        assert_eq!(lines("a\nb\n", 2), ("a\nb\n".into(), false));
+        assert_eq!(lines("a\n\n\n", 2), ("\n\n".into(), true));
+        assert_eq!(lines("", 2), (String::new(), false));
+        assert_eq!(lines("a\n", 0), (String::new(), true));
+        assert_eq!(lines("a\nb\n", usize::MAX), ("a\nb\n".into(), false));
+        assert_eq!(last_lines(b"half\nwhole\n", 9, true), ("whole\n".into(), false));
+    }
+}

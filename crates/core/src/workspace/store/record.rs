@@ -1,0 +1,352 @@
+//! What is written down about a workspace: structs of the disk, apart from what payloads show.
+
+use std::collections::BTreeMap;
+
+use pyro_formats::archive::{OutsideLinks, SkippedLink};
+use pyro_formats::hostfs::HostPath;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::vm::{VmRequest, limits};
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::store::secrets::{self, Secret};
+
+/// Longest name, bytes.
+const NAME: usize = 64;
+/// Most labels, and the longest key or value, bytes.
+const LABELS: usize = 64;
+const LABEL: usize = 256;
+
+/// Set in the metadata of a fork.
+pub(crate) const FORKED: &str = "forked_from";
+
+/// Where a guest sees its workspace.
+pub const WORKSPACE_PATH: &str = "/workspace";
+
+/// One workspace, as its database holds it. Fields may be added with a default; another meaning is another version.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Record {
+    /// 12 hexadecimal digits.
+    pub id: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Their own words about it.
+    pub labels: BTreeMap<String, String>,
+    /// The environment's name.
+    pub environment: String,
+    /// The environment's version, which its disk is made on top of.
+    pub environment_version: String,
+    /// Virtual CPUs.
+    pub vcpu_count: u32,
+    /// Memory, MiB.
+    pub mem_mib: u32,
+    /// Time to live, seconds; 0 for none.
+    pub ttl_seconds: u64,
+    /// Unix seconds.
+    pub created_at: f64,
+    /// Unix seconds.
+    pub last_activity_at: f64,
+    /// Accepted and never needed.
+    pub allow_host_compat: bool,
+    /// What filled `/workspace` at the beginning.
+    pub seed: Seed,
+    /// What secrets it has, without their values.
+    pub secrets: Vec<SecretInfo>,
+    /// How often it was reset.
+    pub reset_count: u64,
+    /// Unix seconds.
+    pub last_reset_at: Option<f64>,
+    /// What ran its guest last: `qemu` or `firecracker`.
+    pub backend: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// What its start and its end had to say.
+    pub metadata: BTreeMap<String, String>,
+    /// What its guest calls the baseline, if that has a name: one that was taken in the workspace that this is a fork of.
+    #[serde(default)]
+    pub manifest: Option<String>,
+}
+
+impl Record {
+    /// Whether the workspace began with nothing in it, so that all that is there is new.
+    pub(crate) fn has_empty_baseline(&self) -> bool {
+        self.seed.mode == "empty" && !self.is_fork()
+    }
+
+    /// Whether the workspace was made from another one.
+    pub(crate) fn is_fork(&self) -> bool {
+        self.metadata.contains_key(FORKED)
+    }
+}
+
+/// What filled `/workspace` at the beginning.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Seed {
+    /// `empty`, `directory` or `tar_archive`.
+    pub mode: String,
+    /// Where it was on the host.
+    pub seed_path: Option<String>,
+    /// Where it went in the guest.
+    pub destination: String,
+    /// How many files and directories.
+    pub entry_count: u64,
+    /// Bytes of files.
+    pub bytes_written: u64,
+    /// Symbolic links that lead out of the tree and were left out.
+    #[serde(default)]
+    pub skipped_link_count: u64,
+    /// The first hundred of them.
+    #[serde(default)]
+    pub skipped_links: Vec<SkippedLink>,
+}
+
+impl Seed {
+    /// Nothing.
+    pub fn empty() -> Self {
+        Self {
+            mode: "empty".into(),
+            seed_path: None,
+            destination: WORKSPACE_PATH.into(),
+            entry_count: 0,
+            bytes_written: 0,
+            skipped_link_count: 0,
+            skipped_links: Vec::new(),
+        }
+    }
+}
+
+/// One secret, without its value.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct SecretInfo {
+    /// Its name.
+    pub name: String,
+    /// `literal` or `file`.
+    pub source_kind: String,
+}
+
+/// One command of the history.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Command {
+    /// 1 for the first.
+    pub sequence: u64,
+    /// As payloads show it.
+    pub command: String,
+    /// Where it ran.
+    pub cwd: String,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// How long it ran, milliseconds.
+    pub duration_ms: u64,
+    /// When it ended, Unix seconds.
+    pub recorded_at: f64,
+    /// Bytes of standard output, all of them.
+    pub stdout_bytes: u64,
+    /// Bytes of standard error, all of them.
+    pub stderr_bytes: u64,
+    /// Whether only the first and last MiB of standard output were kept.
+    pub stdout_truncated: bool,
+    /// Whether only the first and last MiB of standard error were kept.
+    pub stderr_truncated: bool,
+    /// Why it did not end by itself: `timeout`, `cancelled`, or what ended the guest.
+    pub interrupted: Option<String>,
+}
+
+/// What a workspace is asked to be.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Wish {
+    /// An environment of the catalog, such as `debian:12`.
+    pub environment: String,
+    /// Virtual CPUs.
+    pub vcpu_count: u32,
+    /// Memory, MiB.
+    pub mem_mib: u32,
+    /// Idle time after which it is stopped, seconds; 0 for never.
+    pub ttl_seconds: u64,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Their own words about it.
+    pub labels: BTreeMap<String, String>,
+    /// Accepted and never needed.
+    pub allow_host_compat: bool,
+    /// What its guest is told and nobody else is shown.
+    #[serde(default)]
+    pub secrets: Vec<Secret>,
+    /// A directory or an archive of the host that fills `/workspace`.
+    #[serde(default)]
+    pub seed_path: Option<HostPath>,
+    /// What becomes of symbolic links that lead out of that.
+    #[serde(default)]
+    pub outside_links: OutsideLinks,
+}
+
+impl Wish {
+    /// The defaults of the contract: 1 vCPU, 1024 MiB, 600 s.
+    pub fn new(environment: impl Into<String>) -> Self {
+        let VmRequest { environment, vcpu_count, mem_mib, ttl_seconds, allow_host_compat, .. } =
+            VmRequest::new(environment);
+        Self {
+            environment,
+            vcpu_count,
+            mem_mib,
+            ttl_seconds,
+            name: None,
+            labels: BTreeMap::new(),
+            allow_host_compat,
+            secrets: Vec::new(),
+            seed_path: None,
+            outside_links: OutsideLinks::Refuse,
+        }
+    }
+
+    /// Checks all that can be checked without making anything.
+    pub(crate) fn check(&self, available_mib: Option<u64>) -> Result<(), WorkspaceError> {
+        let request = VmRequest {
+            environment: self.environment.clone(),
+            vcpu_count: self.vcpu_count,
+            mem_mib: self.mem_mib,
+            ttl_seconds: self.ttl_seconds,
+            network: false,
+            allow_host_compat: false,
+        };
+        limits::check(&request, available_mib)?;
+        if let Some(name) = &self.name {
+            check_name("a workspace", name)?;
+        }
+        secrets::check(&self.secrets)?;
+        check_labels(&self.labels)
+    }
+}
+
+impl Wish {
+    /// The record of a workspace that is made for it.
+    pub(crate) fn record(&self, id: &str, environment_version: &str, now: f64) -> Record {
+        Record {
+            id: id.to_owned(),
+            name: self.name.clone(),
+            labels: self.labels.clone(),
+            environment: self.environment.clone(),
+            environment_version: environment_version.to_owned(),
+            vcpu_count: self.vcpu_count,
+            mem_mib: self.mem_mib,
+            ttl_seconds: self.ttl_seconds,
+            created_at: now,
+            last_activity_at: now,
+            allow_host_compat: self.allow_host_compat,
+            seed: Seed::empty(),
+            secrets: self.secrets.iter().map(Secret::info).collect(),
+            reset_count: 0,
+            last_reset_at: None,
+            backend: "none".into(),
+            accelerator: "none".into(),
+            metadata: BTreeMap::new(),
+            manifest: None,
+        }
+    }
+}
+
+/// What is changed of a workspace's name and labels.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changes {
+    /// A new name.
+    pub name: Option<String>,
+    /// No name any more.
+    pub clear_name: bool,
+    /// Set.
+    pub labels: BTreeMap<String, String>,
+    /// Removed.
+    pub clear_labels: Vec<String>,
+}
+
+impl Changes {
+    /// Whether nothing is asked for.
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+
+    /// The name afterwards.
+    pub(crate) fn name_after(&self, record: &Record) -> Result<Option<String>, WorkspaceError> {
+        match (&self.name, self.clear_name) {
+            (Some(name), _) => check_name("a workspace", name).map(|()| Some(name.clone())),
+            (None, true) => Ok(None),
+            (None, false) => Ok(record.name.clone()),
+        }
+    }
+
+    /// The labels afterwards.
+    pub(crate) fn labels_after(&self, record: &Record) -> Result<BTreeMap<String, String>, WorkspaceError> {
+        let mut labels = record.labels.clone();
+        labels.retain(|key, _| !self.clear_labels.contains(key));
+        labels.extend(self.labels.clone());
+        check_labels(&labels).map(|()| labels)
+    }
+}
+
+/// Whether `text` can be an identifier.
+pub fn is_id(text: &str) -> bool {
+    text.len() == 12 && text.bytes().all(|byte| byte.is_ascii_digit() || (b'a'..=b'f').contains(&byte))
+}
+
+/// Whether `name` can be the name of `what`: it is a file's name too, and must not look like an identifier.
+pub(crate) fn check_name(what: &'static str, name: &str) -> Result<(), WorkspaceError> {
+    let fits = (1..=NAME).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte))
+        && name.as_bytes()[0].is_ascii_alphanumeric()
+        && !is_id(name);
+    if fits { Ok(()) } else { Err(WorkspaceError::Name { what, name: name.to_owned() }) }
+}
+
+fn check_labels(labels: &BTreeMap<String, String>) -> Result<(), WorkspaceError> {
+    if labels.len() > LABELS {
+        return Err(WorkspaceError::Labels(format!("there are {} and may be {LABELS}", labels.len())));
+    }
+    for (key, value) in labels {
+        if key.is_empty() || key.len() > LABEL || value.len() > LABEL {
+            return Err(WorkspaceError::Labels(format!(
+                "{key:?}={value:?}: a key has 1 to {LABEL} bytes and a value at most {LABEL}"
+            )));
+        }
+        if key.chars().chain(value.chars()).any(char::is_control) {
+            return Err(WorkspaceError::Labels(format!("{key:?}={value:?} has control characters")));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn names_are_file_names_and_no_identifiers() {
+        for good in ["a", "my-repro", "v1.2_x", "0123456789ag", "0123456789abc"] {
+            assert!(check_name("a workspace", good).is_ok(), "{good}");
+        }
+        for bad in ["", ".", "..", ".x", "-x", "a/b", "a b", "ä", "0123456789ab", &"x".repeat(65), "a\n"] {
+            assert!(check_name("a workspace", bad).is_err(), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_name_leaves_its_directory(name in "\\PC{0,20}") {
+            if check_name("a snapshot", &name).is_ok() {
+                prop_assert_eq!(std::path::Path::new(&name).components().count(), 1);
+                prop_assert!(!name.contains('/') && name != ".." && name != ".");
+            }
+        }
+    }
+
+    #[test]
+    fn labels_are_set_after_others_are_cleared() {
+        let mut record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        record.labels = BTreeMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]);
+        let changes = Changes {
+            labels: BTreeMap::from([("a".into(), "3".into())]),
+            clear_labels: vec!["a".into(), "b".into()],
+            ..Changes::default()
+        };
+        assert_eq!(changes.labels_after(&record).unwrap(), BTreeMap::from([("a".into(), "3".into())]));
+        assert!(!changes.is_empty() && Changes::default().is_empty());
+    }
+}

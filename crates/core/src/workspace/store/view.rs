@@ -1,0 +1,429 @@
+//! What payloads show of a workspace: the contract's fields, and ours added.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::workspace::error::WorkspaceError;
+use crate::workspace::life::{Phase, expires_at};
+use crate::workspace::store::record::{Command, Record, SecretInfo, Seed, WORKSPACE_PATH};
+use crate::workspace::store::state::State;
+
+/// How commands of a workspace run: in a guest, or not at all.
+pub const EXECUTION_MODE: &str = "guest_vsock";
+
+/// The state of a workspace whose keeper does not answer: whether it runs is not known.
+pub const UNRESPONSIVE: &str = "unresponsive";
+
+/// The last command of a history.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct LastCommand {
+    /// Its number.
+    pub sequence: u64,
+    /// The command.
+    pub command: String,
+    /// Where it ran.
+    pub cwd: String,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// How long it ran.
+    pub duration_ms: u64,
+    /// `guest_vsock`.
+    pub execution_mode: String,
+}
+
+impl From<&Command> for LastCommand {
+    fn from(command: &Command) -> Self {
+        Self {
+            sequence: command.sequence,
+            command: command.command.clone(),
+            cwd: command.cwd.clone(),
+            exit_code: command.exit_code,
+            duration_ms: command.duration_ms,
+            execution_mode: EXECUTION_MODE.into(),
+        }
+    }
+}
+
+/// Everything about one workspace.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct Status {
+    /// 12 hexadecimal digits.
+    pub workspace_id: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Their own words about it.
+    pub labels: BTreeMap<String, String>,
+    /// The environment's name.
+    pub environment: String,
+    /// The environment's version.
+    pub environment_version: Option<String>,
+    /// Virtual CPUs.
+    pub vcpu_count: u32,
+    /// Memory, MiB.
+    pub mem_mib: u32,
+    /// Time to live, seconds; 0 for none.
+    pub ttl_seconds: u64,
+    /// Unix seconds.
+    pub created_at: f64,
+    /// Unix seconds.
+    pub last_activity_at: f64,
+    /// When it is stopped if nothing happens, Unix seconds. Absent without a time to live.
+    pub expires_at: Option<f64>,
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
+    pub state: String,
+    /// `off`.
+    pub network_policy: String,
+    /// Whether it has outbound access.
+    pub network_enabled: bool,
+    /// Accepted and never needed.
+    pub allow_host_compat: bool,
+    /// Always absent: a guest has no address of its own.
+    pub guest_ip: Option<String>,
+    /// Always absent: a guest has no network interface on the host.
+    pub tap_name: Option<String>,
+    /// `guest_vsock`.
+    pub execution_mode: String,
+    /// What runs its guest, or ran it last.
+    pub backend: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+    /// `/workspace`.
+    pub workspace_path: String,
+    /// What filled it at the beginning.
+    pub workspace_seed: Seed,
+    /// Its secrets, without their values.
+    pub secrets: Vec<SecretInfo>,
+    /// How many commands were run.
+    pub command_count: u64,
+    /// The last of them.
+    pub last_command: Option<LastCommand>,
+    /// How often it was reset.
+    pub reset_count: u64,
+    /// Unix seconds.
+    pub last_reset_at: Option<f64>,
+    /// How many services it has.
+    pub service_count: u64,
+    /// How many of them run.
+    pub running_service_count: u64,
+    /// What its start and its end had to say.
+    pub metadata: BTreeMap<String, String>,
+    /// Its keeper, while one lives.
+    pub keeper_pid: Option<u32>,
+}
+
+impl Status {
+    pub(crate) fn new(record: Record, phase: Phase, commands: u64, last: Option<&Command>) -> Self {
+        Self {
+            expires_at: expires_at(record.last_activity_at, record.ttl_seconds as f64),
+            workspace_id: record.id,
+            name: record.name,
+            labels: record.labels,
+            environment: record.environment,
+            environment_version: Some(record.environment_version),
+            vcpu_count: record.vcpu_count,
+            mem_mib: record.mem_mib,
+            ttl_seconds: record.ttl_seconds,
+            created_at: record.created_at,
+            last_activity_at: record.last_activity_at,
+            state: phase.name().into(),
+            network_policy: "off".into(),
+            network_enabled: false,
+            allow_host_compat: record.allow_host_compat,
+            guest_ip: None,
+            tap_name: None,
+            execution_mode: EXECUTION_MODE.into(),
+            backend: record.backend,
+            accelerator: record.accelerator,
+            workspace_path: WORKSPACE_PATH.into(),
+            workspace_seed: record.seed,
+            secrets: record.secrets,
+            command_count: commands,
+            last_command: last.map(LastCommand::from),
+            reset_count: record.reset_count,
+            last_reset_at: record.last_reset_at,
+            service_count: 0,
+            running_service_count: 0,
+            metadata: record.metadata,
+            keeper_pid: None,
+        }
+    }
+
+    /// Everything about a workspace that no keeper has.
+    pub(crate) fn stopped(state: &State) -> Result<Self, WorkspaceError> {
+        let (record, count, last) = (state.record()?, state.command_count()?, state.last_command()?);
+        let mut status = Self::new(record, Phase::Stopped, count, last.as_ref());
+        status.count_services(state)?;
+        Ok(status)
+    }
+}
+
+/// One workspace in a list.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Listed {
+    /// 12 hexadecimal digits.
+    pub workspace_id: String,
+    /// What people call it.
+    pub name: Option<String>,
+    /// Their own words about it.
+    pub labels: BTreeMap<String, String>,
+    /// The environment's name.
+    pub environment: String,
+    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
+    pub state: String,
+    /// Unix seconds.
+    pub created_at: f64,
+    /// Unix seconds.
+    pub last_activity_at: f64,
+    /// Unix seconds.
+    pub expires_at: Option<f64>,
+    /// How many commands were run.
+    pub command_count: u64,
+    /// How many services it has.
+    pub service_count: u64,
+    /// How many of them run.
+    pub running_service_count: u64,
+}
+
+impl From<Status> for Listed {
+    fn from(status: Status) -> Self {
+        Self {
+            workspace_id: status.workspace_id,
+            name: status.name,
+            labels: status.labels,
+            environment: status.environment,
+            state: status.state,
+            created_at: status.created_at,
+            last_activity_at: status.last_activity_at,
+            expires_at: status.expires_at,
+            command_count: status.command_count,
+            service_count: status.service_count,
+            running_service_count: status.running_service_count,
+        }
+    }
+}
+
+/// All workspaces.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct List {
+    /// How many.
+    pub count: usize,
+    /// The one that was used last first.
+    pub workspaces: Vec<Listed>,
+    /// Those of which nothing can be said, such as one that a newer pyro made.
+    pub unreadable: Vec<Unreadable>,
+}
+
+/// A workspace that cannot be read.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct Unreadable {
+    /// 12 hexadecimal digits.
+    pub workspace_id: String,
+    /// Why.
+    pub error: String,
+}
+
+/// One copy of a workspace's disk.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotInfo {
+    /// Whose.
+    pub workspace_id: String,
+    /// Its name.
+    pub snapshot_name: String,
+    /// `baseline` or `named`.
+    pub kind: String,
+    /// Unix seconds.
+    pub created_at: f64,
+    /// How many files and directories the disk held beyond those of a blank one.
+    pub entry_count: u64,
+    /// Bytes of the host's disk that it takes; less where files share blocks.
+    pub bytes_written: u64,
+    /// Whether it can be deleted.
+    pub deletable: bool,
+    /// Whether the guest's memory is kept with it: its processes come back.
+    #[serde(default)]
+    pub memory: bool,
+    /// Whether it may hold what is secret: all that the guest's memory held.
+    #[serde(default)]
+    pub contains_secrets: bool,
+}
+
+/// What `workspace snapshot create` says.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SnapshotCreated {
+    /// Whose.
+    pub workspace_id: String,
+    /// It.
+    pub snapshot: SnapshotInfo,
+    /// How long the guest stood still for its memory to be kept, ms; null where only its disk was, which it does not
+    /// stand still for.
+    pub paused_ms: Option<f64>,
+    /// `guest_vsock`.
+    pub execution_mode: &'static str,
+}
+
+/// What `workspace snapshot list` says.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct SnapshotList {
+    /// Whose.
+    pub workspace_id: String,
+    /// How many.
+    pub count: usize,
+    /// The oldest first.
+    pub snapshots: Vec<SnapshotInfo>,
+}
+
+/// What `workspace snapshot delete` says.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct SnapshotDeleted {
+    /// Whose.
+    pub workspace_id: String,
+    /// Which.
+    pub snapshot_name: String,
+    /// That it is gone.
+    pub deleted: bool,
+}
+
+/// What `workspace reset` says.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Reset {
+    /// What the workspace is now.
+    #[serde(flatten)]
+    pub status: Status,
+    /// What it was reset to.
+    pub workspace_reset: ResetTo,
+}
+
+/// What a workspace was reset to.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct ResetTo {
+    /// Which snapshot.
+    pub snapshot_name: String,
+    /// `baseline` or `named`.
+    pub kind: String,
+    /// `/workspace`; all of the guest is reset with it.
+    pub destination: &'static str,
+    /// As the snapshot has it.
+    pub entry_count: u64,
+    /// As the snapshot has it.
+    pub bytes_written: u64,
+}
+
+/// What `workspace delete` says.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Deleted {
+    /// Which.
+    pub workspace_id: String,
+    /// That nothing of it is left.
+    pub deleted: bool,
+    /// Why it was deleted.
+    pub reason: &'static str,
+}
+
+/// What `workspace exec` says.
+#[derive(Clone, Debug, Serialize, JsonSchema)]
+pub struct ExecReport {
+    /// Where it ran.
+    pub workspace_id: String,
+    /// The environment's name.
+    pub environment: String,
+    /// The environment's version.
+    pub environment_version: Option<String>,
+    /// The command: a shell line, or a vector joined with shell quoting.
+    pub command: String,
+    /// Where it ran.
+    pub cwd: String,
+    /// Its number in the history.
+    pub sequence: u64,
+    /// What was kept of standard output, as text; bytes that are not UTF-8 are replaced.
+    pub stdout: String,
+    /// How many bytes there were.
+    pub stdout_bytes: u64,
+    /// Whether only the first and the last MiB were kept.
+    pub stdout_truncated: bool,
+    /// What was kept of standard error.
+    pub stderr: String,
+    /// How many bytes there were.
+    pub stderr_bytes: u64,
+    /// Whether only the first and the last MiB were kept.
+    pub stderr_truncated: bool,
+    /// Its exit code; 124 when its time was up, 128 and more when a signal killed it.
+    pub exit_code: i32,
+    /// Whether its time was up.
+    pub timed_out: bool,
+    /// How long it ran.
+    pub duration_ms: u64,
+    /// The same, as exactly as the guest tells it.
+    #[serde(skip)]
+    pub duration: Duration,
+    /// `guest_vsock`.
+    pub execution_mode: String,
+    /// `qemu` or `firecracker`.
+    pub backend: String,
+    /// `kvm` or `tcg`.
+    pub accelerator: String,
+}
+
+/// The history.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct Logs {
+    /// How much it is of what.
+    #[serde(flatten)]
+    pub head: LogsHead,
+    /// The oldest first.
+    pub entries: Vec<LogEntry>,
+}
+
+/// How much of a history is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub struct LogsHead {
+    /// Whose.
+    pub workspace_id: String,
+    /// How many commands are shown.
+    pub count: u64,
+    /// How many were run.
+    pub command_count: u64,
+    /// How many older ones are kept and were not asked for.
+    pub omitted_count: u64,
+    /// How many still older ones are not kept any more.
+    pub dropped_count: u64,
+}
+
+/// One command of the history.
+#[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
+pub struct LogEntry {
+    /// 1 for the first.
+    pub sequence: u64,
+    /// The command.
+    pub command: String,
+    /// Where it ran.
+    pub cwd: String,
+    /// Its exit code.
+    pub exit_code: i32,
+    /// How long it ran.
+    pub duration_ms: u64,
+    /// `guest_vsock`.
+    pub execution_mode: &'static str,
+    /// The file with what was kept of standard output, byte for byte.
+    pub stdout_file: String,
+    /// The file with what was kept of standard error.
+    pub stderr_file: String,
+    /// When it ended, Unix seconds.
+    pub recorded_at: f64,
+    /// What was kept, as text.
+    pub stdout: String,
+    /// What was kept, as text.
+    pub stderr: String,
+    /// How many bytes there were.
+    pub stdout_bytes: u64,
+    /// How many bytes there were.
+    pub stderr_bytes: u64,
+    /// Whether only the first and the last MiB were kept.
+    pub stdout_truncated: bool,
+    /// Whether only the first and the last MiB were kept.
+    pub stderr_truncated: bool,
+    /// Why it did not end by itself: `timeout`, `cancelled`, or what ended the guest.
+    pub interrupted: Option<String>,
+}

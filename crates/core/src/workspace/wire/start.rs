@@ -1,0 +1,90 @@
+//! What a keeper is told when it is started, and what it says until it is ready: lines of JSON on its standard input and
+//! output.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+use crate::config::Config;
+use crate::workspace::error::Fault;
+use crate::workspace::store::record::Wish;
+use crate::workspace::store::view::Status;
+use crate::workspace::tree_pipe::Moved;
+
+/// What a keeper is started with.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct Order {
+    /// Where things are, as its starter sees it.
+    pub config: Config,
+    /// `auto`, `firecracker` or `qemu`.
+    pub backend: String,
+    /// What to do first.
+    pub task: Task,
+    /// Other times than the workspace's own, for tests.
+    pub expiry: Option<Expiry>,
+}
+
+/// What a keeper does before it serves.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "task", rename_all = "snake_case")]
+pub enum Task {
+    /// Make the workspace.
+    Create {
+        /// What is wanted.
+        wish: Box<Wish>,
+        /// The environment's version.
+        environment_version: String,
+        /// The blank disk, or a snapshot of another workspace; it is copied.
+        disk: PathBuf,
+        /// What its origin was, for its metadata.
+        forked_from: Option<String>,
+        /// Where the origin's snapshot is whose memory it goes on from: the origin's directory and the snapshot's name.
+        #[serde(default)]
+        memory: Option<(PathBuf, String)>,
+        /// What the baseline is called that is on the disk already.
+        #[serde(default)]
+        manifest: Option<String>,
+    },
+    /// Start a stopped workspace.
+    Start,
+    /// Put the disk of a snapshot in place and start.
+    Reset {
+        /// Which.
+        snapshot: String,
+    },
+}
+
+/// Times to live, seconds.
+#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+pub struct Expiry {
+    /// Idle so long, the workspace is stopped.
+    pub ttl_seconds: f64,
+    /// So long after that it is deleted.
+    pub kept_seconds: f64,
+}
+
+/// What a keeper says of its start.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// Why the start is no plain restore.
+    Remark {
+        /// As one line of key and value.
+        text: String,
+    },
+    /// How far it is with what fills the workspace.
+    Progress {
+        /// So far.
+        moved: Moved,
+    },
+    /// It serves. Nothing follows.
+    Ready {
+        /// What the workspace is.
+        status: Box<Status>,
+    },
+    /// It gave up. Nothing follows, and nothing is left.
+    Failed {
+        /// Why.
+        fault: Fault,
+    },
+}
