@@ -13,35 +13,35 @@ pub(crate) const PARENT: &str = "pyro";
 
 /// Which kind of cgroups has the memory and pids controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cgroups {
+pub enum CgroupVersion {
     /// A hierarchy for each controller.
     V1,
     /// One hierarchy for all.
     V2,
 }
 
-impl Cgroups {
+impl CgroupVersion {
     /// What this host has.
     ///
     /// # Errors
     /// When the list of mounts cannot be read.
-    pub fn of_host() -> io::Result<Option<Cgroups>> {
+    pub fn of_host() -> io::Result<Option<CgroupVersion>> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
-        if let Some(point) = mount_point(&mounts, Cgroups::V2, "") {
+        if let Some(point) = mount_point(&mounts, CgroupVersion::V2, "") {
             let controllers = fs::read_to_string(point.join("cgroup.controllers")).unwrap_or_default();
             if ["memory", "pids"].iter().all(|one| controllers.split_whitespace().any(|has| has == *one)) {
-                return Ok(Some(Cgroups::V2));
+                return Ok(Some(CgroupVersion::V2));
             }
         }
-        let has = |controller| mount_point(&mounts, Cgroups::V1, controller).is_some();
-        Ok((has("memory") && has("pids")).then_some(Cgroups::V1))
+        let has = |controller| mount_point(&mounts, CgroupVersion::V1, controller).is_some();
+        Ok((has("memory") && has("pids")).then_some(CgroupVersion::V1))
     }
 
     /// As the jailer names it.
     pub(crate) fn number(self) -> &'static str {
         match self {
-            Cgroups::V1 => "1",
-            Cgroups::V2 => "2",
+            CgroupVersion::V1 => "1",
+            CgroupVersion::V2 => "2",
         }
     }
 
@@ -49,8 +49,8 @@ impl Cgroups {
     pub(crate) fn directories(self, id: &str) -> Vec<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let controllers: &[&str] = match self {
-            Cgroups::V1 => &["memory", "pids"],
-            Cgroups::V2 => &[""],
+            CgroupVersion::V1 => &["memory", "pids"],
+            CgroupVersion::V2 => &[""],
         };
         let points = controllers.iter().filter_map(|controller| mount_point(&mounts, self, controller));
         points.map(|point| point.join(PARENT).join(id)).collect()
@@ -58,14 +58,14 @@ impl Cgroups {
 }
 
 /// Where a controller's hierarchy is mounted; under v2 the first, as the jailer has it.
-fn mount_point(mounts: &str, cgroups: Cgroups, controller: &str) -> Option<PathBuf> {
+fn mount_point(mounts: &str, cgroups: CgroupVersion, controller: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (_source, point, kind, options) =
             (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
         let fits = match cgroups {
-            Cgroups::V1 => kind == "cgroup" && options.split(',').any(|option| option == controller),
-            Cgroups::V2 => kind == "cgroup2",
+            CgroupVersion::V1 => kind == "cgroup" && options.split(',').any(|option| option == controller),
+            CgroupVersion::V2 => kind == "cgroup2",
         };
         fits.then(|| PathBuf::from(point))
     })
@@ -84,11 +84,11 @@ impl Group {
     ///
     /// # Errors
     /// When the host's cgroups cannot be written: in many containers they are read-only.
-    pub(crate) fn make(cgroups: Cgroups, id: &str, memory: u64, threads: u64) -> io::Result<Group> {
+    pub(crate) fn make(cgroups: CgroupVersion, id: &str, memory: u64, threads: u64) -> io::Result<Group> {
         let mut doors = Vec::new();
         for dir in cgroups.directories(id) {
             let parent = dir.parent().unwrap_or(Path::new("/"));
-            if cgroups == Cgroups::V2 {
+            if cgroups == CgroupVersion::V2 {
                 // Controllers reach a cgroup through all above it.
                 for above in parent.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
                     DirBuilder::new().recursive(true).mode(0o755).create(above)?;
@@ -128,16 +128,16 @@ mod tests {
     #[test]
     fn mount_points_are_found() {
         let find = |cgroups, controller| mount_point(HYBRID, cgroups, controller);
-        assert_eq!(find(Cgroups::V1, "memory"), Some("/sys/fs/cgroup/memory".into()));
-        assert_eq!(find(Cgroups::V1, "cpuacct"), Some("/sys/fs/cgroup/cpu,cpuacct".into()));
-        assert_eq!(find(Cgroups::V1, "pids"), None);
-        assert_eq!(find(Cgroups::V2, ""), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(find(CgroupVersion::V1, "memory"), Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(find(CgroupVersion::V1, "cpuacct"), Some("/sys/fs/cgroup/cpu,cpuacct".into()));
+        assert_eq!(find(CgroupVersion::V1, "pids"), None);
+        assert_eq!(find(CgroupVersion::V2, ""), Some("/sys/fs/cgroup/unified".into()));
     }
 
     /// On the kind of cgroups that this host has.
     #[test]
     fn a_process_is_taken_in_and_limited() {
-        let cgroups = Cgroups::of_host().unwrap();
+        let cgroups = CgroupVersion::of_host().unwrap();
         let id = format!("test-{}", std::process::id());
         let group = cgroups.map(|cgroups| Group::make(cgroups, &id, 64 << 20, 7));
         let Some(Ok(group)) = group else {

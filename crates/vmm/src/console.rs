@@ -9,15 +9,15 @@ pub(crate) const CONSOLE_LIMIT: usize = 16 * 1024;
 
 /// The last bytes of a stream.
 #[derive(Debug)]
-pub struct Tail {
+pub struct OutputTail {
     bytes: VecDeque<u8>,
     limit: usize,
 }
 
-impl Tail {
+impl OutputTail {
     /// An empty tail that keeps the last `limit` bytes.
-    pub fn new(limit: usize) -> Tail {
-        Tail { bytes: VecDeque::new(), limit }
+    pub fn new(limit: usize) -> OutputTail {
+        OutputTail { bytes: VecDeque::new(), limit }
     }
 
     /// Adds `data`, dropping the oldest bytes beyond the limit.
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn text(limit: usize, pieces: &[&[u8]]) -> String {
-        let mut tail = Tail::new(limit);
+        let mut tail = OutputTail::new(limit);
         pieces.iter().for_each(|piece| tail.push(piece));
         tail.text()
     }
@@ -86,7 +86,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_give_bounded_plain_text(pieces: Vec<Vec<u8>>, limit in 0_usize..300) {
-            let mut tail = Tail::new(limit);
+            let mut tail = OutputTail::new(limit);
             let mut all = Vec::new();
             for piece in &pieces {
                 tail.push(piece);

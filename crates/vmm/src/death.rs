@@ -11,7 +11,7 @@ use tokio::sync::watch;
 
 /// How the VMM process ended, as the kernel reported it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exit {
+pub enum ProcessExit {
     /// It exited with this status.
     Code(i32),
     /// This signal ended it.
@@ -20,22 +20,22 @@ pub enum Exit {
     Unknown,
 }
 
-impl From<ExitStatus> for Exit {
-    fn from(status: ExitStatus) -> Exit {
+impl From<ExitStatus> for ProcessExit {
+    fn from(status: ExitStatus) -> ProcessExit {
         match (status.code(), status.signal()) {
-            (Some(code), _) => Exit::Code(code),
-            (None, Some(signal)) => Exit::Signal(signal),
-            (None, None) => Exit::Unknown,
+            (Some(code), _) => ProcessExit::Code(code),
+            (None, Some(signal)) => ProcessExit::Signal(signal),
+            (None, None) => ProcessExit::Unknown,
         }
     }
 }
 
-impl fmt::Display for Exit {
+impl fmt::Display for ProcessExit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Exit::Code(code) => write!(f, "exit status {code}"),
-            Exit::Signal(signal) => write!(f, "signal {signal}"),
-            Exit::Unknown => f.write_str("unknown exit status"),
+            ProcessExit::Code(code) => write!(f, "exit status {code}"),
+            ProcessExit::Signal(signal) => write!(f, "signal {signal}"),
+            ProcessExit::Unknown => f.write_str("unknown exit status"),
         }
     }
 }
@@ -43,7 +43,7 @@ impl fmt::Display for Exit {
 /// Why a machine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Reason {
+pub enum DeathReason {
     /// The guest powered itself off.
     GuestShutdown,
     /// The guest reset itself and its last words were no panic: `reboot`, or a triple fault.
@@ -62,17 +62,17 @@ pub enum Reason {
     VmmExit,
 }
 
-impl fmt::Display for Reason {
+impl fmt::Display for DeathReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Reason::GuestShutdown => "the guest powered off",
-            Reason::GuestReset => "the guest reset itself",
-            Reason::GuestPanic => "the guest kernel panicked",
-            Reason::InternalError => "the accelerator cannot run this guest",
-            Reason::Stopped => "the VMM was stopped",
-            Reason::Killed => "the VMM was killed",
-            Reason::Crash => "the VMM crashed",
-            Reason::VmmExit => "the VMM gave up",
+            DeathReason::GuestShutdown => "the guest powered off",
+            DeathReason::GuestReset => "the guest reset itself",
+            DeathReason::GuestPanic => "the guest kernel panicked",
+            DeathReason::InternalError => "the accelerator cannot run this guest",
+            DeathReason::Stopped => "the VMM was stopped",
+            DeathReason::Killed => "the VMM was killed",
+            DeathReason::Crash => "the VMM crashed",
+            DeathReason::VmmExit => "the VMM gave up",
         })
     }
 }
@@ -81,9 +81,9 @@ impl fmt::Display for Reason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
     /// How the process ended.
-    pub how: Exit,
+    pub how: ProcessExit,
     /// Why.
-    pub reason: Reason,
+    pub reason: DeathReason,
     /// The last of the guest's console: bounded, lossy UTF-8, no control characters but newline and tab.
     pub console_tail: String,
     /// The last of what the VMM itself said on stderr: likewise.
@@ -106,12 +106,15 @@ impl Death {
         let mut console = self.console_tail.lines().map(str::trim);
         let mut stderr = self.stderr_tail.lines().map(str::trim);
         match self.reason {
-            Reason::GuestPanic => console.find(|line| is_panic(line)),
-            Reason::InternalError => {
+            DeathReason::GuestPanic => console.find(|line| is_panic(line)),
+            DeathReason::InternalError => {
                 stderr.find(|line| line.to_ascii_lowercase().replace('_', " ").contains("internal error"))
             }
-            Reason::Crash | Reason::VmmExit => stderr.rfind(|line| !line.is_empty()),
-            Reason::GuestShutdown | Reason::GuestReset | Reason::Stopped | Reason::Killed => None,
+            DeathReason::Crash | DeathReason::VmmExit => stderr.rfind(|line| !line.is_empty()),
+            DeathReason::GuestShutdown
+            | DeathReason::GuestReset
+            | DeathReason::Stopped
+            | DeathReason::Killed => None,
         }
     }
 }
@@ -144,8 +147,8 @@ impl Watch {
                 Err(_) => None,
             };
             death.unwrap_or_else(|| Death {
-                how: Exit::Signal(libc::SIGKILL),
-                reason: Reason::Stopped,
+                how: ProcessExit::Signal(libc::SIGKILL),
+                reason: DeathReason::Stopped,
                 console_tail: String::new(),
                 stderr_tail: String::new(),
             })
@@ -162,23 +165,23 @@ impl Watch {
 mod tests {
     use super::*;
 
-    fn death(reason: Reason, console: &str, stderr: &str) -> Death {
-        Death { how: Exit::Code(1), reason, console_tail: console.into(), stderr_tail: stderr.into() }
+    fn death(reason: DeathReason, console: &str, stderr: &str) -> Death {
+        Death { how: ProcessExit::Code(1), reason, console_tail: console.into(), stderr_tail: stderr.into() }
     }
 
     #[test]
     fn the_telling_line_is_shown() {
         let panic = "[    0.3] VFS: Cannot open root\n[    0.4] Kernel panic - not syncing: VFS: oh no\n[ 0.5] CPU: 0\n";
         assert_eq!(
-            death(Reason::GuestPanic, panic, "").to_string(),
+            death(DeathReason::GuestPanic, panic, "").to_string(),
             "the guest kernel panicked (exit status 1): [    0.4] Kernel panic - not syncing: VFS: oh no"
         );
         assert_eq!(
-            death(Reason::VmmExit, "", "qemu: warning\nqemu: it broke\n\n").to_string(),
+            death(DeathReason::VmmExit, "", "qemu: warning\nqemu: it broke\n\n").to_string(),
             "the VMM gave up (exit status 1): qemu: it broke"
         );
         assert_eq!(
-            death(Reason::GuestShutdown, panic, "x").to_string(),
+            death(DeathReason::GuestShutdown, panic, "x").to_string(),
             "the guest powered off (exit status 1)"
         );
     }
@@ -189,7 +192,7 @@ mod tests {
         let watch = Watch::new(receiver);
         assert_eq!(watch.try_ended(), None);
         let waiting = watch.ended();
-        let end = death(Reason::Killed, "", "");
+        let end = death(DeathReason::Killed, "", "");
         sender.send_replace(Some(end.clone()));
         drop(sender);
         assert_eq!(

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::death::Death;
-use crate::firecracker::Defect;
+use crate::firecracker::FirecrackerDefect;
 use crate::sandbox::{Fault, Step};
 
 /// A failure of, or with, a VMM process.
@@ -109,7 +109,7 @@ pub enum VmmError {
         /// Its version.
         version: String,
         /// What it does wrong.
-        defect: Defect,
+        defect: FirecrackerDefect,
     },
     /// The guest's byte stream was taken before, and there is only one.
     #[error("the guest's byte stream was taken before")]

@@ -29,16 +29,19 @@ mod spawn;
 mod tsc;
 mod warden;
 
-pub use cgroup::Cgroups;
-pub use console::Tail;
-pub use death::{Death, Exit, Reason, Watch};
+pub use cgroup::CgroupVersion;
+pub use console::OutputTail;
+pub use death::{Death, DeathReason, ProcessExit, Watch};
 pub use error::VmmError;
-pub use firecracker::{Defect, Feature, Firecracker, FirecrackerVersion, Jail, STREAM_PORT};
+pub use firecracker::{
+    Firecracker, FirecrackerDefect, FirecrackerFeature, FirecrackerVersion, Jail, STREAM_PORT,
+};
 pub use machine::{
-    Accelerator, Backend, Beside, Cache, Launched, Machine, Memory, Parts, Shape, Spec, Start, Vmm,
+    Accelerator, Backend, DiskCache, GuestMemory, LaunchTimes, Machine, MachineParts, MachineSpec,
+    MachineStart, MemoryFileUse, Shape, Vmm,
 };
 pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
-pub use sandbox::{Confined, Limits, Users};
+pub use sandbox::{Confinement, VmmLimits, VmmUsers};
 pub use tsc::tsc_khz;
 
 /// A path that means what this process has open under a descriptor.

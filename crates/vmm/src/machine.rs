@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use crate::VmmError;
 use crate::death::Watch;
-use crate::sandbox::Confined;
+use crate::sandbox::Confinement;
 use crate::{firecracker, qemu};
 
 /// The size of a machine.
@@ -113,7 +113,7 @@ impl Backend {
         self == Backend::Firecracker
     }
 
-    /// Whether a machine can run in a memory file of its caller ([`Memory::Owned`]).
+    /// Whether a machine can run in a memory file of its caller ([`GuestMemory::Owned`]).
     pub fn owns_memory(self) -> bool {
         self == Backend::Qemu
     }
@@ -130,7 +130,7 @@ impl fmt::Display for Backend {
 
 /// What a machine is made of. The VMM inherits these descriptors; their names, if they have any, do not matter.
 #[derive(Debug)]
-pub struct Parts {
+pub struct MachineParts {
     /// An uncompressed ELF kernel with a PVH entry.
     pub kernel: File,
     /// A newc archive with `/init`.
@@ -140,26 +140,26 @@ pub struct Parts {
     /// The writable disk, opened for reading and writing, of this machine alone.
     pub disk: Option<File>,
     /// What the guest's flushes of that disk mean.
-    pub cache: Cache,
+    pub cache: DiskCache,
     /// Words added at the end of the kernel's command line.
     pub kernel_args: Vec<String>,
 }
 
 /// What [`Machine::save`] does with a file for guest memory, beside the one for the state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
-    /// It takes none: memory is in the state, or in the machine's own file ([`Memory::Owned`]).
+pub enum MemoryFileUse {
+    /// It takes none: memory is in the state, or in the machine's own file ([`GuestMemory::Owned`]).
     Nothing,
     /// It needs one, and writes all of memory to it.
     All,
     /// If it is given one, it writes over it what the machine changed. It must hold what the file held that the machine
-    /// was started from ([`Memory::From`]). Without one memory is in the state.
+    /// was started from ([`GuestMemory::From`]). Without one memory is in the state.
     Changes,
 }
 
 /// What a guest's flush of its disk means on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Cache {
+pub enum DiskCache {
     /// Nothing: a disk survives the death of its VMM, not that of the host. For what is thrown away.
     #[default]
     Unsafe,
@@ -169,9 +169,9 @@ pub enum Cache {
 
 /// Where guest memory lives.
 #[derive(Debug)]
-pub enum Memory {
+pub enum GuestMemory {
     /// Private anonymous pages. A saved state then holds all of guest memory, or a file beside it does
-    /// ([`Beside::All`]).
+    /// ([`MemoryFileUse::All`]).
     Private,
     /// This file (a memfd, as a rule), mapped shared and sized by launch. A saved state then holds the devices
     /// alone, and the file is the other half of it. Not every VMM can ([`Backend::owns_memory`]).
@@ -184,7 +184,7 @@ pub enum Memory {
 
 /// How a machine starts.
 #[derive(Debug)]
-pub enum Start {
+pub enum MachineStart {
     /// The kernel boots.
     Cold,
     /// The state that [`Machine::save`] wrote is loaded; the machine is paused then.
@@ -197,15 +197,15 @@ pub enum Start {
 
 /// All that a machine is started from. A restore needs the same shape and the same kinds of parts that were saved.
 #[derive(Debug)]
-pub struct Spec {
+pub struct MachineSpec {
     /// The size.
     pub shape: Shape,
     /// The files.
-    pub parts: Parts,
+    pub parts: MachineParts,
     /// Where guest memory lives.
-    pub memory: Memory,
+    pub memory: GuestMemory,
     /// Cold, or from a saved state.
-    pub start: Start,
+    pub start: MachineStart,
 }
 
 /// How machines are started: a VMM and how it is to be used.
@@ -224,7 +224,7 @@ impl Vmm {
     /// # Errors
     /// When the specification is impossible, the host lacks something, or the VMM ended or refused. Nothing is left
     /// running then.
-    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
+    pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
         match self {
             Vmm::Firecracker(firecracker) => firecracker.launch(spec).await,
             Vmm::Qemu(qemu) => qemu.launch(spec).await,
@@ -266,7 +266,7 @@ impl Vmm {
 
 /// When a launch got how far.
 #[derive(Debug, Clone, Copy)]
-pub struct Launched {
+pub struct LaunchTimes {
     /// The VMM answered its first command.
     pub answered: Instant,
     /// It had loaded its state, if there was one to load; the launch was over.
@@ -312,18 +312,18 @@ impl Machine {
     }
 
     /// When its launch got how far.
-    pub fn launched(&self) -> Launched {
+    pub fn launch_times(&self) -> LaunchTimes {
         match &self.adapter {
-            Adapter::Firecracker(handle) => handle.launched,
-            Adapter::Qemu(handle) => handle.launched,
+            Adapter::Firecracker(handle) => handle.launch_times,
+            Adapter::Qemu(handle) => handle.launch_times,
         }
     }
 
     /// What a save does with a file for its memory.
-    pub fn beside(&self) -> Beside {
+    pub fn memory_file_use(&self) -> MemoryFileUse {
         match &self.adapter {
-            Adapter::Firecracker(_) => Beside::All,
-            Adapter::Qemu(handle) => handle.mapped.map_or(Beside::Nothing, |_| Beside::Changes),
+            Adapter::Firecracker(_) => MemoryFileUse::All,
+            Adapter::Qemu(handle) => handle.mapped.map_or(MemoryFileUse::Nothing, |_| MemoryFileUse::Changes),
         }
     }
 
@@ -337,10 +337,10 @@ impl Machine {
     }
 
     /// What its VMM is confined by, beside its own seccomp filter.
-    pub fn confined(&self) -> Confined {
+    pub fn confinement(&self) -> Confinement {
         match &self.adapter {
-            Adapter::Firecracker(handle) => handle.confined,
-            Adapter::Qemu(handle) => handle.confined,
+            Adapter::Firecracker(handle) => handle.confinement,
+            Adapter::Qemu(handle) => handle.confinement,
         }
     }
 
@@ -383,7 +383,7 @@ impl Machine {
     }
 
     /// Writes the paused machine's state to `state` from that descriptor's position: devices, and all of guest
-    /// memory unless the machine's memory is [`Memory::Owned`]. With a file `memory`, as [`Machine::beside`] says, memory
+    /// memory unless the machine's memory is [`GuestMemory::Owned`]. With a file `memory`, as [`Machine::memory_file_use`] says, memory
     /// goes there instead, and both files, opened for reading and writing, are written from their beginnings. The machine
     /// stays paused.
     ///

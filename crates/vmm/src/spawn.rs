@@ -32,7 +32,7 @@ use tokio::io::Interest;
 use tokio::io::unix::AsyncFd;
 use tokio::sync::oneshot;
 
-use crate::sandbox::{self, Confined, Fault, Prepared, Step};
+use crate::sandbox::{self, Confinement, Fault, Prepared, Step};
 use crate::warden;
 
 /// How much likelier than an ordinary process the VMM is to be chosen when the host runs out of memory (-1000 to
@@ -109,7 +109,7 @@ pub(crate) struct Process {
     reaped: bool,
     stdout: Option<OwnedFd>,
     stderr: Option<OwnedFd>,
-    confined: Confined,
+    confinement: Confinement,
     _leftover: Option<Box<dyn Any + Send>>,
 }
 
@@ -123,8 +123,8 @@ impl Process {
     }
 
     /// What is around it.
-    pub(crate) fn confined(&self) -> Confined {
-        self.confined
+    pub(crate) fn confinement(&self) -> Confinement {
+        self.confinement
     }
 
     pub(crate) fn take_stdout(&mut self) -> Option<OwnedFd> {
@@ -250,16 +250,16 @@ fn attempt(order: &mut Order) -> Answer {
     let (mut report, report_theirs) = pipe().map(|(ours, theirs)| (File::from(ours), theirs))?;
     let parent =
         pidfd_open(rustix::process::getpid(), PidfdFlags::empty()).map_err(Fault::at(Step::Orphan))?;
-    let (confined, prepared, warden) = match &mut order.containment {
+    let (confinement, prepared, warden) = match &mut order.containment {
         Containment::Warden(warden) => {
             let user = warden.user;
-            let confined =
-                Confined { user, namespaces: true, jailer: true, cgroup: warden.cgroup, landlock: false };
-            (confined, None, Some(&*warden))
+            let confinement =
+                Confinement { user, namespaces: true, jailer: true, cgroup: warden.cgroup, landlock: false };
+            (confinement, None, Some(&*warden))
         }
         Containment::Sandbox(plan) => {
             let prepared = plan.prepare(&binary)?;
-            (plan.confined(), Some(prepared), None)
+            (plan.confinement(), Some(prepared), None)
         }
     };
     let flags = match &prepared {
@@ -305,7 +305,7 @@ fn attempt(order: &mut Order) -> Answer {
         reaped: false,
         stdout,
         stderr: Some(stderr),
-        confined,
+        confinement,
         _leftover: None,
     };
     // Only the child holds the other ends now.

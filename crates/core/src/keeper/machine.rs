@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::PoisonError;
 
-use pyro_vmm::{Cache, Machine, Shape, Watch};
+use pyro_vmm::{DiskCache, Machine, Shape, Watch};
 
 use super::order::{Order, Report, Task};
 use super::revive::{self, KeptJob};
@@ -292,7 +292,7 @@ impl<'a> Means<'a> {
             hostname: format!("pyro-{}", record.id),
             oneshot: false,
             disk,
-            cache: Cache::Writeback,
+            cache: DiskCache::Writeback,
             templates: Use::Templates,
             timeline: &self.timeline,
         }

@@ -1,7 +1,7 @@
 //! Firecracker's own complaints, recognised where the person can do something about them.
 
 use crate::VmmError;
-use crate::death::Reason;
+use crate::death::DeathReason;
 
 /// Of a `/dev/kvm` that is missing, forbidden, or unable.
 const KVM: &[&str] =
@@ -14,7 +14,7 @@ const MEMORY: &[&str] = &["Cannot allocate memory", "os error 12"];
 /// Turns the end of a Firecracker that never came up into what it ended over.
 pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
     let words = match &error {
-        VmmError::Died { death, .. } if matches!(death.reason, Reason::VmmExit | Reason::Crash) => {
+        VmmError::Died { death, .. } if matches!(death.reason, DeathReason::VmmExit | DeathReason::Crash) => {
             &death.stderr_tail
         }
         VmmError::Api { fault, .. } => fault,
@@ -41,12 +41,12 @@ fn strip(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::death::{Death, Exit};
+    use crate::death::{Death, ProcessExit};
 
     fn recognised(words: &str) -> VmmError {
         let death = Death {
-            how: Exit::Code(1),
-            reason: Reason::VmmExit,
+            how: ProcessExit::Code(1),
+            reason: DeathReason::VmmExit,
             console_tail: String::new(),
             stderr_tail: words.into(),
         };

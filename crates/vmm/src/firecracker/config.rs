@@ -10,9 +10,9 @@
 
 use serde_json::{Value, json};
 
-use super::version::{Feature, FirecrackerVersion};
+use super::version::{FirecrackerFeature, FirecrackerVersion};
 use crate::VmmError;
-use crate::machine::{Cache, Memory, Shape, Start, kernel_line};
+use crate::machine::{DiskCache, GuestMemory, MachineStart, Shape, kernel_line};
 
 /// Which machine Firecracker is told to be. Raised with any change of what a saved state depends on.
 pub(crate) const DEVICE_MODEL: u32 = 1;
@@ -36,21 +36,21 @@ const GUEST_CID: u32 = 3;
 const MOST_VCPUS: u8 = 32;
 
 /// Refuses what Firecracker cannot do, before anything is made for it.
-pub(super) fn check(shape: Shape, memory: &Memory, start: &Start) -> Result<(), VmmError> {
+pub(super) fn check(shape: Shape, memory: &GuestMemory, start: &MachineStart) -> Result<(), VmmError> {
     shape.check()?;
     if shape.vcpus > MOST_VCPUS {
         return Err(VmmError::Spec(format!("{} vCPUs ({MOST_VCPUS} are this VMM's most)", shape.vcpus)));
     }
     match (memory, start) {
-        (Memory::Private, Start::Cold) => Ok(()),
-        (Memory::From(file), Start::Restore { .. }) => shape.check_memory_file(file),
-        (Memory::Owned(_), _) => {
+        (GuestMemory::Private, MachineStart::Cold) => Ok(()),
+        (GuestMemory::From(file), MachineStart::Restore { .. }) => shape.check_memory_file(file),
+        (GuestMemory::Owned(_), _) => {
             Err(VmmError::Spec("this VMM cannot run a machine in a memory file of its caller".into()))
         }
-        (Memory::Private, Start::Restore { .. }) => Err(VmmError::Spec(
+        (GuestMemory::Private, MachineStart::Restore { .. }) => Err(VmmError::Spec(
             "this VMM restores from a state and a memory file, and got no memory file".into(),
         )),
-        (Memory::From(_), Start::Cold) => {
+        (GuestMemory::From(_), MachineStart::Cold) => {
             Err(VmmError::Spec("a machine that boots has no use for a saved memory".into()))
         }
     }
@@ -61,7 +61,7 @@ pub(super) fn check(shape: Shape, memory: &Memory, start: &Start) -> Result<(), 
 pub(super) struct Drives {
     pub(super) base: bool,
     /// With what its flushes mean.
-    pub(super) disk: Option<Cache>,
+    pub(super) disk: Option<DiskCache>,
 }
 
 /// The requests that make a machine and let it boot, in their order.
@@ -84,7 +84,7 @@ pub(super) fn cold(
         ),
     ];
     if drives.base {
-        requests.push(("PUT /drives/base", drive("base", BASE, true, Cache::Unsafe)));
+        requests.push(("PUT /drives/base", drive("base", BASE, true, DiskCache::Unsafe)));
     }
     if let Some(cache) = drives.disk {
         requests.push(("PUT /drives/disk", drive("disk", DISK, false, cache)));
@@ -94,7 +94,7 @@ pub(super) fn cold(
     Ok(requests)
 }
 
-fn drive(id: &str, name: &str, read_only: bool, cache: Cache) -> Value {
+fn drive(id: &str, name: &str, read_only: bool, cache: DiskCache) -> Value {
     json!({
         "drive_id": id,
         "path_on_host": name,
@@ -102,8 +102,8 @@ fn drive(id: &str, name: &str, read_only: bool, cache: Cache) -> Value {
         "is_root_device": false,
         "is_read_only": read_only,
         "cache_type": match cache {
-            Cache::Unsafe => "Unsafe",
-            Cache::Writeback => "Writeback",
+            DiskCache::Unsafe => "Unsafe",
+            DiskCache::Writeback => "Writeback",
         },
         // Async costs up to 110 ms a device when it is made.
         "io_engine": "Sync",
@@ -118,7 +118,7 @@ pub(super) fn load(version: FirecrackerVersion) -> Value {
         // The caller resumes.
         "resume_vm": false,
     });
-    if version.has(Feature::ClockRealtime) {
+    if version.has(FirecrackerFeature::ClockRealtime) {
         request["clock_realtime"] = Value::Bool(true);
     }
     request
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_machine_is_told_the_same_names() {
-        let drives = Drives { base: true, disk: Some(Cache::Writeback) };
+        let drives = Drives { base: true, disk: Some(DiskCache::Writeback) };
         let requests = cold(SHAPE, drives, &["pyro.oneshot".into()]).unwrap();
         let names: Vec<_> = requests.iter().map(|(request, _)| *request).collect();
         assert_eq!(
@@ -161,7 +161,7 @@ mod tests {
             (&json!("disk.ext4"), &json!("Writeback"))
         );
         assert_eq!(of(4)["uds_path"], "v.sock");
-        let bare = cold(SHAPE, Drives { base: false, disk: Some(Cache::Unsafe) }, &[]).unwrap();
+        let bare = cold(SHAPE, Drives { base: false, disk: Some(DiskCache::Unsafe) }, &[]).unwrap();
         assert_eq!(bare.len(), 5);
         assert_eq!(bare[2].1["cache_type"], "Unsafe");
     }

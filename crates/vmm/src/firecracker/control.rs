@@ -21,8 +21,8 @@ use tokio::io::unix::AsyncFd;
 use tokio::net::unix::pipe::Receiver;
 use tokio::sync::{oneshot, watch};
 
-use crate::console::{CONSOLE_LIMIT, Tail};
-use crate::death::{Death, Exit, Reason, is_panic};
+use crate::console::{CONSOLE_LIMIT, OutputTail};
+use crate::death::{Death, DeathReason, ProcessExit, is_panic};
 use crate::spawn::{Killer, Process};
 
 /// How much of Firecracker's own words is kept, for its log and its stderr each.
@@ -46,7 +46,7 @@ pub(super) struct Ends {
     /// Closed before the process is killed: that is how the task tells a stop from a murder.
     pub(super) wanted: Option<oneshot::Sender<()>>,
     pub(super) death: watch::Receiver<Option<Death>>,
-    pub(super) console: Arc<Mutex<Tail>>,
+    pub(super) console: Arc<Mutex<OutputTail>>,
 }
 
 /// Starts the task. Process and directory are its own from here on.
@@ -58,7 +58,7 @@ pub(super) fn start(mut process: Process, outlets: Outlets) -> io::Result<Ends> 
     let log = pipe(Some(outlets.log))?;
     let (wanted, unwanted) = oneshot::channel();
     let (death, death_seen) = watch::channel(None);
-    let tail = Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT)));
+    let tail = Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT)));
     let control = Control {
         console: Outlet { pipe: console, tail: tail.clone() },
         stderr: Outlet::own(stderr),
@@ -76,12 +76,12 @@ pub(super) fn start(mut process: Process, outlets: Outlets) -> io::Result<Ends> 
 /// A pipe that the process writes into.
 struct Outlet {
     pipe: Option<Receiver>,
-    tail: Arc<Mutex<Tail>>,
+    tail: Arc<Mutex<OutputTail>>,
 }
 
 impl Outlet {
     fn own(pipe: Option<Receiver>) -> Outlet {
-        Outlet { pipe, tail: Arc::new(Mutex::new(Tail::new(WORDS_LIMIT))) }
+        Outlet { pipe, tail: Arc::new(Mutex::new(OutputTail::new(WORDS_LIMIT))) }
     }
 
     /// Reads some; pending forever once it is closed.
@@ -147,7 +147,7 @@ impl Control {
             outlet.drain();
         }
         stopped |= unwanted.try_recv() == Err(oneshot::error::TryRecvError::Closed);
-        let how = reported(warden_says).or(status).map_or(Exit::Unknown, Exit::from);
+        let how = reported(warden_says).or(status).map_or(ProcessExit::Unknown, ProcessExit::from);
         let (console, words) = (self.console.text(), words(&self.stderr.text(), &self.log.text()));
         Death {
             how,
@@ -177,20 +177,24 @@ fn words(stderr: &str, log: &str) -> String {
     all
 }
 
-fn reason(how: Exit, stopped: bool, console: &str, words: &str) -> Reason {
+fn reason(how: ProcessExit, stopped: bool, console: &str, words: &str) -> DeathReason {
     if words.contains("KVM_EXIT_INTERNAL_ERROR") || words.contains("KVM_EXIT_FAIL_ENTRY") {
-        return Reason::InternalError;
+        return DeathReason::InternalError;
     }
     match how {
         // Only a guest that resets ends it so; it cannot say power-off otherwise.
-        Exit::Code(0) if console.lines().any(is_panic) => Reason::GuestPanic,
-        Exit::Code(0) => Reason::GuestReset,
-        _ if stopped => Reason::Stopped,
-        Exit::Code(HANGUP_CODE) | Exit::Unknown => Reason::Killed,
-        Exit::Code(code) if CRASH_CODES.contains(&code) && !is_argument_trouble(code) => Reason::Crash,
-        Exit::Code(_) => Reason::VmmExit,
-        Exit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) => Reason::Killed,
-        Exit::Signal(_) => Reason::Crash,
+        ProcessExit::Code(0) if console.lines().any(is_panic) => DeathReason::GuestPanic,
+        ProcessExit::Code(0) => DeathReason::GuestReset,
+        _ if stopped => DeathReason::Stopped,
+        ProcessExit::Code(HANGUP_CODE) | ProcessExit::Unknown => DeathReason::Killed,
+        ProcessExit::Code(code) if CRASH_CODES.contains(&code) && !is_argument_trouble(code) => {
+            DeathReason::Crash
+        }
+        ProcessExit::Code(_) => DeathReason::VmmExit,
+        ProcessExit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) => {
+            DeathReason::Killed
+        }
+        ProcessExit::Signal(_) => DeathReason::Crash,
     }
 }
 
@@ -207,21 +211,27 @@ mod tests {
     fn ends_are_told_apart() {
         let panic = "[ 1.0] Kernel panic - not syncing: oh no\n";
         for (how, stopped, console, words, expected) in [
-            (Exit::Code(0), false, "", "", Reason::GuestReset),
-            (Exit::Code(0), true, "", "", Reason::GuestReset),
-            (Exit::Code(0), false, panic, "", Reason::GuestPanic),
-            (Exit::Code(1), false, panic, "", Reason::VmmExit),
-            (Exit::Code(1), false, "", "x Received KVM_EXIT_INTERNAL_ERROR signal", Reason::InternalError),
-            (Exit::Code(148), false, "", "", Reason::Crash),
-            (Exit::Code(150), false, "", "", Reason::Crash),
-            (Exit::Code(152), false, "", "", Reason::VmmExit),
-            (Exit::Code(153), false, "", "", Reason::VmmExit),
-            (Exit::Code(156), false, "", "", Reason::Killed),
-            (Exit::Signal(9), true, "", "", Reason::Stopped),
-            (Exit::Signal(9), false, "", "", Reason::Killed),
-            (Exit::Signal(15), false, "", "", Reason::Killed),
-            (Exit::Signal(11), false, "", "", Reason::Crash),
-            (Exit::Unknown, false, "", "", Reason::Killed),
+            (ProcessExit::Code(0), false, "", "", DeathReason::GuestReset),
+            (ProcessExit::Code(0), true, "", "", DeathReason::GuestReset),
+            (ProcessExit::Code(0), false, panic, "", DeathReason::GuestPanic),
+            (ProcessExit::Code(1), false, panic, "", DeathReason::VmmExit),
+            (
+                ProcessExit::Code(1),
+                false,
+                "",
+                "x Received KVM_EXIT_INTERNAL_ERROR signal",
+                DeathReason::InternalError,
+            ),
+            (ProcessExit::Code(148), false, "", "", DeathReason::Crash),
+            (ProcessExit::Code(150), false, "", "", DeathReason::Crash),
+            (ProcessExit::Code(152), false, "", "", DeathReason::VmmExit),
+            (ProcessExit::Code(153), false, "", "", DeathReason::VmmExit),
+            (ProcessExit::Code(156), false, "", "", DeathReason::Killed),
+            (ProcessExit::Signal(9), true, "", "", DeathReason::Stopped),
+            (ProcessExit::Signal(9), false, "", "", DeathReason::Killed),
+            (ProcessExit::Signal(15), false, "", "", DeathReason::Killed),
+            (ProcessExit::Signal(11), false, "", "", DeathReason::Crash),
+            (ProcessExit::Unknown, false, "", "", DeathReason::Killed),
         ] {
             assert_eq!(reason(how, stopped, console, words), expected, "{how} {stopped} {console} {words}");
         }

@@ -19,8 +19,8 @@ use super::version::{FirecrackerVersion, Step};
 use super::vsock;
 use crate::VmmError;
 use crate::death::{Death, Watch};
-use crate::machine::{Launched, Shape};
-use crate::sandbox::Confined;
+use crate::machine::{LaunchTimes, Shape};
+use crate::sandbox::Confinement;
 use crate::spawn::Killer;
 
 /// How long one request may take. They take milliseconds.
@@ -48,9 +48,9 @@ pub(crate) struct Handle {
     pub(super) shape: Shape,
     /// The VMM's user, in a jail.
     pub(super) user: Option<u32>,
-    pub(crate) confined: Confined,
+    pub(crate) confinement: Confinement,
     pub(super) paused: bool,
-    pub(crate) launched: Launched,
+    pub(crate) launch_times: LaunchTimes,
     /// Since it was paused it was saved, or it came out of a save.
     pub(super) saved: bool,
 }

@@ -12,10 +12,10 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{Gid, Uid};
 
 use crate::VmmError;
-use crate::cgroup::{self, Cgroups};
+use crate::cgroup::{self, CgroupVersion};
 use crate::home::Home;
 use crate::machine::Shape;
-use crate::sandbox::{self, FILE_ROOM, Limits, Users};
+use crate::sandbox::{self, FILE_ROOM, VmmLimits, VmmUsers};
 use crate::warden::{Access, Mount};
 
 /// Threads and processes beside the vCPUs: the VMM's main and API threads, the jailer and its child, and room for one
@@ -31,9 +31,9 @@ pub struct Jail {
     /// The path of `jailer`, of the same version as the VMM.
     pub binary: PathBuf,
     /// Whom machines run as, and in which cgroups.
-    pub users: Users,
+    pub users: VmmUsers,
     /// What it may use beyond its own size.
-    pub limits: Limits,
+    pub limits: VmmLimits,
 }
 
 /// A file on its way into a jail.
@@ -66,8 +66,8 @@ impl Jail {
         if let Some(cgroups) = self.users.cgroups {
             let memory = (u64::from(shape.mem_mib) + u64::from(self.limits.overhead_mib)) << 20;
             let memory_file = match cgroups {
-                Cgroups::V1 => "memory.limit_in_bytes",
-                Cgroups::V2 => "memory.max",
+                CgroupVersion::V1 => "memory.limit_in_bytes",
+                CgroupVersion::V2 => "memory.max",
             };
             add("--cgroup-version", cgroups.number().into());
             add("--parent-cgroup", cgroup::PARENT.into());
@@ -116,15 +116,15 @@ pub(super) fn own(file: &OwnedFd, id: u32) -> io::Result<()> {
 mod tests {
     use super::*;
 
-    fn jail(cgroups: Option<Cgroups>) -> Jail {
+    fn jail(cgroups: Option<CgroupVersion>) -> Jail {
         Jail {
             binary: "/x/jailer".into(),
-            users: Users { ids: 100_000..200_000, cgroups },
-            limits: Limits::FIRECRACKER,
+            users: VmmUsers { ids: 100_000..200_000, cgroups },
+            limits: VmmLimits::FIRECRACKER,
         }
     }
 
-    fn said(cgroups: Option<Cgroups>) -> String {
+    fn said(cgroups: Option<CgroupVersion>) -> String {
         let shape = Shape { vcpus: 2, mem_mib: 256 };
         let vmm = vec!["--api-sock".into(), "api.sock".into()];
         let all =
@@ -135,12 +135,12 @@ mod tests {
     #[test]
     fn the_jailer_is_told_every_limit() {
         assert_eq!(
-            said(Some(Cgroups::V1)),
+            said(Some(CgroupVersion::V1)),
             "--id 100007 --exec-file /x/firecracker --uid 100007 --gid 100007 --chroot-base-dir /r \
              --resource-limit fsize=1090519040 --resource-limit no-file=256 --cgroup-version 1 --parent-cgroup pyro \
              --cgroup memory.limit_in_bytes=335544320 --cgroup pids.max=10 --new-pid-ns -- --api-sock api.sock"
         );
-        let v2 = said(Some(Cgroups::V2));
+        let v2 = said(Some(CgroupVersion::V2));
         assert!(v2.contains("--cgroup-version 2 ") && v2.contains("--cgroup memory.max=335544320 "), "{v2}");
         assert!(!said(None).contains("cgroup"), "a host without cgroups");
     }

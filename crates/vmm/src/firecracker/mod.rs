@@ -1,4 +1,4 @@
-//! The Firecracker adapter: from a [`Spec`] to a running process and back.
+//! The Firecracker adapter: from a [`MachineSpec`] to a running process and back.
 //!
 //! `config` says what Firecracker is told, `home` is the directory in which it finds it, `jail` and the crate's `warden`
 //! confine it, `control` is the task that owns the process, `api` and `vsock` are its two sockets, `version` knows what
@@ -34,14 +34,14 @@ use serde_json::Value;
 pub(crate) use config::DEVICE_MODEL;
 pub(crate) use handle::Handle;
 pub use jail::Jail;
-pub use version::{Defect, Feature, FirecrackerVersion};
+pub use version::{FirecrackerDefect, FirecrackerFeature, FirecrackerVersion};
 
 use self::control::Outlets;
 use self::version::Step;
 use crate::VmmError;
 use crate::home::{self, Home};
-use crate::machine::{Launched, Machine, Memory, Parts, Shape, Spec, Start};
-use crate::sandbox::{Limits, Needs, Plan};
+use crate::machine::{GuestMemory, LaunchTimes, Machine, MachineParts, MachineSpec, MachineStart, Shape};
+use crate::sandbox::{Needs, Plan, VmmLimits};
 use crate::spawn::{self, Containment, Order};
 use crate::warden::{self, Access};
 
@@ -84,15 +84,15 @@ impl Firecracker {
     /// Starts a machine. Returns when Firecracker answers; a cold guest is then booting, a restored one is loaded and
     /// paused.
     ///
-    /// A machine is cold with [`Memory::Private`], restored with [`Memory::From`].
+    /// A machine is cold with [`GuestMemory::Private`], restored with [`GuestMemory::From`].
     ///
     /// # Errors
     /// When the specification is impossible, the version is known to break it, the host lacks something, or Firecracker
     /// ended or refused. Nothing is left then, neither process nor file.
-    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
+    pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
         config::check(spec.shape, &spec.memory, &spec.start)?;
         self.version.refuse(Step::Launch)?;
-        if matches!(spec.start, Start::Restore { .. }) {
+        if matches!(spec.start, MachineStart::Restore { .. }) {
             self.version.refuse(Step::Restore)?;
         }
         let shape = spec.shape;
@@ -107,7 +107,7 @@ impl Firecracker {
         let program = order.binary.clone();
         let process =
             spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&program, SOURCE, fault))?;
-        let confined = process.confined();
+        let confinement = process.confinement();
         let (pid, killer) = (process.pid(), process.killer());
         let ends = control::start(process, Outlets { log, status }).map_err(host("watch the VMM"))?;
         let now = Instant::now();
@@ -120,19 +120,19 @@ impl Firecracker {
             version: self.version,
             shape,
             user,
-            confined,
+            confinement,
             paused: false,
-            launched: Launched { answered: now, ready: now },
+            launch_times: LaunchTimes { answered: now, ready: now },
             saved: false,
         };
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
             handle.find_pid().await?;
-            handle.launched.answered = Instant::now();
+            handle.launch_times.answered = Instant::now();
             match requests {
                 None => handle.load().await?,
                 Some(requests) => handle.boot(requests).await?,
             }
-            handle.launched.ready = Instant::now();
+            handle.launch_times.ready = Instant::now();
             Ok(())
         })
         .await
@@ -160,15 +160,15 @@ impl Firecracker {
         self.run_dir.join(self.binary.file_name().unwrap_or_else(|| "firecracker".as_ref()))
     }
 
-    fn prepare(&self, spec: Spec) -> Result<Prepared, VmmError> {
+    fn prepare(&self, spec: MachineSpec) -> Result<Prepared, VmmError> {
         self.sweep();
-        let Spec { shape, parts, memory, start } = spec;
+        let MachineSpec { shape, parts, memory, start } = spec;
         let longest_file = longest_file(shape, &parts)?;
         let drives =
             config::Drives { base: parts.base.is_some(), disk: parts.disk.is_some().then_some(parts.cache) };
         let requests = match start {
-            Start::Cold => Some(config::cold(shape, drives, &parts.kernel_args)?),
-            Start::Restore { .. } => None,
+            MachineStart::Cold => Some(config::cold(shape, drives, &parts.kernel_args)?),
+            MachineStart::Restore { .. } => None,
         };
         let files = files(parts, memory, start);
         let of_vmm = config::arguments();
@@ -204,7 +204,7 @@ impl Firecracker {
         args.extend(of_vmm);
         let needs = Needs {
             shape,
-            limits: Limits::FIRECRACKER,
+            limits: VmmLimits::FIRECRACKER,
             longest_file,
             spare_threads: jail::SPARE_THREADS,
             kvm: true,
@@ -246,17 +246,17 @@ type Named = (&'static str, OwnedFd, Access);
 type Half = (Home, Order, Option<OwnedFd>, Option<u32>);
 
 /// The files that the VMM opens.
-fn files(parts: Parts, memory: Memory, start: Start) -> Vec<Named> {
+fn files(parts: MachineParts, memory: GuestMemory, start: MachineStart) -> Vec<Named> {
     let mut all: Vec<Named> = Vec::new();
     let mut add = |name, file: File, access| all.push((name, file.into(), access));
     match start {
-        Start::Cold => {
+        MachineStart::Cold => {
             add(config::KERNEL, parts.kernel, Access::Read);
             add(config::INITRAMFS, parts.initramfs, Access::Read);
         }
-        Start::Restore { state } => add(config::STATE, state, Access::Read),
+        MachineStart::Restore { state } => add(config::STATE, state, Access::Read),
     }
-    if let Memory::From(file) = memory {
+    if let GuestMemory::From(file) = memory {
         add(config::MEMORY, file, Access::Read);
     }
     if let Some(base) = parts.base {
@@ -269,7 +269,7 @@ fn files(parts: Parts, memory: Memory, start: Start) -> Vec<Named> {
 }
 
 /// How long the longest file is that the machine may write, in bytes: its disk, or its memory when it is saved.
-fn longest_file(shape: Shape, parts: &Parts) -> Result<u64, VmmError> {
+fn longest_file(shape: Shape, parts: &MachineParts) -> Result<u64, VmmError> {
     let disk = parts.disk.as_ref().map_or(Ok(0), |disk| disk.metadata().map(|metadata| metadata.len()));
     Ok(disk.map_err(host("look at the disk"))?.max(shape.memory_bytes()))
 }

@@ -40,7 +40,7 @@ impl std::str::FromStr for FirecrackerVersion {
 /// Something that some versions do wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Defect {
+pub enum FirecrackerDefect {
     /// Older than what is supported.
     TooOld,
     /// After a pause and a resume with no snapshot between, host connections to the guest hang.
@@ -51,22 +51,22 @@ pub enum Defect {
     DiffAbove3Gib,
 }
 
-impl fmt::Display for Defect {
+impl fmt::Display for FirecrackerDefect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Defect::TooOld => "versions before 1.12.0 are not supported",
-            Defect::BarePauseResume => {
+            FirecrackerDefect::TooOld => "versions before 1.12.0 are not supported",
+            FirecrackerDefect::BarePauseResume => {
                 "its connections to the guest hang after a pause and a resume without a snapshot"
             }
-            Defect::DeadAfterRestore => "its guests may accept no connection after a restore",
-            Defect::DiffAbove3Gib => "its differential snapshots corrupt memory above 3 GiB",
+            FirecrackerDefect::DeadAfterRestore => "its guests may accept no connection after a restore",
+            FirecrackerDefect::DiffAbove3Gib => "its differential snapshots corrupt memory above 3 GiB",
         })
     }
 }
 
 /// A field or request that not every supported version understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Feature {
+pub enum FirecrackerFeature {
     /// `clock_realtime` on load: the guest's clock goes on at the host's time.
     ClockRealtime,
     /// `track_dirty_pages` on load; before it was called `enable_diff_snapshots`.
@@ -127,41 +127,43 @@ impl FirecrackerVersion {
     }
 
     /// All that is known to be wrong with this version, whether or not it is ever met.
-    pub fn defects(self) -> Vec<Defect> {
+    pub fn defects(self) -> Vec<FirecrackerDefect> {
         let number = self.number();
         let mut found = Vec::new();
         if number < OLDEST {
-            found.push(Defect::TooOld);
+            found.push(FirecrackerDefect::TooOld);
         }
         if ((1, 16, 0)..=(1, 16, 1)).contains(&number) {
-            found.push(Defect::BarePauseResume);
+            found.push(FirecrackerDefect::BarePauseResume);
         }
         if number == (1, 16, 0) {
-            found.push(Defect::DeadAfterRestore);
+            found.push(FirecrackerDefect::DeadAfterRestore);
         }
         if number < (1, 14, 2) {
-            found.push(Defect::DiffAbove3Gib);
+            found.push(FirecrackerDefect::DiffAbove3Gib);
         }
         found
     }
 
     /// Whether this version understands `feature`.
-    pub fn has(self, feature: Feature) -> bool {
+    pub fn has(self, feature: FirecrackerFeature) -> bool {
         let number = self.number();
         match feature {
             // It came with 1.16 and went back into two older lines.
-            Feature::ClockRealtime => number >= (1, 15, 1) || ((1, 14, 4)..(1, 15, 0)).contains(&number),
-            Feature::TrackDirtyPages => number >= (1, 13, 0),
-            Feature::VsockOverride => number >= (1, 16, 0),
+            FirecrackerFeature::ClockRealtime => {
+                number >= (1, 15, 1) || ((1, 14, 4)..(1, 15, 0)).contains(&number)
+            }
+            FirecrackerFeature::TrackDirtyPages => number >= (1, 13, 0),
+            FirecrackerFeature::VsockOverride => number >= (1, 16, 0),
         }
     }
 
     /// Refuses what this version is known to break.
     pub(super) fn refuse(self, step: Step) -> Result<(), VmmError> {
-        let breaks = |defect: &Defect| match step {
-            Step::Launch => *defect == Defect::TooOld,
-            Step::Restore => *defect == Defect::DeadAfterRestore,
-            Step::BareResume => *defect == Defect::BarePauseResume,
+        let breaks = |defect: &FirecrackerDefect| match step {
+            Step::Launch => *defect == FirecrackerDefect::TooOld,
+            Step::Restore => *defect == FirecrackerDefect::DeadAfterRestore,
+            Step::BareResume => *defect == FirecrackerDefect::BarePauseResume,
         };
         match self.defects().into_iter().find(breaks) {
             Some(defect) => Err(VmmError::KnownBad { version: self.to_string(), defect }),
@@ -174,8 +176,11 @@ impl FirecrackerVersion {
     /// # Errors
     /// [`VmmError::KnownBad`].
     pub fn refuse_diff(self, mem_mib: u32) -> Result<(), VmmError> {
-        if mem_mib > 3072 && self.defects().contains(&Defect::DiffAbove3Gib) {
-            return Err(VmmError::KnownBad { version: self.to_string(), defect: Defect::DiffAbove3Gib });
+        if mem_mib > 3072 && self.defects().contains(&FirecrackerDefect::DiffAbove3Gib) {
+            return Err(VmmError::KnownBad {
+                version: self.to_string(),
+                defect: FirecrackerDefect::DiffAbove3Gib,
+            });
         }
         Ok(())
     }
@@ -216,7 +221,7 @@ mod tests {
         FirecrackerVersion::parse(&format!("Firecracker v{text}")).unwrap()
     }
 
-    fn refused(text: &str, step: Step) -> Option<Defect> {
+    fn refused(text: &str, step: Step) -> Option<FirecrackerDefect> {
         match version(text).refuse(step) {
             Ok(()) => None,
             Err(VmmError::KnownBad { version, defect }) => {
@@ -245,8 +250,8 @@ mod tests {
         for (text, expected) in [
             ("1.12.1", None),
             ("1.15.1", None),
-            ("1.16.0", Some(Defect::BarePauseResume)),
-            ("1.16.1", Some(Defect::BarePauseResume)),
+            ("1.16.0", Some(FirecrackerDefect::BarePauseResume)),
+            ("1.16.1", Some(FirecrackerDefect::BarePauseResume)),
             ("1.16.2", None),
             ("1.17.0", None),
         ] {
@@ -257,9 +262,12 @@ mod tests {
 
     #[test]
     fn a_restore_is_refused_where_its_guest_may_be_deaf() {
-        for (text, expected) in
-            [("1.12.1", None), ("1.15.1", None), ("1.16.0", Some(Defect::DeadAfterRestore)), ("1.16.1", None)]
-        {
+        for (text, expected) in [
+            ("1.12.1", None),
+            ("1.15.1", None),
+            ("1.16.0", Some(FirecrackerDefect::DeadAfterRestore)),
+            ("1.16.1", None),
+        ] {
             assert_eq!(refused(text, Step::Restore), expected, "{text}");
         }
     }
@@ -279,7 +287,7 @@ mod tests {
 
     #[test]
     fn what_is_too_old_is_refused_by_name() {
-        assert_eq!(refused("1.11.0", Step::Launch), Some(Defect::TooOld));
+        assert_eq!(refused("1.11.0", Step::Launch), Some(FirecrackerDefect::TooOld));
         let error = version("1.11.0").refuse(Step::Launch).unwrap_err().to_string();
         assert_eq!(
             error,
@@ -300,8 +308,11 @@ mod tests {
             ("1.16.0", true, true, true),
         ] {
             let has = |feature| version(text).has(feature);
-            let all =
-                (has(Feature::ClockRealtime), has(Feature::TrackDirtyPages), has(Feature::VsockOverride));
+            let all = (
+                has(FirecrackerFeature::ClockRealtime),
+                has(FirecrackerFeature::TrackDirtyPages),
+                has(FirecrackerFeature::VsockOverride),
+            );
             assert_eq!(all, (clock, dirty, vsock), "{text}");
         }
     }

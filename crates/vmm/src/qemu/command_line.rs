@@ -13,11 +13,11 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use rustix::fs::SealFlags;
 
 use crate::VmmError;
-use crate::machine::{Accelerator, Cache, Memory, Parts, Shape};
+use crate::machine::{Accelerator, DiskCache, GuestMemory, MachineParts, Shape};
 use crate::warden::Access as Opened;
 
 /// Kernel arguments for a boot that is made to see why an earlier one hung or died: the whole kernel log, from the
-/// first line on. Given at the end of [`Parts::kernel_args`], they overrule `quiet`. They cost a boot 5 to 10 %.
+/// first line on. Given at the end of [`MachineParts::kernel_args`], they overrule `quiet`. They cost a boot 5 to 10 %.
 pub const VERBOSE_KERNEL_ARGS: &[&str] = &["earlyprintk=ttyS0", "ignore_loglevel"];
 
 /// Which machine QEMU is told to be. Raised with any change of what a saved state depends on; a test compares the whole
@@ -31,8 +31,8 @@ pub(super) struct Line {
     pub(super) shape: Shape,
     /// 0 where nobody will read it.
     pub(super) tsc_khz: u64,
-    pub(super) parts: Parts,
-    pub(super) memory: Memory,
+    pub(super) parts: MachineParts,
+    pub(super) memory: GuestMemory,
     pub(super) restores: bool,
     pub(super) qmp: OwnedFd,
     pub(super) port: OwnedFd,
@@ -40,11 +40,11 @@ pub(super) struct Line {
 }
 
 /// Refuses what no host can run, and sizes or checks the memory file.
-pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
+pub(super) fn check(shape: Shape, memory: &GuestMemory) -> Result<(), VmmError> {
     shape.check()?;
     match memory {
-        Memory::Private => Ok(()),
-        Memory::Owned(file) => {
+        GuestMemory::Private => Ok(()),
+        GuestMemory::Owned(file) => {
             file.set_len(shape.memory_bytes())
                 .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source })?;
             // It counts against no limit of the VMM's address space. A file on disk, or a memory file that was made
@@ -52,7 +52,7 @@ pub(super) fn check(shape: Shape, memory: &Memory) -> Result<(), VmmError> {
             let _no_seals = rustix::fs::fcntl_add_seals(file, SealFlags::GROW | SealFlags::SHRINK);
             Ok(())
         }
-        Memory::From(file) => shape.check_memory_file(file),
+        GuestMemory::From(file) => shape.check_memory_file(file),
     }
 }
 
@@ -87,12 +87,12 @@ impl Line {
         out.two("-smp", self.shape.vcpus.to_string());
         out.two("-m", format!("{mem_mib}M"));
         match self.memory {
-            Memory::Private => out.two("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M")),
-            Memory::Owned(file) => {
+            GuestMemory::Private => out.two("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M")),
+            GuestMemory::Owned(file) => {
                 let path = out.path(file, Opened::Write);
                 out.two("-object", ram_file(mem_mib, &path, "on"));
             }
-            Memory::From(file) => {
+            GuestMemory::From(file) => {
                 let path = out.path(file, Opened::Write);
                 out.two("-object", ram_file(mem_mib, &path, "off"));
             }
@@ -168,7 +168,7 @@ fn ram_file(mem_mib: u32, path: &str, share: &str) -> String {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Access {
     Read,
-    Write(Cache),
+    Write(DiskCache),
 }
 
 /// Arguments under construction, with the descriptors they mention.
@@ -215,10 +215,10 @@ impl Built {
         // a disk belongs to one VM.
         let mode = match access {
             Access::Read => "read-only=on,auto-read-only=off",
-            Access::Write(Cache::Unsafe) => {
+            Access::Write(DiskCache::Unsafe) => {
                 "read-only=off,auto-read-only=off,discard=unmap,cache.no-flush=on"
             }
-            Access::Write(Cache::Writeback) => "read-only=off,auto-read-only=off,discard=unmap",
+            Access::Write(DiskCache::Writeback) => "read-only=off,auto-read-only=off,discard=unmap",
         };
         self.two(
             "-blockdev",
@@ -240,17 +240,17 @@ mod tests {
         File::open("/dev/null").unwrap().into()
     }
 
-    fn arguments(accelerator: Accelerator, memory: Memory, restores: bool) -> String {
+    fn arguments(accelerator: Accelerator, memory: GuestMemory, restores: bool) -> String {
         let line = Line {
             accelerator,
             shape: Shape { vcpus: 2, mem_mib: 512 },
             tsc_khz: if restores { 0 } else { 2_000_000 },
-            parts: Parts {
+            parts: MachineParts {
                 kernel: null().into(),
                 initramfs: null().into(),
                 base: Some(null().into()),
                 disk: Some(null().into()),
-                cache: Cache::Unsafe,
+                cache: DiskCache::Unsafe,
                 kernel_args: vec!["word".to_owned()],
             },
             memory,
@@ -285,7 +285,7 @@ mod tests {
         let made = |flags| File::from(memfd_create("guest", MemfdFlags::CLOEXEC | flags).unwrap());
         let (sealed, free) = (made(MemfdFlags::ALLOW_SEALING), made(MemfdFlags::empty()));
         for file in [&sealed, &free] {
-            check(shape, &Memory::Owned(file.try_clone().unwrap())).unwrap();
+            check(shape, &GuestMemory::Owned(file.try_clone().unwrap())).unwrap();
             assert_eq!(file.metadata().unwrap().len(), shape.memory_bytes());
         }
         assert!(sealed.set_len(1).is_err() && sealed.set_len(1 << 40).is_err());
@@ -296,7 +296,7 @@ mod tests {
     fn what_is_restored_is_the_machine_that_was_saved() {
         for accelerator in [Accelerator::Tcg, Accelerator::Kvm] {
             let machine = |restores| {
-                let all = arguments(accelerator, Memory::Private, restores);
+                let all = arguments(accelerator, GuestMemory::Private, restores);
                 let (_, rest) = all.split_once("-machine\n").unwrap();
                 rest.lines().next().unwrap().to_owned()
             };
@@ -309,8 +309,8 @@ mod tests {
     fn the_device_model_is_frozen() {
         let text = format!(
             "# QEMU device model {DEVICE_MODEL}\n## tcg, cold\n{}## kvm, restored\n{}",
-            arguments(Accelerator::Tcg, Memory::Private, false),
-            arguments(Accelerator::Kvm, Memory::From(null().into()), true),
+            arguments(Accelerator::Tcg, GuestMemory::Private, false),
+            arguments(Accelerator::Kvm, GuestMemory::From(null().into()), true),
         );
         let path = format!("{}/src/qemu/device-model.txt", env!("CARGO_MANIFEST_DIR"));
         if std::env::var_os("PYRO_FREEZE_DEVICE_MODEL").is_some() {

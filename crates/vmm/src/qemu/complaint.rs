@@ -1,7 +1,7 @@
 //! QEMU's own complaints, recognised where the person can do something about them.
 
 use crate::VmmError;
-use crate::death::Reason;
+use crate::death::DeathReason;
 
 /// Of a `/dev/kvm` that is missing, forbidden, or unable. A KVM that refuses what every processor has (`failed to set
 /// MSR`) makes QEMU abort over an assertion.
@@ -21,7 +21,7 @@ const MEMORY: &[&str] =
 /// Turns the death of a QEMU that never came up into what it died of.
 pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
     let VmmError::Died { death, .. } = &error else { return error };
-    if !matches!(death.reason, Reason::VmmExit | Reason::Crash) {
+    if !matches!(death.reason, DeathReason::VmmExit | DeathReason::Crash) {
         return error;
     }
     let find = |needles: &[&str]| {

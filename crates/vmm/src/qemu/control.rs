@@ -26,8 +26,8 @@ use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::qmp::{self, Message};
-use crate::console::{CONSOLE_LIMIT, Tail};
-use crate::death::{Death, Exit, Reason, is_panic};
+use crate::console::{CONSOLE_LIMIT, OutputTail};
+use crate::death::{Death, DeathReason, ProcessExit, is_panic};
 use crate::spawn::{Killer, Process};
 
 /// How much of QEMU's stderr is kept. A KVM internal error dumps some 2 KiB of registers.
@@ -59,7 +59,7 @@ pub(super) struct Ends {
     pub(super) asks: Option<mpsc::Sender<Ask>>,
     pub(super) death: watch::Receiver<Option<Death>>,
     pub(super) migration: watch::Receiver<Migration>,
-    pub(super) console: Arc<Mutex<Tail>>,
+    pub(super) console: Arc<Mutex<OutputTail>>,
 }
 
 /// Starts the task. `process` is its own from here on.
@@ -73,7 +73,7 @@ pub(super) fn start(
     let (asks, asked) = mpsc::channel(4);
     let (death, death_seen) = watch::channel(None);
     let (migration, migration_seen) = watch::channel(Migration::Going);
-    let tail = Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT)));
+    let tail = Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT)));
     let control = Control {
         qmp,
         decoder: qmp::Decoder::default(),
@@ -81,7 +81,7 @@ pub(super) fn start(
         next_id: 1,
         migration,
         tail: tail.clone(),
-        stderr_tail: Tail::new(STDERR_LIMIT),
+        stderr_tail: OutputTail::new(STDERR_LIMIT),
         seen: Seen::default(),
         pausing: false,
     };
@@ -110,8 +110,8 @@ struct Control {
     waiting: HashMap<u64, Waiting>,
     next_id: u64,
     migration: watch::Sender<Migration>,
-    tail: Arc<Mutex<Tail>>,
-    stderr_tail: Tail,
+    tail: Arc<Mutex<OutputTail>>,
+    stderr_tail: OutputTail,
     seen: Seen,
     /// A `stop` or a migration of ours is under way or done: a STOP event is then no news.
     pausing: bool,
@@ -275,26 +275,25 @@ impl Control {
 
     fn death(self, status: Option<ExitStatus>) -> Death {
         let console_tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
-        let how = status.map_or(Exit::Unknown, Exit::from);
+        let how = status.map_or(ProcessExit::Unknown, ProcessExit::from);
         let seen = &self.seen;
         let reason = if seen.internal_error {
-            Reason::InternalError
+            DeathReason::InternalError
         } else if seen.guest_panic || (seen.guest_reset && console_tail.lines().any(is_panic)) {
-            Reason::GuestPanic
+            DeathReason::GuestPanic
         } else if seen.guest_reset {
-            Reason::GuestReset
+            DeathReason::GuestReset
         } else if seen.guest_shutdown {
-            Reason::GuestShutdown
+            DeathReason::GuestShutdown
         } else if seen.stopped_by_us {
-            Reason::Stopped
+            DeathReason::Stopped
         } else {
             match how {
-                Exit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) | Exit::Unknown => {
-                    Reason::Killed
-                }
-                Exit::Signal(_) => Reason::Crash,
-                Exit::Code(_) if seen.host_asked => Reason::Killed,
-                Exit::Code(_) => Reason::VmmExit,
+                ProcessExit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)
+                | ProcessExit::Unknown => DeathReason::Killed,
+                ProcessExit::Signal(_) => DeathReason::Crash,
+                ProcessExit::Code(_) if seen.host_asked => DeathReason::Killed,
+                ProcessExit::Code(_) => DeathReason::VmmExit,
             }
         };
         Death { how, reason, console_tail, stderr_tail: self.stderr_tail.text() }
@@ -344,8 +343,8 @@ mod tests {
             waiting: HashMap::new(),
             next_id: 1,
             migration: watch::channel(Migration::Going).0,
-            tail: Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT))),
-            stderr_tail: Tail::new(STDERR_LIMIT),
+            tail: Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT))),
+            stderr_tail: OutputTail::new(STDERR_LIMIT),
             seen: Seen::default(),
             pausing: false,
         };

@@ -13,8 +13,8 @@ use tokio::sync::oneshot;
 use super::control::{self, Ask, Ends};
 use crate::VmmError;
 use crate::death::{Death, Watch};
-use crate::machine::{Accelerator, Launched, Shape};
-use crate::sandbox::Confined;
+use crate::machine::{Accelerator, LaunchTimes, Shape};
+use crate::sandbox::Confinement;
 use crate::spawn::{Killer, Process};
 
 /// How long one command may take. They take milliseconds.
@@ -32,9 +32,9 @@ pub(crate) struct Handle {
     pub(super) shares_memory: bool,
     /// The inode of the file that guest memory is mapped from, private.
     pub(crate) mapped: Option<u64>,
-    pub(crate) confined: Confined,
+    pub(crate) confinement: Confinement,
     pub(super) paused: bool,
-    pub(crate) launched: Launched,
+    pub(crate) launch_times: LaunchTimes,
     stream: Option<UnixStream>,
 }
 
@@ -56,7 +56,7 @@ impl Handle {
         port: OwnedFd,
     ) -> Result<Handle, VmmError> {
         let host = |source| VmmError::Host { doing: "watch the VMM", source };
-        let (pid, killer, confined) = (process.pid(), process.killer(), process.confined());
+        let (pid, killer, confinement) = (process.pid(), process.killer(), process.confinement());
         let stream = |end: OwnedFd| {
             let end = UnixStream::from(end);
             end.set_nonblocking(true).map(|()| end)
@@ -67,7 +67,7 @@ impl Handle {
             control::start(process, tokio_stream(qmp)?, tokio_stream(console)?, stderr).map_err(host)?;
         let stream = Some(stream(port).map_err(host)?);
         let now = Instant::now();
-        let launched = Launched { answered: now, ready: now };
+        let launch_times = LaunchTimes { answered: now, ready: now };
         Ok(Handle {
             ends,
             killer,
@@ -76,9 +76,9 @@ impl Handle {
             shape,
             shares_memory,
             mapped: None,
-            confined,
+            confinement,
             paused: false,
-            launched,
+            launch_times,
             stream,
         })
     }

@@ -1,4 +1,4 @@
-//! The QEMU adapter: from a [`Spec`] to a running process and back.
+//! The QEMU adapter: from a [`MachineSpec`] to a running process and back.
 //!
 //! `command_line` says what QEMU is told, `control` is the task that owns the process, `qmp` is the wire format of its
 //! control socket, `migrate` saves and restores, `changes` reads what a machine changed in its memory, `complaint` reads its stderr. This file ties them together.
@@ -26,8 +26,8 @@ pub(crate) use handle::Handle;
 
 use crate::cgroup::Group;
 use crate::home::{self, Home};
-use crate::machine::{Accelerator, Machine, Memory, Spec, Start};
-use crate::sandbox::{Limits, Needs, Plan, Users, check_readable};
+use crate::machine::{Accelerator, GuestMemory, Machine, MachineSpec, MachineStart};
+use crate::sandbox::{Needs, Plan, VmmLimits, VmmUsers, check_readable};
 use crate::spawn::{self, Containment, Order, Process};
 use crate::{VmmError, tsc};
 
@@ -55,7 +55,7 @@ pub struct Qemu {
     /// killed process left in it goes with the next launch.
     pub run_dir: PathBuf,
     /// Users and cgroups for the machines, which only root can give; otherwise they are this process's user.
-    pub users: Option<Users>,
+    pub users: Option<VmmUsers>,
 }
 
 /// What `--version` says.
@@ -78,14 +78,16 @@ impl Qemu {
     /// # Errors
     /// When the specification is impossible, the host lacks something, or QEMU ended or refused. Nothing is left
     /// running then.
-    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
-        let Spec { shape, parts, memory, start } = spec;
+    pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
+        let MachineSpec { shape, parts, memory, start } = spec;
         command_line::check(shape, &memory)?;
         // A few milliseconds of computing the first time: not on a runtime's worker. A guest that is restored was told
         // when it booted.
         let khz = match start {
-            Start::Cold => tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz()),
-            Start::Restore { .. } => 0,
+            MachineStart::Cold => {
+                tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz())
+            }
+            MachineStart::Restore { .. } => 0,
         };
 
         if self.users.is_some() {
@@ -99,17 +101,17 @@ impl Qemu {
         let (qmp, qmp_theirs) = pair()?;
         let (port, port_theirs) = pair()?;
         let (console, console_theirs) = pair()?;
-        let shares = matches!(memory, Memory::Owned(_));
+        let shares = matches!(memory, GuestMemory::Owned(_));
         let mapped = match &memory {
-            Memory::From(file) => {
+            GuestMemory::From(file) => {
                 let metadata = file.metadata();
                 let host = |source| VmmError::Host { doing: "look at the guest's memory file", source };
                 Some(metadata.map_err(host)?.ino())
             }
-            Memory::Private | Memory::Owned(_) => None,
+            GuestMemory::Private | GuestMemory::Owned(_) => None,
         };
         let memory_beside = shares || mapped.is_some();
-        let restores = matches!(start, Start::Restore { .. });
+        let restores = matches!(start, MachineStart::Restore { .. });
         // All of memory is read from the state, if it is there.
         let reading = if restores && !memory_beside { u64::from(shape.mem_mib) / 20 } else { 0 };
         let limit = LAUNCH_DEADLINE + Duration::from_secs(reading);
@@ -127,7 +129,7 @@ impl Qemu {
         let command_line::Built { args, inherit, opens, .. } = line.build()?;
         let needs = Needs {
             shape,
-            limits: Limits::QEMU,
+            limits: VmmLimits::QEMU,
             longest_file,
             spare_threads: SPARE_THREADS,
             kvm: self.accelerator == Accelerator::Kvm,
@@ -156,15 +158,15 @@ impl Qemu {
         let (process, joined) = take_in(process, group).await?;
 
         let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
-        handle.confined.cgroup = joined;
+        handle.confinement.cgroup = joined;
         handle.mapped = mapped;
         let started = tokio::time::timeout(limit, async {
             handle.negotiate(memory_beside).await?;
-            handle.launched.answered = Instant::now();
-            if let Start::Restore { state } = start {
+            handle.launch_times.answered = Instant::now();
+            if let MachineStart::Restore { state } = start {
                 handle.load(state).await?;
             }
-            handle.launched.ready = Instant::now();
+            handle.launch_times.ready = Instant::now();
             Ok(())
         })
         .await

@@ -33,22 +33,22 @@ use rustix::thread::CapabilitySet;
 pub(crate) use enter::{Fault, Step};
 
 use crate::VmmError;
-use crate::cgroup::Cgroups;
+use crate::cgroup::CgroupVersion;
 use crate::home::{Home, any_number};
 use crate::machine::Shape;
 use crate::warden::Access;
 
 /// What only root can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Users {
+pub struct VmmUsers {
     /// User ids, and group ids with the same numbers, that belong to nobody: each running machine has one of its own.
     /// The wider the range, the less likely it is that another user of it, with another directory, takes the same.
     pub ids: Range<u32>,
     /// Which cgroups limit a machine; `None` where the host has none that do.
-    pub cgroups: Option<Cgroups>,
+    pub cgroups: Option<CgroupVersion>,
 }
 
-impl Users {
+impl VmmUsers {
     /// An id that may be free.
     fn any_id(&self) -> u32 {
         let width = u64::from(self.ids.end.saturating_sub(self.ids.start)).max(1);
@@ -87,23 +87,23 @@ impl Users {
 
 /// What a VMM may use. What follows from the machine's shape is not asked: how long a file may get, and threads.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct VmmLimits {
     /// Memory beyond the guest's, in MiB: the VMM itself, and page cache of its disk.
     pub overhead_mib: u32,
     /// Open files.
     pub open_files: u32,
 }
 
-impl Limits {
+impl VmmLimits {
     /// For Firecracker, which takes 5 MiB itself; the rest is page cache, which is given back when it is needed.
-    pub const FIRECRACKER: Limits = Limits { overhead_mib: 64, open_files: 256 };
+    pub const FIRECRACKER: VmmLimits = VmmLimits { overhead_mib: 64, open_files: 256 };
     /// For QEMU, which takes up to 120 MiB itself; the rest is page cache.
-    pub const QEMU: Limits = Limits { overhead_mib: 512, open_files: 256 };
+    pub const QEMU: VmmLimits = VmmLimits { overhead_mib: 512, open_files: 256 };
 }
 
 /// What a machine's VMM is confined by. What the host did not allow is missing.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Confined {
+pub struct Confinement {
     /// A user of its own.
     pub user: Option<u32>,
     /// Namespaces of its own, and a root directory with only what it needs.
@@ -116,7 +116,7 @@ pub struct Confined {
     pub jailer: bool,
 }
 
-impl fmt::Display for Confined {
+impl fmt::Display for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = [
             (self.jailer, "jailer"),
@@ -136,7 +136,7 @@ impl fmt::Display for Confined {
 #[derive(Debug)]
 pub(crate) struct Needs {
     pub(crate) shape: Shape,
-    pub(crate) limits: Limits,
+    pub(crate) limits: VmmLimits,
     /// How long the longest file is that it may write, in bytes.
     pub(crate) longest_file: u64,
     /// Threads beside the vCPUs.
@@ -168,8 +168,8 @@ impl Plan {
     }
 
     /// What is confined by it.
-    pub(crate) fn confined(&self) -> Confined {
-        Confined {
+    pub(crate) fn confinement(&self) -> Confinement {
+        Confinement {
             user: self.user,
             namespaces: self.namespaces,
             landlock: self.landlock,
@@ -316,7 +316,7 @@ mod tests {
 
     #[test]
     fn ids_stay_in_their_range_and_root_is_in_none() {
-        let users = |ids| Users { ids, cgroups: None };
+        let users = |ids| VmmUsers { ids, cgroups: None };
         let good = users(100_000..200_000);
         assert!((0..1000).all(|_| good.ids.contains(&good.any_id())));
         assert!(good.check().is_ok());
@@ -329,7 +329,7 @@ mod tests {
     fn what_a_host_forbids_is_left_out_once() {
         let needs = Needs {
             shape: Shape { vcpus: 1, mem_mib: 64 },
-            limits: Limits { overhead_mib: 64, open_files: 64 },
+            limits: VmmLimits { overhead_mib: 64, open_files: 64 },
             longest_file: 0,
             spare_threads: 1,
             kvm: false,
@@ -337,7 +337,10 @@ mod tests {
             opens: Vec::new(),
         };
         let mut plan = Plan::new(needs, Some(7), "/".into());
-        assert_eq!(plan.confined().to_string(), "a user of its own, namespaces, landlock, seccomp, limits");
+        assert_eq!(
+            plan.confinement().to_string(),
+            "a user of its own, namespaces, landlock, seccomp, limits"
+        );
         let fault = |step| Fault::at(step)(rustix::io::Errno::PERM);
         for passing in [rustix::io::Errno::AGAIN, rustix::io::Errno::NOMEM, rustix::io::Errno::MFILE] {
             assert!(
@@ -351,6 +354,6 @@ mod tests {
         for step in [Step::Prepare, Step::Filter, Step::Limits, Step::Exec] {
             assert!(!plan.weaken(&fault(step)), "{step} can never be left out");
         }
-        assert_eq!(plan.confined().to_string(), "seccomp, limits");
+        assert_eq!(plan.confinement().to_string(), "seccomp, limits");
     }
 }

@@ -232,7 +232,7 @@ mod tests {
     fn needs(kvm: bool) -> Needs {
         Needs {
             shape: crate::Shape { vcpus: 1, mem_mib: 64 },
-            limits: crate::Limits::QEMU,
+            limits: crate::VmmLimits::QEMU,
             longest_file: 0,
             spare_threads: 1,
             kvm,

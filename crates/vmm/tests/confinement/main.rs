@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use pyro_vmm::{
-    Accelerator, Cache, Cgroups, Firecracker, FirecrackerVersion, Jail, Limits, Machine, Memory, Parts, Qemu,
-    Shape, Spec, Start, Users, Vmm, VmmError,
+    Accelerator, CgroupVersion, DiskCache, Firecracker, FirecrackerVersion, GuestMemory, Jail, Machine,
+    MachineParts, MachineSpec, MachineStart, Qemu, Shape, Vmm, VmmError, VmmLimits, VmmUsers,
 };
 
 const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 64 };
@@ -30,12 +30,12 @@ fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn users() -> Users {
+fn users() -> VmmUsers {
     let start = 900_000_000 + std::process::id() % 10_000 * 10_000;
-    Users { ids: start..start + 10_000, cgroups: Cgroups::of_host().unwrap() }
+    VmmUsers { ids: start..start + 10_000, cgroups: CgroupVersion::of_host().unwrap() }
 }
 
-fn qemu(dir: &Path, users: Option<Users>) -> Qemu {
+fn qemu(dir: &Path, users: Option<VmmUsers>) -> Qemu {
     let run_dir = dir.join("run");
     Qemu { binary: "/usr/bin/qemu-system-x86_64".into(), accelerator: Accelerator::Tcg, run_dir, users }
 }
@@ -67,18 +67,18 @@ fn given(variable: &str) -> PathBuf {
 }
 
 /// A kernel that does nothing for ever, an initramfs, and a disk with a name.
-fn spec(dir: &Path, disk: &Path) -> Spec {
+fn spec(dir: &Path, disk: &Path) -> MachineSpec {
     let prepared = dir.join("kernel");
     let kernel = if prepared.exists() { prepared } else { given("PYRO_TEST_KERNEL") };
-    let parts = Parts {
+    let parts = MachineParts {
         kernel: File::open(kernel).unwrap(),
         initramfs: File::open(file(dir.join("initramfs"), b"none", 0o644)).unwrap(),
         base: None,
         disk: Some(open(disk)),
-        cache: Cache::Unsafe,
+        cache: DiskCache::Unsafe,
         kernel_args: Vec::new(),
     };
-    Spec { shape: SHAPE, parts, memory: Memory::Private, start: Start::Cold }
+    MachineSpec { shape: SHAPE, parts, memory: GuestMemory::Private, start: MachineStart::Cold }
 }
 
 /// What an attacker goes for.
@@ -214,7 +214,7 @@ async fn is_held(vmm: Vmm, prey: &Prey, filtered: bool) -> String {
     said.clone()
 }
 
-async fn qemu_is_held(users: Option<Users>) {
+async fn qemu_is_held(users: Option<VmmUsers>) {
     let (_guard, dir) = place();
     let prey = Prey::new(&dir).await;
     // Root's VMM gets a KVM device of its own, whoever may open the host's.
@@ -224,9 +224,9 @@ async fn qemu_is_held(users: Option<Users>) {
     let said = is_held(Vmm::Qemu(Qemu { binary, accelerator, ..qemu(&dir, users) }), &prey, true).await;
     assert!(said.contains("held memory-file\n"), "{said}");
     assert_eq!(said.contains("kvm 1\n"), kvm, "{said}");
-    let confined = prey.other.confined();
-    assert!(confined.namespaces && confined.landlock, "{confined}");
-    assert_eq!((confined.user.is_some(), confined.cgroup), (is_root(), is_root()), "{confined}");
+    let confinement = prey.other.confinement();
+    assert!(confinement.namespaces && confinement.landlock, "{confinement}");
+    assert_eq!((confinement.user.is_some(), confinement.cgroup), (is_root(), is_root()), "{confinement}");
     prey.other.stop().await.unwrap();
 }
 
@@ -248,7 +248,7 @@ async fn a_firecracker_of_roots_gets_nowhere() {
     let prey = Prey::new(&dir).await;
     let attacker = prey.attacker("firecracker", 9, false, false);
     let jailer = given("PYRO_TEST_FIRECRACKER_DIR");
-    let jail = Jail { binary: jailer.join("jailer"), users: users(), limits: Limits::FIRECRACKER };
+    let jail = Jail { binary: jailer.join("jailer"), users: users(), limits: VmmLimits::FIRECRACKER };
     is_held(firecracker(&dir, attacker, Some(jail)), &prey, false).await;
     prey.other.stop().await.unwrap();
 }
@@ -288,8 +288,8 @@ async fn without_namespaces_the_rest_holds() {
         let (_guard, dir) = place();
         let disk = file(dir.join("disk"), &[0; 4096], 0o600);
         let machine = qemu(&dir, None).launch(spec(&dir, &disk)).await.unwrap();
-        let confined = machine.confined();
-        assert_eq!(confined.to_string(), "landlock, seccomp, limits");
+        let confinement = machine.confinement();
+        assert_eq!(confinement.to_string(), "landlock, seccomp, limits");
         let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
         assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
         machine.stop().await.unwrap();
@@ -308,7 +308,7 @@ async fn half_a_root_gives_its_vmm_nothing() {
     let (_guard, dir) = place();
     let disk = file(dir.join("disk"), &[0; 4096], 0o600);
     let machine = qemu(&dir, Some(users())).launch(spec(&dir, &disk)).await.unwrap();
-    assert_eq!(machine.confined().user, None, "{}", machine.confined());
+    assert_eq!(machine.confinement().user, None, "{}", machine.confinement());
     let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{status}");
@@ -325,7 +325,11 @@ async fn a_vmm_that_could_not_be_killed_gets_no_user_of_its_own() {
     let (_guard, dir) = place();
     let disk = file(dir.join("disk"), &[0; 4096], 0o600);
     let machine = qemu(&dir, Some(users())).launch(spec(&dir, &disk)).await.unwrap();
-    assert!(machine.confined().user.is_none() && machine.confined().namespaces, "{}", machine.confined());
+    assert!(
+        machine.confinement().user.is_none() && machine.confinement().namespaces,
+        "{}",
+        machine.confinement()
+    );
     machine.stop().await.unwrap();
 }
 

@@ -5,7 +5,7 @@ use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::guest;
-use pyro_vmm::{Spec, VmmError};
+use pyro_vmm::{MachineSpec, VmmError};
 
 /// Asks the machine's own socket, as the adapter does.
 fn ask(root: &std::path::Path, method: &str, path: &str, body: &str) -> (u16, String) {
@@ -74,7 +74,7 @@ async fn requests_are_refused_by_status_and_text() {
 }
 
 /// The refusal of a launch: which request, and its words.
-async fn refused(place: &guest::Place, spec: Spec) -> (&'static str, String) {
+async fn refused(place: &guest::Place, spec: MachineSpec) -> (&'static str, String) {
     let error = place.firecracker.launch(spec).await.unwrap_err();
     let VmmError::Api { request, status, fault } = error else { panic!("{error:?}") };
     assert_eq!(status, 400, "{fault}");

@@ -6,14 +6,14 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use crate::guest::{self, Place, end_of, said, script, signal};
-use pyro_vmm::{Exit, Firecracker, Reason, VmmError};
+use pyro_vmm::{DeathReason, Firecracker, ProcessExit, VmmError};
 
 async fn signals_are_told_apart(place: Place) {
     // Firecracker makes an exit of its own of some. It is the first of its namespace, where a signal without a handler,
     // like SIGTERM, is not even delivered.
-    let mut all = vec![(libc::SIGKILL, Reason::Killed, Exit::Signal(libc::SIGKILL))];
-    all.push((libc::SIGHUP, Reason::Killed, Exit::Code(156)));
-    all.push((libc::SIGSEGV, Reason::Crash, Exit::Code(150)));
+    let mut all = vec![(libc::SIGKILL, DeathReason::Killed, ProcessExit::Signal(libc::SIGKILL))];
+    all.push((libc::SIGHUP, DeathReason::Killed, ProcessExit::Code(156)));
+    all.push((libc::SIGSEGV, DeathReason::Crash, ProcessExit::Code(150)));
     for (number, reason, how) in all {
         let machine = place.firecracker.launch(place.spec()).await.unwrap();
         said(&machine, "here").await;
@@ -75,7 +75,7 @@ async fn a_binary_that_is_none_is_an_error() {
     let script = script(place.dir.path(), "firecracker", "echo broken >&2; exit 3");
     let error = with(script).launch(place.spec()).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
-    assert_eq!((death.how, death.last_words()), (Exit::Code(3), Some("broken")));
+    assert_eq!((death.how, death.last_words()), (ProcessExit::Code(3), Some("broken")));
     place.assert_clean();
 }
 
@@ -228,7 +228,7 @@ async fn the_warden(place: Place) {
     assert_ne!(parent, std::process::id(), "a warden is between");
     signal(parent, libc::SIGKILL);
     let death = end_of(&machine).await;
-    assert_eq!(death.reason, Reason::Killed, "{death:?}");
+    assert_eq!(death.reason, DeathReason::Killed, "{death:?}");
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it takes the VMM along");
     place.assert_clean();
 }

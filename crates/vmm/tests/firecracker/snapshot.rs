@@ -4,13 +4,13 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use crate::guest::{self, Place, output, said};
-use pyro_vmm::{Beside, Machine, Memory, Spec, Start, VmmError};
+use pyro_vmm::{GuestMemory, Machine, MachineSpec, MachineStart, MemoryFileUse, VmmError};
 
 /// A machine that runs, was paused and saved; its memory and its state.
 async fn saved(place: &Place) -> (Machine, File, File) {
     let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
     said(&machine, "here").await;
-    assert_eq!(machine.beside(), Beside::All);
+    assert_eq!(machine.memory_file_use(), MemoryFileUse::All);
     let (state, memory) = (output(place.dir.path(), "state"), output(place.dir.path(), "memory"));
     let save = machine.save(state.try_clone().unwrap(), Some(memory.try_clone().unwrap())).await;
     assert!(matches!(save, Err(VmmError::NotPaused)), "{save:?}");
@@ -23,9 +23,9 @@ async fn saved(place: &Place) -> (Machine, File, File) {
     (machine, memory, state)
 }
 
-fn restore(place: &Place, memory: &File, state: &File) -> Spec {
-    let start = Start::Restore { state: state.try_clone().unwrap() };
-    Spec { memory: Memory::From(memory.try_clone().unwrap()), start, ..place.spec() }
+fn restore(place: &Place, memory: &File, state: &File) -> MachineSpec {
+    let start = MachineStart::Restore { state: state.try_clone().unwrap() };
+    MachineSpec { memory: GuestMemory::From(memory.try_clone().unwrap()), start, ..place.spec() }
 }
 
 async fn a_saved_machine_is_loaded(place: Place) {

@@ -8,12 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::guest::{self, Place, output};
-use pyro_vmm::{Machine, Memory, Reason, Shape, Spec, Start, VmmError};
+use pyro_vmm::{DeathReason, GuestMemory, Machine, MachineSpec, MachineStart, Shape, VmmError};
 
 /// A host that runs guests boots this one in a fraction of a second.
 const BOOT_DEADLINE: Duration = Duration::from_secs(15);
 
-fn spec(place: &Place) -> Spec {
+fn spec(place: &Place) -> MachineSpec {
     let kernel = std::env::var_os("PYRO_TEST_KERNEL")
         .unwrap_or_else(|| panic!("PYRO_TEST_KERNEL is not set: it is what `cargo xtask kernel` prints"));
     let kernel = place.file("vmlinux", &std::fs::read(kernel).unwrap());
@@ -62,7 +62,7 @@ async fn a_guest(place: Place) {
             let (never_ran, console) = match &error {
                 VmmError::Deadline { .. } => (true, machine.console_tail()),
                 VmmError::Died { death, .. } => {
-                    (death.reason == Reason::InternalError, death.console_tail.clone())
+                    (death.reason == DeathReason::InternalError, death.console_tail.clone())
                 }
                 _ => (false, String::new()),
             };
@@ -105,9 +105,9 @@ async fn a_guest(place: Place) {
 }
 
 async fn restored(place: &Place, state: &File, memory: &File) -> Machine {
-    let start = Start::Restore { state: state.try_clone().unwrap() };
-    let memory = Memory::From(memory.try_clone().unwrap());
-    place.firecracker.launch(Spec { memory, start, ..spec(place) }).await.unwrap()
+    let start = MachineStart::Restore { state: state.try_clone().unwrap() };
+    let memory = GuestMemory::From(memory.try_clone().unwrap());
+    place.firecracker.launch(MachineSpec { memory, start, ..spec(place) }).await.unwrap()
 }
 
 #[tokio::test]

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use crate::guest::{self, Talk};
-use pyro_vmm::{Exit, Reason, VmmError};
+use pyro_vmm::{DeathReason, ProcessExit, VmmError};
 
 #[tokio::test]
 async fn a_guest_boots_and_answers() {
@@ -16,7 +16,7 @@ async fn a_guest_boots_and_answers() {
     let watch = machine.watch();
     machine.stop().await.unwrap();
     let death = watch.ended().await;
-    assert_eq!((death.reason, death.how), (Reason::Stopped, Exit::Signal(9)));
+    assert_eq!((death.reason, death.how), (DeathReason::Stopped, ProcessExit::Signal(9)));
 }
 
 /// Boots, says `last`, and waits for the end.
@@ -31,24 +31,24 @@ async fn end_by(last: &str) -> pyro_vmm::Death {
 #[tokio::test]
 async fn power_off_ends_it() {
     let death = end_by("poweroff").await;
-    assert_eq!((death.reason, death.how), (Reason::GuestShutdown, Exit::Code(0)), "{death:?}");
+    assert_eq!((death.reason, death.how), (DeathReason::GuestShutdown, ProcessExit::Code(0)), "{death:?}");
 }
 
 #[tokio::test]
 async fn sysrq_power_off_ends_it() {
     let death = end_by("sysrq").await;
-    assert_eq!((death.reason, death.how), (Reason::GuestShutdown, Exit::Code(0)), "{death:?}");
+    assert_eq!((death.reason, death.how), (DeathReason::GuestShutdown, ProcessExit::Code(0)), "{death:?}");
 }
 
 #[tokio::test]
 async fn reboot_ends_it() {
     let death = end_by("reboot").await;
-    assert_eq!((death.reason, death.how), (Reason::GuestReset, Exit::Code(0)), "{death:?}");
+    assert_eq!((death.reason, death.how), (DeathReason::GuestReset, ProcessExit::Code(0)), "{death:?}");
 }
 
 #[tokio::test]
 async fn a_panic_ends_it_and_says_why() {
     let death = end_by("panic").await;
-    assert_eq!((death.reason, death.how), (Reason::GuestPanic, Exit::Code(0)), "{death:?}");
+    assert_eq!((death.reason, death.how), (DeathReason::GuestPanic, ProcessExit::Code(0)), "{death:?}");
     assert!(death.to_string().contains("Attempted to kill init! exitcode=0x00000300"), "{death}");
 }

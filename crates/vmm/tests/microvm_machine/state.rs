@@ -5,12 +5,12 @@ use std::fs::File;
 use std::time::{Duration, Instant};
 
 use crate::guest::{self, Talk};
-use pyro_vmm::{Beside, Machine, Memory, Spec, Start, VmmError};
+use pyro_vmm::{GuestMemory, Machine, MachineSpec, MachineStart, MemoryFileUse, VmmError};
 
 /// A booted guest that has counted to two, paused and saved; gives memory (if it is a file) and state.
 async fn saved(memory: Option<&File>) -> (Machine, File) {
-    let memory = memory.map_or(Memory::Private, |file| Memory::Owned(guest::again(file)));
-    let mut machine = guest::qemu().launch(Spec { memory, ..guest::cold() }).await.unwrap();
+    let memory = memory.map_or(GuestMemory::Private, |file| GuestMemory::Owned(guest::again(file)));
+    let mut machine = guest::qemu().launch(MachineSpec { memory, ..guest::cold() }).await.unwrap();
     let mut talk = Talk::with(&mut machine).await;
     assert_eq!(talk.ask("count").await, "1");
     assert_eq!(talk.ask("count").await, "2");
@@ -23,9 +23,9 @@ async fn saved(memory: Option<&File>) -> (Machine, File) {
     (machine, state)
 }
 
-async fn restored(memory: Memory, state: &File) -> (Machine, Talk) {
-    let start = Start::Restore { state: state.try_clone().unwrap() };
-    let mut machine = guest::qemu().launch(Spec { memory, start, ..guest::cold() }).await.unwrap();
+async fn restored(memory: GuestMemory, state: &File) -> (Machine, Talk) {
+    let start = MachineStart::Restore { state: state.try_clone().unwrap() };
+    let mut machine = guest::qemu().launch(MachineSpec { memory, start, ..guest::cold() }).await.unwrap();
     let talk = Talk::with(&mut machine).await;
     (machine, talk)
 }
@@ -57,7 +57,7 @@ async fn one_saved_guest_continues_in_four_machines_at_once() {
         let (memory, state) = (guest::again(&memory), state.try_clone().unwrap());
         all.spawn(async move {
             let begin = Instant::now();
-            let (mut machine, mut talk) = restored(Memory::From(memory), &state).await;
+            let (mut machine, mut talk) = restored(GuestMemory::From(memory), &state).await;
             assert!(machine.watch().try_ended().is_none());
             machine.resume().await.unwrap();
             // Each continues the same count in pages of its own.
@@ -78,7 +78,7 @@ async fn a_guest_with_private_memory_is_saved_whole() {
     machine.pause().await.unwrap();
     machine.save(tempfile::tempfile().unwrap(), None).await.unwrap();
     machine.stop().await.unwrap();
-    let (mut machine, mut talk) = restored(Memory::Private, &state).await;
+    let (mut machine, mut talk) = restored(GuestMemory::Private, &state).await;
     machine.resume().await.unwrap();
     assert_eq!(talk.ask("count").await, "3");
     machine.stop().await.unwrap();
@@ -89,14 +89,14 @@ async fn a_restored_guest_is_saved_whole_too() {
     let memory = guest::memfd();
     let (machine, state) = saved(Some(&memory)).await;
     machine.stop().await.unwrap();
-    let (mut machine, mut talk) = restored(Memory::From(guest::again(&memory)), &state).await;
+    let (mut machine, mut talk) = restored(GuestMemory::From(guest::again(&memory)), &state).await;
     machine.resume().await.unwrap();
     assert_eq!(talk.ask("count").await, "3");
     machine.pause().await.unwrap();
     let second = tempfile::tempfile().unwrap();
     machine.save(second.try_clone().unwrap(), None).await.unwrap();
     machine.stop().await.unwrap();
-    let (mut machine, mut talk) = restored(Memory::Private, &second).await;
+    let (mut machine, mut talk) = restored(GuestMemory::Private, &second).await;
     machine.resume().await.unwrap();
     assert_eq!(talk.ask("count").await, "4");
     machine.stop().await.unwrap();
@@ -113,11 +113,11 @@ fn copy(of: &File) -> File {
 async fn what_a_restored_guest_changed_is_saved_beside_its_devices_again_and_again() {
     let mut memory = guest::memfd();
     let (machine, mut state) = saved(Some(&memory)).await;
-    assert_eq!(machine.beside(), Beside::Nothing);
+    assert_eq!(machine.memory_file_use(), MemoryFileUse::Nothing);
     machine.stop().await.unwrap();
     for count in 3..6 {
-        let (mut machine, mut talk) = restored(Memory::From(guest::again(&memory)), &state).await;
-        assert_eq!(machine.beside(), Beside::Changes);
+        let (mut machine, mut talk) = restored(GuestMemory::From(guest::again(&memory)), &state).await;
+        assert_eq!(machine.memory_file_use(), MemoryFileUse::Changes);
         machine.resume().await.unwrap();
         assert_eq!(talk.ask("count").await, count.to_string());
         machine.pause().await.unwrap();
@@ -138,7 +138,7 @@ async fn a_machine_whose_changes_cannot_be_written_is_saved_whole() {
     let memory = guest::memfd();
     let (machine, state) = saved(Some(&memory)).await;
     machine.stop().await.unwrap();
-    let (mut machine, mut talk) = restored(Memory::From(guest::again(&memory)), &state).await;
+    let (mut machine, mut talk) = restored(GuestMemory::From(guest::again(&memory)), &state).await;
     machine.resume().await.unwrap();
     assert_eq!(talk.ask("count").await, "3");
     machine.pause().await.unwrap();
@@ -149,7 +149,7 @@ async fn a_machine_whose_changes_cannot_be_written_is_saved_whole() {
     whole.set_len(0).unwrap();
     machine.save(whole.try_clone().unwrap(), None).await.unwrap();
     machine.stop().await.unwrap();
-    let (mut machine, mut talk) = restored(Memory::Private, &whole).await;
+    let (mut machine, mut talk) = restored(GuestMemory::Private, &whole).await;
     machine.resume().await.unwrap();
     assert_eq!(talk.ask("count").await, "4");
     machine.stop().await.unwrap();
@@ -168,8 +168,8 @@ async fn a_state_that_is_none_is_refused() {
     for bytes in [&b""[..], b"not a state", &[0; 100_000]] {
         let mut state = tempfile::tempfile().unwrap();
         std::io::Write::write_all(&mut state, bytes).unwrap();
-        let start = Start::Restore { state };
-        let error = guest::qemu().launch(Spec { start, ..guest::cold() }).await.unwrap_err();
+        let start = MachineStart::Restore { state };
+        let error = guest::qemu().launch(MachineSpec { start, ..guest::cold() }).await.unwrap_err();
         assert!(matches!(error, VmmError::Died { .. } | VmmError::Refused { .. }), "{error:?}");
     }
 }
@@ -178,8 +178,10 @@ async fn a_state_that_is_none_is_refused() {
 async fn a_memory_file_of_another_size_is_refused() {
     let memory = guest::memfd();
     memory.set_len(1 << 20).unwrap();
-    let error =
-        guest::qemu().launch(Spec { memory: Memory::From(memory), ..guest::cold() }).await.unwrap_err();
+    let error = guest::qemu()
+        .launch(MachineSpec { memory: GuestMemory::From(memory), ..guest::cold() })
+        .await
+        .unwrap_err();
     assert!(error.to_string().contains("1048576 bytes and the machine has 268435456"), "{error}");
 }
 

@@ -9,7 +9,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::guest::{self, Talk};
-use pyro_vmm::{Accelerator, Death, Exit, Machine, Memory, Qemu, QemuVersion, Reason, Shape, Spec, VmmError};
+use pyro_vmm::{
+    Accelerator, Death, DeathReason, GuestMemory, Machine, MachineSpec, ProcessExit, Qemu, QemuVersion,
+    Shape, VmmError,
+};
 
 async fn end_of(machine: &Machine) -> Death {
     tokio::time::timeout(Duration::from_secs(30), machine.watch().ended()).await.expect("the machine ends")
@@ -38,7 +41,7 @@ async fn a_binary_that_is_no_qemu_is_an_error() {
     let error = no_qemu("/etc/passwd").launch(guest::cold()).await.unwrap_err();
     assert!(matches!(error, VmmError::Spawn { .. }), "{error:?}");
     let error = no_qemu("/bin/false").launch(guest::cold()).await.unwrap_err();
-    assert!(matches!(&error, VmmError::Died { death, .. } if death.how == Exit::Code(1)), "{error:?}");
+    assert!(matches!(&error, VmmError::Died { death, .. } if death.how == ProcessExit::Code(1)), "{error:?}");
     let error = QemuVersion::of("/bin/echo".as_ref()).await.unwrap_err();
     assert!(matches!(error, VmmError::Version { .. }), "{error:?}");
     assert!(QemuVersion::of(&guest::qemu().binary).await.unwrap().major >= 7);
@@ -64,7 +67,7 @@ async fn garbage_for_a_kernel_is_said_by_qemu() {
     spec.parts.kernel = kernel;
     let error = guest::qemu().launch(spec).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
-    assert_eq!(death.reason, Reason::VmmExit);
+    assert_eq!(death.reason, DeathReason::VmmExit);
     assert!(!death.stderr_tail.is_empty(), "{death:?}");
 }
 
@@ -72,7 +75,7 @@ async fn garbage_for_a_kernel_is_said_by_qemu() {
 async fn impossible_shapes_are_refused_before_anything_starts() {
     for shape in [(0, 256), (65, 256), (1, 0), (1, 63), (1, 1 << 21)] {
         let shape = Shape { vcpus: shape.0, mem_mib: shape.1 };
-        let error = guest::qemu().launch(Spec { shape, ..guest::cold() }).await.unwrap_err();
+        let error = guest::qemu().launch(MachineSpec { shape, ..guest::cold() }).await.unwrap_err();
         assert!(matches!(error, VmmError::Spec(_)), "{error:?}");
     }
     let mut spec = guest::cold();
@@ -84,7 +87,7 @@ async fn impossible_shapes_are_refused_before_anything_starts() {
 #[tokio::test]
 async fn more_memory_than_the_host_has_is_said() {
     let shape = Shape { vcpus: 1, mem_mib: 1 << 20 };
-    let error = guest::qemu().launch(Spec { shape, ..guest::cold() }).await.unwrap_err();
+    let error = guest::qemu().launch(MachineSpec { shape, ..guest::cold() }).await.unwrap_err();
     assert!(matches!(&error, VmmError::OutOfMemory { mem_mib: 1_048_576, .. }), "{error:?}");
 }
 
@@ -110,13 +113,13 @@ async fn a_verbose_boot_tells_the_whole_story() {
     spec.parts.kernel_args = ["rdinit=/nobody", "root=/dev/none"].map(String::from).to_vec();
     let quiet = guest::qemu().launch(spec).await.unwrap();
     let death = end_of(&quiet).await;
-    assert_eq!(death.reason, Reason::GuestPanic, "{death:?}");
+    assert_eq!(death.reason, DeathReason::GuestPanic, "{death:?}");
     let mut spec = guest::cold();
     spec.parts.kernel_args = ["rdinit=/nobody", "root=/dev/none"].map(String::from).to_vec();
     spec.parts.kernel_args.extend(pyro_vmm::VERBOSE_KERNEL_ARGS.iter().map(|&word| word.to_owned()));
     let loud = guest::qemu().launch(spec).await.unwrap();
     let death = end_of(&loud).await;
-    assert_eq!(death.reason, Reason::GuestPanic, "{death:?}");
+    assert_eq!(death.reason, DeathReason::GuestPanic, "{death:?}");
     assert!(death.console_tail.contains("Kernel command line: "), "{death:?}");
 }
 
@@ -125,19 +128,23 @@ async fn a_killed_vmm_is_told_from_a_crashed_one() {
     let machine = guest::qemu().launch(guest::cold()).await.unwrap();
     signal(machine.pid(), libc::SIGKILL);
     let death = end_of(&machine).await;
-    assert_eq!((death.reason, death.how), (Reason::Killed, Exit::Signal(libc::SIGKILL)), "{death:?}");
+    assert_eq!(
+        (death.reason, death.how),
+        (DeathReason::Killed, ProcessExit::Signal(libc::SIGKILL)),
+        "{death:?}"
+    );
     // A crash of its own doing: its memory goes away under it. (It is the first of a namespace, to which a SIGSEGV that
     // is only sent means nothing.)
     let memory = guest::memfd();
-    let owned = Memory::Owned(guest::again(&memory));
-    let machine = guest::qemu().launch(Spec { memory: owned, ..guest::cold() }).await.unwrap();
+    let owned = GuestMemory::Owned(guest::again(&memory));
+    let machine = guest::qemu().launch(MachineSpec { memory: owned, ..guest::cold() }).await.unwrap();
     memory.set_len(0).unwrap();
     let death = end_of(&machine).await;
-    assert_eq!(death.reason, Reason::Crash, "{death:?}");
+    assert_eq!(death.reason, DeathReason::Crash, "{death:?}");
     // QEMU turns SIGTERM into an orderly end.
     let machine = guest::qemu().launch(guest::cold()).await.unwrap();
     signal(machine.pid(), libc::SIGTERM);
-    assert_eq!(end_of(&machine).await.reason, Reason::Killed);
+    assert_eq!(end_of(&machine).await.reason, DeathReason::Killed);
 }
 
 #[tokio::test]
@@ -171,7 +178,7 @@ async fn kvm_either_runs_the_guest_or_says_why_or_stays_silent_within_bounds() {
                 // The accelerator gave up.
                 Ok(Err(_)) => {
                     let death = end_of(&machine).await;
-                    assert_eq!(death.reason, Reason::InternalError, "{death:?}");
+                    assert_eq!(death.reason, DeathReason::InternalError, "{death:?}");
                 }
                 // It runs and gets nowhere: the caller's deadline.
                 Err(_) => {}
@@ -289,7 +296,7 @@ async fn ten_machines_leave_nothing() {
                     let machine = guest::qemu().launch(guest::cold()).await.unwrap();
                     let watch = machine.watch();
                     drop(machine);
-                    assert_eq!(watch.ended().await.reason, Reason::Stopped);
+                    assert_eq!(watch.ended().await.reason, DeathReason::Stopped);
                 }
                 2 => {
                     let mut spec = guest::cold();
@@ -335,7 +342,7 @@ fn a_runtime_that_goes_down_takes_its_machine_along() {
     drop(runtime);
     assert_eq!(children(), BTreeSet::new());
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    assert_eq!(runtime.block_on(watch.ended()).reason, Reason::Stopped);
+    assert_eq!(runtime.block_on(watch.ended()).reason, DeathReason::Stopped);
     drop(machine);
 }
 

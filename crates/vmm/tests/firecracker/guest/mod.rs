@@ -10,8 +10,8 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pyro_vmm::{
-    Cache, Cgroups, Death, Firecracker, FirecrackerVersion, Jail, Limits, Machine, Memory, Parts, Shape,
-    Spec, Start, Users,
+    CgroupVersion, Death, DiskCache, Firecracker, FirecrackerVersion, GuestMemory, Jail, Machine,
+    MachineParts, MachineSpec, MachineStart, Shape, VmmLimits, VmmUsers,
 };
 
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 64 };
@@ -48,8 +48,8 @@ pub fn jailed() -> Place {
     let mut place = place();
     place.firecracker.jail = Some(Jail {
         binary: binary("jailer"),
-        users: Users { ids: ids(), cgroups: Cgroups::of_host().unwrap() },
-        limits: Limits::FIRECRACKER,
+        users: VmmUsers { ids: ids(), cgroups: CgroupVersion::of_host().unwrap() },
+        limits: VmmLimits::FIRECRACKER,
     });
     place
 }
@@ -61,18 +61,23 @@ fn ids() -> std::ops::Range<u32> {
 }
 
 impl Place {
-    pub fn spec(&self) -> Spec {
-        Spec { shape: SHAPE, parts: self.parts(), memory: Memory::Private, start: Start::Cold }
+    pub fn spec(&self) -> MachineSpec {
+        MachineSpec {
+            shape: SHAPE,
+            parts: self.parts(),
+            memory: GuestMemory::Private,
+            start: MachineStart::Cold,
+        }
     }
 
     /// A kernel that stays, and both drives.
-    pub fn parts(&self) -> Parts {
-        Parts {
+    pub fn parts(&self) -> MachineParts {
+        MachineParts {
             kernel: kernel("here\\r\\n", false),
             initramfs: self.file("initramfs", b"no archive"),
             base: Some(self.file("base", &[1; 4096])),
             disk: Some(self.new_disk()),
-            cache: Cache::Unsafe,
+            cache: DiskCache::Unsafe,
             kernel_args: Vec::new(),
         }
     }

@@ -9,7 +9,10 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pyro_vmm::{Accelerator, Cache, Cgroups, Machine, Memory, Parts, Qemu, Shape, Spec, Start, Users};
+use pyro_vmm::{
+    Accelerator, CgroupVersion, DiskCache, GuestMemory, Machine, MachineParts, MachineSpec, MachineStart,
+    Qemu, Shape, VmmUsers,
+};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
@@ -25,7 +28,7 @@ pub fn qemu() -> Qemu {
     let start = 800_000_000 + std::process::id() % 10_000 * 10_000;
     let users = rustix::process::geteuid()
         .is_root()
-        .then(|| Users { ids: start..start + 10_000, cgroups: Cgroups::of_host().unwrap() });
+        .then(|| VmmUsers { ids: start..start + 10_000, cgroups: CgroupVersion::of_host().unwrap() });
     Qemu { binary: "/usr/bin/qemu-system-x86_64".into(), accelerator: Accelerator::Tcg, run_dir, users }
 }
 
@@ -101,19 +104,19 @@ pub fn looping_kernel() -> File {
     File::open(&output).unwrap()
 }
 
-pub fn parts() -> Parts {
-    Parts {
+pub fn parts() -> MachineParts {
+    MachineParts {
         kernel: kernel(),
         initramfs: initramfs(),
         base: None,
         disk: None,
-        cache: Cache::Unsafe,
+        cache: DiskCache::Unsafe,
         kernel_args: Vec::new(),
     }
 }
 
-pub fn cold() -> Spec {
-    Spec { shape: SHAPE, parts: parts(), memory: Memory::Private, start: Start::Cold }
+pub fn cold() -> MachineSpec {
+    MachineSpec { shape: SHAPE, parts: parts(), memory: GuestMemory::Private, start: MachineStart::Cold }
 }
 
 /// A memory file without a name.
