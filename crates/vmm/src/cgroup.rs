@@ -1,7 +1,7 @@
 //! Control groups: what bounds a VMM's memory and processes whatever it does.
 //!
 //! The cgroup of a machine is below `pyro` in the memory and pids hierarchies (v1) or the only one (v2). The jailer
-//! makes its own there; [`Group`] makes one for a VMM that has no jailer.
+//! makes its own there; [`MachineCgroup`] makes one for a VMM that has no jailer.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
@@ -72,20 +72,25 @@ fn mount_point(mounts: &str, cgroups: CgroupVersion, controller: &str) -> Option
 }
 
 /// The cgroup of one machine: made, limited, and ready to be joined. Its directories are removed by
-/// [`Home`](crate::home::Home), which owns them.
+/// [`MachineDir`](crate::machine_dir::MachineDir), which owns them.
 #[derive(Debug)]
-pub(crate) struct Group {
+pub(crate) struct MachineCgroup {
     /// Where the ids of members are written.
-    doors: Vec<File>,
+    procs_files: Vec<File>,
 }
 
-impl Group {
+impl MachineCgroup {
     /// Makes the cgroups of the machine `id`, which may use so many bytes of memory and so many threads.
     ///
     /// # Errors
     /// When the host's cgroups cannot be written: in many containers they are read-only.
-    pub(crate) fn make(cgroups: CgroupVersion, id: &str, memory: u64, threads: u64) -> io::Result<Group> {
-        let mut doors = Vec::new();
+    pub(crate) fn make(
+        cgroups: CgroupVersion,
+        id: &str,
+        memory: u64,
+        threads: u64,
+    ) -> io::Result<MachineCgroup> {
+        let mut procs_files = Vec::new();
         for dir in cgroups.directories(id) {
             let parent = dir.parent().unwrap_or(Path::new("/"));
             if cgroups == CgroupVersion::V2 {
@@ -104,15 +109,15 @@ impl Group {
                     fs::write(file, limit.to_string())?;
                 }
             }
-            doors.push(File::options().write(true).open(dir.join("cgroup.procs"))?);
+            procs_files.push(File::options().write(true).open(dir.join("cgroup.procs"))?);
         }
-        Ok(Group { doors })
+        Ok(MachineCgroup { procs_files })
     }
 
     /// Takes in the process `pid`, which must not have been reaped, with all its threads. Takes 8 ms: the kernel waits
     /// until no other processor is making or ending a process.
-    pub(crate) fn take_in(&self, pid: u32) -> io::Result<()> {
-        self.doors.iter().try_for_each(|mut door| door.write_all(pid.to_string().as_bytes()))
+    pub(crate) fn add_process(&self, pid: u32) -> io::Result<()> {
+        self.procs_files.iter().try_for_each(|mut door| door.write_all(pid.to_string().as_bytes()))
     }
 }
 
@@ -139,13 +144,13 @@ mod tests {
     fn a_process_is_taken_in_and_limited() {
         let cgroups = CgroupVersion::of_host().unwrap();
         let id = format!("test-{}", std::process::id());
-        let group = cgroups.map(|cgroups| Group::make(cgroups, &id, 64 << 20, 7));
+        let group = cgroups.map(|cgroups| MachineCgroup::make(cgroups, &id, 64 << 20, 7));
         let Some(Ok(group)) = group else {
             eprintln!("NOT TESTED on this host, whose cgroups cannot be written: {cgroups:?}, {group:?}");
             return;
         };
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        group.take_in(child.id()).unwrap();
+        group.add_process(child.id()).unwrap();
         let dirs = cgroups.unwrap().directories(&id);
         let read = |name: &str| dirs.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok());
         for dir in &dirs {

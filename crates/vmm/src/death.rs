@@ -81,7 +81,7 @@ impl fmt::Display for DeathReason {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
     /// How the process ended.
-    pub how: ProcessExit,
+    pub exit: ProcessExit,
     /// Why.
     pub reason: DeathReason,
     /// The last of the guest's console: bounded, lossy UTF-8, no control characters but newline and tab.
@@ -92,7 +92,7 @@ pub struct Death {
 
 impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} ({})", self.reason, self.how)?;
+        write!(f, "{} ({})", self.reason, self.exit)?;
         match self.last_words() {
             Some(line) => write!(f, ": {line}"),
             None => Ok(()),
@@ -147,7 +147,7 @@ impl Watch {
                 Err(_) => None,
             };
             death.unwrap_or_else(|| Death {
-                how: ProcessExit::Signal(libc::SIGKILL),
+                exit: ProcessExit::Signal(libc::SIGKILL),
                 reason: DeathReason::Stopped,
                 console_tail: String::new(),
                 stderr_tail: String::new(),
@@ -166,7 +166,7 @@ mod tests {
     use super::*;
 
     fn death(reason: DeathReason, console: &str, stderr: &str) -> Death {
-        Death { how: ProcessExit::Code(1), reason, console_tail: console.into(), stderr_tail: stderr.into() }
+        Death { exit: ProcessExit::Code(1), reason, console_tail: console.into(), stderr_tail: stderr.into() }
     }
 
     #[test]

@@ -21,15 +21,15 @@ pub fn tsc_khz() -> u64 {
 
 fn measure() -> u64 {
     // Three spans, the median: being preempted between the two readings of one end spoils a span.
-    let mut rates = [(); 3].map(|()| span(SPAN_NS / 3));
+    let mut rates = [(); 3].map(|()| measure_span(SPAN_NS / 3));
     rates.sort_unstable();
     rates[1]
 }
 
-fn span(length: i64) -> u64 {
-    let (begin_clock, begin_count) = both();
+fn measure_span(length: i64) -> u64 {
+    let (begin_clock, begin_count) = read_clock_and_counter();
     loop {
-        let (clock, count) = both();
+        let (clock, count) = read_clock_and_counter();
         let elapsed = clock - begin_clock;
         if elapsed >= length {
             // count/ns * 10^6 = kHz; a few milliseconds of counts fit i128 many times over.
@@ -40,7 +40,7 @@ fn span(length: i64) -> u64 {
 }
 
 /// Clock (ns) and counter, read as close together as three tries give.
-fn both() -> (i64, u64) {
+fn read_clock_and_counter() -> (i64, u64) {
     let mut best = (i64::MAX, 0, 0);
     for _ in 0..3 {
         let before = now_ns();

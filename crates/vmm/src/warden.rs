@@ -30,34 +30,34 @@ use rustix::thread::UnshareFlags;
 
 /// A mount that is attached nowhere yet.
 #[derive(Debug)]
-pub(crate) struct Mount {
+pub(crate) struct DetachedMount {
     tree: OwnedFd,
     name: CString,
 }
 
 /// What a mount allows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum FileAccess {
     Read,
     Write,
 }
 
-impl Mount {
+impl DetachedMount {
     /// The file behind `file`, to be mounted on `name`. The file must have a name itself.
-    pub(crate) fn of(file: &OwnedFd, name: &str, access: Access) -> io::Result<Mount> {
+    pub(crate) fn of(file: &OwnedFd, name: &str, access: FileAccess) -> io::Result<DetachedMount> {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(file.as_fd(), c"", flags)?;
         restrict(&tree, access, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC)?;
-        Ok(Mount { tree, name: CString::new(name).map_err(io::Error::other)? })
+        Ok(DetachedMount { tree, name: CString::new(name).map_err(io::Error::other)? })
     }
 }
 
 /// Makes a mount that is attached nowhere, and all below it, one that nobody gains anything by: without set-user-id
 /// programs and, for reading alone, without writing; `also` are more such attributes. Async-signal-safe.
-pub(crate) fn restrict(tree: &OwnedFd, access: Access, also: u64) -> rustix::io::Result<()> {
+pub(crate) fn restrict(tree: &OwnedFd, access: FileAccess, also: u64) -> rustix::io::Result<()> {
     let mut set = libc::MOUNT_ATTR_NOSUID | also;
-    if access == Access::Read {
+    if access == FileAccess::Read {
         set |= libc::MOUNT_ATTR_RDONLY;
     }
     let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
@@ -82,9 +82,9 @@ pub(crate) fn restrict(tree: &OwnedFd, access: Access, also: u64) -> rustix::io:
 
 /// What the warden of one VMM does.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct WardenConfig {
     /// Mounted in the directory where the child starts.
-    pub(crate) mounts: Vec<Mount>,
+    pub(crate) mounts: Vec<DetachedMount>,
     /// Where the exit status of the last process goes, as `waitpid` gave it.
     pub(crate) status: OwnedFd,
     /// The user that the VMM gets.
@@ -93,7 +93,7 @@ pub(crate) struct Order {
     pub(crate) cgroup: bool,
 }
 
-impl Order {
+impl WardenConfig {
     /// In the child, after fork: mounts, and becomes the warden. Returns in the warden's own child, which goes on to
     /// run the program. Async-signal-safe calls only.
     pub(crate) fn enter(&self) -> io::Result<()> {
@@ -109,13 +109,13 @@ impl Order {
         let forked = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
         match forked {
             0 => Ok(()),
-            1.. => self.keep_watch(),
+            1.. => self.reap_until_empty(),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
     /// Waits for every process of the namespace to end. Only system calls.
-    fn keep_watch(&self) -> ! {
+    fn reap_until_empty(&self) -> ! {
         let status_fd = self.status.as_raw_fd();
         // SAFETY: closes everything but the one descriptor that is used below; nothing that owns any of them is ever
         // used or dropped again, because this function does not return.

@@ -21,7 +21,7 @@ const ANSWER_LIMIT: usize = 256 * 1024;
 
 /// How long to wait before looking again for a socket that is not there yet. Asking often is cheap, and whoever waits
 /// for a machine waits for this too.
-pub(super) const AGAIN: Duration = Duration::from_millis(1);
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Why a request has no good answer.
 #[derive(Debug)]
@@ -34,39 +34,39 @@ pub(super) enum ApiError {
 
 /// A connection to one Firecracker.
 #[derive(Debug)]
-pub(super) struct Api {
+pub(super) struct ApiClient {
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
     peer: Option<u32>,
 }
 
-impl Drop for Api {
+impl Drop for ApiClient {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Api {
+impl ApiClient {
     /// Connects, waiting for the socket `name` in `dir` to come up. Ends only with success or a real error: the bound
     /// is the caller's.
-    pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<Api> {
+    pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<ApiClient> {
         loop {
-            match reach(dir, name).await {
-                Ok(stream) => return Api::over(stream).await,
-                Err(error) if is_early(&error) => tokio::time::sleep(AGAIN).await,
+            match connect_in_dir(dir, name).await {
+                Ok(stream) => return ApiClient::over(stream).await,
+                Err(error) if is_not_listening_yet(&error) => tokio::time::sleep(RETRY_INTERVAL).await,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn over(stream: UnixStream) -> io::Result<Api> {
+    async fn over(stream: UnixStream) -> io::Result<ApiClient> {
         let peer = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let driver = tokio::spawn(async move {
             // Its end shows in the request that was under way.
             let _ended = connection.await;
         });
-        Ok(Api { sender, driver, peer })
+        Ok(ApiClient { sender, driver, peer })
     }
 
     /// The process that listens, as this process's PID namespace numbers it.
@@ -115,7 +115,7 @@ fn fault(bytes: &[u8]) -> String {
 /// Connects to the socket `name` in `dir`, and to nothing that it may have been replaced with: a link that is followed
 /// here, with our rights, would lead the confined process to sockets that it cannot reach itself. By descriptor, so that
 /// the length of the path does not matter either.
-pub(super) async fn reach(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
+pub(super) async fn connect_in_dir(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket = rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&socket)?;
@@ -126,7 +126,7 @@ pub(super) async fn reach(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
 }
 
 /// Whether a socket is only not there yet, or there and not listening yet.
-pub(super) fn is_early(error: &io::Error) -> bool {
+pub(super) fn is_not_listening_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
@@ -152,7 +152,7 @@ mod tests {
             String::from_utf8_lossy(&request[..count]).into_owned()
         });
         let handle = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        let mut api = Api::connect(&handle, "api.sock").await.unwrap();
+        let mut api = ApiClient::connect(&handle, "api.sock").await.unwrap();
         let answer = api.send("PATCH /vm", Some(&serde_json::json!({ "state": "Paused" }))).await;
         let request = fake.await.unwrap();
         assert!(request.starts_with("PATCH /vm HTTP/1.1\r\n") && request.ends_with("{\"state\":\"Paused\"}"));
@@ -196,11 +196,11 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", dir.path().join("v.sock")).unwrap();
         std::fs::write(dir.path().join("plain"), "").unwrap();
         let handle = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        assert!(reach(&handle, "elsewhere").await.is_ok());
+        assert!(connect_in_dir(&handle, "elsewhere").await.is_ok());
         for name in ["v.sock", "plain"] {
-            let error = reach(&handle, name).await.unwrap_err();
-            assert!(!is_early(&error), "{error:?}");
+            let error = connect_in_dir(&handle, name).await.unwrap_err();
+            assert!(!is_not_listening_yet(&error), "{error:?}");
         }
-        assert!(is_early(&reach(&handle, "nothing").await.unwrap_err()));
+        assert!(is_not_listening_yet(&connect_in_dir(&handle, "nothing").await.unwrap_err()));
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn check(shape: Shape, memory: &GuestMemory, start: &MachineStart) ->
 
 /// Which drives a machine has.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Drives {
+pub(super) struct DriveSet {
     pub(super) base: bool,
     /// With what its flushes mean.
     pub(super) disk: Option<DiskCache>,
@@ -67,7 +67,7 @@ pub(super) struct Drives {
 /// The requests that make a machine and let it boot, in their order.
 pub(super) fn cold(
     shape: Shape,
-    drives: Drives,
+    drives: DriveSet,
     kernel_args: &[String],
 ) -> Result<Vec<(&'static str, Value)>, VmmError> {
     // reboot=k: the only way for an x86 guest to end its VMM. panic=-1: a panic does so at once. pci=off: there is none,
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_machine_is_told_the_same_names() {
-        let drives = Drives { base: true, disk: Some(DiskCache::Writeback) };
+        let drives = DriveSet { base: true, disk: Some(DiskCache::Writeback) };
         let requests = cold(SHAPE, drives, &["pyro.oneshot".into()]).unwrap();
         let names: Vec<_> = requests.iter().map(|(request, _)| *request).collect();
         assert_eq!(
@@ -161,14 +161,14 @@ mod tests {
             (&json!("disk.ext4"), &json!("Writeback"))
         );
         assert_eq!(of(4)["uds_path"], "v.sock");
-        let bare = cold(SHAPE, Drives { base: false, disk: Some(DiskCache::Unsafe) }, &[]).unwrap();
+        let bare = cold(SHAPE, DriveSet { base: false, disk: Some(DiskCache::Unsafe) }, &[]).unwrap();
         assert_eq!(bare.len(), 5);
         assert_eq!(bare[2].1["cache_type"], "Unsafe");
     }
 
     #[test]
     fn a_kernel_line_that_would_be_cut_is_refused() {
-        let drives = Drives { base: false, disk: None };
+        let drives = DriveSet { base: false, disk: None };
         assert!(matches!(cold(SHAPE, drives, &["x".repeat(2048)]), Err(VmmError::Spec(_))));
     }
 

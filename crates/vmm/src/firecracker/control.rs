@@ -23,7 +23,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::console::{CONSOLE_LIMIT, OutputTail};
 use crate::death::{Death, DeathReason, ProcessExit, is_panic};
-use crate::spawn::{Killer, Process};
+use crate::spawn::{ProcessPidfd, VmmProcess};
 
 /// How much of Firecracker's own words is kept, for its log and its stderr each.
 const WORDS_LIMIT: usize = 8 * 1024;
@@ -34,7 +34,7 @@ const HANGUP_CODE: i32 = 156;
 
 /// What comes out of the process beside its standard streams.
 #[derive(Debug)]
-pub(super) struct Outlets {
+pub(super) struct ProcessPipes {
     pub(super) log: OwnedFd,
     /// How the VMM ended, where it is not our own child.
     pub(super) status: Option<OwnedFd>,
@@ -42,46 +42,46 @@ pub(super) struct Outlets {
 
 /// The ends that a handle keeps.
 #[derive(Debug)]
-pub(super) struct Ends {
+pub(super) struct ControlChannels {
     /// Closed before the process is killed: that is how the task tells a stop from a murder.
-    pub(super) wanted: Option<oneshot::Sender<()>>,
+    pub(super) stop_sender: Option<oneshot::Sender<()>>,
     pub(super) death: watch::Receiver<Option<Death>>,
     pub(super) console: Arc<Mutex<OutputTail>>,
 }
 
 /// Starts the task. Process and directory are its own from here on.
-pub(super) fn start(mut process: Process, outlets: Outlets) -> io::Result<Ends> {
-    let ended = process.killer().ended()?;
+pub(super) fn start(mut process: VmmProcess, pipes: ProcessPipes) -> io::Result<ControlChannels> {
+    let ended = process.pidfd().ended()?;
     let pipe = |end: Option<OwnedFd>| end.map(Receiver::from_owned_fd).transpose();
     let console = pipe(process.take_stdout())?;
     let stderr = pipe(process.take_stderr())?;
-    let log = pipe(Some(outlets.log))?;
-    let (wanted, unwanted) = oneshot::channel();
+    let log = pipe(Some(pipes.log))?;
+    let (stop_sender, stop_receiver) = oneshot::channel();
     let (death, death_seen) = watch::channel(None);
     let tail = Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT)));
-    let control = Control {
-        console: Outlet { pipe: console, tail: tail.clone() },
-        stderr: Outlet::own(stderr),
-        log: Outlet::own(log),
+    let control = ControlTask {
+        console: OutputPipe { pipe: console, tail: tail.clone() },
+        stderr: OutputPipe::own(stderr),
+        log: OutputPipe::own(log),
     };
     tokio::spawn(async move {
-        let end = control.run(&mut process, &ended, unwanted, outlets.status).await;
+        let end = control.run(&mut process, &ended, stop_receiver, pipes.status).await;
         // Its directory goes with it.
         drop(process);
         death.send_replace(Some(end));
     });
-    Ok(Ends { wanted: Some(wanted), death: death_seen, console: tail })
+    Ok(ControlChannels { stop_sender: Some(stop_sender), death: death_seen, console: tail })
 }
 
 /// A pipe that the process writes into.
-struct Outlet {
+struct OutputPipe {
     pipe: Option<Receiver>,
     tail: Arc<Mutex<OutputTail>>,
 }
 
-impl Outlet {
-    fn own(pipe: Option<Receiver>) -> Outlet {
-        Outlet { pipe, tail: Arc::new(Mutex::new(OutputTail::new(WORDS_LIMIT))) }
+impl OutputPipe {
+    fn own(pipe: Option<Receiver>) -> OutputPipe {
+        OutputPipe { pipe, tail: Arc::new(Mutex::new(OutputTail::new(WORDS_LIMIT))) }
     }
 
     /// Reads some; pending forever once it is closed.
@@ -114,28 +114,28 @@ impl Outlet {
     }
 }
 
-struct Control {
-    console: Outlet,
-    stderr: Outlet,
-    log: Outlet,
+struct ControlTask {
+    console: OutputPipe,
+    stderr: OutputPipe,
+    log: OutputPipe,
 }
 
-impl Control {
+impl ControlTask {
     async fn run(
         mut self,
-        process: &mut Process,
-        ended: &AsyncFd<Killer>,
-        mut unwanted: oneshot::Receiver<()>,
+        process: &mut VmmProcess,
+        ended: &AsyncFd<ProcessPidfd>,
+        mut stop_receiver: oneshot::Receiver<()>,
         warden_says: Option<OwnedFd>,
     ) -> Death {
-        let killer = process.killer();
+        let pidfd = process.pidfd();
         let mut stopped = false;
         let status = loop {
             tokio::select! {
                 status = process.reaped(ended) => break status,
-                _closed = &mut unwanted, if !stopped => {
+                _closed = &mut stop_receiver, if !stopped => {
                     stopped = true;
-                    killer.kill();
+                    pidfd.kill();
                 }
                 () = self.console.read() => {}
                 () = self.stderr.read() => {}
@@ -146,12 +146,12 @@ impl Control {
         for outlet in [&self.console, &self.stderr, &self.log] {
             outlet.drain();
         }
-        stopped |= unwanted.try_recv() == Err(oneshot::error::TryRecvError::Closed);
-        let how = reported(warden_says).or(status).map_or(ProcessExit::Unknown, ProcessExit::from);
+        stopped |= stop_receiver.try_recv() == Err(oneshot::error::TryRecvError::Closed);
+        let exit = reported(warden_says).or(status).map_or(ProcessExit::Unknown, ProcessExit::from);
         let (console, words) = (self.console.text(), words(&self.stderr.text(), &self.log.text()));
         Death {
-            how,
-            reason: reason(how, stopped, &console, &words),
+            exit,
+            reason: reason(exit, stopped, &console, &words),
             console_tail: console,
             stderr_tail: words,
         }
@@ -177,17 +177,17 @@ fn words(stderr: &str, log: &str) -> String {
     all
 }
 
-fn reason(how: ProcessExit, stopped: bool, console: &str, words: &str) -> DeathReason {
+fn reason(exit: ProcessExit, stopped: bool, console: &str, words: &str) -> DeathReason {
     if words.contains("KVM_EXIT_INTERNAL_ERROR") || words.contains("KVM_EXIT_FAIL_ENTRY") {
         return DeathReason::InternalError;
     }
-    match how {
+    match exit {
         // Only a guest that resets ends it so; it cannot say power-off otherwise.
         ProcessExit::Code(0) if console.lines().any(is_panic) => DeathReason::GuestPanic,
         ProcessExit::Code(0) => DeathReason::GuestReset,
         _ if stopped => DeathReason::Stopped,
         ProcessExit::Code(HANGUP_CODE) | ProcessExit::Unknown => DeathReason::Killed,
-        ProcessExit::Code(code) if CRASH_CODES.contains(&code) && !is_argument_trouble(code) => {
+        ProcessExit::Code(code) if CRASH_CODES.contains(&code) && !is_argument_error(code) => {
             DeathReason::Crash
         }
         ProcessExit::Code(_) => DeathReason::VmmExit,
@@ -199,7 +199,7 @@ fn reason(how: ProcessExit, stopped: bool, console: &str, words: &str) -> DeathR
 }
 
 /// Two codes in the middle of those for signals: a bad configuration and bad arguments.
-fn is_argument_trouble(code: i32) -> bool {
+fn is_argument_error(code: i32) -> bool {
     matches!(code, 152 | 153)
 }
 
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn ends_are_told_apart() {
         let panic = "[ 1.0] Kernel panic - not syncing: oh no\n";
-        for (how, stopped, console, words, expected) in [
+        for (exit, stopped, console, words, expected) in [
             (ProcessExit::Code(0), false, "", "", DeathReason::GuestReset),
             (ProcessExit::Code(0), true, "", "", DeathReason::GuestReset),
             (ProcessExit::Code(0), false, panic, "", DeathReason::GuestPanic),
@@ -233,7 +233,7 @@ mod tests {
             (ProcessExit::Signal(11), false, "", "", DeathReason::Crash),
             (ProcessExit::Unknown, false, "", "", DeathReason::Killed),
         ] {
-            assert_eq!(reason(how, stopped, console, words), expected, "{how} {stopped} {console} {words}");
+            assert_eq!(reason(exit, stopped, console, words), expected, "{exit} {stopped} {console} {words}");
         }
     }
 

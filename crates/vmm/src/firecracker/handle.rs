@@ -11,23 +11,23 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError};
+use super::api::{ApiClient, ApiError};
 use super::config;
-use super::control::Ends;
-use super::save::Output;
-use super::version::{FirecrackerVersion, Step};
+use super::control::ControlChannels;
+use super::save::SaveFile;
+use super::version::{FirecrackerVersion, VersionedStep};
 use super::vsock;
 use crate::VmmError;
 use crate::death::{Death, Watch};
 use crate::machine::{LaunchTimes, Shape};
 use crate::sandbox::Confinement;
-use crate::spawn::Killer;
+use crate::spawn::ProcessPidfd;
 
 /// How long one request may take. They take milliseconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
 /// How long the end of a process may take to be known once its connection broke.
-const GRACE: Duration = Duration::from_secs(2);
+const DEATH_GRACE: Duration = Duration::from_secs(2);
 
 /// How long a save may take: 30 s, and what it takes to write all of memory at 20 MiB/s.
 fn save_deadline(mem_mib: u32) -> Duration {
@@ -36,14 +36,14 @@ fn save_deadline(mem_mib: u32) -> Duration {
 
 /// A running Firecracker. Dropping it kills the process; its task reaps it and removes its directory.
 #[derive(Debug)]
-pub(crate) struct Handle {
-    pub(super) ends: Ends,
-    pub(super) killer: Killer,
+pub(crate) struct FirecrackerHandle {
+    pub(super) channels: ControlChannels,
+    pub(super) pidfd: ProcessPidfd,
     pub(super) pid: u32,
     /// The VMM's working directory.
     pub(super) root: Arc<OwnedFd>,
     /// Taken while a request is under way: one that is given up half way leaves no answer for the next.
-    pub(super) api: Option<Api>,
+    pub(super) api: Option<ApiClient>,
     pub(super) version: FirecrackerVersion,
     pub(super) shape: Shape,
     /// The VMM's user, in a jail.
@@ -55,24 +55,24 @@ pub(crate) struct Handle {
     pub(super) saved: bool,
 }
 
-impl Drop for Handle {
+impl Drop for FirecrackerHandle {
     fn drop(&mut self) {
-        self.ends.wanted = None;
-        self.killer.kill();
+        self.channels.stop_sender = None;
+        self.pidfd.kill();
     }
 }
 
-impl Handle {
+impl FirecrackerHandle {
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     pub(crate) fn watch(&self) -> Watch {
-        Watch::new(self.ends.death.clone())
+        Watch::new(self.channels.death.clone())
     }
 
     pub(crate) fn console_tail(&self) -> String {
-        self.ends.console.lock().unwrap_or_else(PoisonError::into_inner).text()
+        self.channels.console.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 
     pub(crate) async fn connect(&mut self, within: Duration) -> Result<UnixStream, VmmError> {
@@ -104,7 +104,7 @@ impl Handle {
     pub(crate) async fn resume(&mut self) -> Result<(), VmmError> {
         if self.paused {
             if !self.saved {
-                self.version.refuse(Step::BareResume)?;
+                self.version.refuse(VersionedStep::BareResume)?;
             }
             self.set_state("Resumed").await?;
             self.paused = false;
@@ -125,8 +125,8 @@ impl Handle {
             return Err(VmmError::Spec("this VMM needs a file to save guest memory to".into()));
         };
         let host = |source| VmmError::Host { doing: "prepare the files of a save", source };
-        let state = Output::offer(&self.root, config::SAVED_STATE, state, self.user).map_err(host)?;
-        let memory = Output::offer(&self.root, config::SAVED_MEMORY, memory, self.user).map_err(host)?;
+        let state = SaveFile::offer(&self.root, config::SAVED_STATE, state, self.user).map_err(host)?;
+        let memory = SaveFile::offer(&self.root, config::SAVED_MEMORY, memory, self.user).map_err(host)?;
         let limit = save_deadline(self.shape.mem_mib);
         self.request("PUT /snapshot/create", Some(&config::save()), limit).await?;
         self.saved = true;
@@ -183,7 +183,7 @@ impl Handle {
         let exchange = async {
             let mut api = match self.api.take() {
                 Some(api) => api,
-                None => self.call(request, &watch).await?,
+                None => self.connect_api(request, &watch).await?,
             };
             match api.send(request, body).await {
                 Ok(answer) => {
@@ -195,7 +195,8 @@ impl Handle {
                     Err(VmmError::Api { request, status, fault })
                 }
                 // Mostly because the process is ending, and its death says more.
-                Err(ApiError::Broken(detail)) => match tokio::time::timeout(GRACE, watch.ended()).await {
+                Err(ApiError::Broken(detail)) => match tokio::time::timeout(DEATH_GRACE, watch.ended()).await
+                {
                     Ok(death) => Err(died(request, death)),
                     Err(_) => Err(VmmError::Refused { command: request, detail }),
                 },
@@ -207,13 +208,13 @@ impl Handle {
     }
 
     /// Connects to the API, once it is there.
-    async fn call(&self, during: &'static str, watch: &Watch) -> Result<Api, VmmError> {
+    async fn connect_api(&self, during: &'static str, watch: &Watch) -> Result<ApiClient, VmmError> {
         tokio::select! {
             biased;
-            connected = Api::connect(&self.root, config::API) => match connected {
+            connected = ApiClient::connect(&self.root, config::API) => match connected {
                 Ok(api) => Ok(api),
                 // Mostly because the process is ending, and its death says more.
-                Err(source) => match tokio::time::timeout(GRACE, watch.ended()).await {
+                Err(source) => match tokio::time::timeout(DEATH_GRACE, watch.ended()).await {
                     Ok(death) => Err(died(during, death)),
                     Err(_) => Err(VmmError::Host { doing: "connect to the VMM", source }),
                 },
@@ -223,9 +224,9 @@ impl Handle {
     }
 
     /// The VMM's process id, which in a jail is not its warden's: it is who listens on the API's socket.
-    pub(super) async fn find_pid(&mut self) -> Result<(), VmmError> {
+    pub(super) async fn find_vmm_pid(&mut self) -> Result<(), VmmError> {
         let watch = self.watch();
-        let api = self.call("its launch", &watch).await?;
+        let api = self.connect_api("its launch", &watch).await?;
         if let Some(pid) = api.peer() {
             self.pid = pid;
         }

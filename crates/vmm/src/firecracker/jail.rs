@@ -13,10 +13,10 @@ use rustix::fs::{Gid, Uid};
 
 use crate::VmmError;
 use crate::cgroup::{self, CgroupVersion};
-use crate::home::Home;
 use crate::machine::Shape;
+use crate::machine_dir::MachineDir;
 use crate::sandbox::{self, FILE_ROOM, VmmLimits, VmmUsers};
-use crate::warden::{Access, Mount};
+use crate::warden::{DetachedMount, FileAccess};
 
 /// Threads and processes beside the vCPUs: the VMM's main and API threads, the jailer and its child, and room for one
 /// more of each.
@@ -37,14 +37,14 @@ pub struct Jail {
 }
 
 /// A file on its way into a jail.
-pub(super) struct Part<'a> {
+pub(super) struct JailFile<'a> {
     pub(super) name: &'static str,
     pub(super) file: &'a OwnedFd,
-    pub(super) access: Access,
+    pub(super) access: FileAccess,
 }
 
 impl Jail {
-    /// The jailer's arguments, `of_vmm` being those of the VMM. `longest_file` is in bytes.
+    /// The jailer's arguments, `vmm_args` being those of the VMM. `longest_file` is in bytes.
     pub(super) fn arguments(
         &self,
         vmm: &Path,
@@ -52,7 +52,7 @@ impl Jail {
         id: u32,
         shape: Shape,
         longest_file: u64,
-        of_vmm: Vec<OsString>,
+        vmm_args: Vec<OsString>,
     ) -> Vec<OsString> {
         let mut all: Vec<OsString> = Vec::new();
         let mut add = |option: &str, value: OsString| all.extend([option.into(), value]);
@@ -77,24 +77,29 @@ impl Jail {
         all.push("--new-pid-ns".into());
         all.push("--".into());
         // The jailer passes the id on itself.
-        all.extend(of_vmm);
+        all.extend(vmm_args);
         all
     }
 
     /// Prepares a file: who may use it, an empty place for it, and the mount that goes there.
-    pub(super) fn admit(&self, home: &Home, id: u32, part: &Part<'_>) -> Result<Mount, VmmError> {
+    pub(super) fn mount_file(
+        &self,
+        machine_dir: &MachineDir,
+        id: u32,
+        part: &JailFile<'_>,
+    ) -> Result<DetachedMount, VmmError> {
         let name = part.name;
         let host = |source| VmmError::Host { doing: "bring a file into the jail", source };
         let stat = rustix::fs::fstat(part.file).map_err(|errno| host(errno.into()))?;
         match part.access {
-            Access::Write => own(part.file, id).map_err(host)?,
-            Access::Read => sandbox::check_readable(name, part.file)?,
+            FileAccess::Write => give_to_user(part.file, id).map_err(host)?,
+            FileAccess::Read => sandbox::check_readable(name, part.file)?,
         }
-        home.placeholder(name).map_err(host)?;
+        machine_dir.placeholder(name).map_err(host)?;
         let named;
         let file = if stat.st_nlink == 0 {
             // Only what has a name can be mounted.
-            named = home.second_name(name, part.file).map_err(|error| {
+            named = machine_dir.second_name(name, part.file).map_err(|error| {
                 VmmError::Spec(format!(
                     "{name} has no name on the file system of the jail and cannot get one: {error}"
                 ))
@@ -103,12 +108,12 @@ impl Jail {
         } else {
             part.file
         };
-        Mount::of(file, name, part.access).map_err(host)
+        DetachedMount::of(file, name, part.access).map_err(host)
     }
 }
 
 /// Makes `file` belong to a jail's user.
-pub(super) fn own(file: &OwnedFd, id: u32) -> io::Result<()> {
+pub(super) fn give_to_user(file: &OwnedFd, id: u32) -> io::Result<()> {
     Ok(rustix::fs::fchown(file, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?)
 }
 

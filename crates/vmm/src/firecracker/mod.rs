@@ -1,8 +1,8 @@
 //! The Firecracker adapter: from a [`MachineSpec`] to a running process and back.
 //!
-//! `config` says what Firecracker is told, `home` is the directory in which it finds it, `jail` and the crate's `warden`
+//! `config` says what Firecracker is told, `machine_dir` is the directory in which it finds it, `jail` and the crate's `warden`
 //! confine it, `control` is the task that owns the process, `api` and `vsock` are its two sockets, `version` knows what
-//! can be asked of which version, `save` where a saved machine goes, `complaint` reads its words. This file ties them
+//! can be asked of which version, `save` where a saved machine goes, `diagnosis` reads its words. This file ties them
 //! together.
 //!
 //! ```text
@@ -13,9 +13,9 @@
 //! ```
 
 mod api;
-mod complaint;
 mod config;
 mod control;
+mod diagnosis;
 mod handle;
 mod jail;
 mod save;
@@ -32,18 +32,18 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::Value;
 
 pub(crate) use config::DEVICE_MODEL;
-pub(crate) use handle::Handle;
+pub(crate) use handle::FirecrackerHandle;
 pub use jail::Jail;
 pub use version::{FirecrackerDefect, FirecrackerFeature, FirecrackerVersion};
 
-use self::control::Outlets;
-use self::version::Step;
+use self::control::ProcessPipes;
+use self::version::VersionedStep;
 use crate::VmmError;
-use crate::home::{self, Home};
 use crate::machine::{GuestMemory, LaunchTimes, Machine, MachineParts, MachineSpec, MachineStart, Shape};
-use crate::sandbox::{Needs, Plan, VmmLimits};
-use crate::spawn::{self, Containment, Order};
-use crate::warden::{self, Access};
+use crate::machine_dir::{self, MachineDir};
+use crate::sandbox::{SandboxPlan, VmmLimits, VmmRequirements};
+use crate::spawn::{self, Containment, SpawnRequest};
+use crate::warden::{self, FileAccess};
 
 /// The vsock port on which the guest listens for the stream of [`Machine::connect`].
 pub const STREAM_PORT: u32 = vsock::GUEST_PORT;
@@ -70,8 +70,8 @@ pub struct Firecracker {
 }
 
 /// What was prepared for one process.
-struct Prepared {
-    order: Order,
+struct PreparedLaunch {
+    request: SpawnRequest,
     root: Arc<OwnedFd>,
     log: OwnedFd,
     status: Option<OwnedFd>,
@@ -91,9 +91,9 @@ impl Firecracker {
     /// ended or refused. Nothing is left then, neither process nor file.
     pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
         config::check(spec.shape, &spec.memory, &spec.start)?;
-        self.version.refuse(Step::Launch)?;
+        self.version.refuse(VersionedStep::Launch)?;
         if matches!(spec.start, MachineStart::Restore { .. }) {
-            self.version.refuse(Step::Restore)?;
+            self.version.refuse(VersionedStep::Restore)?;
         }
         let shape = spec.shape;
         let prepare = {
@@ -103,17 +103,18 @@ impl Firecracker {
         };
         let prepared =
             prepare.await.map_err(|source| host("prepare the VMM's directory")(source.into()))??;
-        let Prepared { order, root, log, status, user, requests } = prepared;
-        let program = order.binary.clone();
+        let PreparedLaunch { request, root, log, status, user, requests } = prepared;
+        let program = request.binary.clone();
         let process =
-            spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&program, SOURCE, fault))?;
+            spawn::spawn(request).await.map_err(|fault| VmmError::of_spawn(&program, SOURCE, fault))?;
         let confinement = process.confinement();
-        let (pid, killer) = (process.pid(), process.killer());
-        let ends = control::start(process, Outlets { log, status }).map_err(host("watch the VMM"))?;
+        let (pid, pidfd) = (process.pid(), process.pidfd());
+        let channels =
+            control::start(process, ProcessPipes { log, status }).map_err(host("watch the VMM"))?;
         let now = Instant::now();
-        let mut handle = Handle {
-            ends,
-            killer,
+        let mut handle = FirecrackerHandle {
+            channels,
+            pidfd,
             pid,
             root,
             api: None,
@@ -126,7 +127,7 @@ impl Firecracker {
             saved: false,
         };
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
-            handle.find_pid().await?;
+            handle.find_vmm_pid().await?;
             handle.launch_times.answered = Instant::now();
             match requests {
                 None => handle.load().await?,
@@ -142,128 +143,135 @@ impl Firecracker {
             Err(error) => {
                 // Reaped and swept before the caller hears of it, so that a failed launch leaves nothing.
                 let _ended = Box::new(handle).stop().await;
-                Err(complaint::recognise(error, shape.mem_mib))
+                Err(diagnosis::recognise(error, shape.mem_mib))
             }
         }
     }
 
     /// Removes what killed processes left in [`Firecracker::run_dir`]. Every launch does so too.
     pub fn sweep(&self) {
-        home::sweep(&self.kind(), |id| match &self.jail {
+        machine_dir::sweep(&self.machines_dir(), |id| match &self.jail {
             Some(jail) => jail.users.cgroup_directories(id),
             None => Vec::new(),
         });
     }
 
     /// Where the directories of all machines of this binary are; the jailer's rule.
-    fn kind(&self) -> PathBuf {
+    fn machines_dir(&self) -> PathBuf {
         self.run_dir.join(self.binary.file_name().unwrap_or_else(|| "firecracker".as_ref()))
     }
 
-    fn prepare(&self, spec: MachineSpec) -> Result<Prepared, VmmError> {
+    fn prepare(&self, spec: MachineSpec) -> Result<PreparedLaunch, VmmError> {
         self.sweep();
         let MachineSpec { shape, parts, memory, start } = spec;
         let longest_file = longest_file(shape, &parts)?;
-        let drives =
-            config::Drives { base: parts.base.is_some(), disk: parts.disk.is_some().then_some(parts.cache) };
+        let drives = config::DriveSet {
+            base: parts.base.is_some(),
+            disk: parts.disk.is_some().then_some(parts.cache),
+        };
         let requests = match start {
             MachineStart::Cold => Some(config::cold(shape, drives, &parts.kernel_args)?),
             MachineStart::Restore { .. } => None,
         };
         let files = files(parts, memory, start);
-        let of_vmm = config::arguments();
-        let (home, mut order, status, user) = match &self.jail {
-            None => self.unjailed(files, shape, longest_file, of_vmm)?,
-            Some(jail) => self.jailed(jail, files, shape, longest_file, of_vmm)?,
+        let vmm_args = config::arguments();
+        let (machine_dir, mut request, status, user) = match &self.jail {
+            None => self.unjailed(files, shape, longest_file, vmm_args)?,
+            Some(jail) => self.jailed(jail, files, shape, longest_file, vmm_args)?,
         };
-        let log = home.pipe(config::LOG).map_err(host("make a pipe for the VMM's log"))?;
+        let log = machine_dir.pipe(config::LOG).map_err(host("make a pipe for the VMM's log"))?;
         if let Some(user) = user {
-            jail::own(&log, user).map_err(host("give the VMM its log"))?;
+            jail::give_to_user(&log, user).map_err(host("give the VMM its log"))?;
         }
-        order.directory = home.root_path();
-        let root = home.root().clone();
-        order.leftover = Some(Box::new(home));
-        Ok(Prepared { order, root, log, status, user, requests })
+        request.directory = machine_dir.root_path();
+        let root = machine_dir.root().clone();
+        request.drop_with_process = Some(Box::new(machine_dir));
+        Ok(PreparedLaunch { request, root, log, status, user, requests })
     }
 
     fn unjailed(
         &self,
-        files: Vec<Named>,
+        files: Vec<NamedFile>,
         shape: Shape,
         longest_file: u64,
-        of_vmm: Vec<std::ffi::OsString>,
-    ) -> Result<Half, VmmError> {
-        let home = Home::make(&self.kind(), home::any_name).map_err(host("make the VMM's directory"))?;
-        let (mut inherit, mut opens) = (Vec::new(), Vec::new());
+        vmm_args: Vec<std::ffi::OsString>,
+    ) -> Result<LaunchSetup, VmmError> {
+        let machine_dir = MachineDir::make(&self.machines_dir(), machine_dir::random_name)
+            .map_err(host("make the VMM's directory"))?;
+        let (mut inherit, mut reopened) = (Vec::new(), Vec::new());
         for (name, file, access) in files {
-            home.link(name, &file).map_err(host("name a file for the VMM"))?;
-            opens.push((file.as_raw_fd(), access));
+            machine_dir.link(name, &file).map_err(host("name a file for the VMM"))?;
+            reopened.push((file.as_raw_fd(), access));
             inherit.push(file);
         }
-        let mut args = vec!["--id".into(), home.id().into()];
-        args.extend(of_vmm);
-        let needs = Needs {
+        let mut args = vec!["--id".into(), machine_dir.id().into()];
+        args.extend(vmm_args);
+        let requirements = VmmRequirements {
             shape,
             limits: VmmLimits::FIRECRACKER,
             longest_file,
             spare_threads: jail::SPARE_THREADS,
             kvm: true,
-            home: Some(home.root_path()),
-            opens,
+            working_dir: Some(machine_dir.root_path()),
+            reopened,
         };
-        let plan = Plan::new(needs, None, self.run_dir.clone());
-        let order = order(&self.binary, args, inherit, Containment::Sandbox(Box::new(plan)));
-        Ok((home, order, None, None))
+        let plan = SandboxPlan::new(requirements, None, self.run_dir.clone());
+        let request = spawn_request(&self.binary, args, inherit, Containment::Sandbox(Box::new(plan)));
+        Ok((machine_dir, request, None, None))
     }
 
     fn jailed(
         &self,
         jail: &Jail,
-        files: Vec<Named>,
+        files: Vec<NamedFile>,
         shape: Shape,
         longest_file: u64,
-        of_vmm: Vec<std::ffi::OsString>,
-    ) -> Result<Half, VmmError> {
-        let (home, user) = jail.users.home(&self.kind())?;
+        vmm_args: Vec<std::ffi::OsString>,
+    ) -> Result<LaunchSetup, VmmError> {
+        let (machine_dir, user) = jail.users.machine_dir(&self.machines_dir())?;
         let mut mounts = Vec::new();
         for (name, file, access) in &files {
-            mounts.push(jail.admit(&home, user, &jail::Part { name, file, access: *access })?);
+            mounts.push(jail.mount_file(
+                &machine_dir,
+                user,
+                &jail::JailFile { name, file, access: *access },
+            )?);
         }
         let (status, theirs) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| host("make a pipe for the VMM's end")(errno.into()))?;
-        let args = jail.arguments(&self.binary, &self.run_dir, user, shape, longest_file, of_vmm);
+        let args = jail.arguments(&self.binary, &self.run_dir, user, shape, longest_file, vmm_args);
         let cgroup = jail.users.cgroups.is_some();
-        let warden = warden::Order { mounts, status: theirs, user: Some(user), cgroup };
-        let order = order(&jail.binary, args, Vec::new(), Containment::Warden(warden));
-        Ok((home, order, Some(status), Some(user)))
+        let warden = warden::WardenConfig { mounts, status: theirs, user: Some(user), cgroup };
+        let request = spawn_request(&jail.binary, args, Vec::new(), Containment::Warden(warden));
+        Ok((machine_dir, request, Some(status), Some(user)))
     }
 }
 
 /// A file with its name and what the VMM may do with it.
-type Named = (&'static str, OwnedFd, Access);
+type NamedFile = (&'static str, OwnedFd, FileAccess);
 
 /// What the two ways to run have to say: the directory, the order, where its end is reported, and its user.
-type Half = (Home, Order, Option<OwnedFd>, Option<u32>);
+type LaunchSetup = (MachineDir, SpawnRequest, Option<OwnedFd>, Option<u32>);
 
 /// The files that the VMM opens.
-fn files(parts: MachineParts, memory: GuestMemory, start: MachineStart) -> Vec<Named> {
-    let mut all: Vec<Named> = Vec::new();
+fn files(parts: MachineParts, memory: GuestMemory, start: MachineStart) -> Vec<NamedFile> {
+    let mut all: Vec<NamedFile> = Vec::new();
     let mut add = |name, file: File, access| all.push((name, file.into(), access));
     match start {
         MachineStart::Cold => {
-            add(config::KERNEL, parts.kernel, Access::Read);
-            add(config::INITRAMFS, parts.initramfs, Access::Read);
+            add(config::KERNEL, parts.kernel, FileAccess::Read);
+            add(config::INITRAMFS, parts.initramfs, FileAccess::Read);
         }
-        MachineStart::Restore { state } => add(config::STATE, state, Access::Read),
+        MachineStart::Restore { state } => add(config::STATE, state, FileAccess::Read),
     }
     if let GuestMemory::From(file) = memory {
-        add(config::MEMORY, file, Access::Read);
+        add(config::MEMORY, file, FileAccess::Read);
     }
     if let Some(base) = parts.base {
-        add(config::BASE, base, Access::Read);
+        add(config::BASE, base, FileAccess::Read);
     }
     if let Some(disk) = parts.disk {
-        add(config::DISK, disk, Access::Write);
+        add(config::DISK, disk, FileAccess::Write);
     }
     all
 }
@@ -274,20 +282,20 @@ fn longest_file(shape: Shape, parts: &MachineParts) -> Result<u64, VmmError> {
     Ok(disk.map_err(host("look at the disk"))?.max(shape.memory_bytes()))
 }
 
-fn order(
+fn spawn_request(
     binary: &Path,
     args: Vec<std::ffi::OsString>,
     inherit: Vec<OwnedFd>,
     containment: Containment,
-) -> Order {
-    Order {
+) -> SpawnRequest {
+    SpawnRequest {
         binary: binary.to_owned(),
         args,
         inherit,
         directory: "/".into(),
         stdout: true,
         containment,
-        leftover: None,
+        drop_with_process: None,
     }
 }
 

@@ -19,7 +19,7 @@ const BLOCK: usize = 64 * 1024;
 
 /// A file that is about to be written. Dropping it takes its second name away and gives it back to its owner.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct SaveFile {
     file: OwnedFd,
     root: Arc<OwnedFd>,
     name: &'static str,
@@ -28,14 +28,14 @@ pub(super) struct Output {
     owner: Option<(Uid, Gid)>,
 }
 
-impl Output {
+impl SaveFile {
     /// Makes `file` writable as `name` in `root` for the VMM, which is `user` in a jail.
     pub(super) fn offer(
         root: &Arc<OwnedFd>,
         name: &'static str,
         file: File,
         user: Option<u32>,
-    ) -> io::Result<Output> {
+    ) -> io::Result<SaveFile> {
         let file = OwnedFd::from(file);
         // What an earlier save that failed left.
         match rustix::fs::unlinkat(root.as_fd(), name, AtFlags::empty()) {
@@ -45,11 +45,11 @@ impl Output {
         let given = crate::proc_path(&file);
         let linked =
             rustix::fs::linkat(rustix::fs::CWD, given, root.as_fd(), name, AtFlags::SYMLINK_FOLLOW).is_ok();
-        let mut output = Output { file, root: root.clone(), name, linked, owner: None };
+        let mut output = SaveFile { file, root: root.clone(), name, linked, owner: None };
         if let (true, Some(user)) = (linked, user) {
             let stat = rustix::fs::fstat(&output.file)?;
             output.owner = Some((Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)));
-            jail::own(&output.file, user)?;
+            jail::give_to_user(&output.file, user)?;
         }
         Ok(output)
     }
@@ -65,7 +65,7 @@ impl Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for SaveFile {
     fn drop(&mut self) {
         let _never_written = rustix::fs::unlinkat(self.root.as_fd(), self.name, AtFlags::empty());
         if let Some((uid, gid)) = self.owner {
@@ -102,7 +102,7 @@ mod tests {
 
     fn save_into(file: File, dir: &std::path::Path) -> Vec<u8> {
         let root = Arc::new(OwnedFd::from(File::open(dir).unwrap()));
-        let output = Output::offer(&root, "memory.new", file.try_clone().unwrap(), None).unwrap();
+        let output = SaveFile::offer(&root, "memory.new", file.try_clone().unwrap(), None).unwrap();
         // As the VMM does it: by name.
         let mut bytes = vec![0; 300_000];
         bytes[200_000] = 7;

@@ -77,7 +77,7 @@ pub enum FirecrackerFeature {
 
 /// What is about to be done with it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum VersionedStep {
     Launch,
     Restore,
     /// A resume of what was paused and not saved since.
@@ -159,11 +159,11 @@ impl FirecrackerVersion {
     }
 
     /// Refuses what this version is known to break.
-    pub(super) fn refuse(self, step: Step) -> Result<(), VmmError> {
+    pub(super) fn refuse(self, step: VersionedStep) -> Result<(), VmmError> {
         let breaks = |defect: &FirecrackerDefect| match step {
-            Step::Launch => *defect == FirecrackerDefect::TooOld,
-            Step::Restore => *defect == FirecrackerDefect::DeadAfterRestore,
-            Step::BareResume => *defect == FirecrackerDefect::BarePauseResume,
+            VersionedStep::Launch => *defect == FirecrackerDefect::TooOld,
+            VersionedStep::Restore => *defect == FirecrackerDefect::DeadAfterRestore,
+            VersionedStep::BareResume => *defect == FirecrackerDefect::BarePauseResume,
         };
         match self.defects().into_iter().find(breaks) {
             Some(defect) => Err(VmmError::KnownBad { version: self.to_string(), defect }),
@@ -221,7 +221,7 @@ mod tests {
         FirecrackerVersion::parse(&format!("Firecracker v{text}")).unwrap()
     }
 
-    fn refused(text: &str, step: Step) -> Option<FirecrackerDefect> {
+    fn refused(text: &str, step: VersionedStep) -> Option<FirecrackerDefect> {
         match version(text).refuse(step) {
             Ok(()) => None,
             Err(VmmError::KnownBad { version, defect }) => {
@@ -255,8 +255,8 @@ mod tests {
             ("1.16.2", None),
             ("1.17.0", None),
         ] {
-            assert_eq!(refused(text, Step::BareResume), expected, "{text}");
-            assert_eq!(refused(text, Step::Launch), None, "{text}");
+            assert_eq!(refused(text, VersionedStep::BareResume), expected, "{text}");
+            assert_eq!(refused(text, VersionedStep::Launch), None, "{text}");
         }
     }
 
@@ -268,7 +268,7 @@ mod tests {
             ("1.16.0", Some(FirecrackerDefect::DeadAfterRestore)),
             ("1.16.1", None),
         ] {
-            assert_eq!(refused(text, Step::Restore), expected, "{text}");
+            assert_eq!(refused(text, VersionedStep::Restore), expected, "{text}");
         }
     }
 
@@ -287,8 +287,8 @@ mod tests {
 
     #[test]
     fn what_is_too_old_is_refused_by_name() {
-        assert_eq!(refused("1.11.0", Step::Launch), Some(FirecrackerDefect::TooOld));
-        let error = version("1.11.0").refuse(Step::Launch).unwrap_err().to_string();
+        assert_eq!(refused("1.11.0", VersionedStep::Launch), Some(FirecrackerDefect::TooOld));
+        let error = version("1.11.0").refuse(VersionedStep::Launch).unwrap_err().to_string();
         assert_eq!(
             error,
             "version 1.11.0 of the VMM is not used here: versions before 1.12.0 are not supported"

@@ -11,7 +11,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::api::{AGAIN, is_early, reach};
+use super::api::{RETRY_INTERVAL, connect_in_dir, is_not_listening_yet};
 
 /// The port in the guest where the stream's other end listens.
 pub(super) const GUEST_PORT: u32 = 52;
@@ -28,16 +28,16 @@ pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<UnixStream>
     loop {
         match tokio::time::timeout(TRY_DEADLINE, attempt(dir, name)).await {
             Ok(Ok(Some(stream))) => return Ok(stream),
-            Ok(Err(error)) if !is_early(&error) => return Err(error),
+            Ok(Err(error)) if !is_not_listening_yet(&error) => return Err(error),
             // Nobody listens yet, or nobody answered.
-            Ok(Ok(None) | Err(_)) | Err(_) => tokio::time::sleep(AGAIN).await,
+            Ok(Ok(None) | Err(_)) | Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
 }
 
 /// One try; `None` when it was closed before its `OK`.
 async fn attempt(dir: &OwnedFd, name: &str) -> io::Result<Option<UnixStream>> {
-    let mut stream = reach(dir, name).await?;
+    let mut stream = connect_in_dir(dir, name).await?;
     match shake(&mut stream).await {
         Ok(true) => Ok(Some(stream)),
         Ok(false) => Ok(None),

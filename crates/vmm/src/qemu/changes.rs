@@ -21,7 +21,7 @@ const STEP: usize = 256;
 
 /// A part of a file in a process's memory.
 #[derive(Debug, PartialEq, Eq)]
-struct Part {
+struct MappedRange {
     addresses: Range<u64>,
     offset: u64,
 }
@@ -37,7 +37,7 @@ pub(super) fn copy(pid: u32, inode: u64, length: u64, into: &File) -> io::Result
         (File::open(format!("/proc/{pid}/pagemap"))?, File::open(format!("/proc/{pid}/mem"))?);
     let (mut entries, mut bytes) = (vec![0; STEP * ENTRY], vec![0; STEP * PAGE as usize]);
     let mut copied = 0;
-    for Part { addresses, offset } in parts {
+    for MappedRange { addresses, offset } in parts {
         for begin in addresses.clone().step_by(STEP * PAGE as usize) {
             let pages = ((addresses.end - begin) / PAGE).min(STEP as u64) as usize;
             let entries = &mut entries[..pages * ENTRY];
@@ -55,7 +55,7 @@ pub(super) fn copy(pid: u32, inode: u64, length: u64, into: &File) -> io::Result
 }
 
 /// Where the file with this inode is mapped private, in the text of `/proc/PID/maps`.
-fn parts(maps: &str, inode: u64) -> Vec<Part> {
+fn parts(maps: &str, inode: u64) -> Vec<MappedRange> {
     let part = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let (from, to) = words.next()?.split_once('-')?;
@@ -65,15 +65,15 @@ fn parts(maps: &str, inode: u64) -> Vec<Part> {
             return None;
         }
         let hex = |text| u64::from_str_radix(text, 16).ok();
-        Some(Part { addresses: hex(from)?..hex(to)?, offset: hex(offset)? })
+        Some(MappedRange { addresses: hex(from)?..hex(to)?, offset: hex(offset)? })
     };
     maps.lines().filter_map(part).collect()
 }
 
 /// Whether they are the file from its beginning to its end, each byte once.
-fn is_whole(parts: &[Part], length: u64) -> bool {
+fn is_whole(parts: &[MappedRange], length: u64) -> bool {
     let mut next = 0;
-    for Part { addresses, offset } in parts {
+    for MappedRange { addresses, offset } in parts {
         if *offset != next || addresses.is_empty() {
             return false;
         }

@@ -14,7 +14,7 @@ use rustix::fs::SealFlags;
 
 use crate::VmmError;
 use crate::machine::{Accelerator, DiskCache, GuestMemory, MachineParts, Shape};
-use crate::warden::Access as Opened;
+use crate::warden::FileAccess;
 
 /// Kernel arguments for a boot that is made to see why an earlier one hung or died: the whole kernel log, from the
 /// first line on. Given at the end of [`MachineParts::kernel_args`], they overrule `quiet`. They cost a boot 5 to 10 %.
@@ -26,7 +26,7 @@ pub const DEVICE_MODEL: u32 = 4;
 
 /// Everything that goes into one QEMU process.
 #[derive(Debug)]
-pub(super) struct Line {
+pub(super) struct QemuCommandLine {
     pub(super) accelerator: Accelerator,
     pub(super) shape: Shape,
     /// 0 where nobody will read it.
@@ -56,20 +56,20 @@ pub(super) fn check(shape: Shape, memory: &GuestMemory) -> Result<(), VmmError> 
     }
 }
 
-impl Line {
+impl QemuCommandLine {
     /// The arguments, and the descriptors that the numbers in them mean.
-    pub(super) fn build(self) -> Result<Built, VmmError> {
-        let mut out = Built::default();
+    pub(super) fn build(self) -> Result<QemuArguments, VmmError> {
+        let mut out = QemuArguments::default();
         let kernel_line = self.kernel_line()?;
         let mem_mib = self.shape.mem_mib;
 
-        out.plain(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
+        out.words(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
         // The section that says which machine was saved, which not every save has.
-        out.plain(["-global", "migration.send-configuration=off"]);
+        out.words(["-global", "migration.send-configuration=off"]);
         // Left allowed is only what QEMU itself needs: `spawn` denies fork and exec, `elevateprivileges` setuid and
         // its kind, `resourcecontrol` scheduling and priorities, `obsolete` dead system calls. Four switches are all
         // that QEMU 7.2 has.
-        out.two(
+        out.option(
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
         );
@@ -82,19 +82,21 @@ impl Line {
             Accelerator::Tcg => ("tcg,thread=multi,tb-size=52", "max,-erms"),
             Accelerator::Kvm => ("kvm", "host"),
         };
-        out.two("-accel", accelerator.to_owned());
-        out.two("-cpu", cpu.to_owned());
-        out.two("-smp", self.shape.vcpus.to_string());
-        out.two("-m", format!("{mem_mib}M"));
+        out.option("-accel", accelerator.to_owned());
+        out.option("-cpu", cpu.to_owned());
+        out.option("-smp", self.shape.vcpus.to_string());
+        out.option("-m", format!("{mem_mib}M"));
         match self.memory {
-            GuestMemory::Private => out.two("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M")),
+            GuestMemory::Private => {
+                out.option("-object", format!("memory-backend-ram,id=ram,size={mem_mib}M"))
+            }
             GuestMemory::Owned(file) => {
-                let path = out.path(file, Opened::Write);
-                out.two("-object", ram_file(mem_mib, &path, "on"));
+                let path = out.reopened_path(file, FileAccess::Write);
+                out.option("-object", ram_file(mem_mib, &path, "on"));
             }
             GuestMemory::From(file) => {
-                let path = out.path(file, Opened::Write);
-                out.two("-object", ram_file(mem_mib, &path, "off"));
+                let path = out.reopened_path(file, FileAccess::Write);
+                out.option("-object", ram_file(mem_mib, &path, "off"));
             }
         }
         // A guest that is told its counter's rate leaves the PIT as it was reset, and QEMU toggles its output for nobody, 36
@@ -103,35 +105,35 @@ impl Line {
             Accelerator::Tcg => "off",
             Accelerator::Kvm => "on",
         };
-        out.two("-machine", format!("microvm,rtc=on,pit={pit},pic=on,acpi=on,pcie=off,usb=off,graphics=off,isa-serial=on,memory-backend=ram"));
+        out.option("-machine", format!("microvm,rtc=on,pit={pit},pic=on,acpi=on,pcie=off,usb=off,graphics=off,isa-serial=on,memory-backend=ram"));
 
-        let kernel = out.path(self.parts.kernel, Opened::Read);
-        out.two("-kernel", kernel);
-        let initramfs = out.path(self.parts.initramfs, Opened::Read);
-        out.two("-initrd", initramfs);
-        out.two("-append", kernel_line);
+        let kernel = out.reopened_path(self.parts.kernel, FileAccess::Read);
+        out.option("-kernel", kernel);
+        let initramfs = out.reopened_path(self.parts.initramfs, FileAccess::Read);
+        out.option("-initrd", initramfs);
+        out.option("-append", kernel_line);
 
-        let console = out.number(self.console);
-        out.two("-chardev", format!("socket,id=console,fd={console}"));
-        out.two("-serial", "chardev:console".to_owned());
-        let qmp = out.number(self.qmp);
-        out.two("-chardev", format!("socket,id=qmp,fd={qmp}"));
-        out.two("-mon", "chardev=qmp,mode=control".to_owned());
+        let console = out.inherit(self.console);
+        out.option("-chardev", format!("socket,id=console,fd={console}"));
+        out.option("-serial", "chardev:console".to_owned());
+        let qmp = out.inherit(self.qmp);
+        out.option("-chardev", format!("socket,id=qmp,fd={qmp}"));
+        out.option("-mon", "chardev=qmp,mode=control".to_owned());
 
         // Two ports: number 0 is reserved for a console.
-        out.two("-device", "virtio-serial-device,max_ports=2".to_owned());
-        let port = out.number(self.port);
-        out.two("-chardev", format!("socket,id=port,fd={port}"));
-        out.two("-device", "virtserialport,chardev=port,nr=1,name=pyro".to_owned());
+        out.option("-device", "virtio-serial-device,max_ports=2".to_owned());
+        let port = out.inherit(self.port);
+        out.option("-chardev", format!("socket,id=port,fd={port}"));
+        out.option("-device", "virtserialport,chardev=port,nr=1,name=pyro".to_owned());
         if let Some(base) = self.parts.base {
-            out.drive("base", base, Access::Read);
+            out.drive("base", base, DriveAccess::Read);
         }
         if let Some(disk) = self.parts.disk {
-            out.drive("disk", disk, Access::Write(self.parts.cache));
+            out.drive("disk", disk, DriveAccess::Write(self.parts.cache));
         }
         if self.restores {
             // -S: a loaded machine waits to be told to run.
-            out.plain(["-incoming", "defer", "-S"]);
+            out.words(["-incoming", "defer", "-S"]);
         }
         Ok(out)
     }
@@ -166,68 +168,68 @@ fn ram_file(mem_mib: u32, path: &str, share: &str) -> String {
 
 /// What the guest may do with a drive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Access {
+enum DriveAccess {
     Read,
     Write(DiskCache),
 }
 
 /// Arguments under construction, with the descriptors they mention.
 #[derive(Debug, Default)]
-pub(super) struct Built {
+pub(super) struct QemuArguments {
     pub(super) args: Vec<OsString>,
     pub(super) inherit: Vec<OwnedFd>,
     /// Those of them that QEMU opens anew by their paths.
-    pub(super) opens: Vec<(RawFd, Opened)>,
+    pub(super) reopened: Vec<(RawFd, FileAccess)>,
     sets: u32,
 }
 
-impl Built {
-    fn plain<const N: usize>(&mut self, words: [&str; N]) {
+impl QemuArguments {
+    fn words<const N: usize>(&mut self, words: [&str; N]) {
         self.args.extend(words.map(OsString::from));
     }
 
-    fn two(&mut self, option: &str, value: String) {
+    fn option(&mut self, option: &str, value: String) {
         self.args.push(option.into());
         self.args.push(value.into());
     }
 
     /// Passes a descriptor on; its number.
-    fn number(&mut self, descriptor: OwnedFd) -> i32 {
+    fn inherit(&mut self, descriptor: OwnedFd) -> i32 {
         let number = descriptor.as_raw_fd();
         self.inherit.push(descriptor);
         number
     }
 
     /// Passes a file on; a path that opens it anew in QEMU.
-    fn path(&mut self, file: File, access: Opened) -> String {
-        let number = self.number(file.into());
-        self.opens.push((number, access));
+    fn reopened_path(&mut self, file: File, access: FileAccess) -> String {
+        let number = self.inherit(file.into());
+        self.reopened.push((number, access));
         format!("/proc/self/fd/{number}")
     }
 
     /// A virtio block device over `file`.
-    fn drive(&mut self, name: &str, file: File, access: Access) {
+    fn drive(&mut self, name: &str, file: File, access: DriveAccess) {
         self.sets += 1;
         let set = self.sets;
-        let number = self.number(file.into());
-        self.two("-add-fd", format!("fd={number},set={set}"));
+        let number = self.inherit(file.into());
+        self.option("-add-fd", format!("fd={number},set={set}"));
         // discard=unmap: what the guest trims becomes a hole again. Locks are the caller's: a base is shared on purpose,
         // a disk belongs to one VM.
         let mode = match access {
-            Access::Read => "read-only=on,auto-read-only=off",
-            Access::Write(DiskCache::Unsafe) => {
+            DriveAccess::Read => "read-only=on,auto-read-only=off",
+            DriveAccess::Write(DiskCache::Unsafe) => {
                 "read-only=off,auto-read-only=off,discard=unmap,cache.no-flush=on"
             }
-            Access::Write(DiskCache::Writeback) => "read-only=off,auto-read-only=off,discard=unmap",
+            DriveAccess::Write(DiskCache::Writeback) => "read-only=off,auto-read-only=off,discard=unmap",
         };
-        self.two(
+        self.option(
             "-blockdev",
             format!("driver=raw,node-name={name},{mode},file.driver=file,file.filename=/dev/fdset/{set},file.aio=threads,file.locking=off"),
         );
         // werror=report: the guest sees its disk fail when the host's is full. QEMU's default would stop the machine,
         // and nobody would ever continue it.
-        let report = if access == Access::Read { "" } else { ",werror=report" };
-        self.two("-device", format!("virtio-blk-device,drive={name}{report}"));
+        let report = if access == DriveAccess::Read { "" } else { ",werror=report" };
+        self.option("-device", format!("virtio-blk-device,drive={name}{report}"));
     }
 }
 
@@ -241,7 +243,7 @@ mod tests {
     }
 
     fn arguments(accelerator: Accelerator, memory: GuestMemory, restores: bool) -> String {
-        let line = Line {
+        let line = QemuCommandLine {
             accelerator,
             shape: Shape { vcpus: 2, mem_mib: 512 },
             tsc_khz: if restores { 0 } else { 2_000_000 },
@@ -259,7 +261,7 @@ mod tests {
             port: null(),
             console: null(),
         };
-        let Built { args, inherit, .. } = line.build().unwrap();
+        let QemuArguments { args, inherit, .. } = line.build().unwrap();
         let mut text = String::new();
         for arg in args {
             let mut arg = arg.into_string().unwrap();

@@ -25,17 +25,17 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::qmp::{self, Message};
+use super::qmp::{self, QmpMessage};
 use crate::console::{CONSOLE_LIMIT, OutputTail};
 use crate::death::{Death, DeathReason, ProcessExit, is_panic};
-use crate::spawn::{Killer, Process};
+use crate::spawn::{ProcessPidfd, VmmProcess};
 
 /// How much of QEMU's stderr is kept. A KVM internal error dumps some 2 KiB of registers.
 const STDERR_LIMIT: usize = 8 * 1024;
 
 /// Something for QEMU to do.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct QmpCommand {
     pub(super) command: &'static str,
     pub(super) arguments: Value,
     /// A descriptor that travels with the command.
@@ -45,7 +45,7 @@ pub(super) struct Ask {
 
 /// Where a migration, out or in, stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Migration {
+pub(super) enum MigrationStatus {
     /// Not over.
     Going,
     Completed,
@@ -54,48 +54,53 @@ pub(super) enum Migration {
 
 /// The ends that a handle keeps.
 #[derive(Debug)]
-pub(super) struct Ends {
+pub(super) struct ControlChannels {
     /// Closed before the process is killed: that is how the task tells a stop from a murder.
-    pub(super) asks: Option<mpsc::Sender<Ask>>,
+    pub(super) command_sender: Option<mpsc::Sender<QmpCommand>>,
     pub(super) death: watch::Receiver<Option<Death>>,
-    pub(super) migration: watch::Receiver<Migration>,
+    pub(super) migration: watch::Receiver<MigrationStatus>,
     pub(super) console: Arc<Mutex<OutputTail>>,
 }
 
 /// Starts the task. `process` is its own from here on.
 pub(super) fn start(
-    mut process: Process,
+    mut process: VmmProcess,
     qmp: UnixStream,
     console: UnixStream,
     stderr: Option<tokio::net::unix::pipe::Receiver>,
-) -> io::Result<Ends> {
-    let ended = process.killer().ended()?;
-    let (asks, asked) = mpsc::channel(4);
+) -> io::Result<ControlChannels> {
+    let ended = process.pidfd().ended()?;
+    let (command_sender, command_receiver) = mpsc::channel(4);
     let (death, death_seen) = watch::channel(None);
-    let (migration, migration_seen) = watch::channel(Migration::Going);
+    let (migration, migration_seen) = watch::channel(MigrationStatus::Going);
     let tail = Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT)));
-    let control = Control {
+    let control = ControlTask {
         qmp,
-        decoder: qmp::Decoder::default(),
+        decoder: qmp::QmpDecoder::default(),
         waiting: HashMap::new(),
         next_id: 1,
         migration,
         tail: tail.clone(),
         stderr_tail: OutputTail::new(STDERR_LIMIT),
-        seen: Seen::default(),
+        signs: EndSigns::default(),
         pausing: false,
     };
     tokio::spawn(async move {
-        let end = control.run(&mut process, &ended, asked, console, stderr).await;
+        let end = control.run(&mut process, &ended, command_receiver, console, stderr).await;
         drop(process);
         death.send_replace(Some(end));
     });
-    Ok(Ends { asks: Some(asks), death: death_seen, migration: migration_seen, console: tail })
+    Ok(ControlChannels {
+        command_sender: Some(command_sender),
+        death: death_seen,
+        migration: migration_seen,
+        console: tail,
+    })
 }
 
 /// What QEMU said about its end before it came.
 #[derive(Debug, Default)]
-struct Seen {
+struct EndSigns {
     guest_shutdown: bool,
     guest_reset: bool,
     guest_panic: bool,
@@ -104,46 +109,46 @@ struct Seen {
     stopped_by_us: bool,
 }
 
-struct Control {
+struct ControlTask {
     qmp: UnixStream,
-    decoder: qmp::Decoder,
-    waiting: HashMap<u64, Waiting>,
+    decoder: qmp::QmpDecoder,
+    waiting: HashMap<u64, PendingReply>,
     next_id: u64,
-    migration: watch::Sender<Migration>,
+    migration: watch::Sender<MigrationStatus>,
     tail: Arc<Mutex<OutputTail>>,
     stderr_tail: OutputTail,
-    seen: Seen,
+    signs: EndSigns,
     /// A `stop` or a migration of ours is under way or done: a STOP event is then no news.
     pausing: bool,
 }
 
-enum Waiting {
+enum PendingReply {
     Caller(oneshot::Sender<Result<Value, String>>),
     /// Our own question after a STOP nobody asked for.
     WhyStopped,
 }
 
-impl Control {
+impl ControlTask {
     async fn run(
         mut self,
-        process: &mut Process,
-        ended: &AsyncFd<Killer>,
-        mut asked: mpsc::Receiver<Ask>,
+        process: &mut VmmProcess,
+        ended: &AsyncFd<ProcessPidfd>,
+        mut command_receiver: mpsc::Receiver<QmpCommand>,
         mut console: UnixStream,
         mut stderr: Option<tokio::net::unix::pipe::Receiver>,
     ) -> Death {
-        let killer = process.killer();
+        let pidfd = process.pidfd();
         let (mut from_qmp, mut from_console, mut from_stderr) = (vec![0; 4096], vec![0; 4096], vec![0; 1024]);
         let (mut qmp_open, mut console_open, mut owned) = (true, true, true);
         let status = loop {
             tokio::select! {
                 status = process.reaped(ended) => break status,
-                ask = asked.recv(), if owned => match ask {
-                    Some(ask) => self.send(ask),
+                request = command_receiver.recv(), if owned => match request {
+                    Some(request) => self.send(request),
                     None => {
                         owned = false;
-                        self.seen.stopped_by_us = true;
-                        killer.kill();
+                        self.signs.stopped_by_us = true;
+                        pidfd.kill();
                     }
                 },
                 read = self.qmp.read(&mut from_qmp), if qmp_open => match read {
@@ -151,11 +156,11 @@ impl Control {
                         self.decoder.push(&from_qmp[..n]);
                         if self.messages().is_err() {
                             // Nothing can be asked of it any more.
-                            killer.kill();
+                            pidfd.kill();
                             qmp_open = false;
                         }
-                        if self.seen.internal_error {
-                            killer.kill();
+                        if self.signs.internal_error {
+                            pidfd.kill();
                         }
                     }
                     _ => qmp_open = false,
@@ -181,7 +186,7 @@ impl Control {
         while let Some(Ok(n @ 1..)) = stderr.as_ref().map(|pipe| pipe.try_read(&mut from_stderr)) {
             self.stderr_tail.push(&from_stderr[..n]);
         }
-        self.seen.stopped_by_us |= asked.is_closed();
+        self.signs.stopped_by_us |= command_receiver.is_closed();
         self.death(status)
     }
 
@@ -189,17 +194,23 @@ impl Control {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
     }
 
-    fn send(&mut self, ask: Ask) {
-        match ask.command {
+    fn send(&mut self, request: QmpCommand) {
+        match request.command {
             "stop" | "migrate" => self.pausing = true,
             "cont" => self.pausing = false,
             _ => {}
         }
-        let waiting = Waiting::Caller(ask.answer);
-        self.write(ask.command, &ask.arguments, ask.descriptor, waiting);
+        let waiting = PendingReply::Caller(request.answer);
+        self.write(request.command, &request.arguments, request.descriptor, waiting);
     }
 
-    fn write(&mut self, command: &str, arguments: &Value, descriptor: Option<OwnedFd>, waiting: Waiting) {
+    fn write(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        descriptor: Option<OwnedFd>,
+        waiting: PendingReply,
+    ) {
         let id = self.next_id;
         self.next_id += 1;
         let line = qmp::encode(id, command, arguments);
@@ -211,7 +222,7 @@ impl Control {
                 self.waiting.insert(id, waiting);
             }
             // A QEMU that is gone is noticed by its death; dropping the answer tells the caller to look there.
-            (Err(error), Waiting::Caller(answer)) if error.kind() == io::ErrorKind::WouldBlock => {
+            (Err(error), PendingReply::Caller(answer)) if error.kind() == io::ErrorKind::WouldBlock => {
                 let _gone = answer.send(Err("it does not read its commands".to_owned()));
             }
             (Err(_), _) => {}
@@ -221,10 +232,10 @@ impl Control {
     fn messages(&mut self) -> Result<(), qmp::QmpError> {
         while let Some(message) = self.decoder.next()? {
             match message {
-                Message::Return { id, value } => self.answer(id, Ok(value)),
-                Message::Error { id: Some(id), detail } => self.answer(id, Err(detail)),
-                Message::Event { name, data } => self.event(&name, &data),
-                Message::Error { id: None, .. } | Message::Other => {}
+                QmpMessage::Return { id, value } => self.answer(id, Ok(value)),
+                QmpMessage::Error { id: Some(id), detail } => self.answer(id, Err(detail)),
+                QmpMessage::Event { name, data } => self.event(&name, &data),
+                QmpMessage::Error { id: None, .. } | QmpMessage::Other => {}
             }
         }
         Ok(())
@@ -232,13 +243,13 @@ impl Control {
 
     fn answer(&mut self, id: u64, result: Result<Value, String>) {
         match self.waiting.remove(&id) {
-            Some(Waiting::Caller(answer)) => {
+            Some(PendingReply::Caller(answer)) => {
                 let _gone = answer.send(result);
             }
-            Some(Waiting::WhyStopped) => {
+            Some(PendingReply::WhyStopped) => {
                 let status = result.ok();
                 let status = status.as_ref().and_then(|value| value.get("status")).and_then(Value::as_str);
-                self.seen.internal_error |= status == Some("internal-error");
+                self.signs.internal_error |= status == Some("internal-error");
             }
             None => {}
         }
@@ -248,55 +259,55 @@ impl Control {
         let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
         match name {
             "SHUTDOWN" => match text("reason") {
-                "guest-shutdown" => self.seen.guest_shutdown = true,
-                "guest-reset" => self.seen.guest_reset = true,
-                "guest-panic" => self.seen.guest_panic = true,
-                _ => self.seen.host_asked = true,
+                "guest-shutdown" => self.signs.guest_shutdown = true,
+                "guest-reset" => self.signs.guest_reset = true,
+                "guest-panic" => self.signs.guest_panic = true,
+                _ => self.signs.host_asked = true,
             },
-            "GUEST_PANICKED" => self.seen.guest_panic = true,
+            "GUEST_PANICKED" => self.signs.guest_panic = true,
             "MIGRATION" => {
                 self.migration.send_replace(match text("status") {
-                    "completed" => Migration::Completed,
-                    "failed" | "cancelled" => Migration::Failed,
-                    _ => Migration::Going,
+                    "completed" => MigrationStatus::Completed,
+                    "failed" | "cancelled" => MigrationStatus::Failed,
+                    _ => MigrationStatus::Going,
                 });
             }
             // One question at a time: a QEMU that was taken over can stop as often as it likes and never answer.
-            "STOP" if !self.pausing && !self.asks_why() => {
-                self.write("query-status", &Value::Null, None, Waiting::WhyStopped);
+            "STOP" if !self.pausing && !self.is_asking_why() => {
+                self.write("query-status", &Value::Null, None, PendingReply::WhyStopped);
             }
             _ => {}
         }
     }
 
-    fn asks_why(&self) -> bool {
-        self.waiting.values().any(|waiting| matches!(waiting, Waiting::WhyStopped))
+    fn is_asking_why(&self) -> bool {
+        self.waiting.values().any(|waiting| matches!(waiting, PendingReply::WhyStopped))
     }
 
     fn death(self, status: Option<ExitStatus>) -> Death {
         let console_tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
-        let how = status.map_or(ProcessExit::Unknown, ProcessExit::from);
-        let seen = &self.seen;
-        let reason = if seen.internal_error {
+        let exit = status.map_or(ProcessExit::Unknown, ProcessExit::from);
+        let signs = &self.signs;
+        let reason = if signs.internal_error {
             DeathReason::InternalError
-        } else if seen.guest_panic || (seen.guest_reset && console_tail.lines().any(is_panic)) {
+        } else if signs.guest_panic || (signs.guest_reset && console_tail.lines().any(is_panic)) {
             DeathReason::GuestPanic
-        } else if seen.guest_reset {
+        } else if signs.guest_reset {
             DeathReason::GuestReset
-        } else if seen.guest_shutdown {
+        } else if signs.guest_shutdown {
             DeathReason::GuestShutdown
-        } else if seen.stopped_by_us {
+        } else if signs.stopped_by_us {
             DeathReason::Stopped
         } else {
-            match how {
+            match exit {
                 ProcessExit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)
                 | ProcessExit::Unknown => DeathReason::Killed,
                 ProcessExit::Signal(_) => DeathReason::Crash,
-                ProcessExit::Code(_) if seen.host_asked => DeathReason::Killed,
+                ProcessExit::Code(_) if signs.host_asked => DeathReason::Killed,
                 ProcessExit::Code(_) => DeathReason::VmmExit,
             }
         };
-        Death { how, reason, console_tail, stderr_tail: self.stderr_tail.text() }
+        Death { exit, reason, console_tail, stderr_tail: self.stderr_tail.text() }
     }
 }
 
@@ -337,15 +348,15 @@ mod tests {
     #[tokio::test]
     async fn what_a_vmm_says_unasked_is_not_piled_up() {
         let (qmp, _theirs) = UnixStream::pair().unwrap();
-        let mut control = Control {
+        let mut control = ControlTask {
             qmp,
-            decoder: qmp::Decoder::default(),
+            decoder: qmp::QmpDecoder::default(),
             waiting: HashMap::new(),
             next_id: 1,
-            migration: watch::channel(Migration::Going).0,
+            migration: watch::channel(MigrationStatus::Going).0,
             tail: Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT))),
             stderr_tail: OutputTail::new(STDERR_LIMIT),
-            seen: Seen::default(),
+            signs: EndSigns::default(),
             pausing: false,
         };
         for _ in 0..100 {

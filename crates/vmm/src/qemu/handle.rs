@@ -10,21 +10,21 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::control::{self, Ask, Ends};
+use super::control::{self, ControlChannels, QmpCommand};
 use crate::VmmError;
 use crate::death::{Death, Watch};
 use crate::machine::{Accelerator, LaunchTimes, Shape};
 use crate::sandbox::Confinement;
-use crate::spawn::{Killer, Process};
+use crate::spawn::{ProcessPidfd, VmmProcess};
 
 /// How long one command may take. They take milliseconds.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
 /// A running QEMU. Dropping it kills the process; its task reaps it.
 #[derive(Debug)]
-pub(crate) struct Handle {
-    ends: Ends,
-    killer: Killer,
+pub(crate) struct QemuHandle {
+    channels: ControlChannels,
+    pidfd: ProcessPidfd,
     pid: u32,
     accelerator: Accelerator,
     pub(super) shape: Shape,
@@ -38,39 +38,39 @@ pub(crate) struct Handle {
     stream: Option<UnixStream>,
 }
 
-impl Drop for Handle {
+impl Drop for QemuHandle {
     fn drop(&mut self) {
-        self.ends.asks = None;
-        self.killer.kill();
+        self.channels.command_sender = None;
+        self.pidfd.kill();
     }
 }
 
-impl Handle {
+impl QemuHandle {
     pub(super) fn new(
-        mut process: Process,
+        mut process: VmmProcess,
         accelerator: Accelerator,
         shape: Shape,
         shares_memory: bool,
         qmp: OwnedFd,
         console: OwnedFd,
         port: OwnedFd,
-    ) -> Result<Handle, VmmError> {
+    ) -> Result<QemuHandle, VmmError> {
         let host = |source| VmmError::Host { doing: "watch the VMM", source };
-        let (pid, killer, confinement) = (process.pid(), process.killer(), process.confinement());
+        let (pid, pidfd, confinement) = (process.pid(), process.pidfd(), process.confinement());
         let stream = |end: OwnedFd| {
             let end = UnixStream::from(end);
             end.set_nonblocking(true).map(|()| end)
         };
         let tokio_stream = |end| stream(end).and_then(tokio::net::UnixStream::from_std).map_err(host);
         let stderr = process.take_stderr().map(control::stderr).transpose().map_err(host)?;
-        let ends =
+        let channels =
             control::start(process, tokio_stream(qmp)?, tokio_stream(console)?, stderr).map_err(host)?;
         let stream = Some(stream(port).map_err(host)?);
         let now = Instant::now();
         let launch_times = LaunchTimes { answered: now, ready: now };
-        Ok(Handle {
-            ends,
-            killer,
+        Ok(QemuHandle {
+            channels,
+            pidfd,
             pid,
             accelerator,
             shape,
@@ -96,11 +96,11 @@ impl Handle {
     }
 
     pub(crate) fn watch(&self) -> Watch {
-        Watch::new(self.ends.death.clone())
+        Watch::new(self.channels.death.clone())
     }
 
     pub(crate) fn console_tail(&self) -> String {
-        self.ends.console.lock().unwrap_or_else(PoisonError::into_inner).text()
+        self.channels.console.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 
     pub(crate) async fn pause(&mut self) -> Result<(), VmmError> {
@@ -137,11 +137,11 @@ impl Handle {
         descriptor: Option<OwnedFd>,
     ) -> Result<Value, VmmError> {
         let (answer, answered) = oneshot::channel();
-        let ask = Ask { command, arguments, descriptor, answer };
+        let request = QmpCommand { command, arguments, descriptor, answer };
         let exchange = async {
             // Either failing means that the process is ending: its death tells why.
-            if let Some(asks) = &self.ends.asks
-                && asks.send(ask).await.is_ok()
+            if let Some(command_sender) = &self.channels.command_sender
+                && command_sender.send(request).await.is_ok()
                 && let Ok(result) = answered.await
             {
                 return result.map_err(|detail| VmmError::Refused { command, detail });
@@ -171,8 +171,8 @@ impl Handle {
             .unwrap_or(Err(VmmError::Deadline { command: during, after: limit }))
     }
 
-    pub(super) fn migration(&self) -> tokio::sync::watch::Receiver<control::Migration> {
-        self.ends.migration.clone()
+    pub(super) fn migration(&self) -> tokio::sync::watch::Receiver<control::MigrationStatus> {
+        self.channels.migration.clone()
     }
 }
 

@@ -21,8 +21,8 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::changes;
-use super::control::Migration;
-use super::handle::Handle;
+use super::control::MigrationStatus;
+use super::handle::QemuHandle;
 use crate::VmmError;
 
 /// How long a save or load may take: 30 s, and what it takes to move all of RAM at 20 MiB/s.
@@ -34,7 +34,7 @@ fn capability(name: &str, on: bool) -> Value {
     json!({ "capability": name, "state": on })
 }
 
-impl Handle {
+impl QemuHandle {
     /// The first commands of every QEMU: what it may tell us, and what it leaves out when it loads.
     pub(super) async fn negotiate(&self, memory_in_file: bool) -> Result<(), VmmError> {
         self.command("qmp_capabilities", Value::Null).await?;
@@ -72,7 +72,7 @@ impl Handle {
         self.command("migrate-set-parameters", json!({ "max-bandwidth": 0 })).await?;
         self.command_with("getfd", json!({ "fdname": "state" }), Some(state.into())).await?;
         self.migrate("migrate").await?;
-        self.saved_for_good().await
+        self.wait_until_saved().await
     }
 
     /// Saves the devices to `state` and what changed of the memory file with this inode over `memory`.
@@ -95,7 +95,7 @@ impl Handle {
     }
 
     /// Waits until a machine whose migration is complete may go on: QEMU says the one a moment before it allows the other.
-    async fn saved_for_good(&self) -> Result<(), VmmError> {
+    async fn wait_until_saved(&self) -> Result<(), VmmError> {
         let allowed = async {
             loop {
                 let status = self.command("query-status", Value::Null).await?;
@@ -117,9 +117,9 @@ impl Handle {
             while status.changed().await.is_ok() {
                 let now = *status.borrow_and_update();
                 match now {
-                    Migration::Going => {}
-                    Migration::Completed => return Ok(()),
-                    Migration::Failed => return Err(self.why_failed(command).await),
+                    MigrationStatus::Going => {}
+                    MigrationStatus::Completed => return Ok(()),
+                    MigrationStatus::Failed => return Err(self.migration_error(command).await),
                 }
             }
             // The task ended: so did the process, and the bound around this says how.
@@ -128,7 +128,7 @@ impl Handle {
         self.bounded(command, deadline(self.shape.mem_mib), over).await
     }
 
-    async fn why_failed(&self, command: &'static str) -> VmmError {
+    async fn migration_error(&self, command: &'static str) -> VmmError {
         match self.command("query-migrate", Value::Null).await {
             Ok(status) => {
                 let detail =

@@ -1,12 +1,12 @@
 //! The QEMU adapter: from a [`MachineSpec`] to a running process and back.
 //!
 //! `command_line` says what QEMU is told, `control` is the task that owns the process, `qmp` is the wire format of its
-//! control socket, `migrate` saves and restores, `changes` reads what a machine changed in its memory, `complaint` reads its stderr. This file ties them together.
+//! control socket, `migrate` saves and restores, `changes` reads what a machine changed in its memory, `diagnosis` reads its stderr. This file ties them together.
 
 mod changes;
 mod command_line;
-mod complaint;
 mod control;
+mod diagnosis;
 mod handle;
 mod migrate;
 mod qmp;
@@ -22,13 +22,13 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub(crate) use command_line::DEVICE_MODEL;
 pub use command_line::VERBOSE_KERNEL_ARGS;
-pub(crate) use handle::Handle;
+pub(crate) use handle::QemuHandle;
 
-use crate::cgroup::Group;
-use crate::home::{self, Home};
+use crate::cgroup::MachineCgroup;
 use crate::machine::{Accelerator, GuestMemory, Machine, MachineSpec, MachineStart};
-use crate::sandbox::{Needs, Plan, VmmLimits, VmmUsers, check_readable};
-use crate::spawn::{self, Containment, Order, Process};
+use crate::machine_dir::{self, MachineDir};
+use crate::sandbox::{SandboxPlan, VmmLimits, VmmRequirements, VmmUsers, check_readable};
+use crate::spawn::{self, Containment, SpawnRequest, VmmProcess};
 use crate::{VmmError, tsc};
 
 /// How long QEMU may take from its start to its first answer. It takes 30 ms on an idle host; the rest is for a host
@@ -115,7 +115,7 @@ impl Qemu {
         // All of memory is read from the state, if it is there.
         let reading = if restores && !memory_beside { u64::from(shape.mem_mib) / 20 } else { 0 };
         let limit = LAUNCH_DEADLINE + Duration::from_secs(reading);
-        let line = command_line::Line {
+        let line = command_line::QemuCommandLine {
             accelerator: self.accelerator,
             shape,
             tsc_khz: khz,
@@ -126,38 +126,38 @@ impl Qemu {
             port: port_theirs,
             console: console_theirs,
         };
-        let command_line::Built { args, inherit, opens, .. } = line.build()?;
-        let needs = Needs {
+        let command_line::QemuArguments { args, inherit, reopened, .. } = line.build()?;
+        let requirements = VmmRequirements {
             shape,
             limits: VmmLimits::QEMU,
             longest_file,
             spare_threads: SPARE_THREADS,
             kvm: self.accelerator == Accelerator::Kvm,
-            home: None,
-            opens,
+            working_dir: None,
+            reopened,
         };
         let this = self.clone();
         // Small file operations: not on a runtime's worker.
-        let contained = tokio::task::spawn_blocking(move || this.contain(needs));
-        let (plan, group, home) = contained.await.map_err(|source| VmmError::Host {
+        let contained = tokio::task::spawn_blocking(move || this.contain(requirements));
+        let (plan, group, machine_dir) = contained.await.map_err(|source| VmmError::Host {
             doing: "prepare the VMM's sandbox",
             source: source.into(),
         })??;
-        let order = Order {
+        let request = SpawnRequest {
             binary: self.binary.clone(),
             args,
             inherit,
             directory: "/".into(),
             stdout: false,
             containment: Containment::Sandbox(Box::new(plan)),
-            leftover: home.map(|home| Box::new(home) as _),
+            drop_with_process: machine_dir.map(|machine_dir| Box::new(machine_dir) as _),
         };
         let process =
-            spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&self.binary, PACKAGE, fault))?;
+            spawn::spawn(request).await.map_err(|fault| VmmError::of_spawn(&self.binary, PACKAGE, fault))?;
 
-        let (process, joined) = take_in(process, group).await?;
+        let (process, joined) = add_process(process, group).await?;
 
-        let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
+        let mut handle = QemuHandle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
         handle.confinement.cgroup = joined;
         handle.mapped = mapped;
         let started = tokio::time::timeout(limit, async {
@@ -176,13 +176,16 @@ impl Qemu {
             Err(error) => {
                 // Reaped before the caller hears of it, so that a failed launch leaves nothing.
                 let _ended = handle.stop().await;
-                Err(complaint::recognise(error, shape.mem_mib))
+                Err(diagnosis::recognise(error, shape.mem_mib))
             }
         }
     }
 
     /// What is put around a QEMU with these needs, its cgroup, and the directory that holds its user's number.
-    fn contain(&self, needs: Needs) -> Result<(Plan, Option<Group>, Option<Home>), VmmError> {
+    fn contain(
+        &self,
+        requirements: VmmRequirements,
+    ) -> Result<(SandboxPlan, Option<MachineCgroup>, Option<MachineDir>), VmmError> {
         let host = |doing| move |source| VmmError::Host { doing, source };
         DirBuilder::new()
             .recursive(true)
@@ -190,16 +193,18 @@ impl Qemu {
             .create(&self.run_dir)
             .map_err(host("make the directory for running machines"))?;
         let Some(users) = &self.users else {
-            return Ok((Plan::new(needs, None, self.run_dir.clone()), None, None));
+            return Ok((SandboxPlan::new(requirements, None, self.run_dir.clone()), None, None));
         };
-        let kind = self.run_dir.join("qemu");
-        home::sweep(&kind, |id| users.cgroup_directories(id));
-        let (home, user) = users.home(&kind)?;
-        let memory = needs.shape.memory_bytes() + (u64::from(needs.limits.overhead_mib) << 20);
-        let threads = u64::from(needs.shape.vcpus) + needs.spare_threads;
+        let machines_dir = self.run_dir.join("qemu");
+        machine_dir::sweep(&machines_dir, |id| users.cgroup_directories(id));
+        let (machine_dir, user) = users.machine_dir(&machines_dir)?;
+        let memory = requirements.shape.memory_bytes() + (u64::from(requirements.limits.overhead_mib) << 20);
+        let threads = u64::from(requirements.shape.vcpus) + requirements.spare_threads;
         // A host whose cgroups cannot be written has none for this.
-        let group = users.cgroups.and_then(|cgroups| Group::make(cgroups, home.id(), memory, threads).ok());
-        Ok((Plan::new(needs, Some(user), self.run_dir.clone()), group, Some(home)))
+        let group = users
+            .cgroups
+            .and_then(|cgroups| MachineCgroup::make(cgroups, machine_dir.id(), memory, threads).ok());
+        Ok((SandboxPlan::new(requirements, Some(user), self.run_dir.clone()), group, Some(machine_dir)))
     }
 }
 
@@ -238,10 +243,13 @@ impl QemuVersion {
 
 /// While QEMU starts: brings it into its cgroup; whether that was done. The process goes along, so that nobody reaps it
 /// meanwhile, whoever is cancelled: its number is its own until then.
-async fn take_in(process: Process, group: Option<Group>) -> Result<(Process, bool), VmmError> {
+async fn add_process(
+    process: VmmProcess,
+    group: Option<MachineCgroup>,
+) -> Result<(VmmProcess, bool), VmmError> {
     let Some(group) = group else { return Ok((process, false)) };
     let joining = tokio::task::spawn_blocking(move || {
-        let joined = group.take_in(process.pid()).is_ok();
+        let joined = group.add_process(process.pid()).is_ok();
         (process, joined)
     });
     joining.await.map_err(|source| VmmError::Host { doing: "limit the VMM", source: source.into() })

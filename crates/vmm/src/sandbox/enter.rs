@@ -15,14 +15,14 @@ use rustix::mount::{
 use rustix::process::{Resource, Rlimit};
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
 
-use super::Prepared;
-use super::view::{Entry, MOST, View};
-use crate::warden::{Access, restrict};
+use super::PreparedSandbox;
+use super::view::{MAX_ENTRIES, RootEntry, RootView};
+use crate::warden::{FileAccess, restrict};
 
 /// Where a child was when it failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
-pub(crate) enum Step {
+pub(crate) enum SpawnStep {
     Clone,
     Orphan,
     Streams,
@@ -38,63 +38,63 @@ pub(crate) enum Step {
     Prepare,
 }
 
-impl Step {
-    const ALL: [Step; 13] = [
-        Step::Clone,
-        Step::Orphan,
-        Step::Streams,
-        Step::UserMap,
-        Step::View,
-        Step::Limits,
-        Step::User,
-        Step::Landlock,
-        Step::Filter,
-        Step::Descriptors,
-        Step::Warden,
-        Step::Exec,
-        Step::Prepare,
+impl SpawnStep {
+    const ALL: [SpawnStep; 13] = [
+        SpawnStep::Clone,
+        SpawnStep::Orphan,
+        SpawnStep::Streams,
+        SpawnStep::UserMap,
+        SpawnStep::View,
+        SpawnStep::Limits,
+        SpawnStep::User,
+        SpawnStep::Landlock,
+        SpawnStep::Filter,
+        SpawnStep::Descriptors,
+        SpawnStep::Warden,
+        SpawnStep::Exec,
+        SpawnStep::Prepare,
     ];
 
     /// The step with this number.
-    pub(crate) fn of(number: u8) -> Option<Step> {
-        Step::ALL.get(usize::from(number)).copied()
+    pub(crate) fn of(number: u8) -> Option<SpawnStep> {
+        SpawnStep::ALL.get(usize::from(number)).copied()
     }
 }
 
-impl fmt::Display for Step {
+impl fmt::Display for SpawnStep {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Step::Clone => "make a process in namespaces of its own",
-            Step::Orphan => "tie the VMM to this process",
-            Step::Streams => "connect the VMM's streams",
-            Step::UserMap => "map the VMM's user",
-            Step::View => "make the VMM's root directory",
-            Step::Limits => "limit the VMM",
-            Step::User => "give the VMM a user of its own",
-            Step::Landlock => "restrict the VMM's files",
-            Step::Filter => "filter the VMM's system calls",
-            Step::Descriptors => "hand descriptors to the VMM",
-            Step::Warden => "start the VMM's warden",
-            Step::Exec => "run the VMM",
-            Step::Prepare => "prepare the VMM's sandbox",
+            SpawnStep::Clone => "make a process in namespaces of its own",
+            SpawnStep::Orphan => "tie the VMM to this process",
+            SpawnStep::Streams => "connect the VMM's streams",
+            SpawnStep::UserMap => "map the VMM's user",
+            SpawnStep::View => "make the VMM's root directory",
+            SpawnStep::Limits => "limit the VMM",
+            SpawnStep::User => "give the VMM a user of its own",
+            SpawnStep::Landlock => "restrict the VMM's files",
+            SpawnStep::Filter => "filter the VMM's system calls",
+            SpawnStep::Descriptors => "hand descriptors to the VMM",
+            SpawnStep::Warden => "start the VMM's warden",
+            SpawnStep::Exec => "run the VMM",
+            SpawnStep::Prepare => "prepare the VMM's sandbox",
         })
     }
 }
 
 /// Why there is no VMM.
 #[derive(Debug)]
-pub(crate) struct Fault {
-    pub(crate) step: Step,
+pub(crate) struct SpawnFault {
+    pub(crate) step: SpawnStep,
     pub(crate) source: io::Error,
 }
 
-impl Fault {
-    pub(crate) fn at(step: Step) -> impl Fn(Errno) -> Fault {
-        move |errno| Fault { step, source: errno.into() }
+impl SpawnFault {
+    pub(crate) fn at(step: SpawnStep) -> impl Fn(Errno) -> SpawnFault {
+        move |errno| SpawnFault { step, source: errno.into() }
     }
 
     /// Whether it says that the host is busy, and nothing of what the host allows.
-    pub(super) fn is_passing(&self) -> bool {
+    pub(super) fn is_transient(&self) -> bool {
         const PASSING: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR];
         Errno::from_io_error(&self.source).is_some_and(|errno| PASSING.contains(&errno))
     }
@@ -102,16 +102,16 @@ impl Fault {
 
 /// The caller's user and group, as a new user namespace is told them.
 #[derive(Debug)]
-pub(super) struct Maps {
+pub(super) struct IdMaps {
     user: Vec<u8>,
     group: Vec<u8>,
 }
 
-impl Maps {
+impl IdMaps {
     /// Each is mapped to itself: a user is nobody else inside.
-    pub(super) fn of_caller() -> Maps {
+    pub(super) fn of_caller() -> IdMaps {
         let line = |id: u32| format!("{id} {id} 1").into_bytes();
-        Maps {
+        IdMaps {
             user: line(rustix::process::geteuid().as_raw()),
             group: line(rustix::process::getegid().as_raw()),
         }
@@ -127,14 +127,14 @@ impl Maps {
 
 /// A resource limit, soft and hard.
 #[derive(Debug)]
-pub(super) struct Limit {
+pub(super) struct ResourceLimit {
     resource: Resource,
     most: u64,
 }
 
-impl Limit {
-    pub(super) fn new(resource: Resource, most: u64) -> Limit {
-        Limit { resource, most }
+impl ResourceLimit {
+    pub(super) fn new(resource: Resource, most: u64) -> ResourceLimit {
+        ResourceLimit { resource, most }
     }
 
     fn set(&self) -> Result<(), Errno> {
@@ -144,19 +144,19 @@ impl Limit {
     }
 }
 
-impl Prepared {
-    /// Namespaces, root directory, limits and user. `still_ours` checks that the parent lives, and asks to die with it:
+impl PreparedSandbox {
+    /// Namespaces, root directory, limits and user. `check_parent` checks that the parent lives, and asks to die with it:
     /// the kernel forgets that when a process changes its user.
-    pub(crate) fn enter(&self, still_ours: impl Fn() -> Result<(), Fault>) -> Result<(), Fault> {
+    pub(crate) fn enter(&self, check_parent: impl Fn() -> Result<(), SpawnFault>) -> Result<(), SpawnFault> {
         if let Some(maps) = &self.maps {
-            maps.write().map_err(Fault::at(Step::UserMap))?;
+            maps.write().map_err(SpawnFault::at(SpawnStep::UserMap))?;
         }
         if let Some(view) = &self.view {
-            view.enter().map_err(Fault::at(Step::View))?;
+            view.enter().map_err(SpawnFault::at(SpawnStep::View))?;
         }
-        self.limits.iter().try_for_each(Limit::set).map_err(Fault::at(Step::Limits))?;
-        self.change_user().map_err(Fault::at(Step::User))?;
-        still_ours()
+        self.limits.iter().try_for_each(ResourceLimit::set).map_err(SpawnFault::at(SpawnStep::Limits))?;
+        self.change_user().map_err(SpawnFault::at(SpawnStep::User))?;
+        check_parent()
     }
 
     fn change_user(&self) -> Result<(), Errno> {
@@ -185,22 +185,22 @@ impl Prepared {
     }
 
     /// The two filters; nothing of the above can be done after them.
-    pub(crate) fn restrict(&self) -> Result<(), Fault> {
-        rustix::thread::set_no_new_privs(true).map_err(Fault::at(Step::Landlock))?;
+    pub(crate) fn restrict(&self) -> Result<(), SpawnFault> {
+        rustix::thread::set_no_new_privs(true).map_err(SpawnFault::at(SpawnStep::Landlock))?;
         if let Some(ruleset) = &self.ruleset {
             if self.own_kvm {
-                allow_own_kvm(ruleset).map_err(Fault::at(Step::Landlock))?;
+                allow_own_kvm(ruleset).map_err(SpawnFault::at(SpawnStep::Landlock))?;
             }
             // SAFETY: a descriptor that is open, and no pointers.
             let done = unsafe {
                 libc::syscall(libc::SYS_landlock_restrict_self, std::os::fd::AsRawFd::as_raw_fd(ruleset), 0)
             };
             if done != 0 {
-                return Err(Fault { step: Step::Landlock, source: io::Error::last_os_error() });
+                return Err(SpawnFault { step: SpawnStep::Landlock, source: io::Error::last_os_error() });
             }
         }
         seccompiler::apply_filter(&self.filter)
-            .map_err(|_| Fault { step: Step::Filter, source: io::Error::last_os_error() })
+            .map_err(|_| SpawnFault { step: SpawnStep::Filter, source: io::Error::last_os_error() })
     }
 
     /// The working directory.
@@ -209,19 +209,19 @@ impl Prepared {
     }
 }
 
-impl View {
+impl RootView {
     fn enter(&self) -> Result<(), Errno> {
         mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
         // Taken before the new root hides anything.
-        let mut trees = [const { None }; MOST];
+        let mut trees = [const { None }; MAX_ENTRIES];
         for (tree, entry) in trees.iter_mut().zip(&self.entries) {
             match entry {
-                Entry::Bind { from, access, .. } => *tree = Some(take(from, *access)?),
-                Entry::Device { from, .. } => *tree = take(from, Access::Write).ok(),
-                Entry::Directory(_) | Entry::Link { .. } => {}
+                RootEntry::Bind { from, access, .. } => *tree = Some(take(from, *access)?),
+                RootEntry::Device { from, .. } => *tree = take(from, FileAccess::Write).ok(),
+                RootEntry::Directory(_) | RootEntry::Link { .. } => {}
             }
         }
-        let own_proc = take(c"/proc/self", Access::Read).ok();
+        let own_proc = take(c"/proc/self", FileAccess::Read).ok();
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
         mount(c"tmpfs", self.mount_point.as_c_str(), c"tmpfs", flags, c"size=1m,nr_inodes=256,mode=0755")?;
         rustix::process::chdir(self.mount_point.as_c_str())?;
@@ -243,14 +243,14 @@ impl View {
     }
 }
 
-impl Entry {
+impl RootEntry {
     fn make(&self, tree: Option<&OwnedFd>) -> Result<(), Errno> {
         match (self, tree) {
-            (Entry::Directory(name), _) => rustix::fs::mkdir(name.as_c_str(), Mode::from_raw_mode(0o755)),
-            (Entry::Link { name, target }, _) => rustix::fs::symlink(target.as_c_str(), name.as_c_str()),
-            (Entry::Bind { name, is_directory, .. }, Some(tree)) => attach(tree, name, *is_directory),
-            (Entry::Bind { .. }, None) => Err(Errno::INVAL),
-            (Entry::Device { name, number, owner, .. }, tree) => {
+            (RootEntry::Directory(name), _) => rustix::fs::mkdir(name.as_c_str(), Mode::from_raw_mode(0o755)),
+            (RootEntry::Link { name, target }, _) => rustix::fs::symlink(target.as_c_str(), name.as_c_str()),
+            (RootEntry::Bind { name, is_directory, .. }, Some(tree)) => attach(tree, name, *is_directory),
+            (RootEntry::Bind { .. }, None) => Err(Errno::INVAL),
+            (RootEntry::Device { name, number, owner, .. }, tree) => {
                 let mode = Mode::RUSR | Mode::WUSR;
                 match rustix::fs::mknodat(CWD, name.as_c_str(), FileType::CharacterDevice, mode, *number) {
                     Ok(()) => {}
@@ -310,12 +310,12 @@ fn allow_own_kvm(ruleset: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// A mount of what is at `path`, attached nowhere, with what is mounted below it.
-fn take(path: &CStr, access: Access) -> Result<OwnedFd, Errno> {
+fn take(path: &CStr, access: FileAccess) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, path, flags)?;
     // What can be written is no program, what is only read no device.
-    let also = if access == Access::Write { libc::MOUNT_ATTR_NOEXEC } else { libc::MOUNT_ATTR_NODEV };
+    let also = if access == FileAccess::Write { libc::MOUNT_ATTR_NOEXEC } else { libc::MOUNT_ATTR_NODEV };
     restrict(&tree, access, also)?;
     Ok(tree)
 }
@@ -344,9 +344,9 @@ mod tests {
 
     #[test]
     fn steps_keep_their_numbers() {
-        for (number, step) in (0..).zip(Step::ALL) {
-            assert_eq!((step as u8, Step::of(number)), (number, Some(step)));
+        for (number, step) in (0..).zip(SpawnStep::ALL) {
+            assert_eq!((step as u8, SpawnStep::of(number)), (number, Some(step)));
         }
-        assert_eq!(Step::of(13), None);
+        assert_eq!(SpawnStep::of(13), None);
     }
 }

@@ -15,7 +15,7 @@ use seccompiler::{
 };
 
 /// A compiled filter.
-pub(super) type Program = BpfProgram;
+pub(super) type SeccompProgram = BpfProgram;
 
 /// asm/unistd_64.h; newer than libc.
 const SETXATTRAT: libc::c_long = 463;
@@ -158,7 +158,7 @@ const REFUSED: &[libc::c_long] = &[
 ];
 
 /// The filter of a VMM that makes Unix sockets of its own to be called on, or none at all.
-pub(super) fn program(sockets: bool) -> io::Result<Program> {
+pub(super) fn program(sockets: bool) -> io::Result<SeccompProgram> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut rules: Vec<(libc::c_long, Vec<SeccompRule>)> =
         REFUSED.iter().map(|call| (*call, Vec::new())).collect();

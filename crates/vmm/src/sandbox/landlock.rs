@@ -10,16 +10,16 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
-use super::{Needs, view};
-use crate::warden::Access;
+use super::{VmmRequirements, view};
+use crate::warden::FileAccess;
 
 /// The newest that is asked for; an older kernel gives what it has.
 const NEWEST: ABI = ABI::V6;
 
 /// The ruleset, or nothing where the kernel has no landlock.
 pub(super) fn ruleset(
-    needs: &Needs,
-    opens: &[(RawFd, Access)],
+    requirements: &VmmRequirements,
+    reopened: &[(RawFd, FileAccess)],
     program: &Path,
 ) -> io::Result<Option<OwnedFd>> {
     let made = || {
@@ -34,11 +34,11 @@ pub(super) fn ruleset(
         for directory in view::system(program) {
             rules = allow(rules, &directory, run | AccessFs::ReadDir)?;
         }
-        for device in view::devices(needs) {
+        for device in view::devices(requirements) {
             rules =
                 allow(rules, device.as_ref(), AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev)?;
         }
-        if let Some(home) = &needs.home {
+        if let Some(working_dir) = &requirements.working_dir {
             let own = AccessFs::ReadFile
                 | AccessFs::WriteFile
                 | AccessFs::ReadDir
@@ -46,12 +46,12 @@ pub(super) fn ruleset(
                 | AccessFs::MakeReg
                 | AccessFs::RemoveFile
                 | AccessFs::Truncate;
-            rules = allow(rules, home, own)?;
+            rules = allow(rules, working_dir, own)?;
         }
-        for (file, access) in opens {
+        for (file, access) in reopened {
             let may = match access {
-                Access::Read => BitFlags::from(AccessFs::ReadFile),
-                Access::Write => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
+                FileAccess::Read => BitFlags::from(AccessFs::ReadFile),
+                FileAccess::Write => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
             };
             // SAFETY: the descriptor is one of those that the caller hands to the child, open until the child runs.
             let file = unsafe { BorrowedFd::borrow_raw(*file) };

@@ -30,13 +30,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::thread::CapabilitySet;
 
-pub(crate) use enter::{Fault, Step};
+pub(crate) use enter::{SpawnFault, SpawnStep};
 
 use crate::VmmError;
 use crate::cgroup::CgroupVersion;
-use crate::home::{Home, any_number};
 use crate::machine::Shape;
-use crate::warden::Access;
+use crate::machine_dir::{MachineDir, random_number};
+use crate::warden::FileAccess;
 
 /// What only root can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,10 +50,10 @@ pub struct VmmUsers {
 
 impl VmmUsers {
     /// An id that may be free.
-    fn any_id(&self) -> u32 {
+    fn random_id(&self) -> u32 {
         let width = u64::from(self.ids.end.saturating_sub(self.ids.start)).max(1);
         // Below the width of a range of u32, so it fits.
-        self.ids.start + u32::try_from(any_number() % width).unwrap_or(0)
+        self.ids.start + u32::try_from(random_number() % width).unwrap_or(0)
     }
 
     /// Refuses a range with root in it, or nobody.
@@ -65,18 +65,19 @@ impl VmmUsers {
         Ok(())
     }
 
-    /// A directory below `kind` for a machine, named after the user that is the machine's alone from then on.
-    pub(crate) fn home(&self, kind: &Path) -> Result<(Home, u32), VmmError> {
+    /// A directory below `parent` for a machine, named after the user that is the machine's alone from then on.
+    pub(crate) fn machine_dir(&self, parent: &Path) -> Result<(MachineDir, u32), VmmError> {
         self.check()?;
         let mut user = 0;
         let choose = || {
-            user = self.any_id();
+            user = self.random_id();
             user.to_string()
         };
-        let made = Home::make(kind, choose);
-        let mut home = made.map_err(|source| VmmError::Host { doing: "make the VMM's directory", source })?;
-        home.owns_cgroups(self.cgroup_directories(home.id()));
-        Ok((home, user))
+        let made = MachineDir::make(parent, choose);
+        let mut machine_dir =
+            made.map_err(|source| VmmError::Host { doing: "make the VMM's directory", source })?;
+        machine_dir.owns_cgroups(self.cgroup_directories(machine_dir.id()));
+        Ok((machine_dir, user))
     }
 
     /// The cgroups of the machine with this id.
@@ -134,7 +135,7 @@ impl fmt::Display for Confinement {
 
 /// What a VMM has to reach to do its work.
 #[derive(Debug)]
-pub(crate) struct Needs {
+pub(crate) struct VmmRequirements {
     pub(crate) shape: Shape,
     pub(crate) limits: VmmLimits,
     /// How long the longest file is that it may write, in bytes.
@@ -144,15 +145,15 @@ pub(crate) struct Needs {
     /// `/dev/kvm`.
     pub(crate) kvm: bool,
     /// A directory that it makes sockets in, which is its working directory.
-    pub(crate) home: Option<PathBuf>,
+    pub(crate) working_dir: Option<PathBuf>,
     /// Inherited files that it opens anew by `/proc/self/fd`.
-    pub(crate) opens: Vec<(RawFd, Access)>,
+    pub(crate) reopened: Vec<(RawFd, FileAccess)>,
 }
 
 /// What shall be put around one VMM.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) needs: Needs,
+pub(crate) struct SandboxPlan {
+    pub(crate) requirements: VmmRequirements,
     /// A user of its own.
     pub(crate) user: Option<u32>,
     /// A directory that exists; in the VMM's own mount namespace its root is built on it.
@@ -161,10 +162,10 @@ pub(crate) struct Plan {
     landlock: bool,
 }
 
-impl Plan {
+impl SandboxPlan {
     /// All that this host may allow.
-    pub(crate) fn new(needs: Needs, user: Option<u32>, mount_point: PathBuf) -> Plan {
-        Plan { needs, user, mount_point, namespaces: true, landlock: true }
+    pub(crate) fn new(requirements: VmmRequirements, user: Option<u32>, mount_point: PathBuf) -> SandboxPlan {
+        SandboxPlan { requirements, user, mount_point, namespaces: true, landlock: true }
     }
 
     /// What is confined by it.
@@ -181,66 +182,71 @@ impl Plan {
     /// Leaves out what failed, if that can be left out. Hosts differ: a container may not make namespaces, a
     /// distribution may forbid them to users, a kernel may lack landlock. What a host may have again in a moment is no
     /// reason.
-    pub(crate) fn weaken(&mut self, fault: &Fault) -> bool {
-        if fault.is_passing() {
+    pub(crate) fn weaken(&mut self, fault: &SpawnFault) -> bool {
+        if fault.is_transient() {
             return false;
         }
         match fault.step {
-            Step::Clone | Step::UserMap | Step::View => std::mem::replace(&mut self.namespaces, false),
-            Step::User => self.user.take().is_some(),
-            Step::Landlock => std::mem::replace(&mut self.landlock, false),
+            SpawnStep::Clone | SpawnStep::UserMap | SpawnStep::View => {
+                std::mem::replace(&mut self.namespaces, false)
+            }
+            SpawnStep::User => self.user.take().is_some(),
+            SpawnStep::Landlock => std::mem::replace(&mut self.landlock, false),
             _ => false,
         }
     }
 
     /// Everything that a child does not have the means to make.
-    pub(crate) fn prepare(&mut self, program: &Path) -> Result<Prepared, Fault> {
-        let opens: &[(RawFd, Access)] = &self.needs.opens;
-        let fault = |step| move |source| Fault { step, source };
+    pub(crate) fn prepare(&mut self, program: &Path) -> Result<PreparedSandbox, SpawnFault> {
+        let reopened: &[(RawFd, FileAccess)] = &self.requirements.reopened;
+        let fault = |step| move |source| SpawnFault { step, source };
         // A VMM of another user's that nobody may kill would outlive us.
         self.user = self.user.filter(|_| may_kill_others());
         let view = match self.namespaces {
             true => Some(
-                view::View::new(&self.needs, self.user, program, &self.mount_point)
-                    .map_err(fault(Step::View))?,
+                view::RootView::new(&self.requirements, self.user, program, &self.mount_point)
+                    .map_err(fault(SpawnStep::View))?,
             ),
             false => None,
         };
         // A kernel without landlock is no error here: what is one must not end in less than was asked for.
         let ruleset = match self.landlock {
-            true => landlock::ruleset(&self.needs, opens, program).map_err(fault(Step::Prepare))?,
+            true => {
+                landlock::ruleset(&self.requirements, reopened, program).map_err(fault(SpawnStep::Prepare))?
+            }
             false => None,
         };
         self.landlock = ruleset.is_some();
-        Ok(Prepared {
+        Ok(PreparedSandbox {
             namespaces: self.namespaces,
-            maps: (self.namespaces && self.user.is_none()).then(enter::Maps::of_caller),
+            maps: (self.namespaces && self.user.is_none()).then(enter::IdMaps::of_caller),
             view,
             user: self.user,
-            own_kvm: self.needs.kvm && self.namespaces && self.user.is_some(),
-            kvm_group: if self.needs.kvm && self.user.is_some() { view::kvm_group() } else { None },
+            own_kvm: self.requirements.kvm && self.namespaces && self.user.is_some(),
+            kvm_group: if self.requirements.kvm && self.user.is_some() { view::kvm_group() } else { None },
             limits: self.limits(),
             ruleset,
-            filter: filter::program(self.needs.home.is_some()).map_err(fault(Step::Prepare))?,
+            filter: filter::program(self.requirements.working_dir.is_some())
+                .map_err(fault(SpawnStep::Prepare))?,
         })
     }
 
-    fn limits(&self) -> Vec<enter::Limit> {
-        let Needs { shape, limits, longest_file, spare_threads, .. } = &self.needs;
+    fn limits(&self) -> Vec<enter::ResourceLimit> {
+        let VmmRequirements { shape, limits, longest_file, spare_threads, .. } = &self.requirements;
         let threads = u64::from(shape.vcpus) + spare_threads;
         // Stacks of threads count as data: 8 MiB each.
         let data = shape.memory_bytes() + (u64::from(limits.overhead_mib) << 20) + threads * (8 << 20);
         let mut all = vec![
-            enter::Limit::new(rustix::process::Resource::Nofile, limits.open_files.into()),
-            enter::Limit::new(rustix::process::Resource::Fsize, longest_file + FILE_ROOM),
-            enter::Limit::new(rustix::process::Resource::Data, data),
+            enter::ResourceLimit::new(rustix::process::Resource::Nofile, limits.open_files.into()),
+            enter::ResourceLimit::new(rustix::process::Resource::Fsize, longest_file + FILE_ROOM),
+            enter::ResourceLimit::new(rustix::process::Resource::Data, data),
             // Shared memory is no data; a file of the guest's memory, programs and reservations are address space too.
-            enter::Limit::new(rustix::process::Resource::As, data + shape.memory_bytes() + ADDRESSES),
+            enter::ResourceLimit::new(rustix::process::Resource::As, data + shape.memory_bytes() + ADDRESSES),
         ];
         // Counted for each user of a user namespace: for the caller's own user in the caller's own namespace, all of
         // the caller's processes would count.
         if self.user.is_some() || self.namespaces && counts_by_namespace() {
-            all.push(enter::Limit::new(rustix::process::Resource::Nproc, threads));
+            all.push(enter::ResourceLimit::new(rustix::process::Resource::Nproc, threads));
         }
         all
     }
@@ -270,20 +276,20 @@ fn counts_by_namespace() -> bool {
 
 /// A plan made ready for one child.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedSandbox {
     namespaces: bool,
-    maps: Option<enter::Maps>,
-    view: Option<view::View>,
+    maps: Option<enter::IdMaps>,
+    view: Option<view::RootView>,
     user: Option<u32>,
     /// In the view there is a KVM device that is not the host's.
     own_kvm: bool,
     kvm_group: Option<u32>,
-    limits: Vec<enter::Limit>,
+    limits: Vec<enter::ResourceLimit>,
     ruleset: Option<OwnedFd>,
-    filter: filter::Program,
+    filter: filter::SeccompProgram,
 }
 
-impl Prepared {
+impl PreparedSandbox {
     /// What the child is cloned with.
     pub(crate) fn clone_flags(&self) -> libc::c_int {
         let mut flags = 0;
@@ -318,7 +324,7 @@ mod tests {
     fn ids_stay_in_their_range_and_root_is_in_none() {
         let users = |ids| VmmUsers { ids, cgroups: None };
         let good = users(100_000..200_000);
-        assert!((0..1000).all(|_| good.ids.contains(&good.any_id())));
+        assert!((0..1000).all(|_| good.ids.contains(&good.random_id())));
         assert!(good.check().is_ok());
         for ids in [0..10, 10..10] {
             assert!(matches!(users(ids).check(), Err(VmmError::Spec(_))));
@@ -327,31 +333,34 @@ mod tests {
 
     #[test]
     fn what_a_host_forbids_is_left_out_once() {
-        let needs = Needs {
+        let requirements = VmmRequirements {
             shape: Shape { vcpus: 1, mem_mib: 64 },
             limits: VmmLimits { overhead_mib: 64, open_files: 64 },
             longest_file: 0,
             spare_threads: 1,
             kvm: false,
-            home: None,
-            opens: Vec::new(),
+            working_dir: None,
+            reopened: Vec::new(),
         };
-        let mut plan = Plan::new(needs, Some(7), "/".into());
+        let mut plan = SandboxPlan::new(requirements, Some(7), "/".into());
         assert_eq!(
             plan.confinement().to_string(),
             "a user of its own, namespaces, landlock, seccomp, limits"
         );
-        let fault = |step| Fault::at(step)(rustix::io::Errno::PERM);
+        let fault = |step| SpawnFault::at(step)(rustix::io::Errno::PERM);
         for passing in [rustix::io::Errno::AGAIN, rustix::io::Errno::NOMEM, rustix::io::Errno::MFILE] {
             assert!(
-                !plan.weaken(&Fault::at(Step::Clone)(passing)),
+                !plan.weaken(&SpawnFault::at(SpawnStep::Clone)(passing)),
                 "a busy host has namespaces all the same"
             );
         }
-        assert!(plan.weaken(&fault(Step::View)) && !plan.weaken(&fault(Step::Clone)), "namespaces go once");
-        assert!(plan.weaken(&fault(Step::User)) && plan.weaken(&fault(Step::Landlock)));
-        assert!(!plan.weaken(&fault(Step::User)));
-        for step in [Step::Prepare, Step::Filter, Step::Limits, Step::Exec] {
+        assert!(
+            plan.weaken(&fault(SpawnStep::View)) && !plan.weaken(&fault(SpawnStep::Clone)),
+            "namespaces go once"
+        );
+        assert!(plan.weaken(&fault(SpawnStep::User)) && plan.weaken(&fault(SpawnStep::Landlock)));
+        assert!(!plan.weaken(&fault(SpawnStep::User)));
+        for step in [SpawnStep::Prepare, SpawnStep::Filter, SpawnStep::Limits, SpawnStep::Exec] {
             assert!(!plan.weaken(&fault(step)), "{step} can never be left out");
         }
         assert_eq!(plan.confinement().to_string(), "seccomp, limits");

@@ -11,8 +11,8 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::Needs;
-use crate::warden::Access;
+use super::VmmRequirements;
+use crate::warden::FileAccess;
 
 /// Where distributions keep programs and libraries.
 const SYSTEM: &[&str] =
@@ -24,14 +24,14 @@ const LINKER: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
 const KVM: &str = "/dev/kvm";
 
 /// Most things that a view can hold. Each directory above a QEMU that is deep in a home directory is one.
-pub(super) const MOST: usize = 128;
+pub(super) const MAX_ENTRIES: usize = 128;
 
 /// The name of a VMM's working directory in its view.
-pub(super) const HOME: &str = "vm";
+pub(super) const WORKING_DIR: &str = "vm";
 
 /// One thing in a view. Names are relative to its root.
 #[derive(Debug)]
-pub(super) enum Entry {
+pub(super) enum RootEntry {
     Directory(CString),
     Link {
         name: CString,
@@ -42,7 +42,7 @@ pub(super) enum Entry {
         from: CString,
         name: CString,
         is_directory: bool,
-        access: Access,
+        access: FileAccess,
     },
     /// One like the host's, or the host's where none may be made.
     Device {
@@ -55,51 +55,51 @@ pub(super) enum Entry {
 
 /// A root directory to be.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct RootView {
     pub(super) mount_point: CString,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<RootEntry>,
     pub(super) directory: CString,
 }
 
-impl View {
-    /// What `needs` are, as mounts. With a `user` of its own the VMM gets a KVM device of its own too.
+impl RootView {
+    /// What `requirements` are, as mounts. With a `user` of its own the VMM gets a KVM device of its own too.
     pub(super) fn new(
-        needs: &Needs,
+        requirements: &VmmRequirements,
         user: Option<u32>,
         program: &Path,
         mount_point: &Path,
-    ) -> io::Result<View> {
-        let mut making = Making::default();
+    ) -> io::Result<RootView> {
+        let mut making = RootViewBuilder::default();
         making.directory("proc")?;
         for path in system(program) {
-            making.show(&path, Access::Read)?;
+            making.show(&path, FileAccess::Read)?;
         }
         if !making.shows(program) {
-            making.show(program, Access::Read)?;
+            making.show(program, FileAccess::Read)?;
         }
-        for device in devices(needs) {
+        for device in devices(requirements) {
             match user {
                 // The host's may be for root, or a group that the VMM is not in.
                 Some(owner) if device == KVM => making.device(Path::new(device), owner)?,
-                _ => making.show(Path::new(device), Access::Write)?,
+                _ => making.show(Path::new(device), FileAccess::Write)?,
             }
         }
         let mut directory = c"/".to_owned();
-        if let Some(home) = &needs.home {
-            making.directory(HOME)?;
-            let from = c_string(home.as_os_str())?;
-            making.entries.push(Entry::Bind {
+        if let Some(working_dir) = &requirements.working_dir {
+            making.directory(WORKING_DIR)?;
+            let from = c_string(working_dir.as_os_str())?;
+            making.entries.push(RootEntry::Bind {
                 from,
-                name: c_string(HOME.as_ref())?,
+                name: c_string(WORKING_DIR.as_ref())?,
                 is_directory: true,
-                access: Access::Write,
+                access: FileAccess::Write,
             });
-            directory = c_string(format!("/{HOME}").as_ref())?;
+            directory = c_string(format!("/{WORKING_DIR}").as_ref())?;
         }
-        if making.entries.len() > MOST {
+        if making.entries.len() > MAX_ENTRIES {
             return Err(io::Error::other("the VMM needs too many places"));
         }
-        Ok(View { mount_point: c_string(mount_point.as_os_str())?, entries: making.entries, directory })
+        Ok(RootView { mount_point: c_string(mount_point.as_os_str())?, entries: making.entries, directory })
     }
 }
 
@@ -141,8 +141,8 @@ fn is_static(program: &Path) -> io::Result<bool> {
 }
 
 /// Devices that a VMM opens.
-pub(super) fn devices(needs: &Needs) -> Vec<&'static str> {
-    let kvm = needs.kvm.then_some(KVM);
+pub(super) fn devices(requirements: &VmmRequirements) -> Vec<&'static str> {
+    let kvm = requirements.kvm.then_some(KVM);
     ["/dev/null", "/dev/urandom"].into_iter().chain(kvm).collect()
 }
 
@@ -158,42 +158,42 @@ fn needed_group(mode: u32, group: u32) -> Option<u32> {
 }
 
 #[derive(Default)]
-struct Making {
-    entries: Vec<Entry>,
+struct RootViewBuilder {
+    entries: Vec<RootEntry>,
     made: BTreeSet<PathBuf>,
     shown: Vec<PathBuf>,
 }
 
-impl Making {
+impl RootViewBuilder {
     /// A directory, with those above it.
     fn directory(&mut self, name: impl AsRef<Path>) -> io::Result<()> {
         let name = name.as_ref();
         for part in name.ancestors().collect::<Vec<_>>().into_iter().rev() {
             if !part.as_os_str().is_empty() && self.made.insert(part.to_owned()) {
-                self.entries.push(Entry::Directory(c_string(part.as_os_str())?));
+                self.entries.push(RootEntry::Directory(c_string(part.as_os_str())?));
             }
         }
         Ok(())
     }
 
     /// A file or directory of the host's under its own name; a link as a link.
-    fn show(&mut self, path: &Path, access: Access) -> io::Result<()> {
+    fn show(&mut self, path: &Path, access: FileAccess) -> io::Result<()> {
         let name = path.strip_prefix("/").map_err(io::Error::other)?;
-        let kind = fs::symlink_metadata(path)?.file_type();
+        let file_type = fs::symlink_metadata(path)?.file_type();
         if let Some(parent) = name.parent() {
             self.directory(parent)?;
         }
-        if kind.is_symlink() {
+        if file_type.is_symlink() {
             let (name, target) = (c_string(name.as_os_str())?, c_string(fs::read_link(path)?.as_os_str())?);
-            self.entries.push(Entry::Link { name, target });
+            self.entries.push(RootEntry::Link { name, target });
             return Ok(());
         }
-        if kind.is_dir() {
+        if file_type.is_dir() {
             self.directory(name)?;
         }
         self.shown.push(path.to_owned());
         let (from, name) = (c_string(path.as_os_str())?, c_string(name.as_os_str())?);
-        self.entries.push(Entry::Bind { from, name, is_directory: kind.is_dir(), access });
+        self.entries.push(RootEntry::Bind { from, name, is_directory: file_type.is_dir(), access });
         Ok(())
     }
 
@@ -211,7 +211,7 @@ impl Making {
         if let Some(parent) = name.parent() {
             self.directory(parent)?;
         }
-        self.entries.push(Entry::Device {
+        self.entries.push(RootEntry::Device {
             from: c_string(path.as_os_str())?,
             name: c_string(name.as_os_str())?,
             number: metadata.rdev(),
@@ -229,15 +229,15 @@ pub(super) fn c_string(text: &OsStr) -> io::Result<CString> {
 mod tests {
     use super::*;
 
-    fn needs(kvm: bool) -> Needs {
-        Needs {
+    fn requirements(kvm: bool) -> VmmRequirements {
+        VmmRequirements {
             shape: crate::Shape { vcpus: 1, mem_mib: 64 },
             limits: crate::VmmLimits::QEMU,
             longest_file: 0,
             spare_threads: 1,
             kvm,
-            home: None,
-            opens: Vec::new(),
+            working_dir: None,
+            reopened: Vec::new(),
         }
     }
 
@@ -277,7 +277,7 @@ mod tests {
         fs::write(&program, "#!/bin/sh\n").unwrap();
         let shown = system(&program);
         assert!(shown.contains(&prefix.join("lib")) && shown.contains(&prefix.join("share/qemu")));
-        View::new(&needs(false), None, &program, Path::new("/")).unwrap();
+        RootView::new(&requirements(false), None, &program, Path::new("/")).unwrap();
     }
 
     #[test]
@@ -287,12 +287,12 @@ mod tests {
         fs::create_dir_all(dir.path().join("bin")).unwrap();
         fs::write(&program, "#!/bin/sh\n").unwrap();
         fs::write(dir.path().join("bin/secret"), "x").unwrap();
-        let view = View::new(&needs(false), None, &program, Path::new("/")).unwrap();
+        let view = RootView::new(&requirements(false), None, &program, Path::new("/")).unwrap();
         let shown: Vec<_> = view
             .entries
             .iter()
             .filter_map(|entry| match entry {
-                Entry::Bind { from, .. } => from.to_str().ok(),
+                RootEntry::Bind { from, .. } => from.to_str().ok(),
                 _ => None,
             })
             .collect();

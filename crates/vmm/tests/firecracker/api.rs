@@ -10,7 +10,7 @@ use pyro_vmm::{MachineSpec, VmmError};
 /// Asks the machine's own socket, as the adapter does.
 fn ask(root: &std::path::Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = UnixStream::connect(root.join("api.sock")).unwrap();
-    stream.set_read_timeout(Some(guest::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(guest::DEADLINE)).unwrap();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",

@@ -19,7 +19,7 @@ async fn signals_are_told_apart(place: Place) {
         said(&machine, "here").await;
         signal(machine.pid(), number);
         let death = end_of(&machine).await;
-        assert_eq!((death.reason, death.how), (reason, how), "{death:?}");
+        assert_eq!((death.reason, death.exit), (reason, how), "{death:?}");
         assert!(death.console_tail.contains("here"), "{death:?}");
         place.assert_clean();
     }
@@ -75,7 +75,7 @@ async fn a_binary_that_is_none_is_an_error() {
     let script = script(place.dir.path(), "firecracker", "echo broken >&2; exit 3");
     let error = with(script).launch(place.spec()).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
-    assert_eq!((death.how, death.last_words()), (ProcessExit::Code(3), Some("broken")));
+    assert_eq!((death.exit, death.last_words()), (ProcessExit::Code(3), Some("broken")));
     place.assert_clean();
 }
 

@@ -19,7 +19,7 @@ async fn a_machine_starts_speaks_and_stops() {
     let watch = machine.watch();
     machine.stop().await.unwrap();
     let death = watch.ended().await;
-    assert_eq!((death.reason, death.how), (DeathReason::Stopped, ProcessExit::Signal(9)));
+    assert_eq!((death.reason, death.exit), (DeathReason::Stopped, ProcessExit::Signal(9)));
     place.assert_clean();
 }
 
@@ -35,7 +35,7 @@ async fn a_guest_that_resets_ends_it() {
         match place.firecracker.launch(spec).await {
             Ok(machine) => {
                 let death = end_of(&machine).await;
-                assert_eq!((death.reason, death.how), (reason, ProcessExit::Code(0)), "{death:?}");
+                assert_eq!((death.reason, death.exit), (reason, ProcessExit::Code(0)), "{death:?}");
             }
             // It was faster than our first question.
             Err(VmmError::Died { death, .. }) => assert_eq!(death.reason, reason, "{death:?}"),
@@ -96,7 +96,7 @@ async fn a_connection_ends_with_its_machine() {
         tokio::time::sleep(Duration::from_millis(100)).await;
         guest::signal(pid, libc::SIGKILL);
     });
-    let error = machine.connect(guest::PATIENCE).await.unwrap_err();
+    let error = machine.connect(guest::DEADLINE).await.unwrap_err();
     let VmmError::Died { death, .. } = error else { panic!("{error:?}") };
     assert_eq!(death.reason, DeathReason::Killed);
     killer.await.unwrap();

@@ -47,7 +47,7 @@ fn archive(program: &[u8]) -> Vec<u8> {
 /// Asks for the next number.
 fn count(stream: &UnixStream) -> String {
     stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(guest::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(guest::DEADLINE)).unwrap();
     (&mut &*stream).write_all(b"?\n").unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
@@ -82,7 +82,7 @@ async fn a_guest(place: Place) {
     drop(stream);
     machine.pause().await.unwrap();
     machine.resume().await.unwrap();
-    let stream = machine.connect(guest::PATIENCE).await.unwrap();
+    let stream = machine.connect(guest::DEADLINE).await.unwrap();
     assert_eq!(count(&stream), "2");
     drop(stream);
     machine.pause().await.unwrap();
@@ -94,7 +94,7 @@ async fn a_guest(place: Place) {
         machine.resume().await.unwrap();
         // Each goes on in pages of its own.
         for expected in ["3", "4"] {
-            let stream = machine.connect(guest::PATIENCE).await.unwrap();
+            let stream = machine.connect(guest::DEADLINE).await.unwrap();
             assert_eq!(count(&stream), expected);
         }
     }

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::guest::{self, Talk};
+use crate::guest::{self, LineClient};
 use pyro_vmm::{
     Accelerator, Death, DeathReason, GuestMemory, Machine, MachineSpec, ProcessExit, Qemu, QemuVersion,
     Shape, VmmError,
@@ -41,7 +41,10 @@ async fn a_binary_that_is_no_qemu_is_an_error() {
     let error = no_qemu("/etc/passwd").launch(guest::cold()).await.unwrap_err();
     assert!(matches!(error, VmmError::Spawn { .. }), "{error:?}");
     let error = no_qemu("/bin/false").launch(guest::cold()).await.unwrap_err();
-    assert!(matches!(&error, VmmError::Died { death, .. } if death.how == ProcessExit::Code(1)), "{error:?}");
+    assert!(
+        matches!(&error, VmmError::Died { death, .. } if death.exit == ProcessExit::Code(1)),
+        "{error:?}"
+    );
     let error = QemuVersion::of("/bin/echo".as_ref()).await.unwrap_err();
     assert!(matches!(error, VmmError::Version { .. }), "{error:?}");
     assert!(QemuVersion::of(&guest::qemu().binary).await.unwrap().major >= 7);
@@ -129,7 +132,7 @@ async fn a_killed_vmm_is_told_from_a_crashed_one() {
     signal(machine.pid(), libc::SIGKILL);
     let death = end_of(&machine).await;
     assert_eq!(
-        (death.reason, death.how),
+        (death.reason, death.exit),
         (DeathReason::Killed, ProcessExit::Signal(libc::SIGKILL)),
         "{death:?}"
     );
@@ -172,8 +175,8 @@ async fn kvm_either_runs_the_guest_or_says_why_or_stays_silent_within_bounds() {
         Err(error) => panic!("an unrecognised failure of KVM: {error:?}"),
         Ok(mut machine) => {
             assert_eq!(machine.accelerator(), Accelerator::Kvm);
-            let mut talk = Talk::with(&mut machine).await;
-            match tokio::time::timeout(Duration::from_secs(10), talk.try_ask("hello")).await {
+            let mut client = LineClient::with(&mut machine).await;
+            match tokio::time::timeout(Duration::from_secs(10), client.try_ask("hello")).await {
                 Ok(Ok(answer)) => assert_eq!(answer, "hello"),
                 // The accelerator gave up.
                 Ok(Err(_)) => {
@@ -201,11 +204,11 @@ async fn disks_processors_and_kernel_words_reach_the_guest() {
     spec.parts.disk = Some(disk.try_clone().unwrap());
     spec.parts.kernel_args = vec!["pyro.oneshot".into()];
     let mut machine = guest::qemu().launch(spec).await.unwrap();
-    let mut talk = Talk::with(&mut machine).await;
-    assert_eq!(talk.ask("base").await, "sixteen bytes ok");
-    assert_eq!(talk.ask("scribble").await, "16");
-    assert_eq!(talk.ask("cpus").await, "2");
-    assert!(talk.ask("cmdline").await.ends_with(" pyro.oneshot"));
+    let mut client = LineClient::with(&mut machine).await;
+    assert_eq!(client.ask("base").await, "sixteen bytes ok");
+    assert_eq!(client.ask("scribble").await, "16");
+    assert_eq!(client.ask("cpus").await, "2");
+    assert!(client.ask("cmdline").await.ends_with(" pyro.oneshot"));
     machine.stop().await.unwrap();
     let mut written = [0; 16];
     std::os::unix::fs::FileExt::read_exact_at(&disk, &mut written, 4096).unwrap();

@@ -17,7 +17,7 @@ use pyro_vmm::{
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 64 };
 
 /// How long anything may take on a host that is busy with other tests.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
 /// A place where the tests of one function keep everything, with the adapter that runs in it.
 pub struct Place {
@@ -176,7 +176,7 @@ fn unique() -> usize {
 }
 
 pub async fn end_of(machine: &Machine) -> Death {
-    tokio::time::timeout(PATIENCE, machine.watch().ended()).await.expect("the machine ends")
+    tokio::time::timeout(DEADLINE, machine.watch().ended()).await.expect("the machine ends")
 }
 
 /// Waits until the guest has said `text`.
@@ -186,7 +186,7 @@ pub async fn said(machine: &Machine, text: &str) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let heard = tokio::time::timeout(PATIENCE, heard).await;
+    let heard = tokio::time::timeout(DEADLINE, heard).await;
     assert!(
         heard.is_ok(),
         "{text:?} is not in {:?}; {:?}",

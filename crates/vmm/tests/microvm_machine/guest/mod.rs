@@ -134,14 +134,14 @@ pub fn again(file: &File) -> File {
 }
 
 /// The guest's line protocol over the byte stream.
-pub struct Talk {
+pub struct LineClient {
     stream: BufReader<UnixStream>,
 }
 
-impl Talk {
-    pub async fn with(machine: &mut Machine) -> Talk {
+impl LineClient {
+    pub async fn with(machine: &mut Machine) -> LineClient {
         let stream = machine.connect(BOOT_DEADLINE).await.unwrap();
-        Talk { stream: BufReader::new(UnixStream::from_std(stream).unwrap()) }
+        LineClient { stream: BufReader::new(UnixStream::from_std(stream).unwrap()) }
     }
 
     /// Sends a line without waiting for its answer.

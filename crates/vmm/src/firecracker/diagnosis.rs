@@ -45,7 +45,7 @@ mod tests {
 
     fn recognised(words: &str) -> VmmError {
         let death = Death {
-            how: ProcessExit::Code(1),
+            exit: ProcessExit::Code(1),
             reason: DeathReason::VmmExit,
             console_tail: String::new(),
             stderr_tail: words.into(),

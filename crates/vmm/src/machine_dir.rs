@@ -31,7 +31,7 @@ const CGROUP_TRIES: u32 = 20;
 
 /// A machine's directory. Dropping it removes it, so it must outlive the machine's processes.
 #[derive(Debug)]
-pub(crate) struct Home {
+pub(crate) struct MachineDir {
     dir: PathBuf,
     id: String,
     root: Arc<OwnedFd>,
@@ -40,13 +40,13 @@ pub(crate) struct Home {
     _lock: File,
 }
 
-impl Home {
-    /// Makes a directory below `kind` whose name `choose` gives; a name that is taken is not used.
-    pub(crate) fn make(kind: &Path, mut choose: impl FnMut() -> String) -> io::Result<Home> {
-        DirBuilder::new().recursive(true).mode(0o700).create(kind)?;
+impl MachineDir {
+    /// Makes a directory below `parent` whose name `choose` gives; a name that is taken is not used.
+    pub(crate) fn make(parent: &Path, mut choose: impl FnMut() -> String) -> io::Result<MachineDir> {
+        DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         for _ in 0..TRIES {
             let id = choose();
-            let dir = kind.join(&id);
+            let dir = parent.join(&id);
             match DirBuilder::new().mode(0o700).create(&dir) {
                 Ok(()) => {}
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
@@ -54,16 +54,16 @@ impl Home {
             }
             // Somebody who sweeps may have taken it for a left one meanwhile.
             let Ok(lock) = lock(&dir) else { continue };
-            if !is_still_there(&dir, &lock) {
+            if !is_same_directory(&dir, &lock) {
                 continue;
             }
             // From here on dropping it cleans up.
-            let unfinished = Unfinished(&dir);
+            let unfinished = UnfinishedDir(&dir);
             let root = dir.join("root");
             DirBuilder::new().mode(0o700).create(&root)?;
             let root = Arc::new(OwnedFd::from(File::open(&root)?));
             std::mem::forget(unfinished);
-            return Ok(Home { dir, id, root, cgroups: Vec::new(), _lock: lock });
+            return Ok(MachineDir { dir, id, root, cgroups: Vec::new(), _lock: lock });
         }
         Err(io::Error::other("every name that was tried is taken"))
     }
@@ -120,25 +120,25 @@ impl Home {
     }
 }
 
-impl Drop for Home {
+impl Drop for MachineDir {
     fn drop(&mut self) {
         remove(&self.dir, &self.cgroups);
     }
 }
 
 /// Removes the directory when its making fails half way.
-struct Unfinished<'a>(&'a Path);
+struct UnfinishedDir<'a>(&'a Path);
 
-impl Drop for Unfinished<'_> {
+impl Drop for UnfinishedDir<'_> {
     fn drop(&mut self) {
         remove(self.0, &[]);
     }
 }
 
-/// Removes the directories below `kind` whose owners are gone, and the cgroups that go by their names. What cannot be
+/// Removes the directories below `parent` whose owners are gone, and the cgroups that go by their names. What cannot be
 /// removed stays for the next time.
-pub(crate) fn sweep(kind: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
-    let Ok(entries) = fs::read_dir(kind) else { return };
+pub(crate) fn sweep(parent: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
+    let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
         let (dir, id) = (entry.path(), entry.file_name());
         if let (Ok(_lock), Some(id)) = (lock(&dir), id.to_str()) {
@@ -148,12 +148,12 @@ pub(crate) fn sweep(kind: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
 }
 
 /// A name that nobody uses by accident.
-pub(crate) fn any_name() -> String {
-    format!("{:08x}", any_number() & 0xffff_ffff)
+pub(crate) fn random_name() -> String {
+    format!("{:08x}", random_number() & 0xffff_ffff)
 }
 
 /// A number that differs from call to call and process to process.
-pub(crate) fn any_number() -> u64 {
+pub(crate) fn random_number() -> u64 {
     RandomState::new().hash_one(())
 }
 
@@ -165,7 +165,7 @@ fn lock(dir: &Path) -> io::Result<File> {
     Ok(dir.into())
 }
 
-fn is_still_there(dir: &Path, lock: &File) -> bool {
+fn is_same_directory(dir: &Path, lock: &File) -> bool {
     let (Ok(named), Ok(held)) = (fs::symlink_metadata(dir), lock.metadata()) else { return false };
     (named.dev(), named.ino()) == (held.dev(), held.ino())
 }
@@ -203,51 +203,51 @@ mod tests {
     #[test]
     fn a_directory_lives_as_long_as_its_owner() {
         let base = tempfile::tempdir().unwrap();
-        let kind = base.path().join("firecracker");
-        let home = Home::make(&kind, || "one".into()).unwrap();
-        home.placeholder("kernel").unwrap();
-        assert_eq!(fs::metadata(kind.join("one")).unwrap().mode() & 0o777, 0o700);
-        sweep(&kind, |_| Vec::new());
-        assert!(kind.join("one/root/kernel").exists(), "a living machine is not swept");
-        assert!(Home::make(&kind, || "one".into()).is_err(), "a name is used once");
-        drop(home);
-        assert!(!kind.join("one").exists());
+        let parent = base.path().join("firecracker");
+        let machine_dir = MachineDir::make(&parent, || "one".into()).unwrap();
+        machine_dir.placeholder("kernel").unwrap();
+        assert_eq!(fs::metadata(parent.join("one")).unwrap().mode() & 0o777, 0o700);
+        sweep(&parent, |_| Vec::new());
+        assert!(parent.join("one/root/kernel").exists(), "a living machine is not swept");
+        assert!(MachineDir::make(&parent, || "one".into()).is_err(), "a name is used once");
+        drop(machine_dir);
+        assert!(!parent.join("one").exists());
     }
 
     #[test]
     fn what_a_killed_owner_left_is_swept() {
         let base = tempfile::tempdir().unwrap();
-        let kind = base.path().join("firecracker");
-        fs::create_dir_all(kind.join("left/root/deep")).unwrap();
-        fs::write(kind.join("left/root/deep/file"), "x").unwrap();
-        std::os::unix::fs::symlink("/etc", kind.join("link")).unwrap();
+        let parent = base.path().join("firecracker");
+        fs::create_dir_all(parent.join("left/root/deep")).unwrap();
+        fs::write(parent.join("left/root/deep/file"), "x").unwrap();
+        std::os::unix::fs::symlink("/etc", parent.join("link")).unwrap();
         let cgroup = base.path().join("cgroup-of-left");
         fs::create_dir(&cgroup).unwrap();
-        let home = Home::make(&kind, any_name).unwrap();
-        sweep(&kind, |id| vec![base.path().join(format!("cgroup-of-{id}"))]);
-        assert!(!kind.join("left").exists() && !cgroup.exists());
-        assert!(kind.join("link").exists(), "a link is no machine's directory");
-        assert!(home.root_path().exists());
+        let machine_dir = MachineDir::make(&parent, random_name).unwrap();
+        sweep(&parent, |id| vec![base.path().join(format!("cgroup-of-{id}"))]);
+        assert!(!parent.join("left").exists() && !cgroup.exists());
+        assert!(parent.join("link").exists(), "a link is no machine's directory");
+        assert!(machine_dir.root_path().exists());
     }
 
     /// An ordinary directory with something in it stands for one with a process in it: neither can be removed.
     #[test]
     fn a_cgroup_that_is_in_use_is_found_again() {
         let base = tempfile::tempdir().unwrap();
-        let kind = base.path().join("qemu");
-        fs::create_dir_all(kind.join("left/root")).unwrap();
+        let parent = base.path().join("qemu");
+        fs::create_dir_all(parent.join("left/root")).unwrap();
         let cgroup = base.path().join("cgroup");
         fs::create_dir_all(cgroup.join("process")).unwrap();
-        sweep(&kind, |_| vec![cgroup.clone()]);
-        assert!(kind.join("left").exists(), "its name is all that tells of the cgroup");
+        sweep(&parent, |_| vec![cgroup.clone()]);
+        assert!(parent.join("left").exists(), "its name is all that tells of the cgroup");
         fs::remove_dir(cgroup.join("process")).unwrap();
-        sweep(&kind, |_| vec![cgroup.clone(), base.path().join("never-was")]);
-        assert!(!kind.join("left").exists() && !cgroup.exists());
+        sweep(&parent, |_| vec![cgroup.clone(), base.path().join("never-was")]);
+        assert!(!parent.join("left").exists() && !cgroup.exists());
     }
 
     #[test]
     fn names_differ() {
-        assert_ne!(any_name(), any_name());
-        assert_eq!(any_name().len(), 8);
+        assert_ne!(random_name(), random_name());
+        assert_eq!(random_name().len(), 8);
     }
 }
