@@ -1,27 +1,27 @@
-//! Control groups: what bounds a VMM's memory and processes whatever it does.
+//! Control groups, which bound a VMM's memory and processes whatever it does.
 //!
-//! The cgroup of a machine is below `pyro` in the memory and pids hierarchies (v1) or the only one (v2). The jailer
-//! makes its own there; [`MachineCgroup`] makes one for a VMM that has no jailer.
+//! The cgroup of a machine is below `pyro` in the memory and pids hierarchies (v1) or in the only one (v2). The
+//! jailer makes it there; [`MachineCgroup`] makes one for a VMM without a jailer.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Below every controller, the cgroup whose children are the machines'. It stays.
+/// Name, below every controller's mount, of the parent of the machines' cgroups. The parent is never removed.
 pub(crate) const PARENT: &str = "pyro";
 
-/// Which kind of cgroups has the memory and pids controllers.
+/// Version of the cgroups that have the memory and pids controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum CgroupVersion {
-    /// A hierarchy for each controller.
+    /// Version 1: a hierarchy for each controller.
     V1,
-    /// One hierarchy for all.
+    /// Version 2: one hierarchy for all controllers.
     V2,
 }
 
 impl CgroupVersion {
-    /// What this host has.
+    /// Finds the version that this host uses; `None` when neither has both controllers.
     ///
     /// # Errors
     /// When the list of mounts cannot be read.
@@ -37,7 +37,7 @@ impl CgroupVersion {
         Ok((has("memory") && has("pids")).then_some(CgroupVersion::V1))
     }
 
-    /// As the jailer names it.
+    /// Number for the jailer's `--cgroup-version`.
     pub(crate) fn number(self) -> &'static str {
         match self {
             CgroupVersion::V1 => "1",
@@ -45,7 +45,7 @@ impl CgroupVersion {
         }
     }
 
-    /// The directories of the machine with this id.
+    /// Cgroup directories of the machine `id`: two under v1, one under v2. They need not exist.
     pub(crate) fn directories(self, id: &str) -> Vec<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let controllers: &[&str] = match self {
@@ -57,7 +57,7 @@ impl CgroupVersion {
     }
 }
 
-/// Where a controller's hierarchy is mounted; under v2 the first, as the jailer has it.
+/// Finds where a controller's hierarchy is mounted; under v2 the first mount, as the jailer does.
 fn mount_point(mounts: &str, cgroups: CgroupVersion, controller: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
@@ -71,16 +71,16 @@ fn mount_point(mounts: &str, cgroups: CgroupVersion, controller: &str) -> Option
     })
 }
 
-/// The cgroup of one machine: made, limited, and ready to be joined. Its directories are removed by
-/// [`MachineDir`](crate::machine_dir::MachineDir), which owns them.
+/// Cgroup of one machine, with its limits set. [`MachineDir`](crate::machine_dir::MachineDir) removes the
+/// directories.
 #[derive(Debug)]
 pub(crate) struct MachineCgroup {
-    /// Where the ids of members are written.
+    /// Open `cgroup.procs` files, one for each controller's hierarchy.
     procs_files: Vec<File>,
 }
 
 impl MachineCgroup {
-    /// Makes the cgroups of the machine `id`, which may use so many bytes of memory and so many threads.
+    /// Makes the cgroups of the machine `id`, limited to `memory` bytes and `threads` threads.
     ///
     /// # Errors
     /// When the host's cgroups cannot be written: in many containers they are read-only.
@@ -94,7 +94,7 @@ impl MachineCgroup {
         for dir in cgroups.directories(id) {
             let parent = dir.parent().unwrap_or(Path::new("/"));
             if cgroups == CgroupVersion::V2 {
-                // Controllers reach a cgroup through all above it.
+                // A controller is available in a cgroup only when all cgroups above it pass it on.
                 for above in parent.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
                     DirBuilder::new().recursive(true).mode(0o755).create(above)?;
                     fs::write(above.join("cgroup.subtree_control"), "+memory +pids")?;
@@ -114,8 +114,8 @@ impl MachineCgroup {
         Ok(MachineCgroup { procs_files })
     }
 
-    /// Takes in the process `pid`, which must not have been reaped, with all its threads. Takes 8 ms: the kernel waits
-    /// until no other processor is making or ending a process.
+    /// Moves the process `pid`, which must not have been reaped, into the cgroup, with all its threads. Takes some 8
+    /// ms: the kernel waits until no other processor is making or ending a process.
     pub(crate) fn add_process(&self, pid: u32) -> io::Result<()> {
         self.procs_files.iter().try_for_each(|mut door| door.write_all(pid.to_string().as_bytes()))
     }
@@ -139,7 +139,7 @@ mod tests {
         assert_eq!(find(CgroupVersion::V2, ""), Some("/sys/fs/cgroup/unified".into()));
     }
 
-    /// On the kind of cgroups that this host has.
+    /// Runs on the cgroup version of this host, and says so where its cgroups are read-only.
     #[test]
     fn a_process_is_taken_in_and_limited() {
         let cgroups = CgroupVersion::of_host().unwrap();

@@ -1,7 +1,7 @@
-//! How and why a VMM ended, and how to wait for it.
+//! End of a VMM: exit status, cause, last output, and a watch to wait for it.
 //!
-//! The task that owns the process publishes one [`Death`], once, after it has reaped the process and read its last
-//! words. Everything else only watches; nothing here touches a process.
+//! The task that owns the process publishes one [`Death`], after it has reaped the process and read its last output.
+//! Everything else only watches; nothing here touches a process.
 
 use std::fmt;
 use std::os::unix::process::ExitStatusExt;
@@ -9,14 +9,14 @@ use std::process::ExitStatus;
 
 use tokio::sync::watch;
 
-/// How the VMM process ended, as the kernel reported it.
+/// Exit of the VMM process, as the kernel reported it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ProcessExit {
-    /// It exited with this status.
+    /// Status with which the process exited.
     Code(i32),
-    /// This signal ended it.
+    /// Number of the signal that ended the process.
     Signal(i32),
-    /// It was gone, and nobody could say how: somebody else in this process reaped it.
+    /// The exit status is lost: other code in this process reaped the VMM.
     Unknown,
 }
 
@@ -40,25 +40,25 @@ impl fmt::Display for ProcessExit {
     }
 }
 
-/// Why a machine ended.
+/// Cause of a machine's end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum DeathReason {
     /// The guest powered itself off.
     GuestShutdown,
-    /// The guest reset itself and its last words were no panic: `reboot`, or a triple fault.
+    /// The guest reset itself without a panic on its console: `reboot`, or a triple fault.
     GuestReset,
-    /// The guest kernel panicked; the console tail says over what.
+    /// The guest kernel panicked; the console tail has the message.
     GuestPanic,
-    /// The accelerator gave up on the guest (`KVM internal error`): this host cannot run this kernel this way.
+    /// The accelerator failed (`KVM internal error`): this host cannot run this kernel with it.
     InternalError,
-    /// This process ended it, by [`crate::Machine::stop`] or by dropping the machine.
+    /// The VMM was ended by its own caller, by [`crate::Machine::stop`] or by dropping the machine.
     Stopped,
-    /// Somebody else killed the VMM: SIGKILL (the kernel's OOM killer too), SIGTERM, SIGINT, SIGHUP or a QMP `quit`.
+    /// Another process or the kernel's OOM killer ended the VMM: SIGKILL, SIGTERM, SIGINT, SIGHUP or a QMP `quit`.
     Killed,
-    /// A signal nobody sends on purpose ended the VMM: it crashed.
+    /// The VMM crashed: a signal that nobody sends on purpose, as SIGSEGV, ended it.
     Crash,
-    /// The VMM exited by itself without the guest's doing; its stderr says why.
+    /// The VMM exited by itself, not by the guest's doing; its stderr has the message.
     VmmExit,
 }
 
@@ -77,16 +77,16 @@ impl fmt::Display for DeathReason {
     }
 }
 
-/// The end of a machine.
+/// Report of a machine's end.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Death {
-    /// How the process ended.
+    /// Exit status or signal of the VMM process.
     pub exit: ProcessExit,
-    /// Why.
+    /// Cause of the end.
     pub reason: DeathReason,
-    /// The last of the guest's console: bounded, lossy UTF-8, no control characters but newline and tab.
+    /// Last 16 KiB of the guest's console, as lossy UTF-8 without control characters but newline and tab.
     pub console_tail: String,
-    /// The last of what the VMM itself said on stderr: likewise.
+    /// Last 8 KiB of the VMM's own stderr, and 8 KiB of its log if it has one, in the same form.
     pub stderr_tail: String,
 }
 
@@ -101,7 +101,8 @@ impl fmt::Display for Death {
 }
 
 impl Death {
-    /// The one line that says most about this end: a panic's first line, or the VMM's last complaint.
+    /// The line that tells most about this end: a panic's first line, or the VMM's last error. `None` for an end that
+    /// no line explains.
     pub fn last_words(&self) -> Option<&str> {
         let mut console = self.console_tail.lines().map(str::trim);
         let mut stderr = self.stderr_tail.lines().map(str::trim);
@@ -119,12 +120,12 @@ impl Death {
     }
 }
 
-/// Whether a console line is the one with which a Linux kernel announces its panic.
+/// Whether `line` is the one with which a Linux kernel announces its panic.
 pub(crate) fn is_panic(line: &str) -> bool {
     line.contains("Kernel panic - not syncing")
 }
 
-/// Waits for a machine's end. Cheap to clone; outlives the machine.
+/// Watch for a machine's end. Cheap to clone; outlives the machine.
 #[derive(Debug, Clone)]
 pub struct Watch {
     receiver: watch::Receiver<Option<Death>>,
@@ -135,15 +136,15 @@ impl Watch {
         Watch { receiver }
     }
 
-    /// The machine's end, when it has come. Safe to cancel and to await again; it answers the same every time. The
-    /// future borrows nothing.
+    /// Waits for the machine's end. Safe to cancel and to await again; every call gives the same answer. The future
+    /// borrows nothing.
     pub fn ended(&self) -> impl Future<Output = Death> + Send + 'static {
         let mut receiver = self.receiver.clone();
         async move {
             let death = match receiver.wait_for(Option::is_some).await {
                 Ok(death) => death.clone(),
-                // The owning task went without a word, which is only possible when its runtime was shut down; it
-                // kills the process on its way out.
+                // The owning task ended without a report, which happens only when its runtime is shut down; it killed
+                // the process.
                 Err(_) => None,
             };
             death.unwrap_or_else(|| Death {
@@ -155,7 +156,7 @@ impl Watch {
         }
     }
 
-    /// The machine's end, if it has come.
+    /// Gives the machine's end if it has come, without waiting.
     pub fn try_ended(&self) -> Option<Death> {
         self.receiver.borrow().clone()
     }

@@ -1,4 +1,4 @@
-//! The directory in which one machine's files have their names.
+//! Directory that holds one machine's named files.
 //!
 //! ```text
 //!   <run_dir>/<name of the binary>/<id>/          0700; locked by this process for as long as the machine lives
@@ -7,9 +7,9 @@
 //!                                           api.sock, v.sock, log    what it makes or is given to talk
 //! ```
 //!
-//! QEMU, which needs no names, has one for the lock and the id alone.
-//! The layout is the jailer's, and is kept without it. The lock is what tells a living machine from one whose owner was
-//! killed: the kernel lets go of it when the owner ends, and whoever gets it may remove the directory.
+//! QEMU, which needs no names, has a directory for the lock and the id alone. The layout is the jailer's, also where
+//! no jailer runs. The lock tells a living machine from one whose owner was killed: the kernel releases it when the
+//! owner ends, and whoever gets it may remove the directory.
 
 use std::fs::{self, DirBuilder, File};
 use std::hash::{BuildHasher, RandomState};
@@ -22,26 +22,25 @@ use std::time::Duration;
 
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 
-/// How often a name is chosen before it is given up.
+/// Names that are tried before [`MachineDir::make`] gives up.
 const TRIES: u32 = 100;
 
-/// How often, a millisecond apart, a cgroup is tried to be removed: the kernel may count a process that ended for a
-/// moment longer.
+/// Attempts, a millisecond apart, to remove a cgroup: the kernel may count a process for a moment after its end.
 const CGROUP_TRIES: u32 = 20;
 
-/// A machine's directory. Dropping it removes it, so it must outlive the machine's processes.
+/// A machine's directory, removed when this is dropped, so it must outlive the machine's processes.
 #[derive(Debug)]
 pub(crate) struct MachineDir {
     dir: PathBuf,
     id: String,
     root: Arc<OwnedFd>,
-    /// Removed with it.
+    /// Cgroup directories that are removed together with this one.
     cgroups: Vec<PathBuf>,
     _lock: File,
 }
 
 impl MachineDir {
-    /// Makes a directory below `parent` whose name `choose` gives; a name that is taken is not used.
+    /// Makes and locks a directory below `parent` under a free name out of those that `choose` gives.
     pub(crate) fn make(parent: &Path, mut choose: impl FnMut() -> String) -> io::Result<MachineDir> {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
         for _ in 0..TRIES {
@@ -52,12 +51,12 @@ impl MachineDir {
                 Err(error) if error.kind() == io::ErrorKind::AlreadyExists => continue,
                 Err(error) => return Err(error),
             }
-            // Somebody who sweeps may have taken it for a left one meanwhile.
+            // A concurrent sweep may have locked or removed the directory before it was locked here.
             let Ok(lock) = lock(&dir) else { continue };
             if !is_same_directory(&dir, &lock) {
                 continue;
             }
-            // From here on dropping it cleans up.
+            // From here on an error removes the directory.
             let unfinished = UnfinishedDir(&dir);
             let root = dir.join("root");
             DirBuilder::new().mode(0o700).create(&root)?;
@@ -72,34 +71,35 @@ impl MachineDir {
         &self.id
     }
 
-    /// The VMM's working directory, as a descriptor.
+    /// Descriptor of the VMM's working directory.
     pub(crate) fn root(&self) -> &Arc<OwnedFd> {
         &self.root
     }
 
-    /// Its path.
+    /// Path of the VMM's working directory.
     pub(crate) fn root_path(&self) -> PathBuf {
         self.dir.join("root")
     }
 
-    /// Cgroups to remove with it.
+    /// Makes `cgroups` be removed together with this directory.
     pub(crate) fn owns_cgroups(&mut self, cgroups: Vec<PathBuf>) {
         self.cgroups = cgroups;
     }
 
-    /// Gives `name` to what this process has open under the number of `file`, for a child that inherits it.
+    /// Makes a link `name` to `/proc/self/fd/N` of `file`, for a child that inherits the descriptor under that
+    /// number.
     pub(crate) fn link(&self, name: &str, file: &OwnedFd) -> io::Result<()> {
         Ok(rustix::fs::symlinkat(crate::proc_path(file), self.root.as_fd(), name)?)
     }
 
-    /// Makes an empty file that something is mounted on.
+    /// Makes an empty file to mount on.
     pub(crate) fn placeholder(&self, name: &str) -> io::Result<()> {
         let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC;
         rustix::fs::openat(self.root.as_fd(), name, flags, Mode::empty())?;
         Ok(())
     }
 
-    /// Gives the file a second name, outside of what the VMM sees, if it can have one; the file under that name.
+    /// Links `file` under a second name that the VMM does not see, and opens it there. Fails across file systems.
     pub(crate) fn second_name(&self, name: &str, file: &OwnedFd) -> io::Result<OwnedFd> {
         let path = self.dir.join(name);
         rustix::fs::linkat(
@@ -112,7 +112,8 @@ impl MachineDir {
         Ok(rustix::fs::open(&path, OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC, Mode::empty())?)
     }
 
-    /// Makes a pipe with a name for the VMM's log; our end, which never sees an end of file.
+    /// Makes a named pipe for the VMM's log. The end given back is also open for writing, so it never reads
+    /// end-of-file.
     pub(crate) fn pipe(&self, name: &str) -> io::Result<OwnedFd> {
         rustix::fs::mknodat(self.root.as_fd(), name, FileType::Fifo, Mode::from_raw_mode(0o600), 0)?;
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -126,7 +127,7 @@ impl Drop for MachineDir {
     }
 }
 
-/// Removes the directory when its making fails half way.
+/// Guard that removes a directory whose making fails half way.
 struct UnfinishedDir<'a>(&'a Path);
 
 impl Drop for UnfinishedDir<'_> {
@@ -135,8 +136,8 @@ impl Drop for UnfinishedDir<'_> {
     }
 }
 
-/// Removes the directories below `parent` whose owners are gone, and the cgroups that go by their names. What cannot be
-/// removed stays for the next time.
+/// Removes the directories below `parent` whose owners are gone, and the cgroups of the same ids. Anything that
+/// cannot be removed stays for the next sweep.
 pub(crate) fn sweep(parent: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
     let Ok(entries) = fs::read_dir(parent) else { return };
     for entry in entries.flatten() {
@@ -147,17 +148,17 @@ pub(crate) fn sweep(parent: &Path, cgroups_of: impl Fn(&str) -> Vec<PathBuf>) {
     }
 }
 
-/// A name that nobody uses by accident.
+/// Random name of eight hexadecimal digits.
 pub(crate) fn random_name() -> String {
     format!("{:08x}", random_number() & 0xffff_ffff)
 }
 
-/// A number that differs from call to call and process to process.
+/// Random number, different in each call and each process; not for secrets.
 pub(crate) fn random_number() -> u64 {
     RandomState::new().hash_one(())
 }
 
-/// Takes the lock if nobody has it.
+/// Takes the lock on `dir` without waiting; fails when another process has it.
 fn lock(dir: &Path) -> io::Result<File> {
     let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let dir = rustix::fs::open(dir, flags, Mode::empty())?;
@@ -171,18 +172,19 @@ fn is_same_directory(dir: &Path, lock: &File) -> bool {
 }
 
 fn remove(dir: &Path, cgroups: &[PathBuf]) {
-    // First, because only the directory's name tells of them.
+    // Cgroups go first, because only the directory's name leads to them.
     let mut all_gone = true;
     for cgroup in cgroups {
         all_gone &= remove_cgroup(cgroup);
     }
     if all_gone {
-        // The files themselves are elsewhere: these are links, sockets, empty places.
+        // Only links, sockets and empty mount points are in here; the files themselves are elsewhere.
         let _left_for_the_next_sweep = fs::remove_dir_all(dir);
     }
 }
 
-/// Whether it is gone. It stays while a process is in it: a large VMM that was killed takes its time to end.
+/// Removes `cgroup`; whether it is gone. The kernel refuses while a process is in it, which a large VMM may be for
+/// some time after SIGKILL.
 fn remove_cgroup(cgroup: &Path) -> bool {
     for _ in 0..CGROUP_TRIES {
         match fs::remove_dir(cgroup) {
@@ -192,7 +194,7 @@ fn remove_cgroup(cgroup: &Path) -> bool {
             _ => break,
         }
     }
-    // Where cgroups cannot be written the error says nothing about this one, which mostly never was.
+    // Where cgroups are read-only, removal fails also for a cgroup that never existed.
     !cgroup.exists()
 }
 
@@ -230,7 +232,7 @@ mod tests {
         assert!(machine_dir.root_path().exists());
     }
 
-    /// An ordinary directory with something in it stands for one with a process in it: neither can be removed.
+    /// A directory that is not empty stands for a cgroup with a process in it: neither can be removed.
     #[test]
     fn a_cgroup_that_is_in_use_is_found_again() {
         let base = tempfile::tempdir().unwrap();

@@ -1,11 +1,11 @@
-//! Starting a VMM process so that it cannot outlive or outgrow what it was started for.
+//! Spawns VMM processes that cannot outlive this process nor outgrow their machine.
 //!
 //! All spawns happen on one thread that lives as long as this process: the parent-death signal follows the thread
 //! that spawned, not the process, and a runtime's worker threads come and go.
 //!
-//! The child gets exactly the descriptors it was promised, a session of its own (a terminal's Ctrl-C is for us, not
-//! for it), no core dumps (they would hold guest memory), no environment, and an OOM score that makes the kernel take
-//! it before the person's own programs.
+//! The child gets exactly the descriptors it was promised, a session of its own (a terminal's Ctrl-C is not for the
+//! VMM), no core dumps (they would hold guest memory), no environment, and an OOM score that makes the kernel kill it
+//! before the user's own programs.
 
 use std::any::Any;
 use std::convert::Infallible;
@@ -35,53 +35,53 @@ use tokio::sync::oneshot;
 use crate::sandbox::{self, Confinement, PreparedSandbox, SpawnFault, SpawnStep};
 use crate::warden;
 
-/// How much likelier than an ordinary process the VMM is to be chosen when the host runs out of memory (-1000 to
-/// 1000).
+/// `oom_score_adj` of the VMM (-1000 to 1000, 0 for ordinary processes): the kernel kills it first when memory runs
+/// out.
 const OOM_SCORE_ADJUST: &[u8] = b"500";
 
-/// How long a dropped process is waited for after SIGKILL.
+/// Longest wait for a dropped process after its SIGKILL.
 const REAP_WAIT: Duration = Duration::from_secs(2);
 
-/// What to start.
+/// Program, arguments and confinement of one child.
 #[derive(Debug)]
 pub(crate) struct SpawnRequest {
     pub(crate) binary: PathBuf,
     pub(crate) args: Vec<OsString>,
     /// Descriptors the child inherits, under the numbers they have here.
     pub(crate) inherit: Vec<OwnedFd>,
-    /// Where the child starts.
+    /// Working directory of the child, where the sandbox has none of its own.
     pub(crate) directory: PathBuf,
-    /// Whether its standard output is wanted.
+    /// Whether the child's standard output is a pipe to this process; otherwise `/dev/null`.
     pub(crate) stdout: bool,
-    /// What is put around it.
+    /// Confinement of the child.
     pub(crate) containment: Containment,
-    /// Dropped after the process is gone, or when it never came to be.
+    /// Value that is dropped after the process is reaped, or when the spawn fails.
     pub(crate) drop_with_process: Option<Box<dyn Any + Send>>,
 }
 
-/// What is put around a VMM.
+/// Confinement of a VMM: by Firecracker's jailer or by our sandbox.
 #[derive(Debug)]
 pub(crate) enum Containment {
-    /// The jailer's doing, under a warden.
+    /// Firecracker's jailer confines, under a warden of ours.
     Warden(warden::WardenConfig),
-    /// Ours.
+    /// Our own sandbox confines.
     Sandbox(Box<sandbox::SandboxPlan>),
 }
 
-/// A descriptor of a process, for signals: unlike a number it never means somebody else.
+/// A pidfd: unlike a process id it never refers to another process, so signals cannot go astray.
 #[derive(Debug, Clone)]
 pub(crate) struct ProcessPidfd {
     pidfd: Arc<OwnedFd>,
 }
 
 impl ProcessPidfd {
-    /// SIGKILL, unless it is gone already.
+    /// Sends SIGKILL; no effect on a process that is gone.
     pub(crate) fn kill(&self) {
-        // The only failure possible here is ESRCH, which is the wish fulfilled.
+        // The only possible failure is ESRCH: the process is gone already.
         let _gone = pidfd_send_signal(&self.pidfd, Signal::KILL);
     }
 
-    /// Readable when the process has ended and can be reaped.
+    /// Registers the pidfd with the runtime: readable when the process has ended and can be reaped.
     pub(crate) fn ended(&self) -> io::Result<AsyncFd<ProcessPidfd>> {
         // SAFETY: the clone holds the descriptor in an `Arc` that nothing takes apart, so it stays open, and its
         // number the same, for as long as the `AsyncFd` holds the clone.
@@ -122,7 +122,7 @@ impl VmmProcess {
         self.pidfd.clone()
     }
 
-    /// What is around it.
+    /// Confinement that the child was started with.
     pub(crate) fn confinement(&self) -> Confinement {
         self.confinement
     }
@@ -135,7 +135,7 @@ impl VmmProcess {
         self.stderr.take()
     }
 
-    /// Its exit status if it has ended; reaps it then. An error means that somebody else reaped it.
+    /// Reaps the process if it has ended, and gives its exit status. An error means that other code reaped it.
     pub(crate) fn try_wait(&mut self) -> io::Result<Option<ExitStatus>> {
         let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
         let status = loop {
@@ -146,13 +146,14 @@ impl VmmProcess {
         };
         self.reaped = !matches!(status, Ok(None));
         Ok(status?.map(|status| {
-            // The two forms that `wait` has for them.
+            // Encoded as `wait` does: a code in the second byte, a signal in the first.
             let exited = status.exit_status().map(|code| code << 8);
             ExitStatus::from_raw(exited.or(status.terminating_signal()).unwrap_or_default())
         }))
     }
 
-    /// Its exit status, once it has ended; `None` when somebody else reaped it. Safe to cancel.
+    /// Waits for the end, reaps the process and gives its exit status; `None` when other code reaped it. Safe to
+    /// cancel.
     pub(crate) async fn reaped(&mut self, ended: &AsyncFd<ProcessPidfd>) -> Option<ExitStatus> {
         loop {
             let readable = ended.readable().await;
@@ -184,7 +185,7 @@ impl Drop for VmmProcess {
 
 type SpawnResult = Result<VmmProcess, SpawnFault>;
 
-/// Starts `request` from the spawning thread.
+/// Starts `request` on the spawning thread.
 pub(crate) async fn spawn(request: SpawnRequest) -> SpawnResult {
     let gone =
         || SpawnFault { step: SpawnStep::Clone, source: io::Error::other("the spawning thread is gone") };
@@ -236,7 +237,7 @@ fn start(mut request: SpawnRequest) -> SpawnResult {
 fn attempt(request: &mut SpawnRequest) -> SpawnResult {
     let fault = |step| move |source| SpawnFault { step, source };
     let c_string = |text: &[u8]| CString::new(text).map_err(|error| fault(SpawnStep::Exec)(error.into()));
-    // In a root directory of its own a link may lead nowhere. What does not exist fails when it is run.
+    // A link may lead nowhere in the sandbox's root directory. A path that does not exist fails at the exec.
     let binary = request.binary.canonicalize().unwrap_or_else(|_| request.binary.clone());
     let program = c_string(binary.as_os_str().as_bytes())?;
     let words = request.args.iter().map(|word| c_string(word.as_bytes())).collect::<Result<Vec<_>, _>>()?;
@@ -265,7 +266,7 @@ fn attempt(request: &mut SpawnRequest) -> SpawnResult {
     };
     let flags = match &prepared {
         Some(prepared) => prepared.clone_flags(),
-        // The jailer makes the rest, but for a network.
+        // The jailer makes the other namespaces, but for the network's.
         None => libc::CLONE_NEWPID | libc::CLONE_NEWNET | libc::CLONE_NEWIPC,
     };
     let keep: Vec<RawFd> = request.inherit.iter().map(AsRawFd::as_raw_fd).collect();
@@ -284,10 +285,9 @@ fn attempt(request: &mut SpawnRequest) -> SpawnResult {
         warden,
     };
     let mut pidfd: libc::c_int = -1;
-    // Not libc's fork, which runs handlers and takes locks that another thread may hold. Not vfork either: the child
-    // makes changes to itself that this process must not see.
-    // SAFETY: without a stack and without CLONE_VM this is a fork: the child goes on here with memory of its own, in
-    // which no other thread runs. The kernel writes one descriptor to `pidfd`.
+    // libc's fork would run handlers and take locks that another thread may hold; with vfork this process would see
+    // the child's changes to itself. SAFETY: without a stack and without CLONE_VM this is a fork: the child goes on
+    // here with memory of its own, in which no other thread runs. The kernel writes one descriptor to `pidfd`.
     let pid = unsafe {
         let flags = flags | libc::CLONE_PIDFD | libc::SIGCHLD;
         libc::syscall(libc::SYS_clone, flags, 0, &raw mut pidfd, 0, 0)
@@ -312,7 +312,7 @@ fn attempt(request: &mut SpawnRequest) -> SpawnResult {
     // Only the child holds the other ends now.
     drop((report_theirs, stdout_theirs, stderr_theirs));
     let mut words = Vec::new();
-    // The end of the pipe is the program's beginning, or the child's end.
+    // End-of-file means that the exec closed the pipe, or that the child ended.
     report.read_to_end(&mut words).map_err(fault(SpawnStep::Clone))?;
     match words.split_first_chunk::<4>() {
         None => Ok(process),
@@ -324,7 +324,7 @@ fn attempt(request: &mut SpawnRequest) -> SpawnResult {
     }
 }
 
-/// What a child is to become, made before the clone.
+/// Everything that the child needs up to its exec, allocated before the clone.
 struct ChildProgram<'a> {
     program: *const libc::c_char,
     argv: *const *const libc::c_char,
@@ -337,7 +337,7 @@ struct ChildProgram<'a> {
 }
 
 impl ChildProgram<'_> {
-    /// In the child: becomes the program, or says why not. Async-signal-safe calls only.
+    /// Runs in the child: executes the program, or writes errno and step to `report`. Async-signal-safe calls only.
     fn exec_or_report(&self, report: &OwnedFd) -> ! {
         let Err(fault) = self.set_up_and_exec();
         let errno = fault.source.raw_os_error().unwrap_or(libc::EIO).to_ne_bytes();
@@ -356,20 +356,20 @@ impl ChildProgram<'_> {
                 return Err(SpawnFault { step: SpawnStep::Streams, source: io::Error::last_os_error() });
             }
         }
-        // As a program expects to be started: no signal blocked, and the one ignored that Rust programs ignore.
-        // SAFETY: an empty set and a default action; no handler of ours is ever run in the program.
+        // Programs expect no blocked signals and default actions; Rust programs ignore SIGPIPE. SAFETY: an empty set
+        // and a default action; no handler of ours is ever run in the program.
         unsafe {
             let mut none = std::mem::zeroed();
             libc::sigemptyset(&raw mut none);
             libc::sigprocmask(libc::SIG_SETMASK, &raw const none, ptr::null_mut());
             libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         }
-        // Too short for any dump, and unlike 0 it also keeps the kernel from feeding one to a program that collects
-        // dumps (core(5), `core_pattern` with a pipe).
+        // One byte is too short for any dump, and unlike 0 it also keeps the kernel from feeding one to a program
+        // that collects dumps (core(5), `core_pattern` with a pipe).
         let most = rustix::process::getrlimit(Resource::Core).maximum.map_or(1, |most| most.min(1));
         let no_core = Rlimit { current: Some(most), maximum: Some(most) };
         rustix::process::setrlimit(Resource::Core, no_core).map_err(SpawnFault::at(SpawnStep::Limits))?;
-        // Not worth failing for: without it only the choice under memory pressure is worse.
+        // A failure is ignored: only the kernel's choice under memory pressure is worse then.
         if let Ok(file) = rustix::fs::open(c"/proc/self/oom_score_adj", OFlags::WRONLY, Mode::empty()) {
             let _ = rustix::io::write(&file, OOM_SCORE_ADJUST);
         }
@@ -379,7 +379,8 @@ impl ChildProgram<'_> {
             directory = prepared.directory().unwrap_or(directory);
         }
         rustix::process::chdir(directory).map_err(SpawnFault::at(SpawnStep::View))?;
-        // Everything of ours is close-on-exec already; this catches what some library or our own parent left open.
+        // Our own descriptors are close-on-exec already; the call catches those that a library or our parent left
+        // open.
         close_on_exec_from(3).map_err(|source| SpawnFault { step: SpawnStep::Descriptors, source })?;
         for &descriptor in self.keep {
             // SAFETY: `descriptor` is open in this process: the clone copied it from the parent, which holds it until
@@ -399,12 +400,12 @@ impl ChildProgram<'_> {
         Err(SpawnFault { step: SpawnStep::Exec, source: io::Error::last_os_error() })
     }
 
-    /// Asks to be killed when the parent ends, and looks whether it has.
+    /// Asks for SIGKILL at the parent's end, and fails if the parent has ended already.
     fn check_parent(&self) -> Result<(), SpawnFault> {
         let at = SpawnFault::at(SpawnStep::Orphan);
         rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(&at)?;
-        // A parent that died before the line above sends nothing any more. Asked by descriptor: from inside a new PID
-        // namespace the parent has no number.
+        // A parent that ended before the line above sends no signal any more. It is found by descriptor, because it
+        // has no id inside a new PID namespace.
         let mut ends = [PollFd::new(self.parent, PollFlags::IN)];
         match poll(&mut ends, Some(&Timespec { tv_sec: 0, tv_nsec: 0 })).map_err(&at)? {
             0 => Ok(()),

@@ -1,7 +1,7 @@
-//! The client of Firecracker's API: HTTP/1.1 over its Unix socket, one connection, one request at a time.
+//! Client of Firecracker's API: HTTP/1.1 over its Unix socket, one connection, one request at a time.
 //!
-//! Knows requests by their two words (`PUT /snapshot/load`) and what a refusal looks like; which request makes sense
-//! when is its caller's business. A VMM that a guest took over answers here too, so answers are bounded.
+//! A request is named by method and path (`PUT /snapshot/load`). The order of requests is the caller's. A VMM that a
+//! guest took over answers here too, so answers are bounded.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,23 +16,23 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-/// The longest answer that is read. Firecracker's own are below 10 KiB.
+/// Longest answer in bytes. Firecracker's own are below 10 KiB.
 const ANSWER_LIMIT: usize = 256 * 1024;
 
-/// How long to wait before looking again for a socket that is not there yet. Asking often is cheap, and whoever waits
-/// for a machine waits for this too.
+/// Pause before another try to connect to a socket that does not exist yet. Tries are cheap, and a start is delayed
+/// by the pause.
 pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Why a request has no good answer.
+/// Failure of a request.
 #[derive(Debug)]
 pub(super) enum ApiError {
-    /// It was refused.
+    /// Firecracker refused the request with this HTTP status and message.
     Refused { status: u16, fault: String },
-    /// The connection broke, or what came was no answer.
+    /// The connection broke, or the answer was not HTTP or too long.
     Broken(String),
 }
 
-/// A connection to one Firecracker.
+/// Connection to the API of one Firecracker.
 #[derive(Debug)]
 pub(super) struct ApiClient {
     sender: SendRequest<Full<Bytes>>,
@@ -47,8 +47,7 @@ impl Drop for ApiClient {
 }
 
 impl ApiClient {
-    /// Connects, waiting for the socket `name` in `dir` to come up. Ends only with success or a real error: the bound
-    /// is the caller's.
+    /// Connects to the socket `name` in `dir`, and waits until it exists. The caller sets the deadline.
     pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<ApiClient> {
         loop {
             match connect_in_dir(dir, name).await {
@@ -63,18 +62,18 @@ impl ApiClient {
         let peer = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let driver = tokio::spawn(async move {
-            // Its end shows in the request that was under way.
+            // An error of the connection reaches the request that was under way.
             let _ended = connection.await;
         });
         Ok(ApiClient { sender, driver, peer })
     }
 
-    /// The process that listens, as this process's PID namespace numbers it.
+    /// Process id of the listener, in this process's PID namespace; `None` when the kernel gives none.
     pub(super) fn peer(&self) -> Option<u32> {
         self.peer
     }
 
-    /// Sends one request, `request` being its method and path, and gives the answer's JSON, `Null` when it has none.
+    /// Sends one request, named by method and path, and gives the answer's JSON; `Null` when the body is no JSON.
     pub(super) async fn send(&mut self, request: &str, body: Option<&Value>) -> Result<Value, ApiError> {
         let broken = |error: &dyn std::error::Error| ApiError::Broken(error.to_string());
         let (method, path) = request.split_once(' ').unwrap_or(("GET", request));
@@ -102,7 +101,7 @@ impl ApiClient {
     }
 }
 
-/// The words of a refusal.
+/// Message of a refusal: `fault_message`, or the first 400 characters of the body.
 fn fault(bytes: &[u8]) -> String {
     let json: Option<Value> = serde_json::from_slice(bytes).ok();
     let words = json.as_ref().and_then(|json| json.get("fault_message")).and_then(Value::as_str);
@@ -112,9 +111,9 @@ fn fault(bytes: &[u8]) -> String {
     }
 }
 
-/// Connects to the socket `name` in `dir`, and to nothing that it may have been replaced with: a link that is followed
-/// here, with our rights, would lead the confined process to sockets that it cannot reach itself. By descriptor, so that
-/// the length of the path does not matter either.
+/// Connects to the socket `name` in `dir`, never through a link: a link followed here, with our rights, would lead
+/// the confined VMM to sockets that it cannot reach itself. The socket is opened as a descriptor first, so the path's
+/// length does not matter.
 pub(super) async fn connect_in_dir(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket = rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?;
@@ -125,7 +124,7 @@ pub(super) async fn connect_in_dir(dir: &OwnedFd, name: &str) -> io::Result<Unix
     UnixStream::connect(crate::proc_path(&socket)).await
 }
 
-/// Whether a socket is only not there yet, or there and not listening yet.
+/// Whether `error` means that the socket does not exist or does not listen yet.
 pub(super) fn is_not_listening_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),
@@ -140,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// An API that reads one request and answers with these bytes: for what the real one cannot be made to say.
+    /// Serves one request with these bytes, which the real API cannot be made to send.
     async fn answered(bytes: Vec<u8>) -> Result<Value, ApiError> {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("api.sock")).unwrap();

@@ -1,12 +1,12 @@
-//! What Firecracker is told: names, the requests of a cold start, and the kernel's command line. Pure.
+//! Configuration of Firecracker: file names, the requests of a cold start, and the kernel's command line. Pure.
 //!
-//! A cold start is a handful of requests and not a configuration file, which would save half a millisecond of them: a
-//! request that is refused says so with its words, while a Firecracker that fails over its file exits, and, when it was
-//! asked anything meanwhile, panics before it has said why (seen with 1.12.1).
+//! A cold start is a handful of requests, not a configuration file, which would be half a millisecond faster: a
+//! refused request has a message, while a Firecracker that fails over its file exits, and, with a request under way,
+//! panics before the message is written (seen with 1.12.1).
 //!
-//! A saved state holds the names that its machine was started with, and a restore opens them again before anything
-//! could be changed. So they are relative and the same for every machine, and each machine runs in a directory of its
-//! own in which they mean its own files.
+//! A saved state holds the file names that its machine was started with, and a restore opens them before they could
+//! be changed. So names are relative and the same for every machine, and each machine runs in a directory of its own,
+//! where they mean its own files.
 
 use serde_json::{Value, json};
 
@@ -14,7 +14,7 @@ use super::version::{FirecrackerFeature, FirecrackerVersion};
 use crate::VmmError;
 use crate::machine::{DiskCache, GuestMemory, MachineStart, Shape, kernel_line};
 
-/// Which machine Firecracker is told to be. Raised with any change of what a saved state depends on.
+/// Number of Firecracker's device model, raised with any change that makes older saved states unusable.
 pub(crate) const DEVICE_MODEL: u32 = 1;
 
 pub(super) const KERNEL: &str = "kernel";
@@ -29,13 +29,13 @@ pub(super) const VSOCK: &str = "v.sock";
 pub(super) const API: &str = "api.sock";
 pub(super) const LOG: &str = "log";
 
-/// The guest's own address on its vsock. Every guest may have the same: each has a vsock of its own.
+/// Guest's address (CID) on its vsock. All guests use the same, because each has a vsock of its own.
 const GUEST_CID: u32 = 3;
 
-/// Firecracker's own limit.
+/// Most vCPUs that Firecracker accepts.
 const MOST_VCPUS: u8 = 32;
 
-/// Refuses what Firecracker cannot do, before anything is made for it.
+/// Checks shape and memory against Firecracker's abilities; [`VmmError::Spec`] when one does not fit.
 pub(super) fn check(shape: Shape, memory: &GuestMemory, start: &MachineStart) -> Result<(), VmmError> {
     shape.check()?;
     if shape.vcpus > MOST_VCPUS {
@@ -56,22 +56,22 @@ pub(super) fn check(shape: Shape, memory: &GuestMemory, start: &MachineStart) ->
     }
 }
 
-/// Which drives a machine has.
+/// Drives of a machine.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct DriveSet {
     pub(super) base: bool,
-    /// With what its flushes mean.
+    /// Meaning of the disk's flushes; `None` without a disk.
     pub(super) disk: Option<DiskCache>,
 }
 
-/// The requests that make a machine and let it boot, in their order.
+/// Writes the requests that configure and boot a machine, in their order.
 pub(super) fn cold(
     shape: Shape,
     drives: DriveSet,
     kernel_args: &[String],
 ) -> Result<Vec<(&'static str, Value)>, VmmError> {
-    // reboot=k: the only way for an x86 guest to end its VMM. panic=-1: a panic does so at once. pci=off: there is none,
-    // so nothing is probed. quiet: at full length the log costs a boot some 5 %.
+    // reboot=k: the only way for an x86 guest to end its VMM. panic=-1: a panic does so at once. pci=off: the machine
+    // has no PCI to probe. quiet: the full log costs a boot some 5 %.
     let mut words: Vec<String> =
         ["console=ttyS0", "quiet", "reboot=k", "panic=-1", "pci=off"].map(String::from).to_vec();
     words.extend(kernel_args.iter().cloned());
@@ -98,24 +98,24 @@ fn drive(id: &str, name: &str, read_only: bool, cache: DiskCache) -> Value {
     json!({
         "drive_id": id,
         "path_on_host": name,
-        // Otherwise a root= of Firecracker's own would be put at the end of the command line.
+        // A root device would make Firecracker add a root= of its own to the command line.
         "is_root_device": false,
         "is_read_only": read_only,
         "cache_type": match cache {
             DiskCache::Unsafe => "Unsafe",
             DiskCache::Writeback => "Writeback",
         },
-        // Async costs up to 110 ms a device when it is made.
+        // The async engine takes up to 110 ms to set up a device.
         "io_engine": "Sync",
     })
 }
 
-/// The request that loads a saved machine.
+/// Writes the body of the request that loads a saved machine.
 pub(super) fn load(version: FirecrackerVersion) -> Value {
     let mut request = json!({
         "snapshot_path": STATE,
         "mem_backend": { "backend_type": "File", "backend_path": MEMORY },
-        // The caller resumes.
+        // The caller resumes the machine.
         "resume_vm": false,
     });
     if version.has(FirecrackerFeature::ClockRealtime) {
@@ -124,7 +124,7 @@ pub(super) fn load(version: FirecrackerVersion) -> Value {
     request
 }
 
-/// The request that saves a paused machine.
+/// Writes the body of the request that saves a paused machine.
 pub(super) fn save() -> Value {
     json!({
         "snapshot_type": "Full",
@@ -133,7 +133,7 @@ pub(super) fn save() -> Value {
     })
 }
 
-/// The arguments of every Firecracker.
+/// Writes the arguments that every Firecracker gets.
 pub(super) fn arguments() -> Vec<std::ffi::OsString> {
     ["--api-sock", API, "--log-path", LOG, "--level", "Warning"].map(Into::into).to_vec()
 }

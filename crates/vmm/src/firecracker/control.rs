@@ -1,4 +1,4 @@
-//! The one task that owns a Firecracker process, or the warden of a jailed one.
+//! Control task that owns a Firecracker process, or the warden of a jailed one.
 //!
 //! ```text
 //!   Handle (dropped: kill) ---> control task ---> console tail, shared
@@ -7,8 +7,8 @@
 //!                            stderr +  +- log
 //! ```
 //!
-//! It alone reads, signals and reaps. Requests are not its business: they have a connection of their own, which ends
-//! with the process. When its runtime goes down under it, dropping it kills the process and removes the directory.
+//! Only this task reads the pipes and reaps. Requests have a connection of their own, which ends with the process.
+//! When the task's runtime is shut down, dropping the process kills it and removes the directory.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -25,31 +25,31 @@ use crate::console::{CONSOLE_LIMIT, OutputTail};
 use crate::death::{Death, DeathReason, ProcessExit, is_panic};
 use crate::spawn::{ProcessPidfd, VmmProcess};
 
-/// How much of Firecracker's own words is kept, for its log and its stderr each.
+/// Kept bytes of Firecracker's log, and of its stderr.
 const WORDS_LIMIT: usize = 8 * 1024;
 
-/// What Firecracker makes of signals that end it: it exits by itself with a code for each.
+/// Exit codes with which Firecracker answers signals that would end it, one for each signal.
 const CRASH_CODES: std::ops::RangeInclusive<i32> = 148..=157;
 const HANGUP_CODE: i32 = 156;
 
-/// What comes out of the process beside its standard streams.
+/// Pipes from the process beside its standard streams.
 #[derive(Debug)]
 pub(super) struct ProcessPipes {
     pub(super) log: OwnedFd,
-    /// How the VMM ended, where it is not our own child.
+    /// Wait status of the VMM from its warden; `None` when the VMM is our own child.
     pub(super) status: Option<OwnedFd>,
 }
 
-/// The ends that a handle keeps.
+/// Handle's ends of the channels to the task.
 #[derive(Debug)]
 pub(super) struct ControlChannels {
-    /// Closed before the process is killed: that is how the task tells a stop from a murder.
+    /// Closed before the process is killed, by which the task tells a stop from a foreign kill.
     pub(super) stop_sender: Option<oneshot::Sender<()>>,
     pub(super) death: watch::Receiver<Option<Death>>,
     pub(super) console: Arc<Mutex<OutputTail>>,
 }
 
-/// Starts the task. Process and directory are its own from here on.
+/// Starts the control task, which owns process and directory from then on.
 pub(super) fn start(mut process: VmmProcess, pipes: ProcessPipes) -> io::Result<ControlChannels> {
     let ended = process.pidfd().ended()?;
     let pipe = |end: Option<OwnedFd>| end.map(Receiver::from_owned_fd).transpose();
@@ -66,14 +66,14 @@ pub(super) fn start(mut process: VmmProcess, pipes: ProcessPipes) -> io::Result<
     };
     tokio::spawn(async move {
         let end = control.run(&mut process, &ended, stop_receiver, pipes.status).await;
-        // Its directory goes with it.
+        // The machine's directory is removed with the process.
         drop(process);
         death.send_replace(Some(end));
     });
     Ok(ControlChannels { stop_sender: Some(stop_sender), death: death_seen, console: tail })
 }
 
-/// A pipe that the process writes into.
+/// Pipe that the process writes into, and the tail of its output.
 struct OutputPipe {
     pipe: Option<Receiver>,
     tail: Arc<Mutex<OutputTail>>,
@@ -84,7 +84,7 @@ impl OutputPipe {
         OutputPipe { pipe, tail: Arc::new(Mutex::new(OutputTail::new(WORDS_LIMIT))) }
     }
 
-    /// Reads some; pending forever once it is closed.
+    /// Reads once; pending forever after the pipe is closed.
     async fn read(&mut self) {
         let mut buffer = [0; 4096];
         let read = match &mut self.pipe {
@@ -97,7 +97,7 @@ impl OutputPipe {
         }
     }
 
-    /// Reads what is there.
+    /// Reads everything that is in the pipe, without waiting.
     fn drain(&self) {
         let mut buffer = [0; 4096];
         while let Some(Ok(count @ 1..)) = self.pipe.as_ref().map(|pipe| pipe.try_read(&mut buffer)) {
@@ -142,7 +142,7 @@ impl ControlTask {
                 () = self.log.read() => {}
             }
         };
-        // The process is gone: what it wrote is in the pipes, and no more comes.
+        // The process has ended: the rest of its output is in the pipes.
         for outlet in [&self.console, &self.stderr, &self.log] {
             outlet.drain();
         }
@@ -158,14 +158,14 @@ impl ControlTask {
     }
 }
 
-/// What the warden wrote, if it lived to write.
+/// Reads the wait status from the warden; `None` when it was killed before it could write.
 fn reported(pipe: Option<OwnedFd>) -> Option<ExitStatus> {
     let mut bytes = [0; size_of::<i32>()];
     let count = rustix::io::read(pipe?, &mut bytes).ok()?;
     (count == bytes.len()).then(|| ExitStatus::from_raw(i32::from_ne_bytes(bytes)))
 }
 
-/// Stderr and then the log, whose last line tells most; without the line that only says that there was an error.
+/// Joins stderr and log, whose last line tells most, without the line that says only that there was an error.
 fn words(stderr: &str, log: &str) -> String {
     let log: Vec<&str> =
         log.lines().filter(|line| !line.contains("Firecracker exiting with error")).collect();
@@ -182,7 +182,7 @@ fn reason(exit: ProcessExit, stopped: bool, console: &str, words: &str) -> Death
         return DeathReason::InternalError;
     }
     match exit {
-        // Only a guest that resets ends it so; it cannot say power-off otherwise.
+        // Firecracker exits with 0 only when the guest resets, which is also how a guest powers off.
         ProcessExit::Code(0) if console.lines().any(is_panic) => DeathReason::GuestPanic,
         ProcessExit::Code(0) => DeathReason::GuestReset,
         _ if stopped => DeathReason::Stopped,
@@ -198,7 +198,7 @@ fn reason(exit: ProcessExit, stopped: bool, console: &str, words: &str) -> Death
     }
 }
 
-/// Two codes in the middle of those for signals: a bad configuration and bad arguments.
+/// Whether `code` is one of two within [`CRASH_CODES`] for a bad configuration or bad arguments.
 fn is_argument_error(code: i32) -> bool {
     matches!(code, 152 | 153)
 }

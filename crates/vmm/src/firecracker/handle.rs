@@ -1,5 +1,5 @@
-//! What a [`Machine`](crate::Machine) of this adapter holds: the connection to its API, and the ways to the task that
-//! owns the process.
+//! Handle of a running Firecracker behind a [`Machine`](crate::Machine): the connection to its API, and channels to
+//! the task that owns the process.
 //!
 //! Every request has a deadline, and a process that dies under a request ends the wait with its death.
 
@@ -23,35 +23,37 @@ use crate::machine::{LaunchTimes, Shape};
 use crate::sandbox::Confinement;
 use crate::spawn::ProcessPidfd;
 
-/// How long one request may take. They take milliseconds.
+/// Longest request but a save; most take milliseconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long the end of a process may take to be known once its connection broke.
+/// Longest wait for a process's end after its API connection broke.
 const DEATH_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a save may take: 30 s, and what it takes to write all of memory at 20 MiB/s.
+/// Longest save: 30 s, and the time to write all of memory at 20 MiB/s.
 fn save_deadline(mem_mib: u32) -> Duration {
     Duration::from_secs(30 + u64::from(mem_mib) / 20)
 }
 
-/// A running Firecracker. Dropping it kills the process; its task reaps it and removes its directory.
+/// A running Firecracker. Dropping the handle kills the process, and the control task reaps it and removes its
+/// directory.
 #[derive(Debug)]
 pub(crate) struct FirecrackerHandle {
     pub(super) channels: ControlChannels,
     pub(super) pidfd: ProcessPidfd,
     pub(super) pid: u32,
-    /// The VMM's working directory.
+    /// Descriptor of the VMM's working directory.
     pub(super) root: Arc<OwnedFd>,
-    /// Taken while a request is under way: one that is given up half way leaves no answer for the next.
+    /// API connection, taken out while a request is under way: a request that is cancelled drops it, so its answer
+    /// cannot reach the next.
     pub(super) api: Option<ApiClient>,
     pub(super) version: FirecrackerVersion,
     pub(super) shape: Shape,
-    /// The VMM's user, in a jail.
+    /// User id of a jailed VMM.
     pub(super) user: Option<u32>,
     pub(crate) confinement: Confinement,
     pub(super) paused: bool,
     pub(crate) launch_times: LaunchTimes,
-    /// Since it was paused it was saved, or it came out of a save.
+    /// Whether the machine was saved since its pause, or loaded and not resumed since.
     pub(super) saved: bool,
 }
 
@@ -140,7 +142,7 @@ impl FirecrackerHandle {
 
     pub(crate) async fn stop(self: Box<Self>) -> Result<(), VmmError> {
         let watch = self.watch();
-        // Dropping tells the task that this end was wished for, and kills.
+        // Dropping the handle closes the stop channel, which marks the end as wanted, and kills.
         drop(self);
         match tokio::time::timeout(REQUEST_DEADLINE, watch.ended()).await {
             Ok(_death) => Ok(()),
@@ -148,11 +150,11 @@ impl FirecrackerHandle {
         }
     }
 
-    /// Makes the machine and lets it boot.
+    /// Checks the VMM's version, then configures and boots the machine by `requests`.
     pub(super) async fn boot(&mut self, requests: Vec<(&'static str, Value)>) -> Result<(), VmmError> {
         let answer = self.request("GET /version", None, REQUEST_DEADLINE).await?;
         let says = answer.get("firecracker_version").and_then(Value::as_str).unwrap_or_default();
-        // Everything here was decided for the version that was asked once; a binary that was replaced since is another.
+        // Features were chosen by the version that was asked once; the binary may have been replaced since.
         if FirecrackerVersion::parse(&format!("Firecracker v{says}")) != Some(self.version) {
             let expected = self.version;
             let detail = format!("it is version {says:?}, and {expected} was expected");
@@ -164,7 +166,7 @@ impl FirecrackerHandle {
         Ok(())
     }
 
-    /// Loads the state and memory that have their names in its directory.
+    /// Loads the state and memory files of the machine's directory; the machine is paused afterwards.
     pub(super) async fn load(&mut self) -> Result<(), VmmError> {
         let body = config::load(self.version);
         self.request("PUT /snapshot/load", Some(&body), REQUEST_DEADLINE).await?;
@@ -194,7 +196,7 @@ impl FirecrackerHandle {
                     self.api = Some(api);
                     Err(VmmError::Api { request, status, fault })
                 }
-                // Mostly because the process is ending, and its death says more.
+                // Mostly the process is ending, and its death tells more.
                 Err(ApiError::Broken(detail)) => match tokio::time::timeout(DEATH_GRACE, watch.ended()).await
                 {
                     Ok(death) => Err(died(request, death)),
@@ -207,13 +209,13 @@ impl FirecrackerHandle {
             .unwrap_or(Err(VmmError::Deadline { command: request, after: limit }))
     }
 
-    /// Connects to the API, once it is there.
+    /// Connects to the API as soon as its socket listens, or fails with the process's end.
     async fn connect_api(&self, during: &'static str, watch: &Watch) -> Result<ApiClient, VmmError> {
         tokio::select! {
             biased;
             connected = ApiClient::connect(&self.root, config::API) => match connected {
                 Ok(api) => Ok(api),
-                // Mostly because the process is ending, and its death says more.
+                // Mostly the process is ending, and its death tells more.
                 Err(source) => match tokio::time::timeout(DEATH_GRACE, watch.ended()).await {
                     Ok(death) => Err(died(during, death)),
                     Err(_) => Err(VmmError::Host { doing: "connect to the VMM", source }),
@@ -223,7 +225,7 @@ impl FirecrackerHandle {
         }
     }
 
-    /// The VMM's process id, which in a jail is not its warden's: it is who listens on the API's socket.
+    /// Sets `pid` to the listener on the API's socket, because the child of a jailed start is the warden.
     pub(super) async fn find_vmm_pid(&mut self) -> Result<(), VmmError> {
         let watch = self.watch();
         let api = self.connect_api("its launch", &watch).await?;

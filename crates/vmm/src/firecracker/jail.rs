@@ -1,8 +1,8 @@
-//! The jail of one machine: Firecracker's own jailer, told what, and what it cannot be told.
+//! Jail of one machine: arguments of Firecracker's own jailer, and the files that it cannot bring in.
 //!
-//! The jailer gives the VMM a root directory of its own, a user, a PID namespace, cgroups and resource limits. Files are
-//! mounted into the jail by the [`warden`](crate::warden), read-only where they are only read. What must be true of them
-//! is checked here, because the VMM, as nobody's user, could only say "permission denied".
+//! The jailer gives the VMM a root directory of its own, a user, a PID namespace, cgroups and resource limits. The
+//! [`warden`](crate::warden) mounts files into the jail, read-only where they are only read. Their permissions are
+//! checked here, because the VMM, with a user of its own, could only report "permission denied".
 
 use std::ffi::OsString;
 use std::io;
@@ -18,25 +18,25 @@ use crate::machine_dir::MachineDir;
 use crate::sandbox::{self, FILE_ROOM, VmmLimits, VmmUsers};
 use crate::warden::{DetachedMount, FileAccess};
 
-/// Threads and processes beside the vCPUs: the VMM's main and API threads, the jailer and its child, and room for one
-/// more of each.
+/// Threads and processes beside one for each vCPU: the VMM's main and API threads, the jailer and its child, and as
+/// many again.
 pub(super) const SPARE_THREADS: u64 = 8;
 
-/// How machines are jailed. Needs root, and Linux 5.12 for the mounts.
+/// Firecracker's jailer with users and limits for machines. Needs root, and Linux 5.12 for the mounts.
 ///
-/// A machine's disk belongs to its user from its launch on. What is only read must be readable by others: what is not
-/// for everybody's eyes belongs into a directory that others cannot enter.
+/// The launch makes a machine's disk belong to the machine's user. Files that are only read must be readable by
+/// others; private ones belong into a directory that others cannot enter.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Jail {
-    /// The path of `jailer`, of the same version as the VMM.
+    /// Path of `jailer`, of the same version as the VMM.
     pub binary: PathBuf,
-    /// Whom machines run as, and in which cgroups.
+    /// User ids and cgroups of machines.
     pub users: VmmUsers,
-    /// What it may use beyond its own size.
+    /// Limits of the VMM beyond its machine's shape.
     pub limits: VmmLimits,
 }
 
-/// A file on its way into a jail.
+/// File to be mounted into a jail.
 pub(super) struct JailFile<'a> {
     pub(super) name: &'static str,
     pub(super) file: &'a OwnedFd,
@@ -44,7 +44,7 @@ pub(super) struct JailFile<'a> {
 }
 
 impl Jail {
-    /// The jailer's arguments, `vmm_args` being those of the VMM. `longest_file` is in bytes.
+    /// Writes the jailer's arguments; `vmm_args` are those of the VMM, `longest_file` is in bytes.
     pub(super) fn arguments(
         &self,
         vmm: &Path,
@@ -76,12 +76,13 @@ impl Jail {
         }
         all.push("--new-pid-ns".into());
         all.push("--".into());
-        // The jailer passes the id on itself.
+        // The jailer passes `--id` on itself.
         all.extend(vmm_args);
         all
     }
 
-    /// Prepares a file: who may use it, an empty place for it, and the mount that goes there.
+    /// Prepares a file: sets or checks its permissions, makes an empty file for it, and clones the mount that goes
+    /// there.
     pub(super) fn mount_file(
         &self,
         machine_dir: &MachineDir,
@@ -98,7 +99,7 @@ impl Jail {
         machine_dir.placeholder(name).map_err(host)?;
         let named;
         let file = if stat.st_nlink == 0 {
-            // Only what has a name can be mounted.
+            // Only a file with a name can be mounted.
             named = machine_dir.second_name(name, part.file).map_err(|error| {
                 VmmError::Spec(format!(
                     "{name} has no name on the file system of the jail and cannot get one: {error}"
@@ -112,7 +113,7 @@ impl Jail {
     }
 }
 
-/// Makes `file` belong to a jail's user.
+/// Makes `file` belong to the user and group `id`.
 pub(super) fn give_to_user(file: &OwnedFd, id: u32) -> io::Result<()> {
     Ok(rustix::fs::fchown(file, Some(Uid::from_raw(id)), Some(Gid::from_raw(id)))?)
 }

@@ -1,9 +1,9 @@
-//! The Firecracker adapter: from a [`MachineSpec`] to a running process and back.
+//! Firecracker adapter: starts a Firecracker process for a [`MachineSpec`], and ends it.
 //!
-//! `config` says what Firecracker is told, `machine_dir` is the directory in which it finds it, `jail` and the crate's `warden`
-//! confine it, `control` is the task that owns the process, `api` and `vsock` are its two sockets, `version` knows what
-//! can be asked of which version, `save` where a saved machine goes, `diagnosis` reads its words. This file ties them
-//! together.
+//! `config` writes the requests, the crate's `machine_dir` holds the named files, `jail` and the crate's `warden`
+//! confine, `control` is the task that owns the process, `handle` sends requests, `api` and `vsock` are the two
+//! sockets, `version` knows features and defects of versions, `save` offers files for a saved machine, `diagnosis`
+//! recognises errors.
 //!
 //! ```text
 //!              unjailed                           jailed
@@ -45,46 +45,46 @@ use crate::sandbox::{SandboxPlan, VmmLimits, VmmRequirements};
 use crate::spawn::{self, Containment, SpawnRequest};
 use crate::warden::{self, FileAccess};
 
-/// The vsock port on which the guest listens for the stream of [`Machine::connect`].
+/// Vsock port on which the guest listens for the stream of [`Machine::connect`].
 pub const STREAM_PORT: u32 = vsock::GUEST_PORT;
 
-/// How long Firecracker may take from its start to its first answer. It takes 10 ms on an idle host; the rest is for a
-/// host that is swapping.
+/// Longest time from Firecracker's start to the end of its launch. An idle host takes 10 ms to the first answer; the
+/// rest is for a host that is swapping.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Where to have the binaries from.
+/// Remedy for a missing binary.
 const SOURCE: &str = "it comes with the runtime bundle";
 
-/// A Firecracker installation and how it is to be used.
+/// A Firecracker installation, with version, run directory and jail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Firecracker {
-    /// The path of `firecracker`.
+    /// Path of `firecracker`.
     pub binary: PathBuf,
-    /// What [`FirecrackerVersion::of`] says of it.
+    /// Version of `binary`, from [`FirecrackerVersion::of`].
     pub version: FirecrackerVersion,
-    /// Holds a directory for each running machine. Made when it is missing; what a killed process left in it goes with
-    /// the next launch.
+    /// Directory with one for each running machine. Made when it is missing; the next launch removes what killed
+    /// processes left in it.
     pub run_dir: PathBuf,
-    /// Firecracker's own jailer. Without one the VMM is this process's user, in a sandbox of ours.
+    /// Firecracker's own jailer; `None` runs the VMM as this process's user, in our own sandbox.
     pub jail: Option<Jail>,
 }
 
-/// What was prepared for one process.
+/// Files, pipes and requests prepared for one launch.
 struct PreparedLaunch {
     request: SpawnRequest,
     root: Arc<OwnedFd>,
     log: OwnedFd,
     status: Option<OwnedFd>,
     user: Option<u32>,
-    /// What makes the machine, unless it is loaded.
+    /// API requests that configure and boot the machine; `None` when it is loaded.
     requests: Option<Vec<(&'static str, Value)>>,
 }
 
 impl Firecracker {
-    /// Starts a machine. Returns when Firecracker answers; a cold guest is then booting, a restored one is loaded and
-    /// paused.
+    /// Starts a machine and returns when Firecracker answers: a cold guest is then booting, a restored one is loaded
+    /// and paused.
     ///
-    /// A machine is cold with [`GuestMemory::Private`], restored with [`GuestMemory::From`].
+    /// A cold start takes [`GuestMemory::Private`], a restore [`GuestMemory::From`]; no other pair is possible.
     ///
     /// # Errors
     /// When the specification is impossible, the version is known to break it, the host lacks something, or Firecracker
@@ -98,7 +98,7 @@ impl Firecracker {
         let shape = spec.shape;
         let prepare = {
             let this = self.clone();
-            // A dozen small file operations, and more when there is something to sweep: not on a runtime's worker.
+            // A dozen file operations, more with a sweep, block, so no runtime worker does them.
             tokio::task::spawn_blocking(move || this.prepare(spec))
         };
         let prepared =
@@ -141,14 +141,16 @@ impl Firecracker {
         match started {
             Ok(()) => Ok(Machine::from_firecracker(handle)),
             Err(error) => {
-                // Reaped and swept before the caller hears of it, so that a failed launch leaves nothing.
+                // The process is reaped and its directory removed before the caller gets the error, so that a failed
+                // launch leaves nothing.
                 let _ended = Box::new(handle).stop().await;
                 Err(diagnosis::recognise(error, shape.mem_mib))
             }
         }
     }
 
-    /// Removes what killed processes left in [`Firecracker::run_dir`]. Every launch does so too.
+    /// Removes the directories and cgroups that killed processes left in [`Firecracker::run_dir`]. Every launch does
+    /// so first.
     pub fn sweep(&self) {
         machine_dir::sweep(&self.machines_dir(), |id| match &self.jail {
             Some(jail) => jail.users.cgroup_directories(id),
@@ -156,7 +158,7 @@ impl Firecracker {
         });
     }
 
-    /// Where the directories of all machines of this binary are; the jailer's rule.
+    /// Directory of all machines of this binary, by the jailer's rule: the run directory and the binary's file name.
     fn machines_dir(&self) -> PathBuf {
         self.run_dir.join(self.binary.file_name().unwrap_or_else(|| "firecracker".as_ref()))
     }
@@ -247,10 +249,11 @@ impl Firecracker {
     }
 }
 
-/// A file with its name and what the VMM may do with it.
+/// Name of a file in the VMM's directory, the file, and the VMM's access to it.
 type NamedFile = (&'static str, OwnedFd, FileAccess);
 
-/// What the two ways to run have to say: the directory, the order, where its end is reported, and its user.
+/// Result of preparing a run, jailed or not: machine directory, spawn request, the warden's status pipe, and the
+/// VMM's user id.
 type LaunchSetup = (MachineDir, SpawnRequest, Option<OwnedFd>, Option<u32>);
 
 /// The files that the VMM opens.

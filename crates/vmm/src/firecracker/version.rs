@@ -1,8 +1,9 @@
-//! What a Firecracker's version says about it: which requests it understands, and what it is known to do wrong.
+//! Firecracker versions: the requests that each understands, and its known defects.
 //!
-//! The version is asked once, of the binary. Requests with an unknown field are refused by Firecracker, so each field
-//! that is younger than the oldest supported version is asked for here first. Known faults are data with the versions
-//! they are in; whoever is about to do what breaks asks [`FirecrackerVersion::refuse`], and the refusal names the fault.
+//! The binary is asked once for its version. Firecracker refuses requests with unknown fields, so each field that is
+//! younger than the oldest supported version is a [`FirecrackerFeature`]. Known defects are data with the versions
+//! they are in; code that would run into one calls [`FirecrackerVersion::refuse`] first, and the refusal names the
+//! defect.
 
 use std::fmt;
 use std::path::Path;
@@ -11,24 +12,24 @@ use std::time::Duration;
 
 use crate::VmmError;
 
-/// How long `--version` may take.
+/// Longest run of `--version`.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Older ones lack requests that everything here relies on, and were never tried.
+/// Oldest supported version: older ones lack requests that this adapter relies on, and were never tried.
 const OLDEST: (u32, u32, u32) = (1, 12, 0);
 
-/// What `--version` says.
+/// Version of a Firecracker binary, as `--version` prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FirecrackerVersion {
-    /// Major version.
+    /// Major version, the first number.
     pub major: u32,
-    /// Minor version.
+    /// Minor version, the second number.
     pub minor: u32,
-    /// Patch level.
+    /// Patch level, the third number.
     pub patch: u32,
 }
 
-/// Reads what `Display` writes, as `1.12.1`.
+/// Parses the form that `Display` writes, as `1.12.1`.
 impl std::str::FromStr for FirecrackerVersion {
     type Err = ();
 
@@ -37,11 +38,11 @@ impl std::str::FromStr for FirecrackerVersion {
     }
 }
 
-/// Something that some versions do wrong.
+/// Known defect of some versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum FirecrackerDefect {
-    /// Older than what is supported.
+    /// The version is older than the oldest supported one.
     TooOld,
     /// After a pause and a resume with no snapshot between, host connections to the guest hang.
     BarePauseResume,
@@ -64,7 +65,7 @@ impl fmt::Display for FirecrackerDefect {
     }
 }
 
-/// A field or request that not every supported version understands.
+/// Request or field that not every supported version understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FirecrackerFeature {
     /// `clock_realtime` on load: the guest's clock goes on at the host's time.
@@ -75,17 +76,17 @@ pub enum FirecrackerFeature {
     VsockOverride,
 }
 
-/// What is about to be done with it.
+/// Step of a machine's life that some versions break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum VersionedStep {
     Launch,
     Restore,
-    /// A resume of what was paused and not saved since.
+    /// Resume of a machine that was not saved since its pause.
     BareResume,
 }
 
 impl FirecrackerVersion {
-    /// Asks the binary.
+    /// Runs `binary --version`.
     ///
     /// # Errors
     /// When it is missing, cannot run, does not answer within 10 s, or is no Firecracker.
@@ -95,11 +96,11 @@ impl FirecrackerVersion {
             .ok_or_else(|| VmmError::Version { binary: binary.to_owned(), output: start_of(&printed) })
     }
 
-    /// The format of the snapshots that the binary writes and reads, as `6.0.0`. Formats are not converted, so this
-    /// belongs into the key of whatever is kept across versions.
+    /// Asks the binary for its snapshot format, as `6.0.0`. Firecracker converts no formats, so saved states must be
+    /// stored under their format.
     ///
     /// # Errors
-    /// As [`FirecrackerVersion::of`].
+    /// Fails as [`FirecrackerVersion::of`] does.
     pub async fn snapshot_format(binary: &Path) -> Result<String, VmmError> {
         let printed = ask(binary, "--snapshot-version").await?;
         let text = printed.lines().next().and_then(|line| line.trim().strip_prefix('v'));
@@ -112,7 +113,7 @@ impl FirecrackerVersion {
     pub(super) fn parse(printed: &str) -> Option<FirecrackerVersion> {
         let line = printed.lines().next()?.trim();
         let text = line.strip_prefix("Firecracker v").or_else(|| line.strip_prefix("Jailer v"))?;
-        // A development build says `1.13.0-dev`.
+        // Development builds print `1.13.0-dev`.
         let (major, minor, patch) = numbers(text.split('-').next()?)?;
         Some(FirecrackerVersion { major, minor, patch })
     }
@@ -126,7 +127,7 @@ impl FirecrackerVersion {
         (self.major, self.minor, self.patch)
     }
 
-    /// All that is known to be wrong with this version, whether or not it is ever met.
+    /// Lists all known defects of this version, whether or not a machine would run into them.
     pub fn defects(self) -> Vec<FirecrackerDefect> {
         let number = self.number();
         let mut found = Vec::new();
@@ -149,7 +150,7 @@ impl FirecrackerVersion {
     pub fn has(self, feature: FirecrackerFeature) -> bool {
         let number = self.number();
         match feature {
-            // It came with 1.16 and went back into two older lines.
+            // The field came with 1.16 and was ported back to two older lines.
             FirecrackerFeature::ClockRealtime => {
                 number >= (1, 15, 1) || ((1, 14, 4)..(1, 15, 0)).contains(&number)
             }
@@ -158,7 +159,7 @@ impl FirecrackerVersion {
         }
     }
 
-    /// Refuses what this version is known to break.
+    /// Fails with [`VmmError::KnownBad`] when this version is known to break at `step`.
     pub(super) fn refuse(self, step: VersionedStep) -> Result<(), VmmError> {
         let breaks = |defect: &FirecrackerDefect| match step {
             VersionedStep::Launch => *defect == FirecrackerDefect::TooOld,
@@ -171,10 +172,10 @@ impl FirecrackerVersion {
         }
     }
 
-    /// Refuses differential snapshots where they are known to be wrong.
+    /// Refuses differential snapshots of a guest of `mem_mib` MiB where this version is known to corrupt them.
     ///
     /// # Errors
-    /// [`VmmError::KnownBad`].
+    /// [`VmmError::KnownBad`] above 3072 MiB with such a version.
     pub fn refuse_diff(self, mem_mib: u32) -> Result<(), VmmError> {
         if mem_mib > 3072 && self.defects().contains(&FirecrackerDefect::DiffAbove3Gib) {
             return Err(VmmError::KnownBad {
@@ -202,7 +203,7 @@ fn start_of(printed: &str) -> String {
     printed.chars().take(200).collect()
 }
 
-/// The standard output of the binary run with one option.
+/// Runs the binary with one option and gives its standard output.
 pub(super) async fn ask(binary: &Path, option: &'static str) -> Result<String, VmmError> {
     let mut command = tokio::process::Command::new(binary);
     command.arg(option).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);

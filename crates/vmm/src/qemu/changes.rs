@@ -1,8 +1,8 @@
-//! What a machine changed in its memory since it was started from a file, taken out of the VMM.
+//! Copies out of a VMM the memory pages that a machine changed since it was started from a memory file.
 //!
-//! In a private mapping of a file a page that was only read is the file's own, and one that was written to is the
-//! process's. `/proc/PID/pagemap` says which is which. So a save copies what changed and never looks at the rest, which
-//! would cost the VMM a fault, and the host a page, for each.
+//! In a private mapping, a page that was only read belongs to the file, and one that was written belongs to the
+//! process. `/proc/PID/pagemap` tells them apart. So a save copies changed pages and never reads the others, each of
+//! which would cost the VMM a fault and the host a page.
 
 use std::fs::{self, File};
 use std::io;
@@ -10,24 +10,24 @@ use std::ops::Range;
 use std::os::unix::fs::FileExt;
 
 const PAGE: u64 = 4096;
-/// Bytes of an entry of a pagemap, which says what a page is.
+/// Bytes of a pagemap entry, which describes one page.
 const ENTRY: usize = 8;
 const PRESENT: u64 = 1 << 63;
 const SWAPPED: u64 = 1 << 62;
-/// Of a file, or shared.
+/// Bit of a page that belongs to a file or is shared.
 const OF_FILE: u64 = 1 << 61;
-/// Entries looked at, and pages copied, at once: 1 MiB of memory.
+/// Pages whose entries are read at once: 1 MiB of memory.
 const STEP: usize = 256;
 
-/// A part of a file in a process's memory.
+/// Range of a process's addresses at which a file is mapped, from `offset` in the file on.
 #[derive(Debug, PartialEq, Eq)]
 struct MappedRange {
     addresses: Range<u64>,
     offset: u64,
 }
 
-/// Writes over `into`, which holds what the file with this inode held when the process mapped it, private and whole, what
-/// the process has made of it: `length` bytes. Nothing may run on that memory meanwhile. Blocks. How much it was, bytes.
+/// Writes the pages that process `pid` changed in its private mapping of the file `inode` over `into`, a copy of that
+/// file of `length` bytes. The machine must be paused. Blocks; gives the number of bytes written.
 pub(super) fn copy(pid: u32, inode: u64, length: u64, into: &File) -> io::Result<u64> {
     let parts = parts(&fs::read_to_string(format!("/proc/{pid}/maps"))?, inode);
     if !is_whole(&parts, length) {
@@ -54,13 +54,13 @@ pub(super) fn copy(pid: u32, inode: u64, length: u64, into: &File) -> io::Result
     Ok(copied)
 }
 
-/// Where the file with this inode is mapped private, in the text of `/proc/PID/maps`.
+/// Finds the private mappings of the file `inode` in the text of `/proc/PID/maps`.
 fn parts(maps: &str, inode: u64) -> Vec<MappedRange> {
     let part = |line: &str| {
         let mut words = line.split_ascii_whitespace();
         let (from, to) = words.next()?.split_once('-')?;
         let (mode, offset, _device, there) = (words.next()?, words.next()?, words.next()?, words.next()?);
-        // The device is not compared: some file systems show another one here than to fstat.
+        // Some file systems show another device here than to fstat, so only the inode is compared.
         if !mode.ends_with('p') || there.parse() != Ok(inode) {
             return None;
         }
@@ -70,7 +70,7 @@ fn parts(maps: &str, inode: u64) -> Vec<MappedRange> {
     maps.lines().filter_map(part).collect()
 }
 
-/// Whether they are the file from its beginning to its end, each byte once.
+/// Whether the ranges cover the file from beginning to end, each byte once and in order.
 fn is_whole(parts: &[MappedRange], length: u64) -> bool {
     let mut next = 0;
     for MappedRange { addresses, offset } in parts {
@@ -82,7 +82,7 @@ fn is_whole(parts: &[MappedRange], length: u64) -> bool {
     next == length
 }
 
-/// The runs of pages that are the process's own.
+/// Finds the runs of pages that belong to the process, as indices of pagemap entries.
 fn runs(entries: &[u8]) -> Vec<Range<usize>> {
     let mut runs: Vec<Range<usize>> = Vec::new();
     for (at, entry) in entries.as_chunks::<ENTRY>().0.iter().enumerate() {

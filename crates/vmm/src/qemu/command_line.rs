@@ -1,10 +1,11 @@
-//! What QEMU and the guest kernel are told.
+//! Command lines of QEMU and of the guest's kernel.
 //!
 //! The device model is as close to Firecracker's as QEMU comes: `microvm`, virtio over MMIO, no PCI, no NIC, no
-//! display. Pure but for taking descriptors apart: it starts nothing.
+//! display. No process is started here.
 //!
-//! Nothing is passed by name. Disks go in as descriptor sets (`-add-fd`), sockets by number, and what QEMU only opens
-//! by path (kernel, initramfs, RAM file) as `/proc/self/fd/N`, which opens the inherited descriptor's file anew.
+//! No file is passed by name: disks are descriptor sets (`-add-fd`), sockets are numbers, and files that QEMU opens
+//! by path alone (kernel, initramfs, RAM file) are `/proc/self/fd/N`, which opens the inherited descriptor's file
+//! anew.
 
 use std::ffi::OsString;
 use std::fs::File;
@@ -16,20 +17,20 @@ use crate::VmmError;
 use crate::machine::{Accelerator, DiskCache, GuestMemory, MachineParts, Shape};
 use crate::warden::FileAccess;
 
-/// Kernel arguments for a boot that is made to see why an earlier one hung or died: the whole kernel log, from the
-/// first line on. Given at the end of [`MachineParts::kernel_args`], they overrule `quiet`. They cost a boot 5 to 10 %.
+/// Kernel arguments for the whole kernel log, from the first line on, to find out why an earlier boot hung or died.
+/// At the end of [`MachineParts::kernel_args`] they overrule `quiet`; a boot takes 5 to 10 % longer.
 pub const VERBOSE_KERNEL_ARGS: &[&str] = &["earlyprintk=ttyS0", "ignore_loglevel"];
 
-/// Which machine QEMU is told to be. Raised with any change of what a saved state depends on; a test compares the whole
-/// command line with the one that has this number.
+/// Number of QEMU's device model, raised with any change that makes older saved states unusable. A test compares the
+/// whole command line with the one stored under this number.
 pub const DEVICE_MODEL: u32 = 4;
 
-/// Everything that goes into one QEMU process.
+/// Inputs of one QEMU process's command line.
 #[derive(Debug)]
 pub(super) struct QemuCommandLine {
     pub(super) accelerator: Accelerator,
     pub(super) shape: Shape,
-    /// 0 where nobody will read it.
+    /// Rate of the host's time-stamp counter in kHz; 0 when unknown or when the guest is restored.
     pub(super) tsc_khz: u64,
     pub(super) parts: MachineParts,
     pub(super) memory: GuestMemory,
@@ -39,7 +40,7 @@ pub(super) struct QemuCommandLine {
     pub(super) console: OwnedFd,
 }
 
-/// Refuses what no host can run, and sizes or checks the memory file.
+/// Checks the shape, and sizes or checks the memory file.
 pub(super) fn check(shape: Shape, memory: &GuestMemory) -> Result<(), VmmError> {
     shape.check()?;
     match memory {
@@ -47,8 +48,8 @@ pub(super) fn check(shape: Shape, memory: &GuestMemory) -> Result<(), VmmError> 
         GuestMemory::Owned(file) => {
             file.set_len(shape.memory_bytes())
                 .map_err(|source| VmmError::Host { doing: "size the guest's memory file", source })?;
-            // It counts against no limit of the VMM's address space. A file on disk, or a memory file that was made
-            // without seals, has only the limit on files.
+            // Seals keep the VMM from growing a memfd, which no memory limit of a process counts. A file on disk, or
+            // a memfd without seals, is bounded by the limit on file sizes alone.
             let _no_seals = rustix::fs::fcntl_add_seals(file, SealFlags::GROW | SealFlags::SHRINK);
             Ok(())
         }
@@ -57,28 +58,27 @@ pub(super) fn check(shape: Shape, memory: &GuestMemory) -> Result<(), VmmError> 
 }
 
 impl QemuCommandLine {
-    /// The arguments, and the descriptors that the numbers in them mean.
+    /// Writes the arguments, and collects the descriptors whose numbers are in them.
     pub(super) fn build(self) -> Result<QemuArguments, VmmError> {
         let mut out = QemuArguments::default();
         let kernel_line = self.kernel_line()?;
         let mem_mib = self.shape.mem_mib;
 
         out.words(["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]);
-        // The section that says which machine was saved, which not every save has.
+        // Not every save writes the section that names the machine, so no load expects it.
         out.words(["-global", "migration.send-configuration=off"]);
-        // Left allowed is only what QEMU itself needs: `spawn` denies fork and exec, `elevateprivileges` setuid and
-        // its kind, `resourcecontrol` scheduling and priorities, `obsolete` dead system calls. Four switches are all
-        // that QEMU 7.2 has.
+        // All four switches of QEMU 7.2: `spawn` denies fork and exec, `elevateprivileges` setuid and the like,
+        // `resourcecontrol` scheduling and priorities, `obsolete` dead system calls.
         out.option(
             "-sandbox",
             "on,obsolete=deny,elevateprivileges=deny,spawn=deny,resourcecontrol=deny".to_owned(),
         );
         let (accelerator, cpu) = match self.accelerator {
-            // thread=multi is no choice of speed: with one thread the guest cannot calibrate its clock and hangs.
-            // tb-size (MiB) bounds the translation cache, which otherwise passes 1 GiB after a few hundred commands. 180
-            // commands, Python among them, took 14.2 s with 64, 14.5 with 56, 15 to 17 with 48, 12.5 with 128. With
-            // 56, QEMU's own memory was at times above the promised 120 MiB.
-            // Without -erms the guest copies by `rep movsb`, a byte at a time under TCG.
+            // thread=multi: with one thread the guest cannot calibrate its clock and hangs. tb-size (MiB) bounds the
+            // translation cache, which otherwise passes 1 GiB after a few hundred commands. 180 commands, Python
+            // among them, took 14.2 s with 64, 14.5 with 56, 15 to 17 with 48, 12.5 with 128. With 56, QEMU's own
+            // memory was at times above the promised 120 MiB. -erms: with it the guest copies by `rep movsb`, a byte
+            // at a time under TCG.
             Accelerator::Tcg => ("tcg,thread=multi,tb-size=52", "max,-erms"),
             Accelerator::Kvm => ("kvm", "host"),
         };
@@ -99,8 +99,8 @@ impl QemuCommandLine {
                 out.option("-object", ram_file(mem_mib, &path, "off"));
             }
         }
-        // A guest that is told its counter's rate leaves the PIT as it was reset, and QEMU toggles its output for nobody, 36
-        // times a second: half of what an idle machine costs.
+        // A guest that knows its counter's rate leaves the PIT as it was reset, and QEMU toggles its unused output 36
+        // times a second: half the cost of an idle machine.
         let pit = match self.accelerator {
             Accelerator::Tcg => "off",
             Accelerator::Kvm => "on",
@@ -120,7 +120,7 @@ impl QemuCommandLine {
         out.option("-chardev", format!("socket,id=qmp,fd={qmp}"));
         out.option("-mon", "chardev=qmp,mode=control".to_owned());
 
-        // Two ports: number 0 is reserved for a console.
+        // max_ports=2, because port 0 is reserved for a console.
         out.option("-device", "virtio-serial-device,max_ports=2".to_owned());
         let port = out.inherit(self.port);
         out.option("-chardev", format!("socket,id=port,fd={port}"));
@@ -132,21 +132,21 @@ impl QemuCommandLine {
             out.drive("disk", disk, DriveAccess::Write(self.parts.cache));
         }
         if self.restores {
-            // -S: a loaded machine waits to be told to run.
+            // -S: a loaded machine stays paused until `cont`.
             out.words(["-incoming", "defer", "-S"]);
         }
         Ok(out)
     }
 
     fn kernel_line(&self) -> Result<String, VmmError> {
-        // quiet: at full length the log costs a boot some 5 %; the console itself costs nothing that can be measured.
-        // panic=-1: a panic resets at once, and -no-reboot makes a reset the end of QEMU.
+        // quiet: the full log costs a boot some 5 %; the console itself costs nothing measurable. panic=-1: a panic
+        // resets at once, and -no-reboot makes a reset the end of QEMU.
         let mut words = vec!["console=ttyS0".to_owned(), "quiet".to_owned(), "panic=-1".to_owned()];
         if self.accelerator == Accelerator::Tcg {
             if self.tsc_khz > 0 {
                 words.push(format!("tsc_early_khz={}", self.tsc_khz));
-                // It is right, and on a busy host it is what the kernel would check it by that is late: the guest, and all
-                // that are restored from it, would be left with a clock of 10 ms and a tick that never stops.
+                // The rate is right, but on a busy host the timer by which the kernel checks it is late: the guest,
+                // and all restored from it, would be left with a clock of 10 ms and a tick that never stops.
                 words.push("tsc=reliable".to_owned());
             }
             // Rewriting code costs the translator dear: a kernel with one processor would patch every lock prefix out
@@ -166,19 +166,19 @@ fn ram_file(mem_mib: u32, path: &str, share: &str) -> String {
     format!("memory-backend-file,id=ram,size={mem_mib}M,mem-path={path},share={share}")
 }
 
-/// What the guest may do with a drive.
+/// Access of the guest to a drive; writes with the meaning of their flushes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum DriveAccess {
     Read,
     Write(DiskCache),
 }
 
-/// Arguments under construction, with the descriptors they mention.
+/// Arguments of QEMU, with the descriptors they mention.
 #[derive(Debug, Default)]
 pub(super) struct QemuArguments {
     pub(super) args: Vec<OsString>,
     pub(super) inherit: Vec<OwnedFd>,
-    /// Those of them that QEMU opens anew by their paths.
+    /// Inherited descriptors that QEMU opens anew by `/proc/self/fd/N`, with the access it asks for.
     pub(super) reopened: Vec<(RawFd, FileAccess)>,
     sets: u32,
 }
@@ -193,28 +193,28 @@ impl QemuArguments {
         self.args.push(value.into());
     }
 
-    /// Passes a descriptor on; its number.
+    /// Adds a descriptor to inherit; gives its number.
     fn inherit(&mut self, descriptor: OwnedFd) -> i32 {
         let number = descriptor.as_raw_fd();
         self.inherit.push(descriptor);
         number
     }
 
-    /// Passes a file on; a path that opens it anew in QEMU.
+    /// Adds a file to inherit; gives the path by which QEMU opens it anew.
     fn reopened_path(&mut self, file: File, access: FileAccess) -> String {
         let number = self.inherit(file.into());
         self.reopened.push((number, access));
         format!("/proc/self/fd/{number}")
     }
 
-    /// A virtio block device over `file`.
+    /// Adds a virtio block device `name` over `file`.
     fn drive(&mut self, name: &str, file: File, access: DriveAccess) {
         self.sets += 1;
         let set = self.sets;
         let number = self.inherit(file.into());
         self.option("-add-fd", format!("fd={number},set={set}"));
-        // discard=unmap: what the guest trims becomes a hole again. Locks are the caller's: a base is shared on purpose,
-        // a disk belongs to one VM.
+        // discard=unmap: blocks that the guest trims become holes. locking=off: the caller locks; a base is shared on
+        // purpose, a disk belongs to one VM.
         let mode = match access {
             DriveAccess::Read => "read-only=on,auto-read-only=off",
             DriveAccess::Write(DiskCache::Unsafe) => {
@@ -226,8 +226,8 @@ impl QemuArguments {
             "-blockdev",
             format!("driver=raw,node-name={name},{mode},file.driver=file,file.filename=/dev/fdset/{set},file.aio=threads,file.locking=off"),
         );
-        // werror=report: the guest sees its disk fail when the host's is full. QEMU's default would stop the machine,
-        // and nobody would ever continue it.
+        // werror=report: the guest sees a write error when the host's disk is full. QEMU's default would stop the
+        // machine for good.
         let report = if access == DriveAccess::Read { "" } else { ",werror=report" };
         self.option("-device", format!("virtio-blk-device,drive={name}{report}"));
     }
@@ -306,7 +306,8 @@ mod tests {
         }
     }
 
-    /// A saved state fits only the machine it was saved from.
+    /// The command line of a machine is frozen with its number: a saved state fits only the machine it was saved
+    /// from.
     #[test]
     fn the_device_model_is_frozen() {
         let text = format!(

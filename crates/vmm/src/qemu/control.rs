@@ -1,4 +1,4 @@
-//! The one task that owns a QEMU process.
+//! Control task that owns a QEMU process.
 //!
 //! ```text
 //!             commands                       +--> answers, to whoever asked
@@ -9,7 +9,7 @@
 //!                    console +  +- stderr
 //! ```
 //!
-//! It alone reads, writes, signals and reaps. When its runtime goes down under it, dropping the process kills it.
+//! Only this task reads, writes and reaps. When its runtime is shut down, dropping the process kills it.
 
 use std::collections::HashMap;
 use std::io;
@@ -30,39 +30,39 @@ use crate::console::{CONSOLE_LIMIT, OutputTail};
 use crate::death::{Death, DeathReason, ProcessExit, is_panic};
 use crate::spawn::{ProcessPidfd, VmmProcess};
 
-/// How much of QEMU's stderr is kept. A KVM internal error dumps some 2 KiB of registers.
+/// Kept bytes of QEMU's stderr. A KVM internal error dumps some 2 KiB of registers.
 const STDERR_LIMIT: usize = 8 * 1024;
 
-/// Something for QEMU to do.
+/// A QMP command, and the channel for its answer.
 #[derive(Debug)]
 pub(super) struct QmpCommand {
     pub(super) command: &'static str,
     pub(super) arguments: Value,
-    /// A descriptor that travels with the command.
+    /// Descriptor sent along with the command (SCM_RIGHTS).
     pub(super) descriptor: Option<OwnedFd>,
     pub(super) answer: oneshot::Sender<Result<Value, String>>,
 }
 
-/// Where a migration, out or in, stands.
+/// State of a migration, out or in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum MigrationStatus {
-    /// Not over.
+    /// No end was reported yet.
     Going,
     Completed,
     Failed,
 }
 
-/// The ends that a handle keeps.
+/// Handle's ends of the channels to the task.
 #[derive(Debug)]
 pub(super) struct ControlChannels {
-    /// Closed before the process is killed: that is how the task tells a stop from a murder.
+    /// Commands to QEMU. Closed before the process is killed, by which the task tells a stop from a foreign kill.
     pub(super) command_sender: Option<mpsc::Sender<QmpCommand>>,
     pub(super) death: watch::Receiver<Option<Death>>,
     pub(super) migration: watch::Receiver<MigrationStatus>,
     pub(super) console: Arc<Mutex<OutputTail>>,
 }
 
-/// Starts the task. `process` is its own from here on.
+/// Starts the control task, which owns `process` from then on.
 pub(super) fn start(
     mut process: VmmProcess,
     qmp: UnixStream,
@@ -98,7 +98,7 @@ pub(super) fn start(
     })
 }
 
-/// What QEMU said about its end before it came.
+/// Events that tell the cause of QEMU's end.
 #[derive(Debug, Default)]
 struct EndSigns {
     guest_shutdown: bool,
@@ -118,13 +118,13 @@ struct ControlTask {
     tail: Arc<Mutex<OutputTail>>,
     stderr_tail: OutputTail,
     signs: EndSigns,
-    /// A `stop` or a migration of ours is under way or done: a STOP event is then no news.
+    /// Whether a `stop` or a migration of ours is under way or done, which explains a STOP event.
     pausing: bool,
 }
 
 enum PendingReply {
     Caller(oneshot::Sender<Result<Value, String>>),
-    /// Our own question after a STOP nobody asked for.
+    /// The task's own `query-status` after an unexpected STOP event.
     WhyStopped,
 }
 
@@ -155,7 +155,7 @@ impl ControlTask {
                     Ok(n @ 1..) => {
                         self.decoder.push(&from_qmp[..n]);
                         if self.messages().is_err() {
-                            // Nothing can be asked of it any more.
+                            // A broken protocol leaves no way to control QEMU.
                             pidfd.kill();
                             qmp_open = false;
                         }
@@ -175,7 +175,7 @@ impl ControlTask {
                 },
             }
         };
-        // The process is gone: what it wrote is in the sockets, and no more comes.
+        // The process has ended: the rest of its output is in the sockets.
         while let Ok(n @ 1..) = self.qmp.try_read(&mut from_qmp) {
             self.decoder.push(&from_qmp[..n]);
         }
@@ -214,14 +214,14 @@ impl ControlTask {
         let id = self.next_id;
         self.next_id += 1;
         let line = qmp::encode(id, command, arguments);
-        // Commands are a few hundred bytes and a handful at a time: they fit the socket's buffer, or QEMU has not
-        // read for a long time.
+        // Commands are a few hundred bytes and a handful at a time; only a QEMU that does not read lets them fill the
+        // socket's buffer.
         let sent = send_all(&self.qmp, &line, descriptor.as_ref());
         match (sent, waiting) {
             (Ok(()), waiting) => {
                 self.waiting.insert(id, waiting);
             }
-            // A QEMU that is gone is noticed by its death; dropping the answer tells the caller to look there.
+            // On other errors QEMU has ended; dropping the answer makes the caller wait for its death.
             (Err(error), PendingReply::Caller(answer)) if error.kind() == io::ErrorKind::WouldBlock => {
                 let _gone = answer.send(Err("it does not read its commands".to_owned()));
             }
@@ -272,7 +272,8 @@ impl ControlTask {
                     _ => MigrationStatus::Going,
                 });
             }
-            // One question at a time: a QEMU that was taken over can stop as often as it likes and never answer.
+            // Only one question is open at a time: a QEMU that was taken over can send STOP endlessly and never
+            // answer.
             "STOP" if !self.pausing && !self.is_asking_why() => {
                 self.write("query-status", &Value::Null, None, PendingReply::WhyStopped);
             }
@@ -318,7 +319,7 @@ async fn read_some(from: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8])
     }
 }
 
-/// Sends one line whole, with a descriptor if there is one.
+/// Sends one line whole, with `descriptor` if given, without blocking.
 fn send_all(socket: &UnixStream, line: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -332,11 +333,11 @@ fn send_all(socket: &UnixStream, line: &[u8], descriptor: Option<&OwnedFd>) -> i
         &mut ancillary,
         SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     )?;
-    // A stream socket with room takes a small message whole; half a command would confuse every later one.
+    // A stream socket with room takes a small message whole; half a command would garble all later ones.
     if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
 }
 
-/// The async end of a child's stderr.
+/// Wraps a child's stderr for the runtime.
 pub(super) fn stderr(pipe: OwnedFd) -> io::Result<tokio::net::unix::pipe::Receiver> {
     tokio::net::unix::pipe::Receiver::from_owned_fd(pipe)
 }

@@ -1,4 +1,4 @@
-//! What a [`Machine`](crate::Machine) of this adapter holds: the ways to reach the task that owns the process.
+//! Handle of a running QEMU behind a [`Machine`](crate::Machine): channels to the task that owns the process.
 //!
 //! Every command has a deadline, and a process that dies under a command ends the wait at once.
 
@@ -17,10 +17,10 @@ use crate::machine::{Accelerator, LaunchTimes, Shape};
 use crate::sandbox::Confinement;
 use crate::spawn::{ProcessPidfd, VmmProcess};
 
-/// How long one command may take. They take milliseconds.
+/// Longest command; most take milliseconds.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A running QEMU. Dropping it kills the process; its task reaps it.
+/// A running QEMU. Dropping the handle kills the process, and the control task reaps it.
 #[derive(Debug)]
 pub(crate) struct QemuHandle {
     channels: ControlChannels,
@@ -28,9 +28,9 @@ pub(crate) struct QemuHandle {
     pid: u32,
     accelerator: Accelerator,
     pub(super) shape: Shape,
-    /// Guest memory is a file that is mapped shared: saves leave it out.
+    /// Whether guest memory is a file mapped shared, which saves leave out.
     pub(super) shares_memory: bool,
-    /// The inode of the file that guest memory is mapped from, private.
+    /// Inode of the file that guest memory is mapped from, private; `None` for other memory.
     pub(crate) mapped: Option<u64>,
     pub(crate) confinement: Confinement,
     pub(super) paused: bool,
@@ -117,7 +117,7 @@ impl QemuHandle {
 
     pub(crate) async fn stop(self) -> Result<(), VmmError> {
         let watch = self.watch();
-        // Dropping tells the task that this end was wished for, and kills.
+        // Dropping the handle closes the command channel, which marks the end as wanted, and kills.
         drop(self);
         match tokio::time::timeout(COMMAND_DEADLINE, watch.ended()).await {
             Ok(_death) => Ok(()),
@@ -129,7 +129,7 @@ impl QemuHandle {
         self.command_with(command, arguments, None).await
     }
 
-    /// Asks QEMU and waits for the answer, the process's end, or the deadline.
+    /// Sends one command and waits for the answer, the process's end, or the deadline.
     pub(super) async fn command_with(
         &self,
         command: &'static str,
@@ -139,7 +139,7 @@ impl QemuHandle {
         let (answer, answered) = oneshot::channel();
         let request = QmpCommand { command, arguments, descriptor, answer };
         let exchange = async {
-            // Either failing means that the process is ending: its death tells why.
+            // A closed channel means that the process is ending, and its death has the cause.
             if let Some(command_sender) = &self.channels.command_sender
                 && command_sender.send(request).await.is_ok()
                 && let Ok(result) = answered.await
@@ -151,7 +151,7 @@ impl QemuHandle {
         self.bounded(command, COMMAND_DEADLINE, exchange).await
     }
 
-    /// Ends `work` at the process's death or after `limit`.
+    /// Runs `work` until it is done, the process ends, or `limit` is over.
     pub(super) async fn bounded<T>(
         &self,
         during: &'static str,

@@ -1,7 +1,8 @@
-//! The QEMU adapter: from a [`MachineSpec`] to a running process and back.
+//! QEMU adapter: starts a QEMU process for a [`MachineSpec`], and ends it.
 //!
-//! `command_line` says what QEMU is told, `control` is the task that owns the process, `qmp` is the wire format of its
-//! control socket, `migrate` saves and restores, `changes` reads what a machine changed in its memory, `diagnosis` reads its stderr. This file ties them together.
+//! `command_line` writes QEMU's arguments, `control` is the task that owns the process, `qmp` is the wire format of
+//! its control socket, `handle` sends commands, `migrate` saves and restores, `changes` copies the memory pages that
+//! a machine changed, `diagnosis` recognises errors on stderr.
 
 mod changes;
 mod command_line;
@@ -31,48 +32,48 @@ use crate::sandbox::{SandboxPlan, VmmLimits, VmmRequirements, VmmUsers, check_re
 use crate::spawn::{self, Containment, SpawnRequest, VmmProcess};
 use crate::{VmmError, tsc};
 
-/// How long QEMU may take from its start to its first answer. It takes 30 ms on an idle host; the rest is for a host
-/// that is swapping.
+/// Longest launch; one that reads memory from a state gets more. QEMU's first answer takes 30 ms on an idle host; the
+/// rest is for a host that is swapping.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
 
-/// How long `--version` may take.
+/// Longest run of `--version`.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Threads beside the vCPUs: at most 64 for disks, a few of QEMU's own.
+/// Threads of QEMU beside one for each vCPU: at most 64 for disks, and a few others.
 const SPARE_THREADS: u64 = 80;
 
-/// Where to have the binary from.
+/// Remedy for a missing binary.
 const PACKAGE: &str = "on Debian: the package qemu-system-x86";
 
-/// A QEMU installation and how it is to be used.
+/// A QEMU installation, with accelerator, run directory and users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
-    /// The path of `qemu-system-x86_64`.
+    /// Path of `qemu-system-x86_64`.
     pub binary: PathBuf,
-    /// What executes guest instructions.
+    /// Executor of guest instructions.
     pub accelerator: Accelerator,
-    /// Where a machine's lock is, and its root directory in its own mount namespace. Made when it is missing; what a
-    /// killed process left in it goes with the next launch.
+    /// Directory for machines' locks, and mount point of a VMM's root directory in its own mount namespace. Made when
+    /// it is missing; the next launch removes what killed processes left in it.
     pub run_dir: PathBuf,
-    /// Users and cgroups for the machines, which only root can give; otherwise they are this process's user.
+    /// Users and cgroups for machines, which only root can give; `None` runs them as this process's user.
     pub users: Option<VmmUsers>,
 }
 
-/// What `--version` says.
+/// Version of a QEMU binary, as `--version` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuVersion {
-    /// Major version.
+    /// Major version, the first number.
     pub major: u32,
-    /// Minor version.
+    /// Minor version, the second number.
     pub minor: u32,
-    /// Patch level.
+    /// Patch level, the third number; 0 when it is not printed.
     pub micro: u32,
-    /// The whole version text, a distribution's suffix included.
+    /// Whole version text, with a distribution's suffix.
     pub text: String,
 }
 
 impl Qemu {
-    /// Starts a machine. Returns when QEMU answers; a cold guest is then booting, a restored one is loaded and
+    /// Starts a machine and returns when QEMU answers: a cold guest is then booting, a restored one is loaded and
     /// paused.
     ///
     /// # Errors
@@ -81,8 +82,8 @@ impl Qemu {
     pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
         let MachineSpec { shape, parts, memory, start } = spec;
         command_line::check(shape, &memory)?;
-        // A few milliseconds of computing the first time: not on a runtime's worker. A guest that is restored was told
-        // when it booted.
+        // The first measurement computes for some milliseconds, so no runtime worker does it. A restored guest got
+        // the rate at its boot.
         let khz = match start {
             MachineStart::Cold => {
                 tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz())
@@ -112,7 +113,7 @@ impl Qemu {
         };
         let memory_beside = shares || mapped.is_some();
         let restores = matches!(start, MachineStart::Restore { .. });
-        // All of memory is read from the state, if it is there.
+        // Without a memory file, all of memory is read from the state.
         let reading = if restores && !memory_beside { u64::from(shape.mem_mib) / 20 } else { 0 };
         let limit = LAUNCH_DEADLINE + Duration::from_secs(reading);
         let line = command_line::QemuCommandLine {
@@ -137,7 +138,7 @@ impl Qemu {
             reopened,
         };
         let this = self.clone();
-        // Small file operations: not on a runtime's worker.
+        // File operations block, so no runtime worker does them.
         let contained = tokio::task::spawn_blocking(move || this.contain(requirements));
         let (plan, group, machine_dir) = contained.await.map_err(|source| VmmError::Host {
             doing: "prepare the VMM's sandbox",
@@ -174,14 +175,14 @@ impl Qemu {
         match started {
             Ok(()) => Ok(Machine::from_qemu(handle)),
             Err(error) => {
-                // Reaped before the caller hears of it, so that a failed launch leaves nothing.
+                // The process is reaped before the caller gets the error, so that a failed launch leaves nothing.
                 let _ended = handle.stop().await;
                 Err(diagnosis::recognise(error, shape.mem_mib))
             }
         }
     }
 
-    /// What is put around a QEMU with these needs, its cgroup, and the directory that holds its user's number.
+    /// Makes the sandbox's plan, the cgroup and the directory that reserves the user id. Blocks.
     fn contain(
         &self,
         requirements: VmmRequirements,
@@ -200,7 +201,7 @@ impl Qemu {
         let (machine_dir, user) = users.machine_dir(&machines_dir)?;
         let memory = requirements.shape.memory_bytes() + (u64::from(requirements.limits.overhead_mib) << 20);
         let threads = u64::from(requirements.shape.vcpus) + requirements.spare_threads;
-        // A host whose cgroups cannot be written has none for this.
+        // Where cgroups are read-only, the machine has none.
         let group = users
             .cgroups
             .and_then(|cgroups| MachineCgroup::make(cgroups, machine_dir.id(), memory, threads).ok());
@@ -241,8 +242,8 @@ impl QemuVersion {
     }
 }
 
-/// While QEMU starts: brings it into its cgroup; whether that was done. The process goes along, so that nobody reaps it
-/// meanwhile, whoever is cancelled: its number is its own until then.
+/// Moves the starting QEMU into its cgroup; gives whether that worked. The process is passed through, so that its id
+/// stays reserved even when the caller is cancelled.
 async fn add_process(
     process: VmmProcess,
     group: Option<MachineCgroup>,
@@ -255,7 +256,7 @@ async fn add_process(
     joining.await.map_err(|source| VmmError::Host { doing: "limit the VMM", source: source.into() })
 }
 
-/// Two ends of a stream, both close-on-exec.
+/// Makes a pair of connected stream sockets, both close-on-exec.
 fn pair() -> Result<(OwnedFd, OwnedFd), VmmError> {
     socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| VmmError::Host { doing: "make a socket pair", source: errno.into() })

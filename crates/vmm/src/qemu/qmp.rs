@@ -1,27 +1,27 @@
-//! The wire format of QEMU's machine protocol: one JSON object a line, both ways.
+//! Wire format of QEMU's machine protocol (QMP): one JSON object a line, both ways.
 //!
-//! No IO: bytes in, messages out; commands in, bytes out. The guest cannot write here, but a QEMU that it took over
-//! could, so lines are bounded and nothing is assumed about what they hold.
+//! No IO: bytes in, messages out; commands in, bytes out. A guest cannot write here, but a QEMU that it took over
+//! could, so lines are bounded and nothing is assumed of their contents.
 
 use serde_json::{Map, Value, json};
 
-/// The longest line that is believed. QEMU's own answers stay far below.
+/// Longest accepted line in bytes. QEMU's own answers stay far below.
 const LINE_LIMIT: usize = 1 << 20;
 
-/// What QEMU says.
+/// Message from QEMU.
 #[derive(Debug, PartialEq)]
 pub(super) enum QmpMessage {
-    /// A command succeeded.
+    /// Answer of a command that succeeded.
     Return { id: u64, value: Value },
-    /// A command failed; QEMU's words.
+    /// Answer of a command that failed; `detail` is QEMU's message.
     Error { id: Option<u64>, detail: String },
-    /// Something happened.
+    /// Event, sent without a command.
     Event { name: String, data: Map<String, Value> },
-    /// The greeting, or something from a newer QEMU that nobody waits for.
+    /// Greeting, or an object that a newer QEMU sends.
     Other,
 }
 
-/// What cannot have come from a QEMU in its right mind.
+/// Violation of the protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QmpError {
     #[error("a line longer than {LINE_LIMIT} bytes")]
@@ -30,11 +30,11 @@ pub(super) enum QmpError {
     NotJson,
 }
 
-/// Takes bytes as they come and gives messages.
+/// Decoder of a byte stream, cut anywhere, into messages.
 #[derive(Debug, Default)]
 pub(super) struct QmpDecoder {
     pending: Vec<u8>,
-    /// How much of `pending` was searched for a line's end already.
+    /// Bytes at the start of `pending` that hold no line end.
     searched: usize,
 }
 
@@ -43,7 +43,7 @@ impl QmpDecoder {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// The next whole message, or `None` until more bytes come.
+    /// Takes the next whole message; `None` until more bytes come.
     pub(super) fn next(&mut self) -> Result<Option<QmpMessage>, QmpError> {
         loop {
             let Some(offset) = self.pending[self.searched..].iter().position(|&byte| byte == b'\n') else {
@@ -83,7 +83,7 @@ fn parse(line: &[u8]) -> Result<QmpMessage, QmpError> {
     Ok(QmpMessage::Other)
 }
 
-/// One command as a line.
+/// Encodes one command as a line; `Null` arguments are left out.
 pub(super) fn encode(id: u64, command: &str, arguments: &Value) -> Vec<u8> {
     let mut object = json!({ "execute": command, "id": id });
     if !arguments.is_null() {

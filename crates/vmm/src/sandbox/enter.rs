@@ -1,4 +1,4 @@
-//! What a child does to itself between its clone and its exec. Async-signal-safe: system calls on what was made before,
+//! Steps of a child between its clone and its exec. Async-signal-safe: system calls on values made before the clone,
 //! and no allocation.
 
 use std::ffi::CStr;
@@ -19,7 +19,7 @@ use super::PreparedSandbox;
 use super::view::{MAX_ENTRIES, RootEntry, RootView};
 use crate::warden::{FileAccess, restrict};
 
-/// Where a child was when it failed.
+/// Step of a spawn that failed. The number crosses the report pipe of the child.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[repr(u8)]
 pub(crate) enum SpawnStep {
@@ -55,7 +55,7 @@ impl SpawnStep {
         SpawnStep::Prepare,
     ];
 
-    /// The step with this number.
+    /// Gives the step with this number.
     pub(crate) fn of(number: u8) -> Option<SpawnStep> {
         SpawnStep::ALL.get(usize::from(number)).copied()
     }
@@ -81,7 +81,7 @@ impl fmt::Display for SpawnStep {
     }
 }
 
-/// Why there is no VMM.
+/// Failure of a spawn: the step and the error of its system call.
 #[derive(Debug)]
 pub(crate) struct SpawnFault {
     pub(crate) step: SpawnStep,
@@ -93,14 +93,14 @@ impl SpawnFault {
         move |errno| SpawnFault { step, source: errno.into() }
     }
 
-    /// Whether it says that the host is busy, and nothing of what the host allows.
+    /// Whether the error is a transient shortage, which says nothing about what the host allows.
     pub(super) fn is_transient(&self) -> bool {
         const PASSING: [Errno; 5] = [Errno::AGAIN, Errno::NOMEM, Errno::MFILE, Errno::NFILE, Errno::INTR];
         Errno::from_io_error(&self.source).is_some_and(|errno| PASSING.contains(&errno))
     }
 }
 
-/// The caller's user and group, as a new user namespace is told them.
+/// Contents of `uid_map` and `gid_map` for a new user namespace.
 #[derive(Debug)]
 pub(super) struct IdMaps {
     user: Vec<u8>,
@@ -108,7 +108,7 @@ pub(super) struct IdMaps {
 }
 
 impl IdMaps {
-    /// Each is mapped to itself: a user is nobody else inside.
+    /// Maps the caller's user and group to themselves.
     pub(super) fn of_caller() -> IdMaps {
         let line = |id: u32| format!("{id} {id} 1").into_bytes();
         IdMaps {
@@ -118,7 +118,7 @@ impl IdMaps {
     }
 
     fn write(&self) -> Result<(), Errno> {
-        // Without it an ordinary user may not map a group.
+        // An ordinary user may map a group only after giving up setgroups.
         write_to(c"/proc/self/setgroups", b"deny")?;
         write_to(c"/proc/self/uid_map", &self.user)?;
         write_to(c"/proc/self/gid_map", &self.group)
@@ -138,15 +138,15 @@ impl ResourceLimit {
     }
 
     fn set(&self) -> Result<(), Errno> {
-        // Nobody may raise what was lowered before us.
+        // A hard limit that was lowered before cannot be raised.
         let hard = rustix::process::getrlimit(self.resource).maximum.unwrap_or(u64::MAX).min(self.most);
         rustix::process::setrlimit(self.resource, Rlimit { current: Some(hard), maximum: Some(hard) })
     }
 }
 
 impl PreparedSandbox {
-    /// Namespaces, root directory, limits and user. `check_parent` checks that the parent lives, and asks to die with it:
-    /// the kernel forgets that when a process changes its user.
+    /// Enters the namespaces and the root directory, sets limits and changes the user. `check_parent` is then called
+    /// to renew the parent-death signal, which the kernel drops when a process changes its user.
     pub(crate) fn enter(&self, check_parent: impl Fn() -> Result<(), SpawnFault>) -> Result<(), SpawnFault> {
         if let Some(maps) = &self.maps {
             maps.write().map_err(SpawnFault::at(SpawnStep::UserMap))?;
@@ -173,18 +173,18 @@ impl PreparedSandbox {
                 rustix::thread::set_thread_res_uid(user, user, user)?;
             }
             None => match rustix::thread::set_capabilities_secure_bits(no_root) {
-                // That takes a capability which root in a container may lack while it has others.
+                // The call needs CAP_SETPCAP, which root in a container may lack while it has others.
                 Ok(()) | Err(Errno::PERM) => {}
                 Err(errno) => return Err(errno),
             },
         }
-        // Whatever is left. With no new privileges, a program run as user 0 cannot get back what is not there now.
+        // Drops the capabilities that are left. With no new privileges, a program run as user 0 cannot get them back.
         let (effective, permitted, inheritable) =
             (CapabilitySet::empty(), CapabilitySet::empty(), CapabilitySet::empty());
         rustix::thread::set_capabilities(None, CapabilitySets { effective, permitted, inheritable })
     }
 
-    /// The two filters; nothing of the above can be done after them.
+    /// Applies landlock and the seccomp filter, after which no other step of the sandbox works.
     pub(crate) fn restrict(&self) -> Result<(), SpawnFault> {
         rustix::thread::set_no_new_privs(true).map_err(SpawnFault::at(SpawnStep::Landlock))?;
         if let Some(ruleset) = &self.ruleset {
@@ -203,7 +203,7 @@ impl PreparedSandbox {
             .map_err(|_| SpawnFault { step: SpawnStep::Filter, source: io::Error::last_os_error() })
     }
 
-    /// The working directory.
+    /// Working directory in the sandbox's root; `None` without a root directory of its own.
     pub(crate) fn directory(&self) -> Option<&CStr> {
         self.view.as_ref().map(|view| view.directory.as_c_str())
     }
@@ -212,7 +212,7 @@ impl PreparedSandbox {
 impl RootView {
     fn enter(&self) -> Result<(), Errno> {
         mount_change(c"/", MountPropagationFlags::PRIVATE | MountPropagationFlags::REC)?;
-        // Taken before the new root hides anything.
+        // Mounts are cloned before the new root hides their paths.
         let mut trees = [const { None }; MAX_ENTRIES];
         for (tree, entry) in trees.iter_mut().zip(&self.entries) {
             match entry {
@@ -231,7 +231,7 @@ impl RootView {
         mount_proc(own_proc.as_ref())?;
         match rustix::process::pivot_root(c".", c".") {
             Ok(()) => unmount(c".", UnmountFlags::DETACH)?,
-            // The root of a system that runs from its initramfs cannot be changed so.
+            // pivot_root fails on a host that runs from its initramfs.
             Err(Errno::INVAL) => {
                 rustix::mount::mount_move(c".", c"/")?;
                 rustix::process::chroot(c".")?;
@@ -254,7 +254,8 @@ impl RootEntry {
                 let mode = Mode::RUSR | Mode::WUSR;
                 match rustix::fs::mknodat(CWD, name.as_c_str(), FileType::CharacterDevice, mode, *number) {
                     Ok(()) => {}
-                    // Root of a user namespace makes no devices. Who may use the host's says its mode.
+                    // Root of a user namespace cannot make devices. The host's node is mounted, and its mode says who
+                    // may use it.
                     Err(Errno::PERM) => return attach(tree.ok_or(Errno::PERM)?, name, false),
                     Err(errno) => return Err(errno),
                 }
@@ -265,7 +266,7 @@ impl RootEntry {
     }
 }
 
-/// Puts a mount at `name`.
+/// Attaches a mount at `name`, and makes an empty file there unless it is a directory.
 fn attach(tree: &OwnedFd, name: &CStr, is_directory: bool) -> Result<(), Errno> {
     if !is_directory {
         let flags = OFlags::CREATE | OFlags::WRONLY | OFlags::CLOEXEC;
@@ -274,7 +275,7 @@ fn attach(tree: &OwnedFd, name: &CStr, is_directory: bool) -> Result<(), Errno> 
     move_mount(tree.as_fd(), c"", CWD, name, MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH)
 }
 
-/// A rule for the KVM device that was made for this VMM alone and is not the host's.
+/// Adds a landlock rule for the KVM device node that was made in this root directory.
 fn allow_own_kvm(ruleset: &OwnedFd) -> Result<(), Errno> {
     // linux/landlock.h
     #[repr(C, packed)]
@@ -287,7 +288,7 @@ fn allow_own_kvm(ruleset: &OwnedFd) -> Result<(), Errno> {
     const READ_FILE: u64 = 1 << 2;
     const IOCTL_DEV: u64 = 1 << 15;
     let device = rustix::fs::open(c"/dev/kvm", OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-    // Kernels before 6.10 do not know the last.
+    // Kernels before 6.10 do not know IOCTL_DEV.
     let mut done = Err(Errno::INVAL);
     for allowed_access in [READ_FILE | WRITE_FILE | IOCTL_DEV, READ_FILE | WRITE_FILE] {
         let rule = PathBeneath { allowed_access, parent_fd: device.as_raw_fd() };
@@ -309,19 +310,19 @@ fn allow_own_kvm(ruleset: &OwnedFd) -> Result<(), Errno> {
     done
 }
 
-/// A mount of what is at `path`, attached nowhere, with what is mounted below it.
+/// Clones the mount at `path`, with all mounts below it, detached.
 fn take(path: &CStr, access: FileAccess) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, path, flags)?;
-    // What can be written is no program, what is only read no device.
+    // Writable mounts get noexec, read-only ones nodev.
     let also = if access == FileAccess::Write { libc::MOUNT_ATTR_NOEXEC } else { libc::MOUNT_ATTR_NODEV };
     restrict(&tree, access, also)?;
     Ok(tree)
 }
 
-/// The processes of this namespace. In a container whose own `/proc` is partly hidden the kernel allows no new one:
-/// then this process's own part of the host's, and nobody else's.
+/// Mounts `/proc` of this PID namespace. In a container whose own `/proc` is partly hidden the kernel allows none:
+/// then `own`, this process's part of the host's, is mounted as `/proc/self`.
 fn mount_proc(own: Option<&OwnedFd>) -> Result<(), Errno> {
     let flags = MountFlags::NOSUID | MountFlags::NODEV | MountFlags::NOEXEC;
     match (mount(c"proc", c"proc", c"proc", flags, None), own) {

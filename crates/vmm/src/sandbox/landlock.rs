@@ -1,4 +1,4 @@
-//! The landlock ruleset: which files a VMM may open, whatever its user may.
+//! Landlock ruleset: the files that a VMM may open, whatever its user may.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -13,10 +13,10 @@ use landlock::{
 use super::{VmmRequirements, view};
 use crate::warden::FileAccess;
 
-/// The newest that is asked for; an older kernel gives what it has.
+/// Newest landlock version that is asked for; an older kernel applies the part it knows.
 const NEWEST: ABI = ABI::V6;
 
-/// The ruleset, or nothing where the kernel has no landlock.
+/// Makes the ruleset of a VMM; `None` where the kernel has no landlock.
 pub(super) fn ruleset(
     requirements: &VmmRequirements,
     reopened: &[(RawFd, FileAccess)],
@@ -55,7 +55,7 @@ pub(super) fn ruleset(
             };
             // SAFETY: the descriptor is one of those that the caller hands to the child, open until the child runs.
             let file = unsafe { BorrowedFd::borrow_raw(*file) };
-            // Landlock has no rules for what is on no file system that can be mounted, and does not restrict it.
+            // Landlock neither restricts files on file systems that cannot be mounted nor takes rules for them.
             if is_memfd(file) {
                 continue;
             }
@@ -73,7 +73,7 @@ fn allow(
 ) -> Result<RulesetCreated, landlock::RulesetError> {
     match PathFd::new(path) {
         Ok(beneath) => rules.add_rule(PathBeneath::new(beneath, access)),
-        // What this host does not have needs no rule.
+        // A path that this host does not have needs no rule.
         Err(_) => Ok(rules),
     }
 }

@@ -1,7 +1,7 @@
-//! The root directory of a VMM: what it needs, read-only, and nothing else.
+//! Root directory of a VMM: the files it needs, read-only, and nothing else.
 //!
-//! It is built in the VMM's own mount namespace and ends with it; nobody else ever sees it, and nothing has to be
-//! undone.
+//! The directory is built in the VMM's own mount namespace and ends with it: nobody else sees it, and nothing has to
+//! be undone.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -14,22 +14,22 @@ use std::path::{Path, PathBuf};
 use super::VmmRequirements;
 use crate::warden::FileAccess;
 
-/// Where distributions keep programs and libraries.
+/// Directories in which distributions keep programs and libraries.
 const SYSTEM: &[&str] =
     &["/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix/store", "/gnu/store"];
 
-/// What the dynamic linker reads beside them.
+/// Files that the dynamic linker reads beside [`SYSTEM`].
 const LINKER: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
 
 const KVM: &str = "/dev/kvm";
 
-/// Most things that a view can hold. Each directory above a QEMU that is deep in a home directory is one.
+/// Most entries of a root directory. Each directory above a QEMU installed deep in a home directory is one.
 pub(super) const MAX_ENTRIES: usize = 128;
 
-/// The name of a VMM's working directory in its view.
+/// Name of the VMM's working directory in its root directory.
 pub(super) const WORKING_DIR: &str = "vm";
 
-/// One thing in a view. Names are relative to its root.
+/// Entry of a root directory. Names are relative to the root.
 #[derive(Debug)]
 pub(super) enum RootEntry {
     Directory(CString),
@@ -37,14 +37,14 @@ pub(super) enum RootEntry {
         name: CString,
         target: CString,
     },
-    /// A file or directory of the host's.
+    /// File or directory of the host, mounted.
     Bind {
         from: CString,
         name: CString,
         is_directory: bool,
         access: FileAccess,
     },
-    /// One like the host's, or the host's where none may be made.
+    /// Device node with the host's number, or the host's node where none can be made.
     Device {
         from: CString,
         name: CString,
@@ -53,7 +53,7 @@ pub(super) enum RootEntry {
     },
 }
 
-/// A root directory to be.
+/// Plan of a root directory: its entries in order, and the VMM's working directory in it.
 #[derive(Debug)]
 pub(super) struct RootView {
     pub(super) mount_point: CString,
@@ -62,7 +62,7 @@ pub(super) struct RootView {
 }
 
 impl RootView {
-    /// What `requirements` are, as mounts. With a `user` of its own the VMM gets a KVM device of its own too.
+    /// Turns `requirements` into entries. With a `user` of its own the VMM gets its own KVM device node.
     pub(super) fn new(
         requirements: &VmmRequirements,
         user: Option<u32>,
@@ -79,7 +79,7 @@ impl RootView {
         }
         for device in devices(requirements) {
             match user {
-                // The host's may be for root, or a group that the VMM is not in.
+                // The host's node may be for root or a group that the VMM is not in.
                 Some(owner) if device == KVM => making.device(Path::new(device), owner)?,
                 _ => making.show(Path::new(device), FileAccess::Write)?,
             }
@@ -103,13 +103,13 @@ impl RootView {
     }
 }
 
-/// What of the system `program` needs, where that is anything.
+/// Existing system paths that `program` needs; none for a static program.
 pub(super) fn system(program: &Path) -> Vec<PathBuf> {
     if is_static(program).unwrap_or(false) {
         return Vec::new();
     }
     let mut all: Vec<PathBuf> = SYSTEM.iter().chain(LINKER).map(PathBuf::from).collect();
-    // An installation elsewhere has its data beside it.
+    // An installation elsewhere has its data beside the program.
     if !SYSTEM.iter().any(|place| program.starts_with(place)) {
         let prefix = program.parent().and_then(Path::parent);
         let beside = ["lib", "lib64", "share/qemu", "share/seabios"];
@@ -121,7 +121,7 @@ pub(super) fn system(program: &Path) -> Vec<PathBuf> {
 
 /// Whether `program` is an executable that needs no other file to be run.
 fn is_static(program: &Path) -> io::Result<bool> {
-    // An ELF header and program headers; what is none of it is a script, whose interpreter is in the system.
+    // Reads the ELF header and program headers; any other file is a script, whose interpreter is in the system.
     const INTERPRETER: u32 = 3;
     let mut head = [0; 4096];
     let read = fs::File::open(program)?.read(&mut head)?;
@@ -140,13 +140,14 @@ fn is_static(program: &Path) -> io::Result<bool> {
         && headers().is_some_and(|kinds| !kinds.contains(&u64::from(INTERPRETER))))
 }
 
-/// Devices that a VMM opens.
+/// Paths of the device nodes that a VMM opens.
 pub(super) fn devices(requirements: &VmmRequirements) -> Vec<&'static str> {
     let kvm = requirements.kvm.then_some(KVM);
     ["/dev/null", "/dev/urandom"].into_iter().chain(kvm).collect()
 }
 
-/// The group that a VMM must be in to open the host's KVM device. Never root's: much more is open to that one.
+/// Group that a VMM must be in to open the host's KVM device; `None` when none is needed or only root's would do, to
+/// which much more is open.
 pub(super) fn kvm_group() -> Option<u32> {
     let metadata = fs::metadata(KVM).ok()?;
     needed_group(metadata.mode(), metadata.gid())
@@ -165,7 +166,7 @@ struct RootViewBuilder {
 }
 
 impl RootViewBuilder {
-    /// A directory, with those above it.
+    /// Adds a directory, and those above it.
     fn directory(&mut self, name: impl AsRef<Path>) -> io::Result<()> {
         let name = name.as_ref();
         for part in name.ancestors().collect::<Vec<_>>().into_iter().rev() {
@@ -176,7 +177,7 @@ impl RootViewBuilder {
         Ok(())
     }
 
-    /// A file or directory of the host's under its own name; a link as a link.
+    /// Adds a file or directory of the host under its own name; a link stays a link.
     fn show(&mut self, path: &Path, access: FileAccess) -> io::Result<()> {
         let name = path.strip_prefix("/").map_err(io::Error::other)?;
         let file_type = fs::symlink_metadata(path)?.file_type();
@@ -201,7 +202,7 @@ impl RootViewBuilder {
         self.shown.iter().any(|shown| path.starts_with(shown))
     }
 
-    /// A device node like the host's, for this user alone.
+    /// Adds a device node with the number of `path`, owned by `owner`.
     fn device(&mut self, path: &Path, owner: u32) -> io::Result<()> {
         let metadata = fs::metadata(path)?;
         if !metadata.file_type().is_char_device() {
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(needed_group(0o666, 108), None, "everybody may open it");
     }
 
-    /// Packages that live in a home directory: their libraries are beside them, deep down.
+    /// Packages in a home directory have their libraries beside them, deep down.
     #[test]
     fn a_deep_installation_is_shown_with_its_libraries() {
         let dir = tempfile::tempdir().unwrap();
