@@ -2,10 +2,10 @@
 //! death.
 //!
 //! ```text
-//!   Spec --> Qemu::launch ---------+--> Machine ----- connect() -------> the guest's byte stream
-//!            Firecracker::launch --+       |   \----- watch().ended() --> Death (how, why, last words)
-//!                                          |
-//!                            one task owns the process: it reads console and stderr, and reaps
+//!   MachineSpec --> Qemu::launch ---------+--> Machine ----- connect() -------> the guest's byte stream
+//!                   Firecracker::launch --+       |   \----- watch().ended() --> Death (exit, reason, last output)
+//!                                                 |
+//!                                   one task owns the process, reads console and stderr, and reaps
 //! ```
 //!
 //! [`Machine`] is the only seam: code above it names no VMM, code below it is an adapter.

@@ -2,9 +2,9 @@
 //!
 //! ```text
 //!   <run_dir>/<name of the binary>/<id>/          0700; locked by this process for as long as the machine lives
-//!                                      root/      the VMM's working directory, and all it sees in a jail
-//!                                           kernel, base.ext4, ...   its files, by whatever way it reaches them
-//!                                           api.sock, v.sock, log    what it makes or is given to talk
+//!                                      root/      the VMM's working directory, and its whole root in a jail
+//!                                           kernel, base.ext4, ...   files, as links or mount points
+//!                                           api.sock, v.sock, log    sockets and pipe of the VMM
 //! ```
 //!
 //! QEMU, which needs no names, has a directory for the lock and the id alone. The layout is the jailer's, also where

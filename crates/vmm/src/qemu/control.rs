@@ -1,8 +1,8 @@
 //! Control task that owns a QEMU process.
 //!
 //! ```text
-//!             commands                       +--> answers, to whoever asked
-//!   Handle ------------> control task -------+--> migration status, to whoever waits for it
+//!             commands                       +--> answers, to their callers
+//!   Handle ------------> control task -------+--> migration status, to its watchers
 //!   (dropped: kill)       ^  ^  ^  ^         +--> console tail, shared
 //!                         |  |  |  |         +--> Death, once, to every Watch
 //!                    QMP -+  |  |  +- pidfd readable: reap, read the last words, publish

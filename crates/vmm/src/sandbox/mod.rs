@@ -2,12 +2,13 @@
 //! nothing.
 //!
 //! ```text
-//!   policy (Users, Limits) + what the VMM needs --> Plan --> Prepared --> in the child, between clone and exec
-//!                                                    ^          |
-//!                                                    +- weaker -+  what the host does not allow is left out, and said
+//!   VmmUsers, VmmLimits, VmmRequirements --> SandboxPlan --> PreparedSandbox --> in the child, between clone and exec
+//!                                                 ^                |
+//!                                                 +---- weaken ----+   a part that the host does not allow is left
+//!                                                                      out, and `Confinement` lacks it
 //! ```
 //!
-//! | what | root | not root |
+//! | part | root | not root |
 //! |---|---|---|
 //! | user | one of its own for each machine | the caller's |
 //! | namespaces | mount, network, IPC, PID | user, and the same |

@@ -1,4 +1,4 @@
-//! What a jail is: layout, user, namespaces, limits, what the VMM can reach in it, and what is left of it.
+//! Jails: layout, user, namespaces, limits, files that the VMM can reach, and leftovers.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
@@ -36,7 +36,7 @@ async fn the_vmm_is_nobody_and_sees_nothing_else() {
         assert_ne!(of(&one.pid().to_string()), of("self"));
         assert_ne!(of(&one.pid().to_string()), of(&two.pid().to_string()));
     }
-    // Its root, seen from inside.
+    // The jail's root, seen from inside.
     let root = Path::new("/proc").join(one.pid().to_string()).join("root");
     let mut names: Vec<_> = walk(&root);
     names.sort();
@@ -70,7 +70,7 @@ async fn the_vmm_is_nobody_and_sees_nothing_else() {
         assert_eq!(metadata.uid() == id, name == "disk.ext4", "{name}");
     }
     assert_eq!(mounts.lines().count(), 5, "its root and four files: {mounts}");
-    // Nothing of it shows outside.
+    // No mount of the jail is visible outside.
     let ours = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!ours.contains(place.dir.path().to_str().unwrap()), "{ours}");
     one.stop().await.unwrap();
@@ -148,7 +148,7 @@ async fn what_cannot_start_in_its_jail_is_told() {
     let place = guest::jailed();
     let mut adapter = place.firecracker.clone();
     let jail = adapter.jail.clone().unwrap();
-    // Fewer descriptors than the VMM opens: it panics, which the first of a namespace cannot even do by SIGABRT.
+    // With fewer descriptors than it opens the VMM panics; the first process of a namespace cannot end by SIGABRT.
     adapter.jail = Some(Jail { limits: VmmLimits { open_files: 9, ..jail.limits }, ..jail.clone() });
     let error = adapter.launch(place.spec()).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };

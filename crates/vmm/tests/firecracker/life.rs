@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::events::disturbed;
 use crate::guest::{self, end_of, kernel, said};
 use pyro_vmm::{
     Accelerator, Backend, DeathReason, Firecracker, FirecrackerDefect, FirecrackerVersion, GuestMemory,
@@ -37,7 +38,7 @@ async fn a_guest_that_resets_ends_it() {
                 let death = end_of(&machine).await;
                 assert_eq!((death.reason, death.exit), (reason, ProcessExit::Code(0)), "{death:?}");
             }
-            // It was faster than our first question.
+            // The guest ended before the first request.
             Err(VmmError::Died { death, .. }) => assert_eq!(death.reason, reason, "{death:?}"),
             Err(error) => panic!("{error:?}"),
         }
@@ -92,14 +93,10 @@ async fn a_connection_ends_with_its_machine() {
     let place = guest::place();
     let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
     let pid = machine.pid();
-    let killer = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        guest::signal(pid, libc::SIGKILL);
-    });
-    let error = machine.connect(guest::DEADLINE).await.unwrap_err();
+    let connecting = machine.connect(guest::DEADLINE);
+    let error = disturbed(connecting, || guest::signal(pid, libc::SIGKILL)).await.unwrap_err();
     let VmmError::Died { death, .. } = error else { panic!("{error:?}") };
     assert_eq!(death.reason, DeathReason::Killed);
-    killer.await.unwrap();
     place.assert_clean();
 }
 
@@ -145,7 +142,7 @@ async fn known_bad_versions_are_refused_by_name() {
         matches!(&error, VmmError::KnownBad { defect: FirecrackerDefect::DeadAfterRestore, .. }),
         "{error:?}"
     );
-    // A binary that is not the version it was asked for once is another binary.
+    // A binary with another version than at first was replaced.
     let newer = FirecrackerVersion { major: 1, minor: 15, patch: 1 };
     let adapter = Firecracker { version: newer, ..place.firecracker.clone() };
     let error = adapter.launch(place.spec()).await.unwrap_err();

@@ -10,7 +10,7 @@ use std::time::Duration;
 use crate::guest::{self, Place, output};
 use pyro_vmm::{DeathReason, GuestMemory, Machine, MachineSpec, MachineStart, Shape, VmmError};
 
-/// A host that runs guests boots this one in a fraction of a second.
+/// Longest boot; a host that runs guests takes a fraction of a second.
 const BOOT_DEADLINE: Duration = Duration::from_secs(15);
 
 fn spec(place: &Place) -> MachineSpec {
@@ -29,7 +29,7 @@ fn spec(place: &Place) -> MachineSpec {
     spec
 }
 
-/// A newc archive of one file, `/init`.
+/// Writes a newc archive of one file, `/init`.
 fn archive(program: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, mode, data) in [("init", 0o100_755, program), ("TRAILER!!!", 0, &[])] {
@@ -44,7 +44,7 @@ fn archive(program: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Asks for the next number.
+/// Asks the guest for its next number.
 fn count(stream: &UnixStream) -> String {
     stream.set_nonblocking(false).unwrap();
     stream.set_read_timeout(Some(guest::DEADLINE)).unwrap();
@@ -92,7 +92,7 @@ async fn a_guest(place: Place) {
     let mut all = [restored(&place, &state, &memory).await, restored(&place, &state, &memory).await];
     for machine in &mut all {
         machine.resume().await.unwrap();
-        // Each goes on in pages of its own.
+        // Each restored guest goes on in pages of its own.
         for expected in ["3", "4"] {
             let stream = machine.connect(guest::DEADLINE).await.unwrap();
             assert_eq!(count(&stream), expected);

@@ -1,4 +1,4 @@
-//! One machine's life under QEMU and TCG: boot, byte stream, disks, pause, and every way to end.
+//! A machine's life under QEMU and TCG: boot, byte stream, disks, pause, and every way to end.
 
 use std::time::Duration;
 
@@ -19,7 +19,7 @@ async fn a_guest_boots_and_answers() {
     assert_eq!((death.reason, death.exit), (DeathReason::Stopped, ProcessExit::Signal(9)));
 }
 
-/// Boots, says `last`, and waits for the end.
+/// Boots a guest, sends it the line `last`, and gives its end.
 async fn end_by(last: &str) -> pyro_vmm::Death {
     let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
     let mut client = LineClient::with(&mut machine).await;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use crate::guest::{self, LineClient};
 use pyro_vmm::{GuestMemory, Machine, MachineSpec, MachineStart, MemoryFileUse, VmmError};
 
-/// A booted guest that has counted to two, paused and saved; gives memory (if it is a file) and state.
+/// Boots a guest that counts to two, pauses and saves it; gives memory (if it is a file) and state.
 async fn saved(memory: Option<&File>) -> (Machine, File) {
     let memory = memory.map_or(GuestMemory::Private, |file| GuestMemory::Owned(guest::again(file)));
     let mut machine = guest::qemu().launch(MachineSpec { memory, ..guest::cold() }).await.unwrap();
@@ -60,7 +60,7 @@ async fn one_saved_guest_continues_in_four_machines_at_once() {
             let (mut machine, mut client) = restored(GuestMemory::From(memory), &state).await;
             assert!(machine.watch().try_ended().is_none());
             machine.resume().await.unwrap();
-            // Each continues the same count in pages of its own.
+            // Each restored guest continues the same count in pages of its own.
             assert_eq!(client.ask("count").await, "3");
             println!("restored and answered after {:?}", begin.elapsed());
             assert_eq!(client.ask("count").await, "4");
@@ -102,7 +102,7 @@ async fn a_restored_guest_is_saved_whole_too() {
     machine.stop().await.unwrap();
 }
 
-/// A file that holds what another does.
+/// Copies a file's contents into a new file.
 fn copy(of: &File) -> File {
     let copy = guest::memfd();
     std::io::copy(&mut guest::again(of), &mut &copy).unwrap();
@@ -123,7 +123,7 @@ async fn what_a_restored_guest_changed_is_saved_beside_its_devices_again_and_aga
         machine.pause().await.unwrap();
         let (devices, changed) = (tempfile::tempfile().unwrap(), copy(&memory));
         machine.save(devices.try_clone().unwrap(), Some(changed.try_clone().unwrap())).await.unwrap();
-        // It goes on, and what it does then is in neither.
+        // The saved machine goes on, and later changes are in neither file.
         machine.resume().await.unwrap();
         assert_eq!(client.ask("count").await, (count + 1).to_string());
         machine.stop().await.unwrap();

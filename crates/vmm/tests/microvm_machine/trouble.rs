@@ -1,4 +1,4 @@
-//! Bad days: what is missing, what is garbage, who is killed, and that nothing is left behind by any of it.
+//! Failures: missing and garbage files, killed processes and cancelled launches, none of which leaves anything behind.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -8,6 +8,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
+use crate::events::{cut_after_polls, disturbed, ended_within, open_process, wait_for_parent};
 use crate::guest::{self, LineClient};
 use pyro_vmm::{
     Accelerator, Death, DeathReason, GuestMemory, Machine, MachineSpec, ProcessExit, Qemu, QemuVersion,
@@ -101,6 +102,7 @@ async fn a_kernel_that_loops_leaves_its_tail() {
     let machine = guest::qemu().launch(spec).await.unwrap();
     let said = async {
         while !machine.console_tail().contains("stuck here") {
+            // A machine tells its console's tail, but not when that grows.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -136,8 +138,8 @@ async fn a_killed_vmm_is_told_from_a_crashed_one() {
         (DeathReason::Killed, ProcessExit::Signal(libc::SIGKILL)),
         "{death:?}"
     );
-    // A crash of its own doing: its memory goes away under it. (It is the first of a namespace, to which a SIGSEGV that
-    // is only sent means nothing.)
+    // QEMU crashes because its memory file is cut. (As the first process of its namespace it ignores a SIGSEGV that is
+    // only sent.)
     let memory = guest::memfd();
     let owned = GuestMemory::Owned(guest::again(&memory));
     let machine = guest::qemu().launch(MachineSpec { memory: owned, ..guest::cold() }).await.unwrap();
@@ -155,16 +157,11 @@ async fn a_vmm_that_dies_under_a_command_ends_the_command() {
     let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
     let pid = machine.pid();
     signal(pid, libc::SIGSTOP);
-    let killer = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        signal(pid, libc::SIGKILL);
-    });
-    let error = machine.pause().await.unwrap_err();
+    let error = disturbed(machine.pause(), || signal(pid, libc::SIGKILL)).await.unwrap_err();
     assert!(matches!(&error, VmmError::Died { during: "stop", .. }), "{error:?}");
-    // And every later one too.
+    // Every later command fails too.
     let error = machine.resume().await.unwrap_err();
     assert!(matches!(&error, VmmError::Died { .. }), "{error:?}");
-    killer.await.unwrap();
 }
 
 #[tokio::test]
@@ -183,7 +180,7 @@ async fn kvm_either_runs_the_guest_or_says_why_or_stays_silent_within_bounds() {
                     let death = end_of(&machine).await;
                     assert_eq!(death.reason, DeathReason::InternalError, "{death:?}");
                 }
-                // It runs and gets nowhere: the caller's deadline.
+                // The guest runs and gets nowhere: the caller's deadline ends the wait.
                 Err(_) => {}
             }
             machine.stop().await.unwrap();
@@ -217,7 +214,7 @@ async fn disks_processors_and_kernel_words_reach_the_guest() {
 
 #[tokio::test]
 async fn qemu_gets_its_own_descriptors_and_nothing_else() {
-    // Left open across exec by somebody else's mistake.
+    // Stands for a descriptor that other code left open across exec.
     let leak = File::open("/etc/hostname").unwrap();
     // SAFETY: changes a flag of a descriptor that this test owns.
     unsafe { libc::fcntl(leak.as_raw_fd(), libc::F_SETFD, 0) };
@@ -248,30 +245,26 @@ fn a_vmm_does_not_outlive_its_process() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let machine = runtime.block_on(guest::qemu().launch(guest::cold())).unwrap();
         println!("pid={}", machine.pid());
-        std::thread::sleep(Duration::from_secs(60));
+        wait_for_parent();
         return;
     }
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "trouble::a_vmm_does_not_outlive_its_process", "--nocapture"])
         .env(ROLE, "1")
+        .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let pid = lines.map_while(Result::ok).find_map(|line| line.split("pid=").nth(1)?.parse::<u32>().ok());
     let pid = pid.expect("the child says its pid");
-    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let vmm = open_process(pid);
     child.kill().unwrap();
     child.wait().unwrap();
-    let begin = std::time::Instant::now();
-    // A zombie that nobody reaps yet holds nothing any more.
-    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(begin.elapsed() < Duration::from_secs(1), "QEMU {pid} outlives its parent");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    assert!(ended_within(&vmm, Duration::from_secs(1)), "QEMU {pid} outlives its parent");
 }
 
-/// Nothing that is on its way to its end takes longer, however busy the host is.
+/// Longest clean-up, however busy the host is.
 const LONG: Duration = Duration::from_secs(60);
 
 fn descriptors() -> usize {
@@ -287,7 +280,7 @@ fn children() -> BTreeSet<u32> {
     found
 }
 
-/// One test, because it counts for the whole process.
+/// Counts descriptors and children of the whole process, hence one test.
 #[tokio::test]
 async fn ten_machines_leave_nothing() {
     let round = async |machines: u32| {
@@ -312,25 +305,25 @@ async fn ten_machines_leave_nothing() {
                 }
                 _ => {
                     // Cancelled while it starts.
-                    let launch = tokio::time::timeout(Duration::from_millis(15), async {
-                        guest::qemu().launch(guest::cold()).await
-                    });
-                    drop(launch.await);
+                    let adapter = guest::qemu();
+                    drop(cut_after_polls(adapter.launch(guest::cold()), 4).await);
                 }
             }
         }
         let begin = std::time::Instant::now();
         while !children().is_empty() && begin.elapsed() < LONG {
+            // A cancelled launch's process is reaped by the spawning thread, which reports to nobody.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(children(), BTreeSet::new());
     };
-    // Its last launch is waited for: what a cancelled one holds goes with the thread that worked for it.
+    // The last launch of a round is waited for: a thread that works for a cancelled one keeps its descriptors.
     round(4).await;
     let before = descriptors();
     round(10).await;
     let begin = std::time::Instant::now();
     while descriptors() != before && begin.elapsed() < LONG {
+        // Threads and tasks that end close descriptors without a report.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(descriptors(), before);
@@ -349,7 +342,7 @@ fn a_runtime_that_goes_down_takes_its_machine_along() {
     drop(machine);
 }
 
-/// What machines of this process have on disk: their directories, and their cgroups under v1 and v2.
+/// Lists directories and cgroups (v1 and v2) of machines of this process.
 fn traces() -> Vec<PathBuf> {
     let users = guest::qemu().users.map_or(0..0, |users| users.ids);
     let is_ours = |path: &PathBuf| {
@@ -369,22 +362,30 @@ async fn nothing_is_left() {
     let begin = std::time::Instant::now();
     while !(traces().is_empty() && children().is_empty()) {
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?} {:?}", traces(), children());
+        // A cancelled launch is cleaned up by threads and tasks that report to nobody.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Cancels launches at every step, and kills whatever process there is at every step. One test, because it counts for
-/// the whole process.
+/// Cancels launches at every step, and kills all child processes at many. Counts for the whole process, hence one test.
 #[tokio::test]
 async fn a_launch_that_ends_at_any_step_leaves_nothing() {
     guest::qemu().launch(guest::cold()).await.unwrap().stop().await.unwrap();
     nothing_is_left().await;
     let before = descriptors();
-    for microseconds in (0..80_000).step_by(2000) {
+    let mut polls = 0;
+    loop {
         let adapter = guest::qemu();
-        drop(tokio::time::timeout(Duration::from_micros(microseconds), adapter.launch(guest::cold())).await);
+        let launched = cut_after_polls(adapter.launch(guest::cold()), polls).await;
+        let is_over = launched.map(|machine| drop(machine.unwrap())).is_some();
         nothing_is_left().await;
+        if is_over {
+            break;
+        }
+        polls += 1 + polls / 8;
     }
+    assert!(polls > 2, "a launch has more steps");
+    // No event tells how far the child is between its clone and its exec: the times sweep across those steps.
     for milliseconds in (0..60).step_by(4) {
         let launch = tokio::spawn(async { guest::qemu().launch(guest::cold()).await });
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
