@@ -23,7 +23,7 @@ use std::time::Duration;
 use rustix::fs::{AtFlags, FileType, FlockOperation, Mode, OFlags};
 
 /// Names that are tried before [`MachineDir::make`] gives up.
-const TRIES: u32 = 100;
+const NAME_TRIES: u32 = 100;
 
 /// Attempts, a millisecond apart, to remove a cgroup: the kernel may count a process for a moment after its end.
 const CGROUP_TRIES: u32 = 20;
@@ -43,7 +43,7 @@ impl MachineDir {
     /// Makes and locks a directory below `parent` under a free name out of those that `choose` gives.
     pub(crate) fn make(parent: &Path, mut choose: impl FnMut() -> String) -> io::Result<MachineDir> {
         DirBuilder::new().recursive(true).mode(0o700).create(parent)?;
-        for _ in 0..TRIES {
+        for _ in 0..NAME_TRIES {
             let id = choose();
             let dir = parent.join(&id);
             match DirBuilder::new().mode(0o700).create(&dir) {
@@ -82,7 +82,7 @@ impl MachineDir {
     }
 
     /// Makes `cgroups` be removed together with this directory.
-    pub(crate) fn owns_cgroups(&mut self, cgroups: Vec<PathBuf>) {
+    pub(crate) fn set_cgroups(&mut self, cgroups: Vec<PathBuf>) {
         self.cgroups = cgroups;
     }
 

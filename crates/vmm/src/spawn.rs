@@ -40,7 +40,7 @@ use crate::warden;
 const OOM_SCORE_ADJUST: &[u8] = b"500";
 
 /// Longest wait for a dropped process after its SIGKILL.
-const REAP_WAIT: Duration = Duration::from_secs(2);
+const REAP_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Program, arguments and confinement of one child.
 #[derive(Debug)]
@@ -176,7 +176,7 @@ impl Drop for VmmProcess {
             return;
         }
         self.pidfd.kill();
-        let limit = Timespec::try_from(REAP_WAIT).ok();
+        let limit = Timespec::try_from(REAP_DEADLINE).ok();
         let mut ends = [PollFd::new(&self.pidfd, PollFlags::IN)];
         while let Err(Errno::INTR) = poll(&mut ends, limit.as_ref()) {}
         let _status = self.try_wait();

@@ -51,14 +51,14 @@ impl ApiClient {
     pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<ApiClient> {
         loop {
             match connect_in_dir(dir, name).await {
-                Ok(stream) => return ApiClient::over(stream).await,
+                Ok(stream) => return ApiClient::handshake(stream).await,
                 Err(error) if is_not_listening_yet(&error) => tokio::time::sleep(RETRY_INTERVAL).await,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn over(stream: UnixStream) -> io::Result<ApiClient> {
+    async fn handshake(stream: UnixStream) -> io::Result<ApiClient> {
         let peer = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let driver = tokio::spawn(async move {

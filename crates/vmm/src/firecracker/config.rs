@@ -33,13 +33,13 @@ pub(super) const LOG: &str = "log";
 const GUEST_CID: u32 = 3;
 
 /// Most vCPUs that Firecracker accepts.
-const MOST_VCPUS: u8 = 32;
+const MAX_VCPUS: u8 = 32;
 
 /// Checks shape and memory against Firecracker's abilities; [`VmmError::Spec`] when one does not fit.
 pub(super) fn check(shape: Shape, memory: &GuestMemory, start: &MachineStart) -> Result<(), VmmError> {
     shape.check()?;
-    if shape.vcpus > MOST_VCPUS {
-        return Err(VmmError::Spec(format!("{} vCPUs ({MOST_VCPUS} are this VMM's most)", shape.vcpus)));
+    if shape.vcpus > MAX_VCPUS {
+        return Err(VmmError::Spec(format!("{} vCPUs ({MAX_VCPUS} are this VMM's most)", shape.vcpus)));
     }
     match (memory, start) {
         (GuestMemory::Private, MachineStart::Cold) => Ok(()),

@@ -26,7 +26,7 @@ use crate::death::{Death, DeathReason, ProcessExit, is_panic};
 use crate::spawn::{ProcessPidfd, VmmProcess};
 
 /// Kept bytes of Firecracker's log, and of its stderr.
-const WORDS_LIMIT: usize = 8 * 1024;
+const OUTPUT_LIMIT: usize = 8 * 1024;
 
 /// Exit codes with which Firecracker answers signals that would end it, one for each signal.
 const CRASH_CODES: std::ops::RangeInclusive<i32> = 148..=157;
@@ -81,7 +81,7 @@ struct OutputPipe {
 
 impl OutputPipe {
     fn own(pipe: Option<Receiver>) -> OutputPipe {
-        OutputPipe { pipe, tail: Arc::new(Mutex::new(OutputTail::new(WORDS_LIMIT))) }
+        OutputPipe { pipe, tail: Arc::new(Mutex::new(OutputTail::new(OUTPUT_LIMIT))) }
     }
 
     /// Reads once; pending forever after the pipe is closed.
@@ -126,7 +126,7 @@ impl ControlTask {
         process: &mut VmmProcess,
         ended: &AsyncFd<ProcessPidfd>,
         mut stop_receiver: oneshot::Receiver<()>,
-        warden_says: Option<OwnedFd>,
+        warden_status: Option<OwnedFd>,
     ) -> Death {
         let pidfd = process.pidfd();
         let mut stopped = false;
@@ -147,8 +147,9 @@ impl ControlTask {
             outlet.drain();
         }
         stopped |= stop_receiver.try_recv() == Err(oneshot::error::TryRecvError::Closed);
-        let exit = reported(warden_says).or(status).map_or(ProcessExit::Unknown, ProcessExit::from);
-        let (console, words) = (self.console.text(), words(&self.stderr.text(), &self.log.text()));
+        let exit =
+            read_warden_status(warden_status).or(status).map_or(ProcessExit::Unknown, ProcessExit::from);
+        let (console, words) = (self.console.text(), join_output(&self.stderr.text(), &self.log.text()));
         Death {
             exit,
             reason: reason(exit, stopped, &console, &words),
@@ -159,14 +160,14 @@ impl ControlTask {
 }
 
 /// Reads the wait status from the warden; `None` when it was killed before it could write.
-fn reported(pipe: Option<OwnedFd>) -> Option<ExitStatus> {
+fn read_warden_status(pipe: Option<OwnedFd>) -> Option<ExitStatus> {
     let mut bytes = [0; size_of::<i32>()];
     let count = rustix::io::read(pipe?, &mut bytes).ok()?;
     (count == bytes.len()).then(|| ExitStatus::from_raw(i32::from_ne_bytes(bytes)))
 }
 
 /// Joins stderr and log, whose last line tells most, without the line that says only that there was an error.
-fn words(stderr: &str, log: &str) -> String {
+fn join_output(stderr: &str, log: &str) -> String {
     let log: Vec<&str> =
         log.lines().filter(|line| !line.contains("Firecracker exiting with error")).collect();
     let mut all = stderr.to_owned();
@@ -240,7 +241,7 @@ mod tests {
     #[test]
     fn the_last_words_are_the_telling_ones() {
         let log = "a [x:main] RunWithApiError error: no such drive\nb Firecracker exiting with error. exit_code=1\n";
-        assert_eq!(words("Error: X", log), "Error: X\na [x:main] RunWithApiError error: no such drive");
-        assert_eq!(words("", ""), "");
+        assert_eq!(join_output("Error: X", log), "Error: X\na [x:main] RunWithApiError error: no such drive");
+        assert_eq!(join_output("", ""), "");
     }
 }

@@ -78,7 +78,7 @@ impl FirecrackerHandle {
     }
 
     pub(crate) async fn connect(&mut self, within: Duration) -> Result<UnixStream, VmmError> {
-        const WHAT: &str = "its connection to the guest";
+        const DURING: &str = "its connection to the guest";
         let watch = self.watch();
         let broken = |source| VmmError::Host { doing: "connect to the guest", source };
         let both = async {
@@ -87,12 +87,12 @@ impl FirecrackerHandle {
                 connected = vsock::connect(&self.root, config::VSOCK) => {
                     connected.and_then(tokio::net::UnixStream::into_std).map_err(broken)
                 }
-                death = watch.ended() => Err(died(WHAT, death)),
+                death = watch.ended() => Err(died(DURING, death)),
             }
         };
         tokio::time::timeout(within, both)
             .await
-            .unwrap_or(Err(VmmError::Deadline { command: WHAT, after: within }))
+            .unwrap_or(Err(VmmError::Deadline { command: DURING, after: within }))
     }
 
     pub(crate) async fn pause(&mut self) -> Result<(), VmmError> {

@@ -15,7 +15,7 @@ use crate::VmmError;
 use crate::cgroup::{self, CgroupVersion};
 use crate::machine::Shape;
 use crate::machine_dir::MachineDir;
-use crate::sandbox::{self, FILE_ROOM, VmmLimits, VmmUsers};
+use crate::sandbox::{self, SPARE_FILE_LENGTH, VmmLimits, VmmUsers};
 use crate::warden::{DetachedMount, FileAccess};
 
 /// Threads and processes beside one for each vCPU: the VMM's main and API threads, the jailer and its child, and as
@@ -61,7 +61,7 @@ impl Jail {
         add("--uid", id.to_string().into());
         add("--gid", id.to_string().into());
         add("--chroot-base-dir", run_dir.into());
-        add("--resource-limit", format!("fsize={}", longest_file + FILE_ROOM).into());
+        add("--resource-limit", format!("fsize={}", longest_file + SPARE_FILE_LENGTH).into());
         add("--resource-limit", format!("no-file={}", self.limits.open_files).into());
         if let Some(cgroups) = self.users.cgroups {
             let memory = (u64::from(shape.mem_mib) + u64::from(self.limits.overhead_mib)) << 20;

@@ -53,7 +53,7 @@ pub const STREAM_PORT: u32 = vsock::GUEST_PORT;
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
 
 /// Remedy for a missing binary.
-const SOURCE: &str = "it comes with the runtime bundle";
+const OBTAINED_FROM: &str = "it comes with the runtime bundle";
 
 /// A Firecracker installation, with version, run directory and jail.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -105,8 +105,9 @@ impl Firecracker {
             prepare.await.map_err(|source| host("prepare the VMM's directory")(source.into()))??;
         let PreparedLaunch { request, root, log, status, user, requests } = prepared;
         let program = request.binary.clone();
-        let process =
-            spawn::spawn(request).await.map_err(|fault| VmmError::of_spawn(&program, SOURCE, fault))?;
+        let process = spawn::spawn(request)
+            .await
+            .map_err(|fault| VmmError::of_spawn(&program, OBTAINED_FROM, fault))?;
         let confinement = process.confinement();
         let (pid, pidfd) = (process.pid(), process.pidfd());
         let channels =

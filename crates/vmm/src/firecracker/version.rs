@@ -16,7 +16,7 @@ use crate::VmmError;
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
 /// Oldest supported version: older ones lack requests that this adapter relies on, and were never tried.
-const OLDEST: (u32, u32, u32) = (1, 12, 0);
+const OLDEST_SUPPORTED: (u32, u32, u32) = (1, 12, 0);
 
 /// Version of a Firecracker binary, as `--version` prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -131,7 +131,7 @@ impl FirecrackerVersion {
     pub fn defects(self) -> Vec<FirecrackerDefect> {
         let number = self.number();
         let mut found = Vec::new();
-        if number < OLDEST {
+        if number < OLDEST_SUPPORTED {
             found.push(FirecrackerDefect::TooOld);
         }
         if ((1, 16, 0)..=(1, 16, 1)).contains(&number) {
@@ -210,7 +210,7 @@ pub(super) async fn ask(binary: &Path, option: &'static str) -> Result<String, V
     let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
         .await
         .map_err(|_| VmmError::Deadline { command: option, after: VERSION_DEADLINE })?
-        .map_err(|source| VmmError::of_run(binary, super::SOURCE, source))?;
+        .map_err(|source| VmmError::of_run(binary, super::OBTAINED_FROM, source))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 

@@ -39,7 +39,7 @@ pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<UnixStream>
 /// Tries once; `None` when the connection was closed before its `OK`.
 async fn attempt(dir: &OwnedFd, name: &str) -> io::Result<Option<UnixStream>> {
     let mut stream = connect_in_dir(dir, name).await?;
-    match shake(&mut stream).await {
+    match request_port(&mut stream).await {
         Ok(true) => Ok(Some(stream)),
         Ok(false) => Ok(None),
         Err(error) => match error.kind() {
@@ -49,7 +49,7 @@ async fn attempt(dir: &OwnedFd, name: &str) -> io::Result<Option<UnixStream>> {
     }
 }
 
-async fn shake(stream: &mut UnixStream) -> io::Result<bool> {
+async fn request_port(stream: &mut UnixStream) -> io::Result<bool> {
     stream.write_all(format!("CONNECT {GUEST_PORT}\n").as_bytes()).await?;
     let mut line = Vec::new();
     // The line is read byte by byte, because bytes of the guest may follow it at once.

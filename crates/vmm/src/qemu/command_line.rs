@@ -153,8 +153,8 @@ impl QemuCommandLine {
             // of itself, some 80 ms of a boot. (`nolapic_timer` would save the 100 ms in which the kernel measures the
             // local APIC's timer, but a guest on the PIT hangs after most restores.)
             words.push("noreplace-smp".to_owned());
-            // The translator keeps code by its address: with each process at addresses of its own, each would have the same
-            // libraries translated anew, which is four fifths of what a short process costs.
+            // The translator keeps code by its address: with each process at addresses of its own, each would have
+            // the same libraries translated anew, which is four fifths of what a short process costs.
             words.push("norandmaps".to_owned());
         }
         words.extend(self.parts.kernel_args.iter().cloned());

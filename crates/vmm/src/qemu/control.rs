@@ -82,7 +82,7 @@ pub(super) fn start(
         migration,
         tail: tail.clone(),
         stderr_tail: OutputTail::new(STDERR_LIMIT),
-        signs: EndSigns::default(),
+        end_events: EndEvents::default(),
         pausing: false,
     };
     tokio::spawn(async move {
@@ -100,7 +100,7 @@ pub(super) fn start(
 
 /// Events that tell the cause of QEMU's end.
 #[derive(Debug, Default)]
-struct EndSigns {
+struct EndEvents {
     guest_shutdown: bool,
     guest_reset: bool,
     guest_panic: bool,
@@ -117,7 +117,7 @@ struct ControlTask {
     migration: watch::Sender<MigrationStatus>,
     tail: Arc<Mutex<OutputTail>>,
     stderr_tail: OutputTail,
-    signs: EndSigns,
+    end_events: EndEvents,
     /// Whether a `stop` or a migration of ours is under way or done, which explains a STOP event.
     pausing: bool,
 }
@@ -147,7 +147,7 @@ impl ControlTask {
                     Some(request) => self.send(request),
                     None => {
                         owned = false;
-                        self.signs.stopped_by_us = true;
+                        self.end_events.stopped_by_us = true;
                         pidfd.kill();
                     }
                 },
@@ -159,7 +159,7 @@ impl ControlTask {
                             pidfd.kill();
                             qmp_open = false;
                         }
-                        if self.signs.internal_error {
+                        if self.end_events.internal_error {
                             pidfd.kill();
                         }
                     }
@@ -186,7 +186,7 @@ impl ControlTask {
         while let Some(Ok(n @ 1..)) = stderr.as_ref().map(|pipe| pipe.try_read(&mut from_stderr)) {
             self.stderr_tail.push(&from_stderr[..n]);
         }
-        self.signs.stopped_by_us |= command_receiver.is_closed();
+        self.end_events.stopped_by_us |= command_receiver.is_closed();
         self.death(status)
     }
 
@@ -249,7 +249,7 @@ impl ControlTask {
             Some(PendingReply::WhyStopped) => {
                 let status = result.ok();
                 let status = status.as_ref().and_then(|value| value.get("status")).and_then(Value::as_str);
-                self.signs.internal_error |= status == Some("internal-error");
+                self.end_events.internal_error |= status == Some("internal-error");
             }
             None => {}
         }
@@ -259,12 +259,12 @@ impl ControlTask {
         let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
         match name {
             "SHUTDOWN" => match text("reason") {
-                "guest-shutdown" => self.signs.guest_shutdown = true,
-                "guest-reset" => self.signs.guest_reset = true,
-                "guest-panic" => self.signs.guest_panic = true,
-                _ => self.signs.host_asked = true,
+                "guest-shutdown" => self.end_events.guest_shutdown = true,
+                "guest-reset" => self.end_events.guest_reset = true,
+                "guest-panic" => self.end_events.guest_panic = true,
+                _ => self.end_events.host_asked = true,
             },
-            "GUEST_PANICKED" => self.signs.guest_panic = true,
+            "GUEST_PANICKED" => self.end_events.guest_panic = true,
             "MIGRATION" => {
                 self.migration.send_replace(match text("status") {
                     "completed" => MigrationStatus::Completed,
@@ -288,23 +288,23 @@ impl ControlTask {
     fn death(self, status: Option<ExitStatus>) -> Death {
         let console_tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
         let exit = status.map_or(ProcessExit::Unknown, ProcessExit::from);
-        let signs = &self.signs;
-        let reason = if signs.internal_error {
+        let end_events = &self.end_events;
+        let reason = if end_events.internal_error {
             DeathReason::InternalError
-        } else if signs.guest_panic || (signs.guest_reset && console_tail.lines().any(is_panic)) {
+        } else if end_events.guest_panic || (end_events.guest_reset && console_tail.lines().any(is_panic)) {
             DeathReason::GuestPanic
-        } else if signs.guest_reset {
+        } else if end_events.guest_reset {
             DeathReason::GuestReset
-        } else if signs.guest_shutdown {
+        } else if end_events.guest_shutdown {
             DeathReason::GuestShutdown
-        } else if signs.stopped_by_us {
+        } else if end_events.stopped_by_us {
             DeathReason::Stopped
         } else {
             match exit {
                 ProcessExit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)
                 | ProcessExit::Unknown => DeathReason::Killed,
                 ProcessExit::Signal(_) => DeathReason::Crash,
-                ProcessExit::Code(_) if signs.host_asked => DeathReason::Killed,
+                ProcessExit::Code(_) if end_events.host_asked => DeathReason::Killed,
                 ProcessExit::Code(_) => DeathReason::VmmExit,
             }
         };
@@ -357,7 +357,7 @@ mod tests {
             migration: watch::channel(MigrationStatus::Going).0,
             tail: Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT))),
             stderr_tail: OutputTail::new(STDERR_LIMIT),
-            signs: EndSigns::default(),
+            end_events: EndEvents::default(),
             pausing: false,
         };
         for _ in 0..100 {

@@ -43,7 +43,7 @@ const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 const SPARE_THREADS: u64 = 80;
 
 /// Remedy for a missing binary.
-const PACKAGE: &str = "on Debian: the package qemu-system-x86";
+const OBTAINED_FROM: &str = "on Debian: the package qemu-system-x86";
 
 /// A QEMU installation, with accelerator, run directory and users.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -139,7 +139,7 @@ impl Qemu {
         };
         let this = self.clone();
         // File operations block, so no runtime worker does them.
-        let contained = tokio::task::spawn_blocking(move || this.contain(requirements));
+        let contained = tokio::task::spawn_blocking(move || this.plan_sandbox(requirements));
         let (plan, group, machine_dir) = contained.await.map_err(|source| VmmError::Host {
             doing: "prepare the VMM's sandbox",
             source: source.into(),
@@ -153,8 +153,9 @@ impl Qemu {
             containment: Containment::Sandbox(Box::new(plan)),
             drop_with_process: machine_dir.map(|machine_dir| Box::new(machine_dir) as _),
         };
-        let process =
-            spawn::spawn(request).await.map_err(|fault| VmmError::of_spawn(&self.binary, PACKAGE, fault))?;
+        let process = spawn::spawn(request)
+            .await
+            .map_err(|fault| VmmError::of_spawn(&self.binary, OBTAINED_FROM, fault))?;
 
         let (process, joined) = add_process(process, group).await?;
 
@@ -183,7 +184,7 @@ impl Qemu {
     }
 
     /// Makes the sandbox's plan, the cgroup and the directory that reserves the user id. Blocks.
-    fn contain(
+    fn plan_sandbox(
         &self,
         requirements: VmmRequirements,
     ) -> Result<(SandboxPlan, Option<MachineCgroup>, Option<MachineDir>), VmmError> {
@@ -220,7 +221,7 @@ impl QemuVersion {
         let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
             .await
             .map_err(|_| VmmError::Deadline { command: "--version", after: VERSION_DEADLINE })?
-            .map_err(|source| VmmError::of_run(binary, PACKAGE, source))?;
+            .map_err(|source| VmmError::of_run(binary, OBTAINED_FROM, source))?;
         let printed = String::from_utf8_lossy(&output.stdout);
         QemuVersion::parse(&printed).ok_or_else(|| VmmError::Version {
             binary: binary.to_owned(),

@@ -129,7 +129,7 @@ mod tests {
     }
 
     #[test]
-    fn a_talk_is_read_however_it_is_cut() {
+    fn a_transcript_is_read_however_it_is_cut() {
         for cut in 0..TRANSCRIPT.len() {
             let mut decoder = QmpDecoder::default();
             let (one, two) = TRANSCRIPT.as_bytes().split_at(cut);

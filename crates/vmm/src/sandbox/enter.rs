@@ -137,7 +137,7 @@ impl ResourceLimit {
         ResourceLimit { resource, most }
     }
 
-    fn set(&self) -> Result<(), Errno> {
+    fn apply(&self) -> Result<(), Errno> {
         // A hard limit that was lowered before cannot be raised.
         let hard = rustix::process::getrlimit(self.resource).maximum.unwrap_or(u64::MAX).min(self.most);
         rustix::process::setrlimit(self.resource, Rlimit { current: Some(hard), maximum: Some(hard) })
@@ -154,7 +154,7 @@ impl PreparedSandbox {
         if let Some(view) = &self.view {
             view.enter().map_err(SpawnFault::at(SpawnStep::View))?;
         }
-        self.limits.iter().try_for_each(ResourceLimit::set).map_err(SpawnFault::at(SpawnStep::Limits))?;
+        self.limits.iter().try_for_each(ResourceLimit::apply).map_err(SpawnFault::at(SpawnStep::Limits))?;
         self.change_user().map_err(SpawnFault::at(SpawnStep::User))?;
         check_parent()
     }
@@ -216,12 +216,12 @@ impl RootView {
         let mut trees = [const { None }; MAX_ENTRIES];
         for (tree, entry) in trees.iter_mut().zip(&self.entries) {
             match entry {
-                RootEntry::Bind { from, access, .. } => *tree = Some(take(from, *access)?),
-                RootEntry::Device { from, .. } => *tree = take(from, FileAccess::Write).ok(),
+                RootEntry::Bind { from, access, .. } => *tree = Some(clone_mount(from, *access)?),
+                RootEntry::Device { from, .. } => *tree = clone_mount(from, FileAccess::Write).ok(),
                 RootEntry::Directory(_) | RootEntry::Link { .. } => {}
             }
         }
-        let own_proc = take(c"/proc/self", FileAccess::Read).ok();
+        let own_proc = clone_mount(c"/proc/self", FileAccess::Read).ok();
         let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
         mount(c"tmpfs", self.mount_point.as_c_str(), c"tmpfs", flags, c"size=1m,nr_inodes=256,mode=0755")?;
         rustix::process::chdir(self.mount_point.as_c_str())?;
@@ -311,7 +311,7 @@ fn allow_own_kvm(ruleset: &OwnedFd) -> Result<(), Errno> {
 }
 
 /// Clones the mount at `path`, with all mounts below it, detached.
-fn take(path: &CStr, access: FileAccess) -> Result<OwnedFd, Errno> {
+fn clone_mount(path: &CStr, access: FileAccess) -> Result<OwnedFd, Errno> {
     let flags =
         OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_RECURSIVE;
     let tree = open_tree(CWD, path, flags)?;

@@ -14,7 +14,7 @@ use super::{VmmRequirements, view};
 use crate::warden::FileAccess;
 
 /// Newest landlock version that is asked for; an older kernel applies the part it knows.
-const NEWEST: ABI = ABI::V6;
+const NEWEST_ABI: ABI = ABI::V6;
 
 /// Makes the ruleset of a VMM; `None` where the kernel has no landlock.
 pub(super) fn ruleset(
@@ -25,9 +25,9 @@ pub(super) fn ruleset(
     let made = || {
         let mut rules = Ruleset::default()
             .set_compatibility(landlock::CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(NEWEST))?
-            .handle_access(AccessNet::from_all(NEWEST))?
-            .scope(Scope::from_all(NEWEST))?
+            .handle_access(AccessFs::from_all(NEWEST_ABI))?
+            .handle_access(AccessNet::from_all(NEWEST_ABI))?
+            .scope(Scope::from_all(NEWEST_ABI))?
             .create()?;
         let run = AccessFs::ReadFile | AccessFs::Execute;
         rules = allow(rules, program, run)?;

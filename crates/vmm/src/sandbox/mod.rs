@@ -79,7 +79,7 @@ impl VmmUsers {
         let made = MachineDir::make(parent, choose);
         let mut machine_dir =
             made.map_err(|source| VmmError::Host { doing: "make the VMM's directory", source })?;
-        machine_dir.owns_cgroups(self.cgroup_directories(machine_dir.id()));
+        machine_dir.set_cgroups(self.cgroup_directories(machine_dir.id()));
         Ok((machine_dir, user))
     }
 
@@ -241,11 +241,14 @@ impl SandboxPlan {
         let data = shape.memory_bytes() + (u64::from(limits.overhead_mib) << 20) + threads * (8 << 20);
         let mut all = vec![
             enter::ResourceLimit::new(rustix::process::Resource::Nofile, limits.open_files.into()),
-            enter::ResourceLimit::new(rustix::process::Resource::Fsize, longest_file + FILE_ROOM),
+            enter::ResourceLimit::new(rustix::process::Resource::Fsize, longest_file + SPARE_FILE_LENGTH),
             enter::ResourceLimit::new(rustix::process::Resource::Data, data),
             // Data does not include shared memory; address space also holds a file of the guest's memory, programs
             // and reservations.
-            enter::ResourceLimit::new(rustix::process::Resource::As, data + shape.memory_bytes() + ADDRESSES),
+            enter::ResourceLimit::new(
+                rustix::process::Resource::As,
+                data + shape.memory_bytes() + SPARE_ADDRESS_SPACE,
+            ),
         ];
         // The kernel counts processes for each user of a user namespace: for the caller's user in the caller's
         // namespace it would count all of the caller's processes.
@@ -257,11 +260,11 @@ impl SandboxPlan {
 }
 
 /// Bytes that a file may grow beyond the machine's largest: sockets, logs and the state are small.
-pub(crate) const FILE_ROOM: u64 = 16 << 20;
+pub(crate) const SPARE_FILE_LENGTH: u64 = 16 << 20;
 
 /// Address space in bytes beside data and a file of the guest's memory: programs, and reservations of the allocator,
 /// 64 MiB for each of at most eight threads a processor.
-const ADDRESSES: u64 = 4 << 30;
+const SPARE_ADDRESS_SPACE: u64 = 4 << 30;
 
 /// Whether this process has CAP_KILL, to signal other users' processes. Root in a container may lack it, and the
 /// parent-death signal needs it too.

@@ -15,11 +15,11 @@ use super::VmmRequirements;
 use crate::warden::FileAccess;
 
 /// Directories in which distributions keep programs and libraries.
-const SYSTEM: &[&str] =
+const SYSTEM_DIRS: &[&str] =
     &["/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix/store", "/gnu/store"];
 
-/// Files that the dynamic linker reads beside [`SYSTEM`].
-const LINKER: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
+/// Files that the dynamic linker reads beside [`SYSTEM_DIRS`].
+const LINKER_FILES: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
 
 const KVM: &str = "/dev/kvm";
 
@@ -72,16 +72,16 @@ impl RootView {
         let mut making = RootViewBuilder::default();
         making.directory("proc")?;
         for path in system(program) {
-            making.show(&path, FileAccess::Read)?;
+            making.bind(&path, FileAccess::Read)?;
         }
-        if !making.shows(program) {
-            making.show(program, FileAccess::Read)?;
+        if !making.is_bound(program) {
+            making.bind(program, FileAccess::Read)?;
         }
         for device in devices(requirements) {
             match user {
                 // The host's node may be for root or a group that the VMM is not in.
                 Some(owner) if device == KVM => making.device(Path::new(device), owner)?,
-                _ => making.show(Path::new(device), FileAccess::Write)?,
+                _ => making.bind(Path::new(device), FileAccess::Write)?,
             }
         }
         let mut directory = c"/".to_owned();
@@ -108,9 +108,9 @@ pub(super) fn system(program: &Path) -> Vec<PathBuf> {
     if is_static(program).unwrap_or(false) {
         return Vec::new();
     }
-    let mut all: Vec<PathBuf> = SYSTEM.iter().chain(LINKER).map(PathBuf::from).collect();
+    let mut all: Vec<PathBuf> = SYSTEM_DIRS.iter().chain(LINKER_FILES).map(PathBuf::from).collect();
     // An installation elsewhere has its data beside the program.
-    if !SYSTEM.iter().any(|place| program.starts_with(place)) {
+    if !SYSTEM_DIRS.iter().any(|place| program.starts_with(place)) {
         let prefix = program.parent().and_then(Path::parent);
         let beside = ["lib", "lib64", "share/qemu", "share/seabios"];
         all.extend(prefix.iter().flat_map(|prefix| beside.map(|name| prefix.join(name))));
@@ -162,7 +162,7 @@ fn needed_group(mode: u32, group: u32) -> Option<u32> {
 struct RootViewBuilder {
     entries: Vec<RootEntry>,
     made: BTreeSet<PathBuf>,
-    shown: Vec<PathBuf>,
+    bound: Vec<PathBuf>,
 }
 
 impl RootViewBuilder {
@@ -178,7 +178,7 @@ impl RootViewBuilder {
     }
 
     /// Adds a file or directory of the host under its own name; a link stays a link.
-    fn show(&mut self, path: &Path, access: FileAccess) -> io::Result<()> {
+    fn bind(&mut self, path: &Path, access: FileAccess) -> io::Result<()> {
         let name = path.strip_prefix("/").map_err(io::Error::other)?;
         let file_type = fs::symlink_metadata(path)?.file_type();
         if let Some(parent) = name.parent() {
@@ -192,14 +192,14 @@ impl RootViewBuilder {
         if file_type.is_dir() {
             self.directory(name)?;
         }
-        self.shown.push(path.to_owned());
+        self.bound.push(path.to_owned());
         let (from, name) = (c_string(path.as_os_str())?, c_string(name.as_os_str())?);
         self.entries.push(RootEntry::Bind { from, name, is_directory: file_type.is_dir(), access });
         Ok(())
     }
 
-    fn shows(&self, path: &Path) -> bool {
-        self.shown.iter().any(|shown| path.starts_with(shown))
+    fn is_bound(&self, path: &Path) -> bool {
+        self.bound.iter().any(|bound| path.starts_with(bound))
     }
 
     /// Adds a device node with the number of `path`, owned by `owner`.
@@ -276,8 +276,8 @@ mod tests {
         }
         let program = prefix.join("bin/qemu");
         fs::write(&program, "#!/bin/sh\n").unwrap();
-        let shown = system(&program);
-        assert!(shown.contains(&prefix.join("lib")) && shown.contains(&prefix.join("share/qemu")));
+        let bound = system(&program);
+        assert!(bound.contains(&prefix.join("lib")) && bound.contains(&prefix.join("share/qemu")));
         RootView::new(&requirements(false), None, &program, Path::new("/")).unwrap();
     }
 
@@ -289,7 +289,7 @@ mod tests {
         fs::write(&program, "#!/bin/sh\n").unwrap();
         fs::write(dir.path().join("bin/secret"), "x").unwrap();
         let view = RootView::new(&requirements(false), None, &program, Path::new("/")).unwrap();
-        let shown: Vec<_> = view
+        let bound: Vec<_> = view
             .entries
             .iter()
             .filter_map(|entry| match entry {
@@ -297,7 +297,7 @@ mod tests {
                 _ => None,
             })
             .collect();
-        assert!(shown.contains(&program.to_str().unwrap()), "{shown:?}");
-        assert!(!shown.iter().any(|path| path.ends_with("/bin") && *path != "/bin"), "{shown:?}");
+        assert!(bound.contains(&program.to_str().unwrap()), "{bound:?}");
+        assert!(!bound.iter().any(|path| path.ends_with("/bin") && *path != "/bin"), "{bound:?}");
     }
 }
