@@ -7,7 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Instant;
 
-use pyro_vmm::{Cache, Cgroups, Firecracker, Memory, Parts, Shape, Spec, Start};
+use pyro_vmm::{
+    CgroupVersion, DiskCache, Firecracker, GuestMemory, MachineParts, MachineSpec, MachineStart, Shape,
+};
 
 use super::floor::firecracker::Hand;
 use super::floor::on_thread;
@@ -31,7 +33,7 @@ struct Saved {
     bundle: Bundle,
     shape: Shape,
     dir: PathBuf,
-    cgroups: Option<Cgroups>,
+    cgroups: Option<CgroupVersion>,
     unjailed: Firecracker,
     jailed: Option<Firecracker>,
 }
@@ -131,7 +133,7 @@ impl Saved {
         let open =
             |name: &str| File::options().read(true).write(true).open(self.dir.join(name)).map_err(said);
         let (state, memory) = (open("state")?, open("memory")?);
-        let spec = self.spec(Memory::Private, Start::Cold)?;
+        let spec = self.spec(GuestMemory::Private, MachineStart::Cold)?;
         let mut machine = self.unjailed.launch(spec).await.map_err(vmm)?;
         machine.pause().await.map_err(vmm)?;
         let saved = memory.try_clone().map_err(said)?;
@@ -141,26 +143,27 @@ impl Saved {
     }
 
     /// As every start has its files: opened anew, those of the runtime verified, the disk made.
-    fn spec(&self, memory: Memory, start: Start) -> Result<Spec, String> {
+    fn spec(&self, memory: GuestMemory, start: MachineStart) -> Result<MachineSpec, String> {
         let part = |name: &str| self.bundle.open_artifact(name).map_err(|error| cause::chain(&error));
         let said = |error: std::io::Error| format!("{}: {error}", self.dir.display());
         let disk = tempfile::tempfile_in(&self.dir).map_err(said)?;
         disk.set_len(DISK_BYTES).map_err(said)?;
-        let parts = Parts {
+        let parts = MachineParts {
             kernel: part(KERNEL)?,
             initramfs: part(INITRAMFS)?,
             base: Some(File::open(self.dir.join("base")).map_err(said)?),
             disk: Some(disk),
-            cache: Cache::Unsafe,
+            cache: DiskCache::Unsafe,
             kernel_args: Vec::new(),
         };
-        Ok(Spec { shape: self.shape, parts, memory, start })
+        Ok(MachineSpec { shape: self.shape, parts, memory, start })
     }
 
     async fn ours(&self, firecracker: &Firecracker) -> Result<f64, String> {
         let open = |name: &str| File::open(self.dir.join(name)).map_err(|error| format!("{name}: {error}"));
         let begin = Instant::now();
-        let spec = self.spec(Memory::From(open("memory")?), Start::Restore { state: open("state")? })?;
+        let spec =
+            self.spec(GuestMemory::From(open("memory")?), MachineStart::Restore { state: open("state")? })?;
         let machine = firecracker.launch(spec).await.map_err(|error| cause::chain(&error))?;
         let took = begin.elapsed().as_secs_f64() * 1e3;
         machine.stop().await.map_err(|error| cause::chain(&error))?;
@@ -169,8 +172,8 @@ impl Saved {
 
     async fn by_hand(&self, firecracker: &Firecracker) -> Result<f64, String> {
         let version = self.cgroups.map(|cgroups| match cgroups {
-            Cgroups::V1 => 1,
-            Cgroups::V2 => 2,
+            CgroupVersion::V1 => 1,
+            CgroupVersion::V2 => 2,
         });
         let jailer = |binary: &Path| Ok::<_, String>((absolute(binary)?, version));
         let hand = Hand {

@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use pyro_proto::message::{AgentInfo, Failure};
-use pyro_vmm::{Accelerator, Backend, Death, Machine, Spec, Start, Vmm, VmmError};
+use pyro_vmm::{Accelerator, Backend, Death, Machine, MachineSpec, MachineStart, Vmm, VmmError};
 
 use crate::guest::{Guest, GuestError};
 use crate::identity::{self, NoRandomness};
@@ -115,9 +115,14 @@ pub struct Wish {
 }
 
 /// Starts a guest, cold or from a saved state, and waits until it has its identity.
-pub async fn boot(vmm: &Vmm, spec: Spec, wish: &Wish, timeline: &Timeline) -> Result<Booted, BootError> {
+pub async fn boot(
+    vmm: &Vmm,
+    spec: MachineSpec,
+    wish: &Wish,
+    timeline: &Timeline,
+) -> Result<Booted, BootError> {
     let begin = Instant::now();
-    let restores = matches!(spec.start, Start::Restore { .. });
+    let restores = matches!(spec.start, MachineStart::Restore { .. });
     let (machine, port) = launch(vmm, spec, timeline).await?;
     meet(machine, port, restores, wish, begin, timeline).await
 }
@@ -126,7 +131,7 @@ pub async fn boot(vmm: &Vmm, spec: Spec, wish: &Wish, timeline: &Timeline) -> Re
 /// ended.
 pub async fn boot_keeping_port(
     vmm: &Vmm,
-    spec: Spec,
+    spec: MachineSpec,
     wish: &Wish,
     timeline: &Timeline,
 ) -> Result<(Booted, Option<UnixStream>), BootError> {
@@ -141,14 +146,14 @@ pub async fn boot_keeping_port(
 /// A machine that was started, and its port where it has one.
 async fn launch(
     vmm: &Vmm,
-    spec: Spec,
+    spec: MachineSpec,
     timeline: &Timeline,
 ) -> Result<(Machine, Option<UnixStream>), BootError> {
-    let restores = matches!(spec.start, Start::Restore { .. });
+    let restores = matches!(spec.start, MachineStart::Restore { .. });
     let mut machine = vmm.launch(spec).await.map_err(BootError::Launch)?;
-    timeline.mark_at(Step::VmmAnswered, machine.launched().answered);
+    timeline.mark_at(Step::VmmAnswered, machine.launch_times().answered);
     if restores {
-        timeline.mark_at(Step::StateLoaded, machine.launched().ready);
+        timeline.mark_at(Step::StateLoaded, machine.launch_times().ready);
     }
     let port = if machine.backend().has_port() {
         Some(machine.connect(Duration::ZERO).await.map_err(BootError::Launch)?)

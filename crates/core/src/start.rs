@@ -23,8 +23,11 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 pub use kept::{Kept, resume};
-pub use pyro_vmm::Cache;
-use pyro_vmm::{Accelerator, Memory, Parts, Shape, Spec, Start, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
+pub use pyro_vmm::DiskCache;
+use pyro_vmm::{
+    Accelerator, GuestMemory, MachineParts, MachineSpec, MachineStart, Shape, VERBOSE_KERNEL_ARGS, Vmm,
+    VmmError,
+};
 pub use remark::Remark;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -91,7 +94,7 @@ pub struct Order<'a> {
     /// Its disk.
     pub disk: Disk,
     /// What its flushes of that disk mean.
-    pub cache: Cache,
+    pub cache: DiskCache,
     /// Whether it may come from a template.
     pub templates: Use,
     /// Told of its steps.
@@ -294,9 +297,15 @@ impl<'a> Plan<'a> {
     }
 
     /// What a machine is made of, its files opened anew.
-    fn spec(&self, disk: File, memory: Memory, start: Start, more_args: &[&str]) -> Result<Spec, VmError> {
+    fn spec(
+        &self,
+        disk: File,
+        memory: GuestMemory,
+        start: MachineStart,
+        more_args: &[&str],
+    ) -> Result<MachineSpec, VmError> {
         let words = self.kernel_args.iter().cloned().chain(more_args.iter().map(|word| (*word).to_owned()));
-        let parts = Parts {
+        let parts = MachineParts {
             kernel: self.bundle.open_artifact(KERNEL)?,
             initramfs: self.bundle.open_artifact(INITRAMFS)?,
             base: Some(self.environment.open_base()?),
@@ -304,7 +313,7 @@ impl<'a> Plan<'a> {
             cache: self.cache,
             kernel_args: words.collect(),
         };
-        Ok(Spec { shape: self.shape, parts, memory, start })
+        Ok(MachineSpec { shape: self.shape, parts, memory, start })
     }
 
     /// The guest's own disk, for a cold boot.
@@ -322,7 +331,7 @@ impl<'a> Plan<'a> {
     /// Boots without regard to templates.
     async fn boot(&self) -> Result<Started, VmError> {
         let deadline = self.boot_deadline();
-        let spec = self.spec(self.disk()?, Memory::Private, Start::Cold, &[])?;
+        let spec = self.spec(self.disk()?, GuestMemory::Private, MachineStart::Cold, &[])?;
         let booted = launch::boot(self.vmm, spec, &self.wish(deadline, self.root()), self.timeline).await;
         match booted {
             Ok(booted) => Ok(self.started(booted, How::Booted, pyro_vmm::tsc_khz())),
@@ -348,7 +357,7 @@ impl<'a> Plan<'a> {
         if let BootError::Deadline { after, console } = &error
             && console.trim().is_empty()
             && let Ok(disk) = self.environments.new_disk(&self.config.scratch_dir)
-            && let Ok(spec) = self.spec(disk, Memory::Private, Start::Cold, VERBOSE_KERNEL_ARGS)
+            && let Ok(spec) = self.spec(disk, GuestMemory::Private, MachineStart::Cold, VERBOSE_KERNEL_ARGS)
         {
             let wish = self.wish(deadline.min(DIAGNOSIS), Root::Ready);
             let again = launch::boot(self.vmm, spec, &wish, &Timeline::begin(None)).await;
@@ -385,7 +394,7 @@ impl<'a> Plan<'a> {
         self.timeline.mark(Step::DiskMade);
         let wish = self.wish(restore_deadline(self.vmm.accelerator()), self.root());
         let mapped = memory.try_clone().ok();
-        match self.load(disk, Memory::From(memory), state, tsc_khz, &wish, How::Restored).await? {
+        match self.load(disk, GuestMemory::From(memory), state, tsc_khz, &wish, How::Restored).await? {
             Ok(started) => Ok(Ok(Started { memory: mapped, ..started })),
             // A disk that cannot be mounted is not the template's fault, and no other start would do better.
             Err(Unloaded(_, Some(error))) if self.bare() => Err(error.into()),
@@ -397,13 +406,13 @@ impl<'a> Plan<'a> {
     async fn load(
         &self,
         disk: File,
-        memory: Memory,
+        memory: GuestMemory,
         state: File,
         tsc_khz: u64,
         wish: &Wish,
         how: How,
     ) -> Result<Result<Started, Unloaded>, VmError> {
-        let spec = self.spec(disk, memory, Start::Restore { state }, &[])?;
+        let spec = self.spec(disk, memory, MachineStart::Restore { state }, &[])?;
         // An emulated guest reads the host's counter, by the rate that it was told when it booted. Measured beside the
         // start of the VMM, which has a processor of its own to keep busy.
         let emulated = self.vmm.accelerator() == Accelerator::Tcg;
@@ -500,13 +509,13 @@ impl<'a> Plan<'a> {
         let kept = disk.try_clone().map_err(host)?;
         // One that is faster to fault in than a file on a disk, where the VMM can run in it.
         let memory = if self.vmm.backend().owns_memory() {
-            Memory::Owned(maker.memory().map_err(host)?)
+            GuestMemory::Owned(maker.memory().map_err(host)?)
         } else {
-            Memory::Private
+            GuestMemory::Private
         };
         let deadline = self.boot_deadline();
         let root = if self.bare() { Root::Later } else { Root::Ready };
-        let spec = self.spec(disk, memory, Start::Cold, &[])?;
+        let spec = self.spec(disk, memory, MachineStart::Cold, &[])?;
         let (booted, port) = match launch::boot_keeping_port(
             self.vmm,
             spec,

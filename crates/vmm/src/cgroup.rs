@@ -1,95 +1,100 @@
-//! Control groups: what bounds a VMM's memory and processes whatever it does.
+//! Control groups, which bound a VMM's memory and processes whatever it does.
 //!
-//! The cgroup of a machine is below `pyro` in the memory and pids hierarchies (v1) or the only one (v2). The jailer
-//! makes its own there; [`Group`] makes one for a VMM that has no jailer.
+//! The cgroup of a machine is below `pyro` in the memory and pids hierarchies (v1) or in the only one (v2). The
+//! jailer makes it there; [`MachineCgroup`] makes one for a VMM without a jailer.
 
 use std::fs::{self, DirBuilder, File};
 use std::io::{self, Write};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
-/// Below every controller, the cgroup whose children are the machines'. It stays.
+/// Name, below every controller's mount, of the parent of the machines' cgroups. The parent is never removed.
 pub(crate) const PARENT: &str = "pyro";
 
-/// Which kind of cgroups has the memory and pids controllers.
+/// Version of the cgroups that have the memory and pids controllers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Cgroups {
-    /// A hierarchy for each controller.
+pub enum CgroupVersion {
+    /// Version 1: a hierarchy for each controller.
     V1,
-    /// One hierarchy for all.
+    /// Version 2: one hierarchy for all controllers.
     V2,
 }
 
-impl Cgroups {
-    /// What this host has.
+impl CgroupVersion {
+    /// Finds the version that this host uses; `None` when neither has both controllers.
     ///
     /// # Errors
     /// When the list of mounts cannot be read.
-    pub fn of_host() -> io::Result<Option<Cgroups>> {
+    pub fn of_host() -> io::Result<Option<CgroupVersion>> {
         let mounts = fs::read_to_string("/proc/self/mounts")?;
-        if let Some(point) = mount_point(&mounts, Cgroups::V2, "") {
+        if let Some(point) = mount_point(&mounts, CgroupVersion::V2, "") {
             let controllers = fs::read_to_string(point.join("cgroup.controllers")).unwrap_or_default();
             if ["memory", "pids"].iter().all(|one| controllers.split_whitespace().any(|has| has == *one)) {
-                return Ok(Some(Cgroups::V2));
+                return Ok(Some(CgroupVersion::V2));
             }
         }
-        let has = |controller| mount_point(&mounts, Cgroups::V1, controller).is_some();
-        Ok((has("memory") && has("pids")).then_some(Cgroups::V1))
+        let has = |controller| mount_point(&mounts, CgroupVersion::V1, controller).is_some();
+        Ok((has("memory") && has("pids")).then_some(CgroupVersion::V1))
     }
 
-    /// As the jailer names it.
+    /// Number for the jailer's `--cgroup-version`.
     pub(crate) fn number(self) -> &'static str {
         match self {
-            Cgroups::V1 => "1",
-            Cgroups::V2 => "2",
+            CgroupVersion::V1 => "1",
+            CgroupVersion::V2 => "2",
         }
     }
 
-    /// The directories of the machine with this id.
+    /// Cgroup directories of the machine `id`: two under v1, one under v2. They need not exist.
     pub(crate) fn directories(self, id: &str) -> Vec<PathBuf> {
         let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
         let controllers: &[&str] = match self {
-            Cgroups::V1 => &["memory", "pids"],
-            Cgroups::V2 => &[""],
+            CgroupVersion::V1 => &["memory", "pids"],
+            CgroupVersion::V2 => &[""],
         };
         let points = controllers.iter().filter_map(|controller| mount_point(&mounts, self, controller));
         points.map(|point| point.join(PARENT).join(id)).collect()
     }
 }
 
-/// Where a controller's hierarchy is mounted; under v2 the first, as the jailer has it.
-fn mount_point(mounts: &str, cgroups: Cgroups, controller: &str) -> Option<PathBuf> {
+/// Finds where a controller's hierarchy is mounted; under v2 the first mount, as the jailer does.
+fn mount_point(mounts: &str, cgroups: CgroupVersion, controller: &str) -> Option<PathBuf> {
     mounts.lines().find_map(|line| {
         let mut fields = line.split(' ');
         let (_source, point, kind, options) =
             (fields.next()?, fields.next()?, fields.next()?, fields.next()?);
         let fits = match cgroups {
-            Cgroups::V1 => kind == "cgroup" && options.split(',').any(|option| option == controller),
-            Cgroups::V2 => kind == "cgroup2",
+            CgroupVersion::V1 => kind == "cgroup" && options.split(',').any(|option| option == controller),
+            CgroupVersion::V2 => kind == "cgroup2",
         };
         fits.then(|| PathBuf::from(point))
     })
 }
 
-/// The cgroup of one machine: made, limited, and ready to be joined. Its directories are removed by
-/// [`Home`](crate::home::Home), which owns them.
+/// Cgroup of one machine, with its limits set. [`MachineDir`](crate::machine_dir::MachineDir) removes the
+/// directories.
 #[derive(Debug)]
-pub(crate) struct Group {
-    /// Where the ids of members are written.
-    doors: Vec<File>,
+pub(crate) struct MachineCgroup {
+    /// Open `cgroup.procs` files, one for each controller's hierarchy.
+    procs_files: Vec<File>,
 }
 
-impl Group {
-    /// Makes the cgroups of the machine `id`, which may use so many bytes of memory and so many threads.
+impl MachineCgroup {
+    /// Makes the cgroups of the machine `id`, limited to `memory` bytes and `threads` threads.
     ///
     /// # Errors
     /// When the host's cgroups cannot be written: in many containers they are read-only.
-    pub(crate) fn make(cgroups: Cgroups, id: &str, memory: u64, threads: u64) -> io::Result<Group> {
-        let mut doors = Vec::new();
+    pub(crate) fn make(
+        cgroups: CgroupVersion,
+        id: &str,
+        memory: u64,
+        threads: u64,
+    ) -> io::Result<MachineCgroup> {
+        let mut procs_files = Vec::new();
         for dir in cgroups.directories(id) {
             let parent = dir.parent().unwrap_or(Path::new("/"));
-            if cgroups == Cgroups::V2 {
-                // Controllers reach a cgroup through all above it.
+            if cgroups == CgroupVersion::V2 {
+                // A controller is available in a cgroup only when all cgroups above it pass it on.
                 for above in parent.ancestors().take(2).collect::<Vec<_>>().into_iter().rev() {
                     DirBuilder::new().recursive(true).mode(0o755).create(above)?;
                     fs::write(above.join("cgroup.subtree_control"), "+memory +pids")?;
@@ -104,15 +109,15 @@ impl Group {
                     fs::write(file, limit.to_string())?;
                 }
             }
-            doors.push(File::options().write(true).open(dir.join("cgroup.procs"))?);
+            procs_files.push(File::options().write(true).open(dir.join("cgroup.procs"))?);
         }
-        Ok(Group { doors })
+        Ok(MachineCgroup { procs_files })
     }
 
-    /// Takes in the process `pid`, which must not have been reaped, with all its threads. Takes 8 ms: the kernel waits
-    /// until no other processor is making or ending a process.
-    pub(crate) fn take_in(&self, pid: u32) -> io::Result<()> {
-        self.doors.iter().try_for_each(|mut door| door.write_all(pid.to_string().as_bytes()))
+    /// Moves the process `pid`, which must not have been reaped, into the cgroup, with all its threads. Takes some 8
+    /// ms: the kernel waits until no other processor is making or ending a process.
+    pub(crate) fn add_process(&self, pid: u32) -> io::Result<()> {
+        self.procs_files.iter().try_for_each(|mut door| door.write_all(pid.to_string().as_bytes()))
     }
 }
 
@@ -128,24 +133,24 @@ mod tests {
     #[test]
     fn mount_points_are_found() {
         let find = |cgroups, controller| mount_point(HYBRID, cgroups, controller);
-        assert_eq!(find(Cgroups::V1, "memory"), Some("/sys/fs/cgroup/memory".into()));
-        assert_eq!(find(Cgroups::V1, "cpuacct"), Some("/sys/fs/cgroup/cpu,cpuacct".into()));
-        assert_eq!(find(Cgroups::V1, "pids"), None);
-        assert_eq!(find(Cgroups::V2, ""), Some("/sys/fs/cgroup/unified".into()));
+        assert_eq!(find(CgroupVersion::V1, "memory"), Some("/sys/fs/cgroup/memory".into()));
+        assert_eq!(find(CgroupVersion::V1, "cpuacct"), Some("/sys/fs/cgroup/cpu,cpuacct".into()));
+        assert_eq!(find(CgroupVersion::V1, "pids"), None);
+        assert_eq!(find(CgroupVersion::V2, ""), Some("/sys/fs/cgroup/unified".into()));
     }
 
-    /// On the kind of cgroups that this host has.
+    /// Runs on the cgroup version of this host, and says so where its cgroups are read-only.
     #[test]
     fn a_process_is_taken_in_and_limited() {
-        let cgroups = Cgroups::of_host().unwrap();
+        let cgroups = CgroupVersion::of_host().unwrap();
         let id = format!("test-{}", std::process::id());
-        let group = cgroups.map(|cgroups| Group::make(cgroups, &id, 64 << 20, 7));
+        let group = cgroups.map(|cgroups| MachineCgroup::make(cgroups, &id, 64 << 20, 7));
         let Some(Ok(group)) = group else {
             eprintln!("NOT TESTED on this host, whose cgroups cannot be written: {cgroups:?}, {group:?}");
             return;
         };
         let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
-        group.take_in(child.id()).unwrap();
+        group.add_process(child.id()).unwrap();
         let dirs = cgroups.unwrap().directories(&id);
         let read = |name: &str| dirs.iter().find_map(|dir| fs::read_to_string(dir.join(name)).ok());
         for dir in &dirs {

@@ -1,23 +1,23 @@
-//! The last of a stream of text from something that is not trusted: a guest's console, a VMM's stderr.
+//! Tail of an untrusted stream of text: a guest's console, a VMM's stderr.
 //!
-//! Keeps a bounded number of bytes whatever comes, and shows them as plain text that cannot drive a terminal.
+//! The tail keeps a bounded number of bytes, and shows them as plain text that cannot drive a terminal.
 
 use std::collections::VecDeque;
 
-/// How much of a guest's console is kept, in bytes: several screens, and every kernel panic with its trace.
+/// Kept bytes of a guest's console: several screens, and any kernel panic with its trace.
 pub(crate) const CONSOLE_LIMIT: usize = 16 * 1024;
 
-/// The last bytes of a stream.
+/// Last bytes of a stream, up to a limit.
 #[derive(Debug)]
-pub struct Tail {
+pub struct OutputTail {
     bytes: VecDeque<u8>,
     limit: usize,
 }
 
-impl Tail {
-    /// An empty tail that keeps the last `limit` bytes.
-    pub fn new(limit: usize) -> Tail {
-        Tail { bytes: VecDeque::new(), limit }
+impl OutputTail {
+    /// Makes an empty tail that keeps the last `limit` bytes.
+    pub fn new(limit: usize) -> OutputTail {
+        OutputTail { bytes: VecDeque::new(), limit }
     }
 
     /// Adds `data`, dropping the oldest bytes beyond the limit.
@@ -28,8 +28,8 @@ impl Tail {
         self.bytes.extend(data);
     }
 
-    /// What is kept, as text: lossy UTF-8, ANSI escape sequences and all control characters but newline and tab
-    /// removed.
+    /// Renders the kept bytes as lossy UTF-8, without ANSI escape sequences and control characters but newline and
+    /// tab.
     pub fn text(&self) -> String {
         let bytes: Vec<u8> = self.bytes.iter().copied().collect();
         let mut out = String::with_capacity(bytes.len());
@@ -61,7 +61,7 @@ mod tests {
     use super::*;
 
     fn text(limit: usize, pieces: &[&[u8]]) -> String {
-        let mut tail = Tail::new(limit);
+        let mut tail = OutputTail::new(limit);
         pieces.iter().for_each(|piece| tail.push(piece));
         tail.text()
     }
@@ -86,7 +86,7 @@ mod tests {
     proptest! {
         #[test]
         fn any_bytes_give_bounded_plain_text(pieces: Vec<Vec<u8>>, limit in 0_usize..300) {
-            let mut tail = Tail::new(limit);
+            let mut tail = OutputTail::new(limit);
             let mut all = Vec::new();
             for piece in &pieces {
                 tail.push(piece);

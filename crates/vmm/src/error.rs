@@ -1,55 +1,55 @@
-//! What can go wrong with a VMM, as the caller can act on it.
+//! Errors of a VMM process, one variant for each case that a caller can act on.
 
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::death::Death;
-use crate::firecracker::Defect;
-use crate::sandbox::{Fault, Step};
+use crate::firecracker::FirecrackerDefect;
+use crate::sandbox::{SpawnFault, SpawnStep};
 
 /// A failure of, or with, a VMM process.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum VmmError {
-    /// The VMM's binary does not exist.
-    #[error("{} does not exist ({source_of_it})", binary.display())]
+    /// No file exists at the path of the VMM's binary.
+    #[error("{} does not exist ({obtained_from})", binary.display())]
     BinaryMissing {
-        /// The path that was tried.
+        /// Path that was tried.
         binary: PathBuf,
-        /// Where to have it from.
-        source_of_it: &'static str,
+        /// Package or bundle that the binary comes with, as a remedy for the user.
+        obtained_from: &'static str,
     },
     /// The VMM's binary exists and could not be started.
     #[error("cannot start {}", binary.display())]
     Spawn {
-        /// The path that was tried.
+        /// Path that was tried.
         binary: PathBuf,
-        /// What the kernel said.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// The VMM could not be confined, or what it was to be confined with could not be made.
+    /// A part of the VMM's sandbox could not be made or put on.
     #[error("cannot {doing}")]
     Sandbox {
-        /// What was being done.
+        /// Action that failed, as a verb phrase that follows "cannot".
         doing: String,
-        /// What the kernel said.
+        /// Error of the system call.
         source: io::Error,
     },
     /// The host refused something every VMM needs: a socket pair, a descriptor, a thread.
     #[error("cannot {doing}")]
     Host {
-        /// What was being done.
+        /// Action that failed, as a verb phrase that follows "cannot".
         doing: &'static str,
-        /// What the kernel said.
+        /// Error of the system call.
         source: io::Error,
     },
-    /// `--version` did not print a version.
+    /// Output of `--version` holds no version.
     #[error("{} --version printed no version: {output:?}", binary.display())]
     Version {
-        /// The binary asked.
+        /// Path of the binary that was run.
         binary: PathBuf,
-        /// The start of what it printed instead.
+        /// First 200 characters of the output.
         output: String,
     },
     /// The specification cannot be met by any host.
@@ -58,39 +58,39 @@ pub enum VmmError {
     /// The KVM device cannot be used; `detail` is the VMM's own line.
     #[error("KVM cannot be used: {detail}")]
     Kvm {
-        /// The VMM's own words.
+        /// Message of the VMM, unchanged.
         detail: String,
     },
     /// The host would not give the guest's memory.
     #[error("the host has no room for {mem_mib} MiB of guest memory: {detail}")]
     OutOfMemory {
-        /// What was asked for, in MiB.
+        /// Guest memory of the machine, in MiB.
         mem_mib: u32,
-        /// The VMM's own words.
+        /// Message of the VMM, unchanged.
         detail: String,
     },
-    /// The VMM ended while something was asked of it.
+    /// The VMM ended during a command or a launch.
     #[error("the VMM ended during {during}: {death}")]
     Died {
-        /// The command or phase that was under way.
+        /// Command or phase that was under way.
         during: &'static str,
-        /// Its end.
+        /// Exit status, cause and last output of the VMM.
         death: Box<Death>,
     },
     /// The VMM lives and did not answer in time.
     #[error("the VMM did not finish {command} within {} s", after.as_secs())]
     Deadline {
-        /// The command or phase that was under way.
+        /// Command or phase that was under way.
         command: &'static str,
-        /// How long it was waited for.
+        /// Time waited for the answer.
         after: Duration,
     },
     /// The VMM refused a command.
     #[error("the VMM refused {command}: {detail}")]
     Refused {
-        /// The command.
+        /// Name of the refused command.
         command: &'static str,
-        /// The VMM's own words.
+        /// Message of the VMM, unchanged.
         detail: String,
     },
     /// The VMM refused a request over its API.
@@ -100,44 +100,44 @@ pub enum VmmError {
         request: &'static str,
         /// The HTTP status of the refusal.
         status: u16,
-        /// The VMM's own words.
+        /// Message of the VMM, unchanged.
         fault: String,
     },
-    /// The VMM's version is known to do this wrong.
+    /// The operation is known to fail with this version of the VMM.
     #[error("version {version} of the VMM is not used here: {defect}")]
     KnownBad {
-        /// Its version.
+        /// Version of the VMM, as `1.12.1`.
         version: String,
-        /// What it does wrong.
-        defect: Defect,
+        /// Known defect that makes the operation fail.
+        defect: FirecrackerDefect,
     },
-    /// The guest's byte stream was taken before, and there is only one.
+    /// The guest's only byte stream was taken by an earlier `connect`.
     #[error("the guest's byte stream was taken before")]
     StreamTaken,
-    /// The machine was saved while it ran. Pause it first.
+    /// A save was asked for while the machine ran; pause it first.
     #[error("the machine must be paused to be saved")]
     NotPaused,
 }
 
 impl VmmError {
-    /// Why `binary`, which is to be had from `source_of_it`, did not come to run.
-    pub(crate) fn of_spawn(binary: &Path, source_of_it: &'static str, fault: Fault) -> VmmError {
-        let Fault { step, source } = fault;
-        if step == Step::Exec || !binary.exists() {
-            VmmError::of_run(binary, source_of_it, source)
+    /// Error for a spawn of `binary` that failed with `fault`; `obtained_from` is where the binary can be had from.
+    pub(crate) fn of_spawn(binary: &Path, obtained_from: &'static str, fault: SpawnFault) -> VmmError {
+        let SpawnFault { step, source } = fault;
+        if step == SpawnStep::Exec || !binary.exists() {
+            VmmError::of_run(binary, obtained_from, source)
         } else {
             VmmError::Sandbox { doing: step.to_string(), source }
         }
     }
 
-    /// Why `binary`, which is to be had from `source_of_it`, cannot be run.
-    pub(crate) fn of_run(binary: &Path, source_of_it: &'static str, source: io::Error) -> VmmError {
+    /// Error for an exec of `binary` that failed with `source`; `obtained_from` is where the binary can be had from.
+    pub(crate) fn of_run(binary: &Path, obtained_from: &'static str, source: io::Error) -> VmmError {
         let binary = binary.to_owned();
-        // The kernel says the same when its interpreter or its directory is missing, so it is looked at.
+        // ENOENT also stands for a missing interpreter or directory, so the file itself is checked.
         if binary.exists() {
             VmmError::Spawn { binary, source }
         } else {
-            VmmError::BinaryMissing { binary, source_of_it }
+            VmmError::BinaryMissing { binary, obtained_from }
         }
     }
 }

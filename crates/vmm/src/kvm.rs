@@ -1,14 +1,14 @@
-//! What `/dev/kvm` costs, asked of the device itself. It never runs a guest.
+//! Cost of `/dev/kvm`, measured at the device itself. No guest is run.
 
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-/// `_IO(KVMIO, 0x01)` of linux/kvm.h.
+/// Request number of `KVM_CREATE_VM`: `_IO(KVMIO, 0x01)` of linux/kvm.h.
 const KVM_CREATE_VM: libc::c_ulong = 0xae01;
 
-/// How long `KVM_CREATE_VM` takes, which every start under KVM pays. The VM is destroyed again.
+/// Measures how long `KVM_CREATE_VM` takes, which every start under KVM pays. The VM is destroyed again.
 ///
 /// # Errors
 /// When the device cannot be opened or creates no VM.

@@ -1,18 +1,19 @@
-//! One VMM process per microVM: spawn it, talk to its control socket, save and restore it, notice its death.
+//! Starts one VMM process per microVM, drives it over its control socket, saves and restores it, and reports its
+//! death.
 //!
 //! ```text
-//!   Spec --> Qemu::launch ---------+--> Machine ----- connect() -------> the guest's byte stream
-//!            Firecracker::launch --+       |   \----- watch().ended() --> Death (how, why, last words)
-//!                                          |
-//!                            one task owns the process: it reads console and stderr, and reaps
+//!   MachineSpec --> Qemu::launch ---------+--> Machine ----- connect() -------> the guest's byte stream
+//!                   Firecracker::launch --+       |   \----- watch().ended() --> Death (exit, reason, last output)
+//!                                                 |
+//!                                   one task owns the process, reads console and stderr, and reaps
 //! ```
 //!
-//! [`Machine`] is the one seam: what stands above it names no VMM, what stands below it is an adapter.
+//! [`Machine`] is the only seam: code above it names no VMM, code below it is an adapter.
 //!
 //! Invariant: nothing here knows what travels on the byte stream, what a workspace is, or which VM should exist.
 //! Invariant: this crate reads no environment variable and prints nothing.
-//! Invariant: what a VMM can be given as an inherited descriptor has no name. Firecracker needs names: they are in one
-//! directory for each machine, which goes when the machine ends, and with the next launch when its owner was killed.
+//! Invariant: a file that a VMM can inherit as a descriptor gets no name. Firecracker needs names: they are in one
+//! directory for each machine, removed when the machine ends, or by the next launch when its owner was killed.
 //! Invariant: every wait on a VMM ends: by its answer, its death, or a deadline.
 
 mod cgroup;
@@ -20,28 +21,31 @@ mod console;
 mod death;
 mod error;
 mod firecracker;
-mod home;
 pub mod kvm;
 mod machine;
+mod machine_dir;
 mod qemu;
 mod sandbox;
 mod spawn;
 mod tsc;
 mod warden;
 
-pub use cgroup::Cgroups;
-pub use console::Tail;
-pub use death::{Death, Exit, Reason, Watch};
+pub use cgroup::CgroupVersion;
+pub use console::OutputTail;
+pub use death::{Death, DeathReason, ProcessExit, Watch};
 pub use error::VmmError;
-pub use firecracker::{Defect, Feature, Firecracker, FirecrackerVersion, Jail, STREAM_PORT};
+pub use firecracker::{
+    Firecracker, FirecrackerDefect, FirecrackerFeature, FirecrackerVersion, Jail, STREAM_PORT,
+};
 pub use machine::{
-    Accelerator, Backend, Beside, Cache, Launched, Machine, Memory, Parts, Shape, Spec, Start, Vmm,
+    Accelerator, Backend, DiskCache, GuestMemory, LaunchTimes, Machine, MachineParts, MachineSpec,
+    MachineStart, MemoryFileUse, Shape, Vmm,
 };
 pub use qemu::{Qemu, QemuVersion, VERBOSE_KERNEL_ARGS};
-pub use sandbox::{Confined, Limits, Users};
+pub use sandbox::{Confinement, VmmLimits, VmmUsers};
 pub use tsc::tsc_khz;
 
-/// A path that means what this process has open under a descriptor.
+/// Path of the file that this process has open under `descriptor`.
 fn proc_path(descriptor: &impl std::os::fd::AsRawFd) -> std::path::PathBuf {
     format!("/proc/self/fd/{}", descriptor.as_raw_fd()).into()
 }

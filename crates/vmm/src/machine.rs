@@ -1,7 +1,7 @@
-//! The seam: what a machine is made of and what can be asked of a running one, whichever VMM runs it.
+//! The seam between callers and VMM adapters: the parts of a machine, and the operations on a running one.
 //!
-//! An adapter's `launch` gives a [`Machine`]; nothing above this file names the adapter again. It must not hold
-//! policy: deadlines of whole boots, choice of backend and fallbacks belong to the caller.
+//! An adapter's `launch` gives a [`Machine`]; nothing above this file names the adapter again. No policy belongs
+//! here: the caller decides on deadlines of whole boots, on the backend and on fallbacks.
 
 use std::fmt;
 use std::fs::File;
@@ -11,22 +11,23 @@ use std::time::{Duration, Instant};
 
 use crate::VmmError;
 use crate::death::Watch;
-use crate::sandbox::Confined;
+use crate::sandbox::Confinement;
 use crate::{firecracker, qemu};
 
-/// The size of a machine.
+/// Size of a machine: virtual CPUs and memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Shape {
     /// Virtual CPUs, 1 to 64.
     pub vcpus: u8,
-    /// Guest memory in MiB, 64 to 1 MiB of MiB (1 TiB).
+    /// Guest memory in MiB, 64 to 1048576 (1 TiB).
     pub mem_mib: u32,
 }
 
-/// What the kernel keeps of its command line (x86 COMMAND_LINE_SIZE, with the final NUL); it drops the rest silently.
+/// Longest kernel command line in bytes: x86 COMMAND_LINE_SIZE less the final NUL. The kernel drops the rest
+/// silently.
 const KERNEL_LINE_LIMIT: usize = 2047;
 
-/// The words as one line, if the kernel would keep it whole.
+/// Joins `words` into a kernel command line. [`VmmError::Spec`] when the kernel would cut it.
 pub(crate) fn kernel_line(words: &[String]) -> Result<String, VmmError> {
     let line = words.join(" ");
     if line.len() > KERNEL_LINE_LIMIT {
@@ -39,7 +40,7 @@ pub(crate) fn kernel_line(words: &[String]) -> Result<String, VmmError> {
 }
 
 impl Shape {
-    /// Refuses what no host can run.
+    /// Checks the ranges of both fields; [`VmmError::Spec`] when one is outside.
     pub(crate) fn check(self) -> Result<(), VmmError> {
         if !(1..=64).contains(&self.vcpus) {
             return Err(VmmError::Spec(format!("{} vCPUs (1 to 64 are possible)", self.vcpus)));
@@ -57,7 +58,7 @@ impl Shape {
         u64::from(self.mem_mib) << 20
     }
 
-    /// Refuses a saved memory that is not this shape's.
+    /// Checks that `file` is exactly as long as this shape's memory; [`VmmError::Spec`] when it is not.
     pub(crate) fn check_memory_file(self, file: &File) -> Result<(), VmmError> {
         let metadata = file.metadata();
         let length = metadata
@@ -73,13 +74,13 @@ impl Shape {
     }
 }
 
-/// What executes guest instructions.
+/// Executor of guest instructions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Accelerator {
-    /// The processor, through `/dev/kvm`.
+    /// The host's processor, through `/dev/kvm`.
     Kvm,
-    /// QEMU's translator, in software. Runs everywhere, several times slower, and is no security boundary that its
-    /// makers promise.
+    /// QEMU's software translator (TCG): runs on every host, several times slower than KVM, and is not promised to be
+    /// a security boundary by its authors.
     Tcg,
 }
 
@@ -92,28 +93,28 @@ impl fmt::Display for Accelerator {
     }
 }
 
-/// Which VMM runs the guest.
+/// VMM program that runs the guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Backend {
-    /// Firecracker.
+    /// Firecracker's machine model.
     Firecracker,
     /// QEMU's `microvm` machine.
     Qemu,
 }
 
 impl Backend {
-    /// Whether the guest's stream is a port of the machine: there before the guest is, one only, and not lost by a save.
-    /// Otherwise it is a connection, which the guest accepts.
+    /// Whether the guest's stream is a port of the machine: usable before the guest runs, only one, and kept by a
+    /// save. Otherwise the stream is a connection that the guest accepts.
     pub fn has_port(self) -> bool {
         self == Backend::Qemu
     }
 
-    /// Whether a saved machine says what flushes of its disk mean; elsewhere who restores it says that.
+    /// Whether a saved state holds the machine's [`DiskCache`]; otherwise the restore chooses it.
     pub fn saves_cache(self) -> bool {
         self == Backend::Firecracker
     }
 
-    /// Whether a machine can run in a memory file of its caller ([`Memory::Owned`]).
+    /// Whether a machine can run in a memory file of its caller ([`GuestMemory::Owned`]).
     pub fn owns_memory(self) -> bool {
         self == Backend::Qemu
     }
@@ -128,110 +129,111 @@ impl fmt::Display for Backend {
     }
 }
 
-/// What a machine is made of. The VMM inherits these descriptors; their names, if they have any, do not matter.
+/// Files and kernel arguments of a machine. The VMM inherits the descriptors; names of the files do not matter.
 #[derive(Debug)]
-pub struct Parts {
-    /// An uncompressed ELF kernel with a PVH entry.
+pub struct MachineParts {
+    /// Guest kernel: an uncompressed ELF with a PVH entry.
     pub kernel: File,
-    /// A newc archive with `/init`.
+    /// Initramfs: a newc cpio archive with `/init`.
     pub initramfs: File,
-    /// The root image, opened for reading; shared by any number of machines. `None` for a probe boot.
+    /// Root image, opened for reading; any number of machines may share it. `None` for a probe boot.
     pub base: Option<File>,
-    /// The writable disk, opened for reading and writing, of this machine alone.
+    /// Writable disk, opened for reading and writing, used by this machine alone.
     pub disk: Option<File>,
-    /// What the guest's flushes of that disk mean.
-    pub cache: Cache,
-    /// Words added at the end of the kernel's command line.
+    /// Meaning of the guest's flushes of `disk`.
+    pub cache: DiskCache,
+    /// Arguments appended to the kernel's command line.
     pub kernel_args: Vec<String>,
 }
 
-/// What [`Machine::save`] does with a file for guest memory, beside the one for the state.
+/// Use that [`Machine::save`] makes of its second file, the one for guest memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Beside {
-    /// It takes none: memory is in the state, or in the machine's own file ([`Memory::Owned`]).
+pub enum MemoryFileUse {
+    /// No memory file is taken: memory goes into the state, or is in the machine's own file ([`GuestMemory::Owned`]).
     Nothing,
-    /// It needs one, and writes all of memory to it.
+    /// A memory file is required, and all of memory is written to it.
     All,
-    /// If it is given one, it writes over it what the machine changed. It must hold what the file held that the machine
-    /// was started from ([`Memory::From`]). Without one memory is in the state.
+    /// A memory file is optional. One that is given must hold a copy of the file that the machine was started from
+    /// ([`GuestMemory::From`]), and the changed pages are written over it. Without one, memory goes into the state.
     Changes,
 }
 
-/// What a guest's flush of its disk means on the host.
+/// Meaning of a guest's disk flush on the host.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
-pub enum Cache {
-    /// Nothing: a disk survives the death of its VMM, not that of the host. For what is thrown away.
+pub enum DiskCache {
+    /// Flushes are ignored: the disk survives the end of its VMM, not a crash of the host. For disks that are thrown
+    /// away.
     #[default]
     Unsafe,
-    /// The host's storage has it: what the guest synced survives a power failure.
+    /// Flushes reach the host's storage: data that the guest synced survives a power failure.
     Writeback,
 }
 
-/// Where guest memory lives.
+/// Backing of guest memory.
 #[derive(Debug)]
-pub enum Memory {
-    /// Private anonymous pages. A saved state then holds all of guest memory, or a file beside it does
-    /// ([`Beside::All`]).
+pub enum GuestMemory {
+    /// Private anonymous pages. A saved state then holds all of guest memory, or a second file does
+    /// ([`MemoryFileUse::All`]).
     Private,
-    /// This file (a memfd, as a rule), mapped shared and sized by launch. A saved state then holds the devices
-    /// alone, and the file is the other half of it. Not every VMM can ([`Backend::owns_memory`]).
+    /// A file, usually a memfd, that launch sizes and maps shared. A saved state then holds the devices alone and
+    /// belongs together with this file. Only for a VMM with [`Backend::owns_memory`].
     Owned(File),
-    /// The file that an `Owned` machine left, or that a save wrote beside its state, mapped private: it is only read,
-    /// and must not change while any machine started from it lives. It must have been opened for reading and, under
-    /// QEMU, be openable for writing by this user.
+    /// Memory file of an `Owned` machine, or one written by a save, mapped private. The file is only read, must not
+    /// change while any machine started from it lives, and must be opened for reading and, under QEMU, be openable
+    /// for writing by this user.
     From(File),
 }
 
-/// How a machine starts.
+/// Origin of a machine: a kernel boot or a saved state.
 #[derive(Debug)]
-pub enum Start {
-    /// The kernel boots.
+pub enum MachineStart {
+    /// The guest kernel boots.
     Cold,
-    /// The state that [`Machine::save`] wrote is loaded; the machine is paused then.
+    /// A state that [`Machine::save`] wrote is loaded; the machine is paused afterwards.
     Restore {
-        /// The saved state. It is read from its beginning, whatever this descriptor's position; several machines
-        /// may be started from one at once.
+        /// Saved state, read from its beginning whatever this descriptor's position. Several machines may be started
+        /// from one at once.
         state: File,
     },
 }
 
-/// All that a machine is started from. A restore needs the same shape and the same kinds of parts that were saved.
+/// Everything that a launch needs. A restore needs the shape and the kinds of parts of the saved machine.
 #[derive(Debug)]
-pub struct Spec {
-    /// The size.
+pub struct MachineSpec {
+    /// Number of vCPUs and amount of memory.
     pub shape: Shape,
-    /// The files.
-    pub parts: Parts,
-    /// Where guest memory lives.
-    pub memory: Memory,
-    /// Cold, or from a saved state.
-    pub start: Start,
+    /// Kernel, initramfs, images and kernel arguments.
+    pub parts: MachineParts,
+    /// Backing of guest memory.
+    pub memory: GuestMemory,
+    /// Kernel boot or saved state.
+    pub start: MachineStart,
 }
 
-/// How machines are started: a VMM and how it is to be used.
+/// A VMM installation with its settings; starts machines.
 #[derive(Debug, Clone)]
 pub enum Vmm {
-    /// Firecracker.
+    /// A Firecracker installation, jailed or not.
     Firecracker(firecracker::Firecracker),
-    /// QEMU.
+    /// A QEMU installation with its accelerator.
     Qemu(qemu::Qemu),
 }
 
 impl Vmm {
-    /// Starts a machine. Returns when the VMM answers; a cold guest is then booting, a restored one is loaded and
+    /// Starts a machine and returns when the VMM answers: a cold guest is then booting, a restored one is loaded and
     /// paused.
     ///
     /// # Errors
     /// When the specification is impossible, the host lacks something, or the VMM ended or refused. Nothing is left
     /// running then.
-    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
+    pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
         match self {
             Vmm::Firecracker(firecracker) => firecracker.launch(spec).await,
             Vmm::Qemu(qemu) => qemu.launch(spec).await,
         }
     }
 
-    /// Which one it is.
+    /// VMM program that this installation runs.
     pub fn backend(&self) -> Backend {
         match self {
             Vmm::Firecracker(_) => Backend::Firecracker,
@@ -239,7 +241,7 @@ impl Vmm {
         }
     }
 
-    /// What executes guest instructions.
+    /// Executor of guest instructions.
     pub fn accelerator(&self) -> Accelerator {
         match self {
             Vmm::Firecracker(_) => Accelerator::Kvm,
@@ -247,7 +249,7 @@ impl Vmm {
         }
     }
 
-    /// Its program.
+    /// Path of the VMM's program.
     pub fn binary(&self) -> &Path {
         match self {
             Vmm::Firecracker(firecracker) => &firecracker.binary,
@@ -255,7 +257,7 @@ impl Vmm {
         }
     }
 
-    /// Which machine it is told to be: a number that is raised with any change of what a saved state depends on.
+    /// Number of the device model, raised with any change that makes older saved states unusable.
     pub fn device_model(&self) -> u32 {
         match self {
             Vmm::Firecracker(_) => firecracker::DEVICE_MODEL,
@@ -264,38 +266,38 @@ impl Vmm {
     }
 }
 
-/// When a launch got how far.
+/// Instants at which a launch reached its steps.
 #[derive(Debug, Clone, Copy)]
-pub struct Launched {
-    /// The VMM answered its first command.
+pub struct LaunchTimes {
+    /// Answer of the VMM to its first command.
     pub answered: Instant,
-    /// It had loaded its state, if there was one to load; the launch was over.
+    /// End of the launch: the state, if any, was loaded.
     pub ready: Instant,
 }
 
-/// A running VMM process and its guest. Dropping it kills both.
+/// A running VMM process and its guest. Dropping the machine kills both.
 #[derive(Debug)]
 pub struct Machine {
     adapter: Adapter,
 }
 
-/// One variant for each VMM; the only place that knows them all.
+/// Adapter behind a machine, one variant for each VMM.
 #[derive(Debug)]
 enum Adapter {
-    Firecracker(Box<firecracker::Handle>),
-    Qemu(qemu::Handle),
+    Firecracker(Box<firecracker::FirecrackerHandle>),
+    Qemu(qemu::QemuHandle),
 }
 
 impl Machine {
-    pub(crate) fn from_firecracker(handle: firecracker::Handle) -> Machine {
+    pub(crate) fn from_firecracker(handle: firecracker::FirecrackerHandle) -> Machine {
         Machine { adapter: Adapter::Firecracker(Box::new(handle)) }
     }
 
-    pub(crate) fn from_qemu(handle: qemu::Handle) -> Machine {
+    pub(crate) fn from_qemu(handle: qemu::QemuHandle) -> Machine {
         Machine { adapter: Adapter::Qemu(handle) }
     }
 
-    /// Which VMM runs this machine.
+    /// VMM program that runs this machine.
     pub fn backend(&self) -> Backend {
         match &self.adapter {
             Adapter::Firecracker(_) => Backend::Firecracker,
@@ -303,7 +305,7 @@ impl Machine {
         }
     }
 
-    /// What executes its instructions.
+    /// Executor of this machine's instructions.
     pub fn accelerator(&self) -> Accelerator {
         match &self.adapter {
             Adapter::Firecracker(_) => Accelerator::Kvm,
@@ -311,24 +313,24 @@ impl Machine {
         }
     }
 
-    /// When its launch got how far.
-    pub fn launched(&self) -> Launched {
+    /// Instants at which this machine's launch reached its steps.
+    pub fn launch_times(&self) -> LaunchTimes {
         match &self.adapter {
-            Adapter::Firecracker(handle) => handle.launched,
-            Adapter::Qemu(handle) => handle.launched,
+            Adapter::Firecracker(handle) => handle.launch_times,
+            Adapter::Qemu(handle) => handle.launch_times,
         }
     }
 
-    /// What a save does with a file for its memory.
-    pub fn beside(&self) -> Beside {
+    /// Use that [`Machine::save`] makes of a memory file.
+    pub fn memory_file_use(&self) -> MemoryFileUse {
         match &self.adapter {
-            Adapter::Firecracker(_) => Beside::All,
-            Adapter::Qemu(handle) => handle.mapped.map_or(Beside::Nothing, |_| Beside::Changes),
+            Adapter::Firecracker(_) => MemoryFileUse::All,
+            Adapter::Qemu(handle) => handle.mapped.map_or(MemoryFileUse::Nothing, |_| MemoryFileUse::Changes),
         }
     }
 
-    /// The VMM's process id. It stays reserved until the process was reaped, which may be before this machine is
-    /// dropped: good for display and for `/proc`, not for signals.
+    /// Process id of the VMM, for display and `/proc`. The id may be reused once the process was reaped, which may
+    /// happen before this machine is dropped, so signals must not be sent to it.
     pub fn pid(&self) -> u32 {
         match &self.adapter {
             Adapter::Firecracker(handle) => handle.pid(),
@@ -336,19 +338,19 @@ impl Machine {
         }
     }
 
-    /// What its VMM is confined by, beside its own seccomp filter.
-    pub fn confined(&self) -> Confined {
+    /// Confinement of the VMM, beside the seccomp filter that it installs itself.
+    pub fn confinement(&self) -> Confinement {
         match &self.adapter {
-            Adapter::Firecracker(handle) => handle.confined,
-            Adapter::Qemu(handle) => handle.confined,
+            Adapter::Firecracker(handle) => handle.confinement,
+            Adapter::Qemu(handle) => handle.confinement,
         }
     }
 
-    /// The guest's byte stream, non-blocking. Closing it is the guest's end-of-file.
+    /// Gives the guest's byte stream, non-blocking. Closing the stream is end-of-file in the guest.
     ///
-    /// Where the stream is a port of the machine it is there at once, whatever the guest does, and there is only one.
-    /// Where it is a connection this waits, for at most `within`, until the guest accepts it, and every call makes
-    /// another; connections are lost by a save.
+    /// With [`Backend::has_port`] the stream exists at once, whatever the guest does, and only one can be taken.
+    /// Otherwise each call makes a connection, waits at most `within` until the guest accepts it, and the connection
+    /// is lost by a save.
     ///
     /// # Errors
     /// [`VmmError::StreamTaken`]; [`VmmError::Deadline`] when the guest accepted none in time; otherwise when the VMM
@@ -360,7 +362,7 @@ impl Machine {
         }
     }
 
-    /// Stops the virtual CPUs. Pausing a paused machine does nothing.
+    /// Stops the virtual CPUs; no effect on a paused machine.
     ///
     /// # Errors
     /// When the VMM died, refused, or did not answer in time.
@@ -371,7 +373,7 @@ impl Machine {
         }
     }
 
-    /// Lets the virtual CPUs run. Resuming a running machine does nothing.
+    /// Lets the virtual CPUs run; no effect on a running machine.
     ///
     /// # Errors
     /// When the VMM died, refused, or did not answer in time.
@@ -382,10 +384,10 @@ impl Machine {
         }
     }
 
-    /// Writes the paused machine's state to `state` from that descriptor's position: devices, and all of guest
-    /// memory unless the machine's memory is [`Memory::Owned`]. With a file `memory`, as [`Machine::beside`] says, memory
-    /// goes there instead, and both files, opened for reading and writing, are written from their beginnings. The machine
-    /// stays paused.
+    /// Writes the paused machine's state to `state`, from that descriptor's position: devices, and all of guest
+    /// memory unless that is [`GuestMemory::Owned`]. With `memory`, given as [`Machine::memory_file_use`] says, guest
+    /// memory goes into that file instead, and both files, opened for reading and writing, are written from their
+    /// beginnings. The machine stays paused.
     ///
     /// # Errors
     /// [`VmmError::NotPaused`]; [`VmmError::Spec`] for a `memory` that is missing or not wanted; otherwise when the
@@ -397,7 +399,7 @@ impl Machine {
         }
     }
 
-    /// A watch for this machine's end.
+    /// Gives a watch for this machine's end.
     pub fn watch(&self) -> Watch {
         match &self.adapter {
             Adapter::Firecracker(handle) => handle.watch(),
@@ -405,7 +407,7 @@ impl Machine {
         }
     }
 
-    /// The last of the guest's console: bounded, lossy UTF-8, control characters removed.
+    /// Last 16 KiB of the guest's console, as lossy UTF-8 without control characters but newline and tab.
     pub fn console_tail(&self) -> String {
         match &self.adapter {
             Adapter::Firecracker(handle) => handle.console_tail(),
@@ -413,7 +415,7 @@ impl Machine {
         }
     }
 
-    /// Kills the VMM and waits until it is reaped and its memory is the host's again.
+    /// Kills the VMM and waits until it is reaped and its memory is free on the host.
     ///
     /// # Errors
     /// [`VmmError::Deadline`] when the kernel did not end the process within 10 s of SIGKILL.

@@ -1,19 +1,20 @@
-//! The host's time-stamp counter frequency.
+//! Frequency of the host's time-stamp counter.
 //!
 //! A guest under software emulation reads the host's counter through `rdtsc` and cannot calibrate it: on a busy host
-//! its comparison with the emulated PIT fails and the boot hangs. So it is told the frequency on its command line.
-//! "cpu MHz" in `/proc/cpuinfo` is the current clock, not the counter's rate, so it is measured here, once.
+//! its comparison with the emulated PIT fails and the boot hangs. So its kernel command line gives the frequency.
+//! "cpu MHz" in `/proc/cpuinfo` is the current clock, not the counter's rate, so the rate is measured here, once.
 
 use std::sync::OnceLock;
 
 use rustix::time::{ClockId, clock_gettime};
 
-/// How long the counter is compared with the clock, in ns, in three parts. Reading the clock is exact to about 100 ns, so
-/// this gives the rate within some 75 parts in a million. The guest keeps it: `microvm` has no other timer to refine it by.
+/// Time in ns for which the counter is compared with the clock, in three parts. A reading of the clock is exact to
+/// about 100 ns, so the rate is right within some 75 parts in a million. The guest has no other timer to refine it
+/// by.
 const SPAN_NS: i64 = 4_000_000;
 
-/// The time-stamp counter's frequency in kHz, against `CLOCK_MONOTONIC_RAW`. Takes 4 ms of one processor at the
-/// first call of a process, nothing after that.
+/// Gives the time-stamp counter's frequency in kHz, against `CLOCK_MONOTONIC_RAW`. The first call of a process takes
+/// 4 ms of one processor; later ones are free.
 pub fn tsc_khz() -> u64 {
     static KHZ: OnceLock<u64> = OnceLock::new();
     *KHZ.get_or_init(measure)
@@ -21,15 +22,15 @@ pub fn tsc_khz() -> u64 {
 
 fn measure() -> u64 {
     // Three spans, the median: being preempted between the two readings of one end spoils a span.
-    let mut rates = [(); 3].map(|()| span(SPAN_NS / 3));
+    let mut rates = [(); 3].map(|()| measure_span(SPAN_NS / 3));
     rates.sort_unstable();
     rates[1]
 }
 
-fn span(length: i64) -> u64 {
-    let (begin_clock, begin_count) = both();
+fn measure_span(length: i64) -> u64 {
+    let (begin_clock, begin_count) = read_clock_and_counter();
     loop {
-        let (clock, count) = both();
+        let (clock, count) = read_clock_and_counter();
         let elapsed = clock - begin_clock;
         if elapsed >= length {
             // count/ns * 10^6 = kHz; a few milliseconds of counts fit i128 many times over.
@@ -39,8 +40,8 @@ fn span(length: i64) -> u64 {
     }
 }
 
-/// Clock (ns) and counter, read as close together as three tries give.
-fn both() -> (i64, u64) {
+/// Reads the clock (ns) and the counter, as close together as the best of three tries gives.
+fn read_clock_and_counter() -> (i64, u64) {
     let mut best = (i64::MAX, 0, 0);
     for _ in 0..3 {
         let before = now_ns();

@@ -1,20 +1,20 @@
-//! The process between us and a VMM that changes its user.
+//! Warden: the process between this one and a VMM that changes its user.
 //!
 //! ```text
 //!   this process --- pidfd, exit status ---> warden (PID 1 of a namespace) ---> jailer ---> VMM (PID 1 of another)
 //! ```
 //!
 //! The kernel forgets a process's parent-death signal when the process changes its user, which a jailer does for the
-//! VMM's sake, and the jailer itself exits once it has put the VMM into a namespace. So the process that we start, watch
-//! and kill is a third: the first of a PID namespace, whose end is the end of all in it, however many they are and
-//! whatever they did to their signals. It never changes its user and keeps the signal.
+//! VMM's sake, and the jailer itself exits once it has put the VMM into a namespace. So this process starts, watches
+//! and kills a third one: the first of a PID namespace, whose end ends all processes in it, however many they are and
+//! whatever they did to their signals. The warden never changes its user and keeps the signal.
 //!
-//! It is a fork of this process that never runs a program: it waits, reports how the last process ended, and exits.
-//! What it shares with us is copied only as we write to it.
+//! The warden is a fork of this process that never runs a program: it waits, reports the exit status of the last
+//! process, and exits. Shared memory is copied only where this process writes to it.
 //!
-//! It also brings files into the jail. A file is mounted, from a descriptor, on an empty file in the jail, in a mount
-//! namespace that ends with these processes: nobody else ever sees the mount, nothing has to be undone, and what is
-//! only read is mounted so. Hard links would need one file system, and would change the inode of a shared image.
+//! The warden also mounts files into the jail: each from a descriptor, on an empty file, in a mount namespace that
+//! ends with these processes. So nobody else sees the mount, nothing has to be undone, and a file that is only read
+//! is mounted read-only. Hard links would need one file system, and would change the inode of a shared image.
 
 use std::ffi::CString;
 use std::io;
@@ -28,36 +28,36 @@ use rustix::mount::{
 };
 use rustix::thread::UnshareFlags;
 
-/// A mount that is attached nowhere yet.
+/// A mount that is not attached to any path yet.
 #[derive(Debug)]
-pub(crate) struct Mount {
+pub(crate) struct DetachedMount {
     tree: OwnedFd,
     name: CString,
 }
 
-/// What a mount allows.
+/// Permitted use of a file or mount: reading alone, or reading and writing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Access {
+pub(crate) enum FileAccess {
     Read,
     Write,
 }
 
-impl Mount {
-    /// The file behind `file`, to be mounted on `name`. The file must have a name itself.
-    pub(crate) fn of(file: &OwnedFd, name: &str, access: Access) -> io::Result<Mount> {
+impl DetachedMount {
+    /// Clones a mount of `file`, to be attached at `name`. Fails for a file without a name (link count 0).
+    pub(crate) fn of(file: &OwnedFd, name: &str, access: FileAccess) -> io::Result<DetachedMount> {
         let flags =
             OpenTreeFlags::OPEN_TREE_CLONE | OpenTreeFlags::OPEN_TREE_CLOEXEC | OpenTreeFlags::AT_EMPTY_PATH;
         let tree = open_tree(file.as_fd(), c"", flags)?;
         restrict(&tree, access, libc::MOUNT_ATTR_NODEV | libc::MOUNT_ATTR_NOEXEC)?;
-        Ok(Mount { tree, name: CString::new(name).map_err(io::Error::other)? })
+        Ok(DetachedMount { tree, name: CString::new(name).map_err(io::Error::other)? })
     }
 }
 
-/// Makes a mount that is attached nowhere, and all below it, one that nobody gains anything by: without set-user-id
-/// programs and, for reading alone, without writing; `also` are more such attributes. Async-signal-safe.
-pub(crate) fn restrict(tree: &OwnedFd, access: Access, also: u64) -> rustix::io::Result<()> {
+/// Sets `nosuid`, for [`FileAccess::Read`] also read-only, and the `MOUNT_ATTR_*` bits of `also` on a detached mount
+/// and all mounts below it. Async-signal-safe.
+pub(crate) fn restrict(tree: &OwnedFd, access: FileAccess, also: u64) -> rustix::io::Result<()> {
     let mut set = libc::MOUNT_ATTR_NOSUID | also;
-    if access == Access::Read {
+    if access == FileAccess::Read {
         set |= libc::MOUNT_ATTR_RDONLY;
     }
     let attributes = libc::mount_attr { attr_set: set, attr_clr: 0, propagation: 0, userns_fd: 0 };
@@ -80,22 +80,22 @@ pub(crate) fn restrict(tree: &OwnedFd, access: Access, also: u64) -> rustix::io:
     }
 }
 
-/// What the warden of one VMM does.
+/// Inputs of the warden of one VMM.
 #[derive(Debug)]
-pub(crate) struct Order {
-    /// Mounted in the directory where the child starts.
-    pub(crate) mounts: Vec<Mount>,
-    /// Where the exit status of the last process goes, as `waitpid` gave it.
+pub(crate) struct WardenConfig {
+    /// Mounts to attach below the child's starting directory.
+    pub(crate) mounts: Vec<DetachedMount>,
+    /// Pipe for the wait status of the last process: one native-endian `i32`, as `waitpid` gives it.
     pub(crate) status: OwnedFd,
-    /// The user that the VMM gets.
+    /// User id that the jailer gives the VMM.
     pub(crate) user: Option<u32>,
-    /// Whether it gets a cgroup.
+    /// Whether the jailer puts the VMM into a cgroup.
     pub(crate) cgroup: bool,
 }
 
-impl Order {
-    /// In the child, after fork: mounts, and becomes the warden. Returns in the warden's own child, which goes on to
-    /// run the program. Async-signal-safe calls only.
+impl WardenConfig {
+    /// Runs in the child after the fork: attaches the mounts and becomes the warden. Returns only in the warden's own
+    /// child, which goes on to run the program. Async-signal-safe calls only.
     pub(crate) fn enter(&self) -> io::Result<()> {
         // SAFETY: the process has one thread, and shares neither files nor working directory with another.
         unsafe { rustix::thread::unshare_unsafe(UnshareFlags::NEWNS) }?;
@@ -109,13 +109,13 @@ impl Order {
         let forked = unsafe { libc::syscall(libc::SYS_clone, libc::SIGCHLD, 0, 0, 0, 0) };
         match forked {
             0 => Ok(()),
-            1.. => self.keep_watch(),
+            1.. => self.reap_until_empty(),
             _ => Err(io::Error::last_os_error()),
         }
     }
 
-    /// Waits for every process of the namespace to end. Only system calls.
-    fn keep_watch(&self) -> ! {
+    /// Reaps until no process of the namespace is left, reports the last wait status and exits. System calls only.
+    fn reap_until_empty(&self) -> ! {
         let status_fd = self.status.as_raw_fd();
         // SAFETY: closes everything but the one descriptor that is used below; nothing that owns any of them is ever
         // used or dropped again, because this function does not return.

@@ -3,7 +3,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pyro_vmm::{Firecracker, FirecrackerVersion, Jail, Limits, Users};
+use pyro_vmm::{Firecracker, FirecrackerVersion, Jail, VmmLimits, VmmUsers};
 
 use crate::cause;
 use crate::config::Config;
@@ -59,7 +59,7 @@ pub(super) fn recalled(config: &Config, bundle: &Bundle, version: &str) -> Resul
 
 /// Nothing that a throw-away VM would meet is known to be wrong with it. Differential snapshots are not made.
 fn is_good(version: FirecrackerVersion) -> bool {
-    version.defects().iter().all(|defect| *defect == pyro_vmm::Defect::DiffAbove3Gib)
+    version.defects().iter().all(|defect| *defect == pyro_vmm::FirecrackerDefect::DiffAbove3Gib)
 }
 
 /// The runtime's own, verified.
@@ -82,7 +82,7 @@ fn made(
     Ok(Firecracker { binary, version, run_dir: config.run_dir.clone(), jail })
 }
 
-fn jail(bundle: &Bundle, firecracker: &Path, users: Users) -> Result<Jail, String> {
+fn jail(bundle: &Bundle, firecracker: &Path, users: VmmUsers) -> Result<Jail, String> {
     let binary = if bundle.artifact_path(FIRECRACKER).as_deref() == Some(firecracker) {
         bundle.open_artifact(JAILER).map_err(|error| cause::chain(&error))?;
         bundle.artifact_path(JAILER)
@@ -91,7 +91,7 @@ fn jail(bundle: &Bundle, firecracker: &Path, users: Users) -> Result<Jail, Strin
         firecracker.parent().map(|dir| dir.join("jailer")).filter(|path| path.is_file())
     };
     let binary = binary.ok_or_else(|| format!("there is no jailer beside {}", firecracker.display()))?;
-    Ok(Jail { binary, users, limits: Limits::FIRECRACKER })
+    Ok(Jail { binary, users, limits: VmmLimits::FIRECRACKER })
 }
 
 #[cfg(test)]

@@ -14,7 +14,9 @@ use std::path::{Path, PathBuf};
 use std::pin::pin;
 use std::time::{Duration, Instant};
 
-use pyro_vmm::{Cache, Cgroups, Memory, Parts, Shape, Spec, Start, Users};
+use pyro_vmm::{
+    CgroupVersion, DiskCache, GuestMemory, MachineParts, MachineSpec, MachineStart, Shape, VmmUsers,
+};
 
 pub use pyro_vmm::{Accelerator, Backend, Qemu, Vmm};
 use serde::{Deserialize, Serialize};
@@ -284,13 +286,13 @@ pub async fn choose(
 const USER_IDS: std::ops::Range<u32> = 0x7870_0000..0x7871_0000;
 
 /// What only root can give a VMM.
-fn users() -> Result<Option<Users>, String> {
+fn users() -> Result<Option<VmmUsers>, String> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
     }
     let cgroups =
-        Cgroups::of_host().map_err(|error| format!("the host's cgroups cannot be read: {error}"))?;
-    Ok(Some(Users { ids: USER_IDS, cgroups }))
+        CgroupVersion::of_host().map_err(|error| format!("the host's cgroups cannot be read: {error}"))?;
+    Ok(Some(VmmUsers { ids: USER_IDS, cgroups }))
 }
 
 /// This QEMU, confined as far as this user can.
@@ -406,7 +408,7 @@ async fn try_boot(vmm: &Vmm, bundle: &Bundle, deadline: Duration) -> Result<Verd
     match Box::pin(probe_boot(vmm, bundle, deadline)).await {
         Ok(booted) => {
             let boot_ms = u64::try_from(booted.took.as_millis()).unwrap_or(u64::MAX);
-            let confined = booted.machine.confined();
+            let confined = booted.machine.confinement();
             let _ = booted.machine.stop().await;
             Ok(Verdict::Works { boot_ms, namespaces: confined.namespaces, confined: confined.to_string() })
         }
@@ -432,16 +434,20 @@ pub async fn probe_boot(
     bundle: &Bundle,
     deadline: Duration,
 ) -> Result<launch::Booted, ProbeError> {
-    let parts = Parts {
+    let parts = MachineParts {
         kernel: bundle.open_artifact(KERNEL)?,
         initramfs: bundle.open_artifact(INITRAMFS)?,
         base: None,
         disk: None,
-        cache: Cache::Unsafe,
+        cache: DiskCache::Unsafe,
         kernel_args: launch::kernel_arg(vmm.backend()).map(str::to_owned).into_iter().collect(),
     };
-    let spec =
-        Spec { shape: Shape { vcpus: 1, mem_mib: 256 }, parts, memory: Memory::Private, start: Start::Cold };
+    let spec = MachineSpec {
+        shape: Shape { vcpus: 1, mem_mib: 256 },
+        parts,
+        memory: GuestMemory::Private,
+        start: MachineStart::Cold,
+    };
     let wish = Wish { hostname: "pyro-probe".into(), oneshot: true, root: Root::Absent, deadline };
     Ok(launch::boot(vmm, spec, &wish, &Timeline::begin(None)).await?)
 }

@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::os::unix::fs::PermissionsExt as _;
 use std::time::Duration;
 
-use pyro_vmm::Memory;
+use pyro_vmm::GuestMemory;
 use rustix::fs::{FlockOperation, flock};
 
 use super::{How, Order, Origin, Plan, Started, restore_deadline};
@@ -44,7 +44,7 @@ pub async fn resume(order: Order<'_>, kept: Kept) -> Result<Result<Started, Stri
     // All of memory may be read from the state before the guest goes on.
     let loading = if ram.is_some() { 0 } else { u64::from(order.shape.mem_mib) / 20 };
     let deadline = restore_deadline(order.vmm.accelerator()) + Duration::from_secs(loading);
-    let memory = ram.map_or(Memory::Private, Memory::From);
+    let memory = ram.map_or(GuestMemory::Private, GuestMemory::From);
     let wish = order.wish(deadline, Root::Kept);
     let loaded = order.load(disk, memory, state, origin.tsc_khz, &wish, How::Resumed).await?;
     drop(open);

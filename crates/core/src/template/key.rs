@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use pyro_vmm::{Cache, Shape, Vmm};
+use pyro_vmm::{DiskCache, Shape, Vmm};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -78,7 +78,7 @@ impl Key {
         environment: &Installed,
         vmm: &Vmm,
         shape: Shape,
-        cache: Cache,
+        cache: DiskCache,
         kernel_args: &[String],
     ) -> Self {
         let artifact =
@@ -93,7 +93,7 @@ impl Key {
             vcpus: shape.vcpus,
             mem_mib: shape.mem_mib,
             disk_bytes: DISK_BYTES,
-            flushes: vmm.backend().saves_cache() && cache == Cache::Writeback,
+            flushes: vmm.backend().saves_cache() && cache == DiskCache::Writeback,
             kernel_args: kernel_args.to_vec(),
             backend: vmm.backend().to_string(),
             vmm: host::program_identity(vmm.binary()),

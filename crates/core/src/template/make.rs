@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use pyro_vmm::{Beside, Machine, VmmError};
+use pyro_vmm::{Machine, MemoryFileUse, VmmError};
 use rustix::fs::MemfdFlags;
 
 use super::store::{DISK, Draft, MEMORY, STATE};
@@ -148,7 +148,7 @@ impl Maker {
         let state = draft.create(STATE).map_err(SaveError::Write)?;
         let memory = draft.create(MEMORY).map_err(SaveError::Write)?;
         let own = |file: &File| file.try_clone().map_err(SaveError::Write);
-        let beside = (machine.beside() == Beside::All).then(|| own(&memory)).transpose()?;
+        let beside = (machine.memory_file_use() == MemoryFileUse::All).then(|| own(&memory)).transpose()?;
         let saved = beside.is_some();
         machine.save(own(&state)?, beside).await.map_err(SaveError::Vmm)?;
         timeline.mark(Step::BuildStateSaved);

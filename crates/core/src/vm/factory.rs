@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyro_vmm::{Cache, Shape};
+use pyro_vmm::{DiskCache, Shape};
 use serde::Serialize;
 
 use super::{VmError, VmRequest};
@@ -86,7 +86,7 @@ impl Factory {
             hostname,
             oneshot: true,
             disk: Disk::Blank,
-            cache: Cache::Unsafe,
+            cache: DiskCache::Unsafe,
             templates: self.templates,
             timeline,
         }

@@ -88,7 +88,7 @@ impl Host {
             hostname: format!("test-{}", pyro_core::identity::new_id().unwrap()),
             oneshot: true,
             disk,
-            cache: pyro_core::start::Cache::Unsafe,
+            cache: pyro_core::start::DiskCache::Unsafe,
             templates: Use::Templates,
             timeline: &timeline,
         };

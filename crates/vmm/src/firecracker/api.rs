@@ -1,7 +1,7 @@
-//! The client of Firecracker's API: HTTP/1.1 over its Unix socket, one connection, one request at a time.
+//! Client of Firecracker's API: HTTP/1.1 over its Unix socket, one connection, one request at a time.
 //!
-//! Knows requests by their two words (`PUT /snapshot/load`) and what a refusal looks like; which request makes sense
-//! when is its caller's business. A VMM that a guest took over answers here too, so answers are bounded.
+//! A request is named by method and path (`PUT /snapshot/load`). The order of requests is the caller's. A VMM that a
+//! guest took over answers here too, so answers are bounded.
 
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
@@ -16,65 +16,64 @@ use serde_json::Value;
 use tokio::net::UnixStream;
 use tokio::task::JoinHandle;
 
-/// The longest answer that is read. Firecracker's own are below 10 KiB.
+/// Longest answer in bytes. Firecracker's own are below 10 KiB.
 const ANSWER_LIMIT: usize = 256 * 1024;
 
-/// How long to wait before looking again for a socket that is not there yet. Asking often is cheap, and whoever waits
-/// for a machine waits for this too.
-pub(super) const AGAIN: Duration = Duration::from_millis(1);
+/// Pause before another try to connect to a socket that does not exist yet. Tries are cheap, and a start is delayed
+/// by the pause.
+pub(super) const RETRY_INTERVAL: Duration = Duration::from_millis(1);
 
-/// Why a request has no good answer.
+/// Failure of a request.
 #[derive(Debug)]
 pub(super) enum ApiError {
-    /// It was refused.
+    /// Firecracker refused the request with this HTTP status and message.
     Refused { status: u16, fault: String },
-    /// The connection broke, or what came was no answer.
+    /// The connection broke, or the answer was not HTTP or too long.
     Broken(String),
 }
 
-/// A connection to one Firecracker.
+/// Connection to the API of one Firecracker.
 #[derive(Debug)]
-pub(super) struct Api {
+pub(super) struct ApiClient {
     sender: SendRequest<Full<Bytes>>,
     driver: JoinHandle<()>,
     peer: Option<u32>,
 }
 
-impl Drop for Api {
+impl Drop for ApiClient {
     fn drop(&mut self) {
         self.driver.abort();
     }
 }
 
-impl Api {
-    /// Connects, waiting for the socket `name` in `dir` to come up. Ends only with success or a real error: the bound
-    /// is the caller's.
-    pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<Api> {
+impl ApiClient {
+    /// Connects to the socket `name` in `dir`, and waits until it exists. The caller sets the deadline.
+    pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<ApiClient> {
         loop {
-            match reach(dir, name).await {
-                Ok(stream) => return Api::over(stream).await,
-                Err(error) if is_early(&error) => tokio::time::sleep(AGAIN).await,
+            match connect_in_dir(dir, name).await {
+                Ok(stream) => return ApiClient::handshake(stream).await,
+                Err(error) if is_not_listening_yet(&error) => tokio::time::sleep(RETRY_INTERVAL).await,
                 Err(error) => return Err(error),
             }
         }
     }
 
-    async fn over(stream: UnixStream) -> io::Result<Api> {
+    async fn handshake(stream: UnixStream) -> io::Result<ApiClient> {
         let peer = stream.peer_cred()?.pid().and_then(|pid| u32::try_from(pid).ok());
         let (sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(io::Error::other)?;
         let driver = tokio::spawn(async move {
-            // Its end shows in the request that was under way.
+            // An error of the connection reaches the request that was under way.
             let _ended = connection.await;
         });
-        Ok(Api { sender, driver, peer })
+        Ok(ApiClient { sender, driver, peer })
     }
 
-    /// The process that listens, as this process's PID namespace numbers it.
+    /// Process id of the listener, in this process's PID namespace; `None` when the kernel gives none.
     pub(super) fn peer(&self) -> Option<u32> {
         self.peer
     }
 
-    /// Sends one request, `request` being its method and path, and gives the answer's JSON, `Null` when it has none.
+    /// Sends one request, named by method and path, and gives the answer's JSON; `Null` when the body is no JSON.
     pub(super) async fn send(&mut self, request: &str, body: Option<&Value>) -> Result<Value, ApiError> {
         let broken = |error: &dyn std::error::Error| ApiError::Broken(error.to_string());
         let (method, path) = request.split_once(' ').unwrap_or(("GET", request));
@@ -102,7 +101,7 @@ impl Api {
     }
 }
 
-/// The words of a refusal.
+/// Message of a refusal: `fault_message`, or the first 400 characters of the body.
 fn fault(bytes: &[u8]) -> String {
     let json: Option<Value> = serde_json::from_slice(bytes).ok();
     let words = json.as_ref().and_then(|json| json.get("fault_message")).and_then(Value::as_str);
@@ -112,10 +111,10 @@ fn fault(bytes: &[u8]) -> String {
     }
 }
 
-/// Connects to the socket `name` in `dir`, and to nothing that it may have been replaced with: a link that is followed
-/// here, with our rights, would lead the confined process to sockets that it cannot reach itself. By descriptor, so that
-/// the length of the path does not matter either.
-pub(super) async fn reach(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
+/// Connects to the socket `name` in `dir`, never through a link: a link followed here, with our rights, would lead
+/// the confined VMM to sockets that it cannot reach itself. The socket is opened as a descriptor first, so the path's
+/// length does not matter.
+pub(super) async fn connect_in_dir(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
     let flags = OFlags::PATH | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let socket = rustix::fs::openat(dir.as_fd(), name, flags, Mode::empty())?;
     let stat = rustix::fs::fstat(&socket)?;
@@ -125,8 +124,8 @@ pub(super) async fn reach(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
     UnixStream::connect(crate::proc_path(&socket)).await
 }
 
-/// Whether a socket is only not there yet, or there and not listening yet.
-pub(super) fn is_early(error: &io::Error) -> bool {
+/// Whether `error` means that the socket does not exist or does not listen yet.
+pub(super) fn is_not_listening_yet(error: &io::Error) -> bool {
     matches!(
         error.kind(),
         io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused | io::ErrorKind::WouldBlock
@@ -140,7 +139,7 @@ mod tests {
 
     use super::*;
 
-    /// An API that reads one request and answers with these bytes: for what the real one cannot be made to say.
+    /// Serves one request with these bytes, which the real API cannot be made to send.
     async fn answered(bytes: Vec<u8>) -> Result<Value, ApiError> {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("api.sock")).unwrap();
@@ -152,7 +151,7 @@ mod tests {
             String::from_utf8_lossy(&request[..count]).into_owned()
         });
         let handle = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        let mut api = Api::connect(&handle, "api.sock").await.unwrap();
+        let mut api = ApiClient::connect(&handle, "api.sock").await.unwrap();
         let answer = api.send("PATCH /vm", Some(&serde_json::json!({ "state": "Paused" }))).await;
         let request = fake.await.unwrap();
         assert!(request.starts_with("PATCH /vm HTTP/1.1\r\n") && request.ends_with("{\"state\":\"Paused\"}"));
@@ -196,11 +195,11 @@ mod tests {
         std::os::unix::fs::symlink("elsewhere", dir.path().join("v.sock")).unwrap();
         std::fs::write(dir.path().join("plain"), "").unwrap();
         let handle = OwnedFd::from(std::fs::File::open(dir.path()).unwrap());
-        assert!(reach(&handle, "elsewhere").await.is_ok());
+        assert!(connect_in_dir(&handle, "elsewhere").await.is_ok());
         for name in ["v.sock", "plain"] {
-            let error = reach(&handle, name).await.unwrap_err();
-            assert!(!is_early(&error), "{error:?}");
+            let error = connect_in_dir(&handle, name).await.unwrap_err();
+            assert!(!is_not_listening_yet(&error), "{error:?}");
         }
-        assert!(is_early(&reach(&handle, "nothing").await.unwrap_err()));
+        assert!(is_not_listening_yet(&connect_in_dir(&handle, "nothing").await.unwrap_err()));
     }
 }

@@ -1,20 +1,20 @@
-//! What Firecracker is told: names, the requests of a cold start, and the kernel's command line. Pure.
+//! Configuration of Firecracker: file names, the requests of a cold start, and the kernel's command line. Pure.
 //!
-//! A cold start is a handful of requests and not a configuration file, which would save half a millisecond of them: a
-//! request that is refused says so with its words, while a Firecracker that fails over its file exits, and, when it was
-//! asked anything meanwhile, panics before it has said why (seen with 1.12.1).
+//! A cold start is a handful of requests, not a configuration file, which would be half a millisecond faster: a
+//! refused request has a message, while a Firecracker that fails over its file exits, and, with a request under way,
+//! panics before the message is written (seen with 1.12.1).
 //!
-//! A saved state holds the names that its machine was started with, and a restore opens them again before anything
-//! could be changed. So they are relative and the same for every machine, and each machine runs in a directory of its
-//! own in which they mean its own files.
+//! A saved state holds the file names that its machine was started with, and a restore opens them before they could
+//! be changed. So names are relative and the same for every machine, and each machine runs in a directory of its own,
+//! where they mean its own files.
 
 use serde_json::{Value, json};
 
-use super::version::{Feature, FirecrackerVersion};
+use super::version::{FirecrackerFeature, FirecrackerVersion};
 use crate::VmmError;
-use crate::machine::{Cache, Memory, Shape, Start, kernel_line};
+use crate::machine::{DiskCache, GuestMemory, MachineStart, Shape, kernel_line};
 
-/// Which machine Firecracker is told to be. Raised with any change of what a saved state depends on.
+/// Number of Firecracker's device model, raised with any change that makes older saved states unusable.
 pub(crate) const DEVICE_MODEL: u32 = 1;
 
 pub(super) const KERNEL: &str = "kernel";
@@ -29,49 +29,49 @@ pub(super) const VSOCK: &str = "v.sock";
 pub(super) const API: &str = "api.sock";
 pub(super) const LOG: &str = "log";
 
-/// The guest's own address on its vsock. Every guest may have the same: each has a vsock of its own.
+/// Guest's address (CID) on its vsock. All guests use the same, because each has a vsock of its own.
 const GUEST_CID: u32 = 3;
 
-/// Firecracker's own limit.
-const MOST_VCPUS: u8 = 32;
+/// Most vCPUs that Firecracker accepts.
+const MAX_VCPUS: u8 = 32;
 
-/// Refuses what Firecracker cannot do, before anything is made for it.
-pub(super) fn check(shape: Shape, memory: &Memory, start: &Start) -> Result<(), VmmError> {
+/// Checks shape and memory against Firecracker's abilities; [`VmmError::Spec`] when one does not fit.
+pub(super) fn check(shape: Shape, memory: &GuestMemory, start: &MachineStart) -> Result<(), VmmError> {
     shape.check()?;
-    if shape.vcpus > MOST_VCPUS {
-        return Err(VmmError::Spec(format!("{} vCPUs ({MOST_VCPUS} are this VMM's most)", shape.vcpus)));
+    if shape.vcpus > MAX_VCPUS {
+        return Err(VmmError::Spec(format!("{} vCPUs ({MAX_VCPUS} are this VMM's most)", shape.vcpus)));
     }
     match (memory, start) {
-        (Memory::Private, Start::Cold) => Ok(()),
-        (Memory::From(file), Start::Restore { .. }) => shape.check_memory_file(file),
-        (Memory::Owned(_), _) => {
+        (GuestMemory::Private, MachineStart::Cold) => Ok(()),
+        (GuestMemory::From(file), MachineStart::Restore { .. }) => shape.check_memory_file(file),
+        (GuestMemory::Owned(_), _) => {
             Err(VmmError::Spec("this VMM cannot run a machine in a memory file of its caller".into()))
         }
-        (Memory::Private, Start::Restore { .. }) => Err(VmmError::Spec(
+        (GuestMemory::Private, MachineStart::Restore { .. }) => Err(VmmError::Spec(
             "this VMM restores from a state and a memory file, and got no memory file".into(),
         )),
-        (Memory::From(_), Start::Cold) => {
+        (GuestMemory::From(_), MachineStart::Cold) => {
             Err(VmmError::Spec("a machine that boots has no use for a saved memory".into()))
         }
     }
 }
 
-/// Which drives a machine has.
+/// Drives of a machine.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Drives {
+pub(super) struct DriveSet {
     pub(super) base: bool,
-    /// With what its flushes mean.
-    pub(super) disk: Option<Cache>,
+    /// Meaning of the disk's flushes; `None` without a disk.
+    pub(super) disk: Option<DiskCache>,
 }
 
-/// The requests that make a machine and let it boot, in their order.
+/// Writes the requests that configure and boot a machine, in their order.
 pub(super) fn cold(
     shape: Shape,
-    drives: Drives,
+    drives: DriveSet,
     kernel_args: &[String],
 ) -> Result<Vec<(&'static str, Value)>, VmmError> {
-    // reboot=k: the only way for an x86 guest to end its VMM. panic=-1: a panic does so at once. pci=off: there is none,
-    // so nothing is probed. quiet: at full length the log costs a boot some 5 %.
+    // reboot=k: the only way for an x86 guest to end its VMM. panic=-1: a panic does so at once. pci=off: the machine
+    // has no PCI to probe. quiet: the full log costs a boot some 5 %.
     let mut words: Vec<String> =
         ["console=ttyS0", "quiet", "reboot=k", "panic=-1", "pci=off"].map(String::from).to_vec();
     words.extend(kernel_args.iter().cloned());
@@ -84,7 +84,7 @@ pub(super) fn cold(
         ),
     ];
     if drives.base {
-        requests.push(("PUT /drives/base", drive("base", BASE, true, Cache::Unsafe)));
+        requests.push(("PUT /drives/base", drive("base", BASE, true, DiskCache::Unsafe)));
     }
     if let Some(cache) = drives.disk {
         requests.push(("PUT /drives/disk", drive("disk", DISK, false, cache)));
@@ -94,37 +94,37 @@ pub(super) fn cold(
     Ok(requests)
 }
 
-fn drive(id: &str, name: &str, read_only: bool, cache: Cache) -> Value {
+fn drive(id: &str, name: &str, read_only: bool, cache: DiskCache) -> Value {
     json!({
         "drive_id": id,
         "path_on_host": name,
-        // Otherwise a root= of Firecracker's own would be put at the end of the command line.
+        // A root device would make Firecracker add a root= of its own to the command line.
         "is_root_device": false,
         "is_read_only": read_only,
         "cache_type": match cache {
-            Cache::Unsafe => "Unsafe",
-            Cache::Writeback => "Writeback",
+            DiskCache::Unsafe => "Unsafe",
+            DiskCache::Writeback => "Writeback",
         },
-        // Async costs up to 110 ms a device when it is made.
+        // The async engine takes up to 110 ms to set up a device.
         "io_engine": "Sync",
     })
 }
 
-/// The request that loads a saved machine.
+/// Writes the body of the request that loads a saved machine.
 pub(super) fn load(version: FirecrackerVersion) -> Value {
     let mut request = json!({
         "snapshot_path": STATE,
         "mem_backend": { "backend_type": "File", "backend_path": MEMORY },
-        // The caller resumes.
+        // The caller resumes the machine.
         "resume_vm": false,
     });
-    if version.has(Feature::ClockRealtime) {
+    if version.has(FirecrackerFeature::ClockRealtime) {
         request["clock_realtime"] = Value::Bool(true);
     }
     request
 }
 
-/// The request that saves a paused machine.
+/// Writes the body of the request that saves a paused machine.
 pub(super) fn save() -> Value {
     json!({
         "snapshot_type": "Full",
@@ -133,7 +133,7 @@ pub(super) fn save() -> Value {
     })
 }
 
-/// The arguments of every Firecracker.
+/// Writes the arguments that every Firecracker gets.
 pub(super) fn arguments() -> Vec<std::ffi::OsString> {
     ["--api-sock", API, "--log-path", LOG, "--level", "Warning"].map(Into::into).to_vec()
 }
@@ -146,7 +146,7 @@ mod tests {
 
     #[test]
     fn every_machine_is_told_the_same_names() {
-        let drives = Drives { base: true, disk: Some(Cache::Writeback) };
+        let drives = DriveSet { base: true, disk: Some(DiskCache::Writeback) };
         let requests = cold(SHAPE, drives, &["pyro.oneshot".into()]).unwrap();
         let names: Vec<_> = requests.iter().map(|(request, _)| *request).collect();
         assert_eq!(
@@ -161,14 +161,14 @@ mod tests {
             (&json!("disk.ext4"), &json!("Writeback"))
         );
         assert_eq!(of(4)["uds_path"], "v.sock");
-        let bare = cold(SHAPE, Drives { base: false, disk: Some(Cache::Unsafe) }, &[]).unwrap();
+        let bare = cold(SHAPE, DriveSet { base: false, disk: Some(DiskCache::Unsafe) }, &[]).unwrap();
         assert_eq!(bare.len(), 5);
         assert_eq!(bare[2].1["cache_type"], "Unsafe");
     }
 
     #[test]
     fn a_kernel_line_that_would_be_cut_is_refused() {
-        let drives = Drives { base: false, disk: None };
+        let drives = DriveSet { base: false, disk: None };
         assert!(matches!(cold(SHAPE, drives, &["x".repeat(2048)]), Err(VmmError::Spec(_))));
     }
 

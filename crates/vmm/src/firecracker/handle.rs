@@ -1,5 +1,5 @@
-//! What a [`Machine`](crate::Machine) of this adapter holds: the connection to its API, and the ways to the task that
-//! owns the process.
+//! Handle of a running Firecracker behind a [`Machine`](crate::Machine): the connection to its API, and channels to
+//! the task that owns the process.
 //!
 //! Every request has a deadline, and a process that dies under a request ends the wait with its death.
 
@@ -11,72 +11,74 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 
-use super::api::{Api, ApiError};
+use super::api::{ApiClient, ApiError};
 use super::config;
-use super::control::Ends;
-use super::save::Output;
-use super::version::{FirecrackerVersion, Step};
+use super::control::ControlChannels;
+use super::save::SaveFile;
+use super::version::{FirecrackerVersion, VersionedStep};
 use super::vsock;
 use crate::VmmError;
 use crate::death::{Death, Watch};
-use crate::machine::{Launched, Shape};
-use crate::sandbox::Confined;
-use crate::spawn::Killer;
+use crate::machine::{LaunchTimes, Shape};
+use crate::sandbox::Confinement;
+use crate::spawn::ProcessPidfd;
 
-/// How long one request may take. They take milliseconds.
+/// Longest request but a save; most take milliseconds.
 const REQUEST_DEADLINE: Duration = Duration::from_secs(10);
 
-/// How long the end of a process may take to be known once its connection broke.
-const GRACE: Duration = Duration::from_secs(2);
+/// Longest wait for a process's end after its API connection broke.
+const DEATH_GRACE: Duration = Duration::from_secs(2);
 
-/// How long a save may take: 30 s, and what it takes to write all of memory at 20 MiB/s.
+/// Longest save: 30 s, and the time to write all of memory at 20 MiB/s.
 fn save_deadline(mem_mib: u32) -> Duration {
     Duration::from_secs(30 + u64::from(mem_mib) / 20)
 }
 
-/// A running Firecracker. Dropping it kills the process; its task reaps it and removes its directory.
+/// A running Firecracker. Dropping the handle kills the process, and the control task reaps it and removes its
+/// directory.
 #[derive(Debug)]
-pub(crate) struct Handle {
-    pub(super) ends: Ends,
-    pub(super) killer: Killer,
+pub(crate) struct FirecrackerHandle {
+    pub(super) channels: ControlChannels,
+    pub(super) pidfd: ProcessPidfd,
     pub(super) pid: u32,
-    /// The VMM's working directory.
+    /// Descriptor of the VMM's working directory.
     pub(super) root: Arc<OwnedFd>,
-    /// Taken while a request is under way: one that is given up half way leaves no answer for the next.
-    pub(super) api: Option<Api>,
+    /// API connection, taken out while a request is under way: a request that is cancelled drops it, so its answer
+    /// cannot reach the next.
+    pub(super) api: Option<ApiClient>,
     pub(super) version: FirecrackerVersion,
     pub(super) shape: Shape,
-    /// The VMM's user, in a jail.
+    /// User id of a jailed VMM.
     pub(super) user: Option<u32>,
-    pub(crate) confined: Confined,
+    pub(crate) confinement: Confinement,
     pub(super) paused: bool,
-    pub(crate) launched: Launched,
-    /// Since it was paused it was saved, or it came out of a save.
+    pub(crate) launch_times: LaunchTimes,
+    /// Whether the machine was saved since its pause, or loaded and not resumed since.
     pub(super) saved: bool,
 }
 
-impl Drop for Handle {
+impl Drop for FirecrackerHandle {
     fn drop(&mut self) {
-        self.ends.wanted = None;
-        self.killer.kill();
+        self.channels.stop_sender = None;
+        self.pidfd.kill();
     }
 }
 
-impl Handle {
+impl FirecrackerHandle {
     pub(crate) fn pid(&self) -> u32 {
         self.pid
     }
 
     pub(crate) fn watch(&self) -> Watch {
-        Watch::new(self.ends.death.clone())
+        Watch::new(self.channels.death.clone())
     }
 
     pub(crate) fn console_tail(&self) -> String {
-        self.ends.console.lock().unwrap_or_else(PoisonError::into_inner).text()
+        self.channels.console.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 
     pub(crate) async fn connect(&mut self, within: Duration) -> Result<UnixStream, VmmError> {
-        const WHAT: &str = "its connection to the guest";
+        const DURING: &str = "its connection to the guest";
         let watch = self.watch();
         let broken = |source| VmmError::Host { doing: "connect to the guest", source };
         let both = async {
@@ -85,12 +87,12 @@ impl Handle {
                 connected = vsock::connect(&self.root, config::VSOCK) => {
                     connected.and_then(tokio::net::UnixStream::into_std).map_err(broken)
                 }
-                death = watch.ended() => Err(died(WHAT, death)),
+                death = watch.ended() => Err(died(DURING, death)),
             }
         };
         tokio::time::timeout(within, both)
             .await
-            .unwrap_or(Err(VmmError::Deadline { command: WHAT, after: within }))
+            .unwrap_or(Err(VmmError::Deadline { command: DURING, after: within }))
     }
 
     pub(crate) async fn pause(&mut self) -> Result<(), VmmError> {
@@ -104,7 +106,7 @@ impl Handle {
     pub(crate) async fn resume(&mut self) -> Result<(), VmmError> {
         if self.paused {
             if !self.saved {
-                self.version.refuse(Step::BareResume)?;
+                self.version.refuse(VersionedStep::BareResume)?;
             }
             self.set_state("Resumed").await?;
             self.paused = false;
@@ -125,8 +127,8 @@ impl Handle {
             return Err(VmmError::Spec("this VMM needs a file to save guest memory to".into()));
         };
         let host = |source| VmmError::Host { doing: "prepare the files of a save", source };
-        let state = Output::offer(&self.root, config::SAVED_STATE, state, self.user).map_err(host)?;
-        let memory = Output::offer(&self.root, config::SAVED_MEMORY, memory, self.user).map_err(host)?;
+        let state = SaveFile::offer(&self.root, config::SAVED_STATE, state, self.user).map_err(host)?;
+        let memory = SaveFile::offer(&self.root, config::SAVED_MEMORY, memory, self.user).map_err(host)?;
         let limit = save_deadline(self.shape.mem_mib);
         self.request("PUT /snapshot/create", Some(&config::save()), limit).await?;
         self.saved = true;
@@ -140,7 +142,7 @@ impl Handle {
 
     pub(crate) async fn stop(self: Box<Self>) -> Result<(), VmmError> {
         let watch = self.watch();
-        // Dropping tells the task that this end was wished for, and kills.
+        // Dropping the handle closes the stop channel, which marks the end as wanted, and kills.
         drop(self);
         match tokio::time::timeout(REQUEST_DEADLINE, watch.ended()).await {
             Ok(_death) => Ok(()),
@@ -148,11 +150,11 @@ impl Handle {
         }
     }
 
-    /// Makes the machine and lets it boot.
+    /// Checks the VMM's version, then configures and boots the machine by `requests`.
     pub(super) async fn boot(&mut self, requests: Vec<(&'static str, Value)>) -> Result<(), VmmError> {
         let answer = self.request("GET /version", None, REQUEST_DEADLINE).await?;
         let says = answer.get("firecracker_version").and_then(Value::as_str).unwrap_or_default();
-        // Everything here was decided for the version that was asked once; a binary that was replaced since is another.
+        // Features were chosen by the version that was asked once; the binary may have been replaced since.
         if FirecrackerVersion::parse(&format!("Firecracker v{says}")) != Some(self.version) {
             let expected = self.version;
             let detail = format!("it is version {says:?}, and {expected} was expected");
@@ -164,7 +166,7 @@ impl Handle {
         Ok(())
     }
 
-    /// Loads the state and memory that have their names in its directory.
+    /// Loads the state and memory files of the machine's directory; the machine is paused afterwards.
     pub(super) async fn load(&mut self) -> Result<(), VmmError> {
         let body = config::load(self.version);
         self.request("PUT /snapshot/load", Some(&body), REQUEST_DEADLINE).await?;
@@ -183,7 +185,7 @@ impl Handle {
         let exchange = async {
             let mut api = match self.api.take() {
                 Some(api) => api,
-                None => self.call(request, &watch).await?,
+                None => self.connect_api(request, &watch).await?,
             };
             match api.send(request, body).await {
                 Ok(answer) => {
@@ -194,8 +196,9 @@ impl Handle {
                     self.api = Some(api);
                     Err(VmmError::Api { request, status, fault })
                 }
-                // Mostly because the process is ending, and its death says more.
-                Err(ApiError::Broken(detail)) => match tokio::time::timeout(GRACE, watch.ended()).await {
+                // Mostly the process is ending, and its death tells more.
+                Err(ApiError::Broken(detail)) => match tokio::time::timeout(DEATH_GRACE, watch.ended()).await
+                {
                     Ok(death) => Err(died(request, death)),
                     Err(_) => Err(VmmError::Refused { command: request, detail }),
                 },
@@ -206,14 +209,14 @@ impl Handle {
             .unwrap_or(Err(VmmError::Deadline { command: request, after: limit }))
     }
 
-    /// Connects to the API, once it is there.
-    async fn call(&self, during: &'static str, watch: &Watch) -> Result<Api, VmmError> {
+    /// Connects to the API as soon as its socket listens, or fails with the process's end.
+    async fn connect_api(&self, during: &'static str, watch: &Watch) -> Result<ApiClient, VmmError> {
         tokio::select! {
             biased;
-            connected = Api::connect(&self.root, config::API) => match connected {
+            connected = ApiClient::connect(&self.root, config::API) => match connected {
                 Ok(api) => Ok(api),
-                // Mostly because the process is ending, and its death says more.
-                Err(source) => match tokio::time::timeout(GRACE, watch.ended()).await {
+                // Mostly the process is ending, and its death tells more.
+                Err(source) => match tokio::time::timeout(DEATH_GRACE, watch.ended()).await {
                     Ok(death) => Err(died(during, death)),
                     Err(_) => Err(VmmError::Host { doing: "connect to the VMM", source }),
                 },
@@ -222,10 +225,10 @@ impl Handle {
         }
     }
 
-    /// The VMM's process id, which in a jail is not its warden's: it is who listens on the API's socket.
-    pub(super) async fn find_pid(&mut self) -> Result<(), VmmError> {
+    /// Sets `pid` to the listener on the API's socket, because the child of a jailed start is the warden.
+    pub(super) async fn find_vmm_pid(&mut self) -> Result<(), VmmError> {
         let watch = self.watch();
-        let api = self.call("its launch", &watch).await?;
+        let api = self.connect_api("its launch", &watch).await?;
         if let Some(pid) = api.peer() {
             self.pid = pid;
         }

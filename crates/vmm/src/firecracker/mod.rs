@@ -1,9 +1,9 @@
-//! The Firecracker adapter: from a [`Spec`] to a running process and back.
+//! Firecracker adapter: starts a Firecracker process for a [`MachineSpec`], and ends it.
 //!
-//! `config` says what Firecracker is told, `home` is the directory in which it finds it, `jail` and the crate's `warden`
-//! confine it, `control` is the task that owns the process, `api` and `vsock` are its two sockets, `version` knows what
-//! can be asked of which version, `save` where a saved machine goes, `complaint` reads its words. This file ties them
-//! together.
+//! `config` writes the requests, the crate's `machine_dir` holds the named files, `jail` and the crate's `warden`
+//! confine, `control` is the task that owns the process, `handle` sends requests, `api` and `vsock` are the two
+//! sockets, `version` knows features and defects of versions, `save` offers files for a saved machine, `diagnosis`
+//! recognises errors.
 //!
 //! ```text
 //!              unjailed                           jailed
@@ -13,9 +13,9 @@
 //! ```
 
 mod api;
-mod complaint;
 mod config;
 mod control;
+mod diagnosis;
 mod handle;
 mod jail;
 mod save;
@@ -32,107 +32,109 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use serde_json::Value;
 
 pub(crate) use config::DEVICE_MODEL;
-pub(crate) use handle::Handle;
+pub(crate) use handle::FirecrackerHandle;
 pub use jail::Jail;
-pub use version::{Defect, Feature, FirecrackerVersion};
+pub use version::{FirecrackerDefect, FirecrackerFeature, FirecrackerVersion};
 
-use self::control::Outlets;
-use self::version::Step;
+use self::control::ProcessPipes;
+use self::version::VersionedStep;
 use crate::VmmError;
-use crate::home::{self, Home};
-use crate::machine::{Launched, Machine, Memory, Parts, Shape, Spec, Start};
-use crate::sandbox::{Limits, Needs, Plan};
-use crate::spawn::{self, Containment, Order};
-use crate::warden::{self, Access};
+use crate::machine::{GuestMemory, LaunchTimes, Machine, MachineParts, MachineSpec, MachineStart, Shape};
+use crate::machine_dir::{self, MachineDir};
+use crate::sandbox::{SandboxPlan, VmmLimits, VmmRequirements};
+use crate::spawn::{self, Containment, SpawnRequest};
+use crate::warden::{self, FileAccess};
 
-/// The vsock port on which the guest listens for the stream of [`Machine::connect`].
+/// Vsock port on which the guest listens for the stream of [`Machine::connect`].
 pub const STREAM_PORT: u32 = vsock::GUEST_PORT;
 
-/// How long Firecracker may take from its start to its first answer. It takes 10 ms on an idle host; the rest is for a
-/// host that is swapping.
+/// Longest time from Firecracker's start to the end of its launch. An idle host takes 10 ms to the first answer; the
+/// rest is for a host that is swapping.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
 
-/// Where to have the binaries from.
-const SOURCE: &str = "it comes with the runtime bundle";
+/// Remedy for a missing binary.
+const OBTAINED_FROM: &str = "it comes with the runtime bundle";
 
-/// A Firecracker installation and how it is to be used.
+/// A Firecracker installation, with version, run directory and jail.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Firecracker {
-    /// The path of `firecracker`.
+    /// Path of `firecracker`.
     pub binary: PathBuf,
-    /// What [`FirecrackerVersion::of`] says of it.
+    /// Version of `binary`, from [`FirecrackerVersion::of`].
     pub version: FirecrackerVersion,
-    /// Holds a directory for each running machine. Made when it is missing; what a killed process left in it goes with
-    /// the next launch.
+    /// Directory with one for each running machine. Made when it is missing; the next launch removes what killed
+    /// processes left in it.
     pub run_dir: PathBuf,
-    /// Firecracker's own jailer. Without one the VMM is this process's user, in a sandbox of ours.
+    /// Firecracker's own jailer; `None` runs the VMM as this process's user, in our own sandbox.
     pub jail: Option<Jail>,
 }
 
-/// What was prepared for one process.
-struct Prepared {
-    order: Order,
+/// Files, pipes and requests prepared for one launch.
+struct PreparedLaunch {
+    request: SpawnRequest,
     root: Arc<OwnedFd>,
     log: OwnedFd,
     status: Option<OwnedFd>,
     user: Option<u32>,
-    /// What makes the machine, unless it is loaded.
+    /// API requests that configure and boot the machine; `None` when it is loaded.
     requests: Option<Vec<(&'static str, Value)>>,
 }
 
 impl Firecracker {
-    /// Starts a machine. Returns when Firecracker answers; a cold guest is then booting, a restored one is loaded and
-    /// paused.
+    /// Starts a machine and returns when Firecracker answers: a cold guest is then booting, a restored one is loaded
+    /// and paused.
     ///
-    /// A machine is cold with [`Memory::Private`], restored with [`Memory::From`].
+    /// A cold start takes [`GuestMemory::Private`], a restore [`GuestMemory::From`]; no other pair is possible.
     ///
     /// # Errors
     /// When the specification is impossible, the version is known to break it, the host lacks something, or Firecracker
     /// ended or refused. Nothing is left then, neither process nor file.
-    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
+    pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
         config::check(spec.shape, &spec.memory, &spec.start)?;
-        self.version.refuse(Step::Launch)?;
-        if matches!(spec.start, Start::Restore { .. }) {
-            self.version.refuse(Step::Restore)?;
+        self.version.refuse(VersionedStep::Launch)?;
+        if matches!(spec.start, MachineStart::Restore { .. }) {
+            self.version.refuse(VersionedStep::Restore)?;
         }
         let shape = spec.shape;
         let prepare = {
             let this = self.clone();
-            // A dozen small file operations, and more when there is something to sweep: not on a runtime's worker.
+            // A dozen file operations, more with a sweep, block, so no runtime worker does them.
             tokio::task::spawn_blocking(move || this.prepare(spec))
         };
         let prepared =
             prepare.await.map_err(|source| host("prepare the VMM's directory")(source.into()))??;
-        let Prepared { order, root, log, status, user, requests } = prepared;
-        let program = order.binary.clone();
-        let process =
-            spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&program, SOURCE, fault))?;
-        let confined = process.confined();
-        let (pid, killer) = (process.pid(), process.killer());
-        let ends = control::start(process, Outlets { log, status }).map_err(host("watch the VMM"))?;
+        let PreparedLaunch { request, root, log, status, user, requests } = prepared;
+        let program = request.binary.clone();
+        let process = spawn::spawn(request)
+            .await
+            .map_err(|fault| VmmError::of_spawn(&program, OBTAINED_FROM, fault))?;
+        let confinement = process.confinement();
+        let (pid, pidfd) = (process.pid(), process.pidfd());
+        let channels =
+            control::start(process, ProcessPipes { log, status }).map_err(host("watch the VMM"))?;
         let now = Instant::now();
-        let mut handle = Handle {
-            ends,
-            killer,
+        let mut handle = FirecrackerHandle {
+            channels,
+            pidfd,
             pid,
             root,
             api: None,
             version: self.version,
             shape,
             user,
-            confined,
+            confinement,
             paused: false,
-            launched: Launched { answered: now, ready: now },
+            launch_times: LaunchTimes { answered: now, ready: now },
             saved: false,
         };
         let started = tokio::time::timeout(LAUNCH_DEADLINE, async {
-            handle.find_pid().await?;
-            handle.launched.answered = Instant::now();
+            handle.find_vmm_pid().await?;
+            handle.launch_times.answered = Instant::now();
             match requests {
                 None => handle.load().await?,
                 Some(requests) => handle.boot(requests).await?,
             }
-            handle.launched.ready = Instant::now();
+            handle.launch_times.ready = Instant::now();
             Ok(())
         })
         .await
@@ -140,154 +142,164 @@ impl Firecracker {
         match started {
             Ok(()) => Ok(Machine::from_firecracker(handle)),
             Err(error) => {
-                // Reaped and swept before the caller hears of it, so that a failed launch leaves nothing.
+                // The process is reaped and its directory removed before the caller gets the error, so that a failed
+                // launch leaves nothing.
                 let _ended = Box::new(handle).stop().await;
-                Err(complaint::recognise(error, shape.mem_mib))
+                Err(diagnosis::recognise(error, shape.mem_mib))
             }
         }
     }
 
-    /// Removes what killed processes left in [`Firecracker::run_dir`]. Every launch does so too.
+    /// Removes the directories and cgroups that killed processes left in [`Firecracker::run_dir`]. Every launch does
+    /// so first.
     pub fn sweep(&self) {
-        home::sweep(&self.kind(), |id| match &self.jail {
+        machine_dir::sweep(&self.machines_dir(), |id| match &self.jail {
             Some(jail) => jail.users.cgroup_directories(id),
             None => Vec::new(),
         });
     }
 
-    /// Where the directories of all machines of this binary are; the jailer's rule.
-    fn kind(&self) -> PathBuf {
+    /// Directory of all machines of this binary, by the jailer's rule: the run directory and the binary's file name.
+    fn machines_dir(&self) -> PathBuf {
         self.run_dir.join(self.binary.file_name().unwrap_or_else(|| "firecracker".as_ref()))
     }
 
-    fn prepare(&self, spec: Spec) -> Result<Prepared, VmmError> {
+    fn prepare(&self, spec: MachineSpec) -> Result<PreparedLaunch, VmmError> {
         self.sweep();
-        let Spec { shape, parts, memory, start } = spec;
+        let MachineSpec { shape, parts, memory, start } = spec;
         let longest_file = longest_file(shape, &parts)?;
-        let drives =
-            config::Drives { base: parts.base.is_some(), disk: parts.disk.is_some().then_some(parts.cache) };
+        let drives = config::DriveSet {
+            base: parts.base.is_some(),
+            disk: parts.disk.is_some().then_some(parts.cache),
+        };
         let requests = match start {
-            Start::Cold => Some(config::cold(shape, drives, &parts.kernel_args)?),
-            Start::Restore { .. } => None,
+            MachineStart::Cold => Some(config::cold(shape, drives, &parts.kernel_args)?),
+            MachineStart::Restore { .. } => None,
         };
         let files = files(parts, memory, start);
-        let of_vmm = config::arguments();
-        let (home, mut order, status, user) = match &self.jail {
-            None => self.unjailed(files, shape, longest_file, of_vmm)?,
-            Some(jail) => self.jailed(jail, files, shape, longest_file, of_vmm)?,
+        let vmm_args = config::arguments();
+        let (machine_dir, mut request, status, user) = match &self.jail {
+            None => self.unjailed(files, shape, longest_file, vmm_args)?,
+            Some(jail) => self.jailed(jail, files, shape, longest_file, vmm_args)?,
         };
-        let log = home.pipe(config::LOG).map_err(host("make a pipe for the VMM's log"))?;
+        let log = machine_dir.pipe(config::LOG).map_err(host("make a pipe for the VMM's log"))?;
         if let Some(user) = user {
-            jail::own(&log, user).map_err(host("give the VMM its log"))?;
+            jail::give_to_user(&log, user).map_err(host("give the VMM its log"))?;
         }
-        order.directory = home.root_path();
-        let root = home.root().clone();
-        order.leftover = Some(Box::new(home));
-        Ok(Prepared { order, root, log, status, user, requests })
+        request.directory = machine_dir.root_path();
+        let root = machine_dir.root().clone();
+        request.drop_with_process = Some(Box::new(machine_dir));
+        Ok(PreparedLaunch { request, root, log, status, user, requests })
     }
 
     fn unjailed(
         &self,
-        files: Vec<Named>,
+        files: Vec<NamedFile>,
         shape: Shape,
         longest_file: u64,
-        of_vmm: Vec<std::ffi::OsString>,
-    ) -> Result<Half, VmmError> {
-        let home = Home::make(&self.kind(), home::any_name).map_err(host("make the VMM's directory"))?;
-        let (mut inherit, mut opens) = (Vec::new(), Vec::new());
+        vmm_args: Vec<std::ffi::OsString>,
+    ) -> Result<LaunchSetup, VmmError> {
+        let machine_dir = MachineDir::make(&self.machines_dir(), machine_dir::random_name)
+            .map_err(host("make the VMM's directory"))?;
+        let (mut inherit, mut reopened) = (Vec::new(), Vec::new());
         for (name, file, access) in files {
-            home.link(name, &file).map_err(host("name a file for the VMM"))?;
-            opens.push((file.as_raw_fd(), access));
+            machine_dir.link(name, &file).map_err(host("name a file for the VMM"))?;
+            reopened.push((file.as_raw_fd(), access));
             inherit.push(file);
         }
-        let mut args = vec!["--id".into(), home.id().into()];
-        args.extend(of_vmm);
-        let needs = Needs {
+        let mut args = vec!["--id".into(), machine_dir.id().into()];
+        args.extend(vmm_args);
+        let requirements = VmmRequirements {
             shape,
-            limits: Limits::FIRECRACKER,
+            limits: VmmLimits::FIRECRACKER,
             longest_file,
             spare_threads: jail::SPARE_THREADS,
             kvm: true,
-            home: Some(home.root_path()),
-            opens,
+            working_dir: Some(machine_dir.root_path()),
+            reopened,
         };
-        let plan = Plan::new(needs, None, self.run_dir.clone());
-        let order = order(&self.binary, args, inherit, Containment::Sandbox(Box::new(plan)));
-        Ok((home, order, None, None))
+        let plan = SandboxPlan::new(requirements, None, self.run_dir.clone());
+        let request = spawn_request(&self.binary, args, inherit, Containment::Sandbox(Box::new(plan)));
+        Ok((machine_dir, request, None, None))
     }
 
     fn jailed(
         &self,
         jail: &Jail,
-        files: Vec<Named>,
+        files: Vec<NamedFile>,
         shape: Shape,
         longest_file: u64,
-        of_vmm: Vec<std::ffi::OsString>,
-    ) -> Result<Half, VmmError> {
-        let (home, user) = jail.users.home(&self.kind())?;
+        vmm_args: Vec<std::ffi::OsString>,
+    ) -> Result<LaunchSetup, VmmError> {
+        let (machine_dir, user) = jail.users.machine_dir(&self.machines_dir())?;
         let mut mounts = Vec::new();
         for (name, file, access) in &files {
-            mounts.push(jail.admit(&home, user, &jail::Part { name, file, access: *access })?);
+            mounts.push(jail.mount_file(
+                &machine_dir,
+                user,
+                &jail::JailFile { name, file, access: *access },
+            )?);
         }
         let (status, theirs) = pipe_with(PipeFlags::CLOEXEC)
             .map_err(|errno| host("make a pipe for the VMM's end")(errno.into()))?;
-        let args = jail.arguments(&self.binary, &self.run_dir, user, shape, longest_file, of_vmm);
+        let args = jail.arguments(&self.binary, &self.run_dir, user, shape, longest_file, vmm_args);
         let cgroup = jail.users.cgroups.is_some();
-        let warden = warden::Order { mounts, status: theirs, user: Some(user), cgroup };
-        let order = order(&jail.binary, args, Vec::new(), Containment::Warden(warden));
-        Ok((home, order, Some(status), Some(user)))
+        let warden = warden::WardenConfig { mounts, status: theirs, user: Some(user), cgroup };
+        let request = spawn_request(&jail.binary, args, Vec::new(), Containment::Warden(warden));
+        Ok((machine_dir, request, Some(status), Some(user)))
     }
 }
 
-/// A file with its name and what the VMM may do with it.
-type Named = (&'static str, OwnedFd, Access);
+/// Name of a file in the VMM's directory, the file, and the VMM's access to it.
+type NamedFile = (&'static str, OwnedFd, FileAccess);
 
-/// What the two ways to run have to say: the directory, the order, where its end is reported, and its user.
-type Half = (Home, Order, Option<OwnedFd>, Option<u32>);
+/// Result of preparing a run, jailed or not: machine directory, spawn request, the warden's status pipe, and the
+/// VMM's user id.
+type LaunchSetup = (MachineDir, SpawnRequest, Option<OwnedFd>, Option<u32>);
 
 /// The files that the VMM opens.
-fn files(parts: Parts, memory: Memory, start: Start) -> Vec<Named> {
-    let mut all: Vec<Named> = Vec::new();
+fn files(parts: MachineParts, memory: GuestMemory, start: MachineStart) -> Vec<NamedFile> {
+    let mut all: Vec<NamedFile> = Vec::new();
     let mut add = |name, file: File, access| all.push((name, file.into(), access));
     match start {
-        Start::Cold => {
-            add(config::KERNEL, parts.kernel, Access::Read);
-            add(config::INITRAMFS, parts.initramfs, Access::Read);
+        MachineStart::Cold => {
+            add(config::KERNEL, parts.kernel, FileAccess::Read);
+            add(config::INITRAMFS, parts.initramfs, FileAccess::Read);
         }
-        Start::Restore { state } => add(config::STATE, state, Access::Read),
+        MachineStart::Restore { state } => add(config::STATE, state, FileAccess::Read),
     }
-    if let Memory::From(file) = memory {
-        add(config::MEMORY, file, Access::Read);
+    if let GuestMemory::From(file) = memory {
+        add(config::MEMORY, file, FileAccess::Read);
     }
     if let Some(base) = parts.base {
-        add(config::BASE, base, Access::Read);
+        add(config::BASE, base, FileAccess::Read);
     }
     if let Some(disk) = parts.disk {
-        add(config::DISK, disk, Access::Write);
+        add(config::DISK, disk, FileAccess::Write);
     }
     all
 }
 
 /// How long the longest file is that the machine may write, in bytes: its disk, or its memory when it is saved.
-fn longest_file(shape: Shape, parts: &Parts) -> Result<u64, VmmError> {
+fn longest_file(shape: Shape, parts: &MachineParts) -> Result<u64, VmmError> {
     let disk = parts.disk.as_ref().map_or(Ok(0), |disk| disk.metadata().map(|metadata| metadata.len()));
     Ok(disk.map_err(host("look at the disk"))?.max(shape.memory_bytes()))
 }
 
-fn order(
+fn spawn_request(
     binary: &Path,
     args: Vec<std::ffi::OsString>,
     inherit: Vec<OwnedFd>,
     containment: Containment,
-) -> Order {
-    Order {
+) -> SpawnRequest {
+    SpawnRequest {
         binary: binary.to_owned(),
         args,
         inherit,
         directory: "/".into(),
         stdout: true,
         containment,
-        leftover: None,
+        drop_with_process: None,
     }
 }
 

@@ -1,8 +1,8 @@
-//! Where a save goes: the caller's open files, under names that the VMM can write to.
+//! Files of a save: the caller's open files, under names that the VMM can write to.
 //!
-//! A file that can have a second name in the machine's directory gets one, and the VMM writes into it directly. What
-//! cannot (a memfd, a file on another file system) is copied afterwards, without its zeroes, which for a fresh guest is
-//! most of it.
+//! A file that can have a second name in the machine's directory gets one, and the VMM writes into it directly. For
+//! one that cannot (a memfd, a file on another file system) the VMM's file is copied afterwards, with holes for
+//! zeroes, which are most of a fresh guest's memory.
 
 use std::fs::File;
 use std::io;
@@ -14,30 +14,31 @@ use rustix::fs::{AtFlags, Gid, Mode, OFlags, Uid};
 
 use super::jail;
 
-/// How much is looked at and written at once. Holes are made in multiples of it.
+/// Bytes that are read and written at once; holes are multiples of it.
 const BLOCK: usize = 64 * 1024;
 
-/// A file that is about to be written. Dropping it takes its second name away and gives it back to its owner.
+/// A caller's file that the VMM is about to write. Dropping this removes the second name and gives the file back to
+/// its owner.
 #[derive(Debug)]
-pub(super) struct Output {
+pub(super) struct SaveFile {
     file: OwnedFd,
     root: Arc<OwnedFd>,
     name: &'static str,
     linked: bool,
-    /// Whose the file was, if it was given away.
+    /// Owner before the file was given to the jail's user; `None` when it was not.
     owner: Option<(Uid, Gid)>,
 }
 
-impl Output {
-    /// Makes `file` writable as `name` in `root` for the VMM, which is `user` in a jail.
+impl SaveFile {
+    /// Makes `file` writable as `name` in `root` for the VMM, whose user in a jail is `user`.
     pub(super) fn offer(
         root: &Arc<OwnedFd>,
         name: &'static str,
         file: File,
         user: Option<u32>,
-    ) -> io::Result<Output> {
+    ) -> io::Result<SaveFile> {
         let file = OwnedFd::from(file);
-        // What an earlier save that failed left.
+        // An earlier save that failed may have left the name.
         match rustix::fs::unlinkat(root.as_fd(), name, AtFlags::empty()) {
             Ok(()) | Err(rustix::io::Errno::NOENT) => {}
             Err(errno) => return Err(errno.into()),
@@ -45,16 +46,16 @@ impl Output {
         let given = crate::proc_path(&file);
         let linked =
             rustix::fs::linkat(rustix::fs::CWD, given, root.as_fd(), name, AtFlags::SYMLINK_FOLLOW).is_ok();
-        let mut output = Output { file, root: root.clone(), name, linked, owner: None };
+        let mut output = SaveFile { file, root: root.clone(), name, linked, owner: None };
         if let (true, Some(user)) = (linked, user) {
             let stat = rustix::fs::fstat(&output.file)?;
             output.owner = Some((Uid::from_raw(stat.st_uid), Gid::from_raw(stat.st_gid)));
-            jail::own(&output.file, user)?;
+            jail::give_to_user(&output.file, user)?;
         }
         Ok(output)
     }
 
-    /// After the VMM has written: the caller's file has it.
+    /// Makes the caller's file hold the contents that the VMM has written. Blocks for a copy.
     pub(super) fn finish(self) -> io::Result<()> {
         if self.linked {
             return Ok(());
@@ -65,7 +66,7 @@ impl Output {
     }
 }
 
-impl Drop for Output {
+impl Drop for SaveFile {
     fn drop(&mut self) {
         let _never_written = rustix::fs::unlinkat(self.root.as_fd(), self.name, AtFlags::empty());
         if let Some((uid, gid)) = self.owner {
@@ -74,7 +75,7 @@ impl Drop for Output {
     }
 }
 
-/// Makes `to` hold what `from` holds, with holes for its zeroes.
+/// Copies `from` over `to`, with holes for blocks of zeroes.
 fn copy(from: &File, to: &File) -> io::Result<()> {
     to.set_len(0)?;
     let length = from.metadata()?.len();
@@ -102,8 +103,8 @@ mod tests {
 
     fn save_into(file: File, dir: &std::path::Path) -> Vec<u8> {
         let root = Arc::new(OwnedFd::from(File::open(dir).unwrap()));
-        let output = Output::offer(&root, "memory.new", file.try_clone().unwrap(), None).unwrap();
-        // As the VMM does it: by name.
+        let output = SaveFile::offer(&root, "memory.new", file.try_clone().unwrap(), None).unwrap();
+        // The VMM writes by name too.
         let mut bytes = vec![0; 300_000];
         bytes[200_000] = 7;
         std::fs::write(dir.join("memory.new"), &bytes).unwrap();

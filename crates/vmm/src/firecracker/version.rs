@@ -1,8 +1,9 @@
-//! What a Firecracker's version says about it: which requests it understands, and what it is known to do wrong.
+//! Firecracker versions: the requests that each understands, and its known defects.
 //!
-//! The version is asked once, of the binary. Requests with an unknown field are refused by Firecracker, so each field
-//! that is younger than the oldest supported version is asked for here first. Known faults are data with the versions
-//! they are in; whoever is about to do what breaks asks [`FirecrackerVersion::refuse`], and the refusal names the fault.
+//! The binary is asked once for its version. Firecracker refuses requests with unknown fields, so each field that is
+//! younger than the oldest supported version is a [`FirecrackerFeature`]. Known defects are data with the versions
+//! they are in; code that would run into one calls [`FirecrackerVersion::refuse`] first, and the refusal names the
+//! defect.
 
 use std::fmt;
 use std::path::Path;
@@ -11,24 +12,24 @@ use std::time::Duration;
 
 use crate::VmmError;
 
-/// How long `--version` may take.
+/// Longest run of `--version`.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Older ones lack requests that everything here relies on, and were never tried.
-const OLDEST: (u32, u32, u32) = (1, 12, 0);
+/// Oldest supported version: older ones lack requests that this adapter relies on, and were never tried.
+const OLDEST_SUPPORTED: (u32, u32, u32) = (1, 12, 0);
 
-/// What `--version` says.
+/// Version of a Firecracker binary, as `--version` prints it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct FirecrackerVersion {
-    /// Major version.
+    /// Major version, the first number.
     pub major: u32,
-    /// Minor version.
+    /// Minor version, the second number.
     pub minor: u32,
-    /// Patch level.
+    /// Patch level, the third number.
     pub patch: u32,
 }
 
-/// Reads what `Display` writes, as `1.12.1`.
+/// Parses the form that `Display` writes, as `1.12.1`.
 impl std::str::FromStr for FirecrackerVersion {
     type Err = ();
 
@@ -37,11 +38,11 @@ impl std::str::FromStr for FirecrackerVersion {
     }
 }
 
-/// Something that some versions do wrong.
+/// Known defect of some versions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
-pub enum Defect {
-    /// Older than what is supported.
+pub enum FirecrackerDefect {
+    /// The version is older than the oldest supported one.
     TooOld,
     /// After a pause and a resume with no snapshot between, host connections to the guest hang.
     BarePauseResume,
@@ -51,22 +52,22 @@ pub enum Defect {
     DiffAbove3Gib,
 }
 
-impl fmt::Display for Defect {
+impl fmt::Display for FirecrackerDefect {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Defect::TooOld => "versions before 1.12.0 are not supported",
-            Defect::BarePauseResume => {
+            FirecrackerDefect::TooOld => "versions before 1.12.0 are not supported",
+            FirecrackerDefect::BarePauseResume => {
                 "its connections to the guest hang after a pause and a resume without a snapshot"
             }
-            Defect::DeadAfterRestore => "its guests may accept no connection after a restore",
-            Defect::DiffAbove3Gib => "its differential snapshots corrupt memory above 3 GiB",
+            FirecrackerDefect::DeadAfterRestore => "its guests may accept no connection after a restore",
+            FirecrackerDefect::DiffAbove3Gib => "its differential snapshots corrupt memory above 3 GiB",
         })
     }
 }
 
-/// A field or request that not every supported version understands.
+/// Request or field that not every supported version understands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Feature {
+pub enum FirecrackerFeature {
     /// `clock_realtime` on load: the guest's clock goes on at the host's time.
     ClockRealtime,
     /// `track_dirty_pages` on load; before it was called `enable_diff_snapshots`.
@@ -75,17 +76,17 @@ pub enum Feature {
     VsockOverride,
 }
 
-/// What is about to be done with it.
+/// Step of a machine's life that some versions break.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Step {
+pub(super) enum VersionedStep {
     Launch,
     Restore,
-    /// A resume of what was paused and not saved since.
+    /// Resume of a machine that was not saved since its pause.
     BareResume,
 }
 
 impl FirecrackerVersion {
-    /// Asks the binary.
+    /// Runs `binary --version`.
     ///
     /// # Errors
     /// When it is missing, cannot run, does not answer within 10 s, or is no Firecracker.
@@ -95,11 +96,11 @@ impl FirecrackerVersion {
             .ok_or_else(|| VmmError::Version { binary: binary.to_owned(), output: start_of(&printed) })
     }
 
-    /// The format of the snapshots that the binary writes and reads, as `6.0.0`. Formats are not converted, so this
-    /// belongs into the key of whatever is kept across versions.
+    /// Asks the binary for its snapshot format, as `6.0.0`. Firecracker converts no formats, so saved states must be
+    /// stored under their format.
     ///
     /// # Errors
-    /// As [`FirecrackerVersion::of`].
+    /// Fails as [`FirecrackerVersion::of`] does.
     pub async fn snapshot_format(binary: &Path) -> Result<String, VmmError> {
         let printed = ask(binary, "--snapshot-version").await?;
         let text = printed.lines().next().and_then(|line| line.trim().strip_prefix('v'));
@@ -112,7 +113,7 @@ impl FirecrackerVersion {
     pub(super) fn parse(printed: &str) -> Option<FirecrackerVersion> {
         let line = printed.lines().next()?.trim();
         let text = line.strip_prefix("Firecracker v").or_else(|| line.strip_prefix("Jailer v"))?;
-        // A development build says `1.13.0-dev`.
+        // Development builds print `1.13.0-dev`.
         let (major, minor, patch) = numbers(text.split('-').next()?)?;
         Some(FirecrackerVersion { major, minor, patch })
     }
@@ -126,42 +127,44 @@ impl FirecrackerVersion {
         (self.major, self.minor, self.patch)
     }
 
-    /// All that is known to be wrong with this version, whether or not it is ever met.
-    pub fn defects(self) -> Vec<Defect> {
+    /// Lists all known defects of this version, whether or not a machine would run into them.
+    pub fn defects(self) -> Vec<FirecrackerDefect> {
         let number = self.number();
         let mut found = Vec::new();
-        if number < OLDEST {
-            found.push(Defect::TooOld);
+        if number < OLDEST_SUPPORTED {
+            found.push(FirecrackerDefect::TooOld);
         }
         if ((1, 16, 0)..=(1, 16, 1)).contains(&number) {
-            found.push(Defect::BarePauseResume);
+            found.push(FirecrackerDefect::BarePauseResume);
         }
         if number == (1, 16, 0) {
-            found.push(Defect::DeadAfterRestore);
+            found.push(FirecrackerDefect::DeadAfterRestore);
         }
         if number < (1, 14, 2) {
-            found.push(Defect::DiffAbove3Gib);
+            found.push(FirecrackerDefect::DiffAbove3Gib);
         }
         found
     }
 
     /// Whether this version understands `feature`.
-    pub fn has(self, feature: Feature) -> bool {
+    pub fn has(self, feature: FirecrackerFeature) -> bool {
         let number = self.number();
         match feature {
-            // It came with 1.16 and went back into two older lines.
-            Feature::ClockRealtime => number >= (1, 15, 1) || ((1, 14, 4)..(1, 15, 0)).contains(&number),
-            Feature::TrackDirtyPages => number >= (1, 13, 0),
-            Feature::VsockOverride => number >= (1, 16, 0),
+            // The field came with 1.16 and was ported back to two older lines.
+            FirecrackerFeature::ClockRealtime => {
+                number >= (1, 15, 1) || ((1, 14, 4)..(1, 15, 0)).contains(&number)
+            }
+            FirecrackerFeature::TrackDirtyPages => number >= (1, 13, 0),
+            FirecrackerFeature::VsockOverride => number >= (1, 16, 0),
         }
     }
 
-    /// Refuses what this version is known to break.
-    pub(super) fn refuse(self, step: Step) -> Result<(), VmmError> {
-        let breaks = |defect: &Defect| match step {
-            Step::Launch => *defect == Defect::TooOld,
-            Step::Restore => *defect == Defect::DeadAfterRestore,
-            Step::BareResume => *defect == Defect::BarePauseResume,
+    /// Fails with [`VmmError::KnownBad`] when this version is known to break at `step`.
+    pub(super) fn refuse(self, step: VersionedStep) -> Result<(), VmmError> {
+        let breaks = |defect: &FirecrackerDefect| match step {
+            VersionedStep::Launch => *defect == FirecrackerDefect::TooOld,
+            VersionedStep::Restore => *defect == FirecrackerDefect::DeadAfterRestore,
+            VersionedStep::BareResume => *defect == FirecrackerDefect::BarePauseResume,
         };
         match self.defects().into_iter().find(breaks) {
             Some(defect) => Err(VmmError::KnownBad { version: self.to_string(), defect }),
@@ -169,13 +172,16 @@ impl FirecrackerVersion {
         }
     }
 
-    /// Refuses differential snapshots where they are known to be wrong.
+    /// Refuses differential snapshots of a guest of `mem_mib` MiB where this version is known to corrupt them.
     ///
     /// # Errors
-    /// [`VmmError::KnownBad`].
+    /// [`VmmError::KnownBad`] above 3072 MiB with such a version.
     pub fn refuse_diff(self, mem_mib: u32) -> Result<(), VmmError> {
-        if mem_mib > 3072 && self.defects().contains(&Defect::DiffAbove3Gib) {
-            return Err(VmmError::KnownBad { version: self.to_string(), defect: Defect::DiffAbove3Gib });
+        if mem_mib > 3072 && self.defects().contains(&FirecrackerDefect::DiffAbove3Gib) {
+            return Err(VmmError::KnownBad {
+                version: self.to_string(),
+                defect: FirecrackerDefect::DiffAbove3Gib,
+            });
         }
         Ok(())
     }
@@ -197,14 +203,14 @@ fn start_of(printed: &str) -> String {
     printed.chars().take(200).collect()
 }
 
-/// The standard output of the binary run with one option.
+/// Runs the binary with one option and gives its standard output.
 pub(super) async fn ask(binary: &Path, option: &'static str) -> Result<String, VmmError> {
     let mut command = tokio::process::Command::new(binary);
     command.arg(option).env_clear().stdin(Stdio::null()).stderr(Stdio::null()).kill_on_drop(true);
     let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
         .await
         .map_err(|_| VmmError::Deadline { command: option, after: VERSION_DEADLINE })?
-        .map_err(|source| VmmError::of_run(binary, super::SOURCE, source))?;
+        .map_err(|source| VmmError::of_run(binary, super::OBTAINED_FROM, source))?;
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
@@ -216,7 +222,7 @@ mod tests {
         FirecrackerVersion::parse(&format!("Firecracker v{text}")).unwrap()
     }
 
-    fn refused(text: &str, step: Step) -> Option<Defect> {
+    fn refused(text: &str, step: VersionedStep) -> Option<FirecrackerDefect> {
         match version(text).refuse(step) {
             Ok(()) => None,
             Err(VmmError::KnownBad { version, defect }) => {
@@ -245,22 +251,25 @@ mod tests {
         for (text, expected) in [
             ("1.12.1", None),
             ("1.15.1", None),
-            ("1.16.0", Some(Defect::BarePauseResume)),
-            ("1.16.1", Some(Defect::BarePauseResume)),
+            ("1.16.0", Some(FirecrackerDefect::BarePauseResume)),
+            ("1.16.1", Some(FirecrackerDefect::BarePauseResume)),
             ("1.16.2", None),
             ("1.17.0", None),
         ] {
-            assert_eq!(refused(text, Step::BareResume), expected, "{text}");
-            assert_eq!(refused(text, Step::Launch), None, "{text}");
+            assert_eq!(refused(text, VersionedStep::BareResume), expected, "{text}");
+            assert_eq!(refused(text, VersionedStep::Launch), None, "{text}");
         }
     }
 
     #[test]
     fn a_restore_is_refused_where_its_guest_may_be_deaf() {
-        for (text, expected) in
-            [("1.12.1", None), ("1.15.1", None), ("1.16.0", Some(Defect::DeadAfterRestore)), ("1.16.1", None)]
-        {
-            assert_eq!(refused(text, Step::Restore), expected, "{text}");
+        for (text, expected) in [
+            ("1.12.1", None),
+            ("1.15.1", None),
+            ("1.16.0", Some(FirecrackerDefect::DeadAfterRestore)),
+            ("1.16.1", None),
+        ] {
+            assert_eq!(refused(text, VersionedStep::Restore), expected, "{text}");
         }
     }
 
@@ -279,8 +288,8 @@ mod tests {
 
     #[test]
     fn what_is_too_old_is_refused_by_name() {
-        assert_eq!(refused("1.11.0", Step::Launch), Some(Defect::TooOld));
-        let error = version("1.11.0").refuse(Step::Launch).unwrap_err().to_string();
+        assert_eq!(refused("1.11.0", VersionedStep::Launch), Some(FirecrackerDefect::TooOld));
+        let error = version("1.11.0").refuse(VersionedStep::Launch).unwrap_err().to_string();
         assert_eq!(
             error,
             "version 1.11.0 of the VMM is not used here: versions before 1.12.0 are not supported"
@@ -300,8 +309,11 @@ mod tests {
             ("1.16.0", true, true, true),
         ] {
             let has = |feature| version(text).has(feature);
-            let all =
-                (has(Feature::ClockRealtime), has(Feature::TrackDirtyPages), has(Feature::VsockOverride));
+            let all = (
+                has(FirecrackerFeature::ClockRealtime),
+                has(FirecrackerFeature::TrackDirtyPages),
+                has(FirecrackerFeature::VsockOverride),
+            );
             assert_eq!(all, (clock, dirty, vsock), "{text}");
         }
     }

@@ -1,8 +1,8 @@
-//! The guest's byte stream: a connection through the socket that Firecracker keeps for the host side of vsock.
+//! Guest's byte stream: a connection through the socket that Firecracker keeps for the host side of vsock.
 //!
-//! The host names a port, Firecracker says `OK` when the guest has accepted, and closes without a word when nobody in
-//! the guest listens. It never says that it will not come: a guest that is still booting, or stuck, is silence. So every
-//! try is bounded, and tries are repeated until one succeeds; how long that is worth is the caller's.
+//! The host names a port, Firecracker answers `OK` when the guest has accepted, and closes the connection when nobody
+//! in the guest listens. A guest that is still booting, or stuck, gives no answer at all. So every try is bounded,
+//! and tries are repeated until one succeeds; the caller sets the deadline.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -11,34 +11,35 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::UnixStream;
 
-use super::api::{AGAIN, is_early, reach};
+use super::api::{RETRY_INTERVAL, connect_in_dir, is_not_listening_yet};
 
-/// The port in the guest where the stream's other end listens.
+/// Vsock port on which the guest listens for the stream.
 pub(super) const GUEST_PORT: u32 = 52;
 
-/// How long one try may wait for its `OK`. A guest that listens accepts within a millisecond; Firecracker itself gives
-/// a guest two seconds, and a connection that it lost is worth another try.
+/// Longest wait of one try for its `OK`. A guest that listens accepts within a millisecond; Firecracker itself gives
+/// a guest two seconds, and a connection that it lost is tried again.
 const TRY_DEADLINE: Duration = Duration::from_secs(3);
 
-/// The longest line that is believed: `OK` and a port number.
+/// Longest accepted answer in bytes: `OK` and a port number.
 const LINE_LIMIT: usize = 32;
 
-/// Connects through the socket `name` in `dir`. Ends only with success or a real error.
+/// Connects through the socket `name` in `dir`, and tries again until the guest accepts. The caller sets the
+/// deadline.
 pub(super) async fn connect(dir: &OwnedFd, name: &str) -> io::Result<UnixStream> {
     loop {
         match tokio::time::timeout(TRY_DEADLINE, attempt(dir, name)).await {
             Ok(Ok(Some(stream))) => return Ok(stream),
-            Ok(Err(error)) if !is_early(&error) => return Err(error),
-            // Nobody listens yet, or nobody answered.
-            Ok(Ok(None) | Err(_)) | Err(_) => tokio::time::sleep(AGAIN).await,
+            Ok(Err(error)) if !is_not_listening_yet(&error) => return Err(error),
+            // The guest does not listen yet, or did not answer.
+            Ok(Ok(None) | Err(_)) | Err(_) => tokio::time::sleep(RETRY_INTERVAL).await,
         }
     }
 }
 
-/// One try; `None` when it was closed before its `OK`.
+/// Tries once; `None` when the connection was closed before its `OK`.
 async fn attempt(dir: &OwnedFd, name: &str) -> io::Result<Option<UnixStream>> {
-    let mut stream = reach(dir, name).await?;
-    match shake(&mut stream).await {
+    let mut stream = connect_in_dir(dir, name).await?;
+    match request_port(&mut stream).await {
         Ok(true) => Ok(Some(stream)),
         Ok(false) => Ok(None),
         Err(error) => match error.kind() {
@@ -48,10 +49,10 @@ async fn attempt(dir: &OwnedFd, name: &str) -> io::Result<Option<UnixStream>> {
     }
 }
 
-async fn shake(stream: &mut UnixStream) -> io::Result<bool> {
+async fn request_port(stream: &mut UnixStream) -> io::Result<bool> {
     stream.write_all(format!("CONNECT {GUEST_PORT}\n").as_bytes()).await?;
     let mut line = Vec::new();
-    // Byte by byte: what follows the line is the guest's, and may be there already.
+    // The line is read byte by byte, because bytes of the guest may follow it at once.
     loop {
         let mut byte = [0];
         match stream.read(&mut byte).await? {
@@ -74,7 +75,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers one connection after another with these, and gives what it was asked.
+    /// Serves one connection for each of `answers`; gives the stream and the requests.
     async fn served(answers: &'static [&'static [u8]]) -> (io::Result<UnixStream>, Vec<String>) {
         let dir = tempfile::tempdir().unwrap();
         let listener = UnixListener::bind(dir.path().join("v.sock")).unwrap();

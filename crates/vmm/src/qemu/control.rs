@@ -1,15 +1,15 @@
-//! The one task that owns a QEMU process.
+//! Control task that owns a QEMU process.
 //!
 //! ```text
-//!             commands                       +--> answers, to whoever asked
-//!   Handle ------------> control task -------+--> migration status, to whoever waits for it
+//!             commands                       +--> answers, to their callers
+//!   Handle ------------> control task -------+--> migration status, to its watchers
 //!   (dropped: kill)       ^  ^  ^  ^         +--> console tail, shared
 //!                         |  |  |  |         +--> Death, once, to every Watch
 //!                    QMP -+  |  |  +- pidfd readable: reap, read the last words, publish
 //!                    console +  +- stderr
 //! ```
 //!
-//! It alone reads, writes, signals and reaps. When its runtime goes down under it, dropping the process kills it.
+//! Only this task reads, writes and reaps. When its runtime is shut down, dropping the process kills it.
 
 use std::collections::HashMap;
 use std::io;
@@ -25,77 +25,82 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::net::UnixStream;
 use tokio::sync::{mpsc, oneshot, watch};
 
-use super::qmp::{self, Message};
-use crate::console::{CONSOLE_LIMIT, Tail};
-use crate::death::{Death, Exit, Reason, is_panic};
-use crate::spawn::{Killer, Process};
+use super::qmp::{self, QmpMessage};
+use crate::console::{CONSOLE_LIMIT, OutputTail};
+use crate::death::{Death, DeathReason, ProcessExit, is_panic};
+use crate::spawn::{ProcessPidfd, VmmProcess};
 
-/// How much of QEMU's stderr is kept. A KVM internal error dumps some 2 KiB of registers.
+/// Kept bytes of QEMU's stderr. A KVM internal error dumps some 2 KiB of registers.
 const STDERR_LIMIT: usize = 8 * 1024;
 
-/// Something for QEMU to do.
+/// A QMP command, and the channel for its answer.
 #[derive(Debug)]
-pub(super) struct Ask {
+pub(super) struct QmpCommand {
     pub(super) command: &'static str,
     pub(super) arguments: Value,
-    /// A descriptor that travels with the command.
+    /// Descriptor sent along with the command (SCM_RIGHTS).
     pub(super) descriptor: Option<OwnedFd>,
     pub(super) answer: oneshot::Sender<Result<Value, String>>,
 }
 
-/// Where a migration, out or in, stands.
+/// State of a migration, out or in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Migration {
-    /// Not over.
+pub(super) enum MigrationStatus {
+    /// No end was reported yet.
     Going,
     Completed,
     Failed,
 }
 
-/// The ends that a handle keeps.
+/// Handle's ends of the channels to the task.
 #[derive(Debug)]
-pub(super) struct Ends {
-    /// Closed before the process is killed: that is how the task tells a stop from a murder.
-    pub(super) asks: Option<mpsc::Sender<Ask>>,
+pub(super) struct ControlChannels {
+    /// Commands to QEMU. Closed before the process is killed, by which the task tells a stop from a foreign kill.
+    pub(super) command_sender: Option<mpsc::Sender<QmpCommand>>,
     pub(super) death: watch::Receiver<Option<Death>>,
-    pub(super) migration: watch::Receiver<Migration>,
-    pub(super) console: Arc<Mutex<Tail>>,
+    pub(super) migration: watch::Receiver<MigrationStatus>,
+    pub(super) console: Arc<Mutex<OutputTail>>,
 }
 
-/// Starts the task. `process` is its own from here on.
+/// Starts the control task, which owns `process` from then on.
 pub(super) fn start(
-    mut process: Process,
+    mut process: VmmProcess,
     qmp: UnixStream,
     console: UnixStream,
     stderr: Option<tokio::net::unix::pipe::Receiver>,
-) -> io::Result<Ends> {
-    let ended = process.killer().ended()?;
-    let (asks, asked) = mpsc::channel(4);
+) -> io::Result<ControlChannels> {
+    let ended = process.pidfd().ended()?;
+    let (command_sender, command_receiver) = mpsc::channel(4);
     let (death, death_seen) = watch::channel(None);
-    let (migration, migration_seen) = watch::channel(Migration::Going);
-    let tail = Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT)));
-    let control = Control {
+    let (migration, migration_seen) = watch::channel(MigrationStatus::Going);
+    let tail = Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT)));
+    let control = ControlTask {
         qmp,
-        decoder: qmp::Decoder::default(),
+        decoder: qmp::QmpDecoder::default(),
         waiting: HashMap::new(),
         next_id: 1,
         migration,
         tail: tail.clone(),
-        stderr_tail: Tail::new(STDERR_LIMIT),
-        seen: Seen::default(),
+        stderr_tail: OutputTail::new(STDERR_LIMIT),
+        end_events: EndEvents::default(),
         pausing: false,
     };
     tokio::spawn(async move {
-        let end = control.run(&mut process, &ended, asked, console, stderr).await;
+        let end = control.run(&mut process, &ended, command_receiver, console, stderr).await;
         drop(process);
         death.send_replace(Some(end));
     });
-    Ok(Ends { asks: Some(asks), death: death_seen, migration: migration_seen, console: tail })
+    Ok(ControlChannels {
+        command_sender: Some(command_sender),
+        death: death_seen,
+        migration: migration_seen,
+        console: tail,
+    })
 }
 
-/// What QEMU said about its end before it came.
+/// Events that tell the cause of QEMU's end.
 #[derive(Debug, Default)]
-struct Seen {
+struct EndEvents {
     guest_shutdown: bool,
     guest_reset: bool,
     guest_panic: bool,
@@ -104,58 +109,58 @@ struct Seen {
     stopped_by_us: bool,
 }
 
-struct Control {
+struct ControlTask {
     qmp: UnixStream,
-    decoder: qmp::Decoder,
-    waiting: HashMap<u64, Waiting>,
+    decoder: qmp::QmpDecoder,
+    waiting: HashMap<u64, PendingReply>,
     next_id: u64,
-    migration: watch::Sender<Migration>,
-    tail: Arc<Mutex<Tail>>,
-    stderr_tail: Tail,
-    seen: Seen,
-    /// A `stop` or a migration of ours is under way or done: a STOP event is then no news.
+    migration: watch::Sender<MigrationStatus>,
+    tail: Arc<Mutex<OutputTail>>,
+    stderr_tail: OutputTail,
+    end_events: EndEvents,
+    /// Whether a `stop` or a migration of ours is under way or done, which explains a STOP event.
     pausing: bool,
 }
 
-enum Waiting {
+enum PendingReply {
     Caller(oneshot::Sender<Result<Value, String>>),
-    /// Our own question after a STOP nobody asked for.
+    /// The task's own `query-status` after an unexpected STOP event.
     WhyStopped,
 }
 
-impl Control {
+impl ControlTask {
     async fn run(
         mut self,
-        process: &mut Process,
-        ended: &AsyncFd<Killer>,
-        mut asked: mpsc::Receiver<Ask>,
+        process: &mut VmmProcess,
+        ended: &AsyncFd<ProcessPidfd>,
+        mut command_receiver: mpsc::Receiver<QmpCommand>,
         mut console: UnixStream,
         mut stderr: Option<tokio::net::unix::pipe::Receiver>,
     ) -> Death {
-        let killer = process.killer();
+        let pidfd = process.pidfd();
         let (mut from_qmp, mut from_console, mut from_stderr) = (vec![0; 4096], vec![0; 4096], vec![0; 1024]);
         let (mut qmp_open, mut console_open, mut owned) = (true, true, true);
         let status = loop {
             tokio::select! {
                 status = process.reaped(ended) => break status,
-                ask = asked.recv(), if owned => match ask {
-                    Some(ask) => self.send(ask),
+                request = command_receiver.recv(), if owned => match request {
+                    Some(request) => self.send(request),
                     None => {
                         owned = false;
-                        self.seen.stopped_by_us = true;
-                        killer.kill();
+                        self.end_events.stopped_by_us = true;
+                        pidfd.kill();
                     }
                 },
                 read = self.qmp.read(&mut from_qmp), if qmp_open => match read {
                     Ok(n @ 1..) => {
                         self.decoder.push(&from_qmp[..n]);
                         if self.messages().is_err() {
-                            // Nothing can be asked of it any more.
-                            killer.kill();
+                            // A broken protocol leaves no way to control QEMU.
+                            pidfd.kill();
                             qmp_open = false;
                         }
-                        if self.seen.internal_error {
-                            killer.kill();
+                        if self.end_events.internal_error {
+                            pidfd.kill();
                         }
                     }
                     _ => qmp_open = false,
@@ -170,7 +175,7 @@ impl Control {
                 },
             }
         };
-        // The process is gone: what it wrote is in the sockets, and no more comes.
+        // The process has ended: the rest of its output is in the sockets.
         while let Ok(n @ 1..) = self.qmp.try_read(&mut from_qmp) {
             self.decoder.push(&from_qmp[..n]);
         }
@@ -181,7 +186,7 @@ impl Control {
         while let Some(Ok(n @ 1..)) = stderr.as_ref().map(|pipe| pipe.try_read(&mut from_stderr)) {
             self.stderr_tail.push(&from_stderr[..n]);
         }
-        self.seen.stopped_by_us |= asked.is_closed();
+        self.end_events.stopped_by_us |= command_receiver.is_closed();
         self.death(status)
     }
 
@@ -189,29 +194,35 @@ impl Control {
         self.tail.lock().unwrap_or_else(PoisonError::into_inner).push(bytes);
     }
 
-    fn send(&mut self, ask: Ask) {
-        match ask.command {
+    fn send(&mut self, request: QmpCommand) {
+        match request.command {
             "stop" | "migrate" => self.pausing = true,
             "cont" => self.pausing = false,
             _ => {}
         }
-        let waiting = Waiting::Caller(ask.answer);
-        self.write(ask.command, &ask.arguments, ask.descriptor, waiting);
+        let waiting = PendingReply::Caller(request.answer);
+        self.write(request.command, &request.arguments, request.descriptor, waiting);
     }
 
-    fn write(&mut self, command: &str, arguments: &Value, descriptor: Option<OwnedFd>, waiting: Waiting) {
+    fn write(
+        &mut self,
+        command: &str,
+        arguments: &Value,
+        descriptor: Option<OwnedFd>,
+        waiting: PendingReply,
+    ) {
         let id = self.next_id;
         self.next_id += 1;
         let line = qmp::encode(id, command, arguments);
-        // Commands are a few hundred bytes and a handful at a time: they fit the socket's buffer, or QEMU has not
-        // read for a long time.
+        // Commands are a few hundred bytes and a handful at a time; only a QEMU that does not read lets them fill the
+        // socket's buffer.
         let sent = send_all(&self.qmp, &line, descriptor.as_ref());
         match (sent, waiting) {
             (Ok(()), waiting) => {
                 self.waiting.insert(id, waiting);
             }
-            // A QEMU that is gone is noticed by its death; dropping the answer tells the caller to look there.
-            (Err(error), Waiting::Caller(answer)) if error.kind() == io::ErrorKind::WouldBlock => {
+            // On other errors QEMU has ended; dropping the answer makes the caller wait for its death.
+            (Err(error), PendingReply::Caller(answer)) if error.kind() == io::ErrorKind::WouldBlock => {
                 let _gone = answer.send(Err("it does not read its commands".to_owned()));
             }
             (Err(_), _) => {}
@@ -221,10 +232,10 @@ impl Control {
     fn messages(&mut self) -> Result<(), qmp::QmpError> {
         while let Some(message) = self.decoder.next()? {
             match message {
-                Message::Return { id, value } => self.answer(id, Ok(value)),
-                Message::Error { id: Some(id), detail } => self.answer(id, Err(detail)),
-                Message::Event { name, data } => self.event(&name, &data),
-                Message::Error { id: None, .. } | Message::Other => {}
+                QmpMessage::Return { id, value } => self.answer(id, Ok(value)),
+                QmpMessage::Error { id: Some(id), detail } => self.answer(id, Err(detail)),
+                QmpMessage::Event { name, data } => self.event(&name, &data),
+                QmpMessage::Error { id: None, .. } | QmpMessage::Other => {}
             }
         }
         Ok(())
@@ -232,13 +243,13 @@ impl Control {
 
     fn answer(&mut self, id: u64, result: Result<Value, String>) {
         match self.waiting.remove(&id) {
-            Some(Waiting::Caller(answer)) => {
+            Some(PendingReply::Caller(answer)) => {
                 let _gone = answer.send(result);
             }
-            Some(Waiting::WhyStopped) => {
+            Some(PendingReply::WhyStopped) => {
                 let status = result.ok();
                 let status = status.as_ref().and_then(|value| value.get("status")).and_then(Value::as_str);
-                self.seen.internal_error |= status == Some("internal-error");
+                self.end_events.internal_error |= status == Some("internal-error");
             }
             None => {}
         }
@@ -248,56 +259,56 @@ impl Control {
         let text = |key: &str| data.get(key).and_then(Value::as_str).unwrap_or_default();
         match name {
             "SHUTDOWN" => match text("reason") {
-                "guest-shutdown" => self.seen.guest_shutdown = true,
-                "guest-reset" => self.seen.guest_reset = true,
-                "guest-panic" => self.seen.guest_panic = true,
-                _ => self.seen.host_asked = true,
+                "guest-shutdown" => self.end_events.guest_shutdown = true,
+                "guest-reset" => self.end_events.guest_reset = true,
+                "guest-panic" => self.end_events.guest_panic = true,
+                _ => self.end_events.host_asked = true,
             },
-            "GUEST_PANICKED" => self.seen.guest_panic = true,
+            "GUEST_PANICKED" => self.end_events.guest_panic = true,
             "MIGRATION" => {
                 self.migration.send_replace(match text("status") {
-                    "completed" => Migration::Completed,
-                    "failed" | "cancelled" => Migration::Failed,
-                    _ => Migration::Going,
+                    "completed" => MigrationStatus::Completed,
+                    "failed" | "cancelled" => MigrationStatus::Failed,
+                    _ => MigrationStatus::Going,
                 });
             }
-            // One question at a time: a QEMU that was taken over can stop as often as it likes and never answer.
-            "STOP" if !self.pausing && !self.asks_why() => {
-                self.write("query-status", &Value::Null, None, Waiting::WhyStopped);
+            // Only one question is open at a time: a QEMU that was taken over can send STOP endlessly and never
+            // answer.
+            "STOP" if !self.pausing && !self.is_asking_why() => {
+                self.write("query-status", &Value::Null, None, PendingReply::WhyStopped);
             }
             _ => {}
         }
     }
 
-    fn asks_why(&self) -> bool {
-        self.waiting.values().any(|waiting| matches!(waiting, Waiting::WhyStopped))
+    fn is_asking_why(&self) -> bool {
+        self.waiting.values().any(|waiting| matches!(waiting, PendingReply::WhyStopped))
     }
 
     fn death(self, status: Option<ExitStatus>) -> Death {
         let console_tail = self.tail.lock().unwrap_or_else(PoisonError::into_inner).text();
-        let how = status.map_or(Exit::Unknown, Exit::from);
-        let seen = &self.seen;
-        let reason = if seen.internal_error {
-            Reason::InternalError
-        } else if seen.guest_panic || (seen.guest_reset && console_tail.lines().any(is_panic)) {
-            Reason::GuestPanic
-        } else if seen.guest_reset {
-            Reason::GuestReset
-        } else if seen.guest_shutdown {
-            Reason::GuestShutdown
-        } else if seen.stopped_by_us {
-            Reason::Stopped
+        let exit = status.map_or(ProcessExit::Unknown, ProcessExit::from);
+        let end_events = &self.end_events;
+        let reason = if end_events.internal_error {
+            DeathReason::InternalError
+        } else if end_events.guest_panic || (end_events.guest_reset && console_tail.lines().any(is_panic)) {
+            DeathReason::GuestPanic
+        } else if end_events.guest_reset {
+            DeathReason::GuestReset
+        } else if end_events.guest_shutdown {
+            DeathReason::GuestShutdown
+        } else if end_events.stopped_by_us {
+            DeathReason::Stopped
         } else {
-            match how {
-                Exit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP) | Exit::Unknown => {
-                    Reason::Killed
-                }
-                Exit::Signal(_) => Reason::Crash,
-                Exit::Code(_) if seen.host_asked => Reason::Killed,
-                Exit::Code(_) => Reason::VmmExit,
+            match exit {
+                ProcessExit::Signal(libc::SIGKILL | libc::SIGTERM | libc::SIGINT | libc::SIGHUP)
+                | ProcessExit::Unknown => DeathReason::Killed,
+                ProcessExit::Signal(_) => DeathReason::Crash,
+                ProcessExit::Code(_) if end_events.host_asked => DeathReason::Killed,
+                ProcessExit::Code(_) => DeathReason::VmmExit,
             }
         };
-        Death { how, reason, console_tail, stderr_tail: self.stderr_tail.text() }
+        Death { exit, reason, console_tail, stderr_tail: self.stderr_tail.text() }
     }
 }
 
@@ -308,7 +319,7 @@ async fn read_some(from: &mut Option<impl AsyncRead + Unpin>, buffer: &mut [u8])
     }
 }
 
-/// Sends one line whole, with a descriptor if there is one.
+/// Sends one line whole, with `descriptor` if given, without blocking.
 fn send_all(socket: &UnixStream, line: &[u8], descriptor: Option<&OwnedFd>) -> io::Result<()> {
     let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
@@ -322,11 +333,11 @@ fn send_all(socket: &UnixStream, line: &[u8], descriptor: Option<&OwnedFd>) -> i
         &mut ancillary,
         SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
     )?;
-    // A stream socket with room takes a small message whole; half a command would confuse every later one.
+    // A stream socket with room takes a small message whole; half a command would garble all later ones.
     if sent == line.len() { Ok(()) } else { Err(io::ErrorKind::WouldBlock.into()) }
 }
 
-/// The async end of a child's stderr.
+/// Wraps a child's stderr for the runtime.
 pub(super) fn stderr(pipe: OwnedFd) -> io::Result<tokio::net::unix::pipe::Receiver> {
     tokio::net::unix::pipe::Receiver::from_owned_fd(pipe)
 }
@@ -338,15 +349,15 @@ mod tests {
     #[tokio::test]
     async fn what_a_vmm_says_unasked_is_not_piled_up() {
         let (qmp, _theirs) = UnixStream::pair().unwrap();
-        let mut control = Control {
+        let mut control = ControlTask {
             qmp,
-            decoder: qmp::Decoder::default(),
+            decoder: qmp::QmpDecoder::default(),
             waiting: HashMap::new(),
             next_id: 1,
-            migration: watch::channel(Migration::Going).0,
-            tail: Arc::new(Mutex::new(Tail::new(CONSOLE_LIMIT))),
-            stderr_tail: Tail::new(STDERR_LIMIT),
-            seen: Seen::default(),
+            migration: watch::channel(MigrationStatus::Going).0,
+            tail: Arc::new(Mutex::new(OutputTail::new(CONSOLE_LIMIT))),
+            stderr_tail: OutputTail::new(STDERR_LIMIT),
+            end_events: EndEvents::default(),
             pausing: false,
         };
         for _ in 0..100 {

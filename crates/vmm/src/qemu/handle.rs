@@ -1,4 +1,4 @@
-//! What a [`Machine`](crate::Machine) of this adapter holds: the ways to reach the task that owns the process.
+//! Handle of a running QEMU behind a [`Machine`](crate::Machine): channels to the task that owns the process.
 //!
 //! Every command has a deadline, and a process that dies under a command ends the wait at once.
 
@@ -10,75 +10,75 @@ use std::time::{Duration, Instant};
 use serde_json::Value;
 use tokio::sync::oneshot;
 
-use super::control::{self, Ask, Ends};
+use super::control::{self, ControlChannels, QmpCommand};
 use crate::VmmError;
 use crate::death::{Death, Watch};
-use crate::machine::{Accelerator, Launched, Shape};
-use crate::sandbox::Confined;
-use crate::spawn::{Killer, Process};
+use crate::machine::{Accelerator, LaunchTimes, Shape};
+use crate::sandbox::Confinement;
+use crate::spawn::{ProcessPidfd, VmmProcess};
 
-/// How long one command may take. They take milliseconds.
+/// Longest command; most take milliseconds.
 const COMMAND_DEADLINE: Duration = Duration::from_secs(10);
 
-/// A running QEMU. Dropping it kills the process; its task reaps it.
+/// A running QEMU. Dropping the handle kills the process, and the control task reaps it.
 #[derive(Debug)]
-pub(crate) struct Handle {
-    ends: Ends,
-    killer: Killer,
+pub(crate) struct QemuHandle {
+    channels: ControlChannels,
+    pidfd: ProcessPidfd,
     pid: u32,
     accelerator: Accelerator,
     pub(super) shape: Shape,
-    /// Guest memory is a file that is mapped shared: saves leave it out.
+    /// Whether guest memory is a file mapped shared, which saves leave out.
     pub(super) shares_memory: bool,
-    /// The inode of the file that guest memory is mapped from, private.
+    /// Inode of the file that guest memory is mapped from, private; `None` for other memory.
     pub(crate) mapped: Option<u64>,
-    pub(crate) confined: Confined,
+    pub(crate) confinement: Confinement,
     pub(super) paused: bool,
-    pub(crate) launched: Launched,
+    pub(crate) launch_times: LaunchTimes,
     stream: Option<UnixStream>,
 }
 
-impl Drop for Handle {
+impl Drop for QemuHandle {
     fn drop(&mut self) {
-        self.ends.asks = None;
-        self.killer.kill();
+        self.channels.command_sender = None;
+        self.pidfd.kill();
     }
 }
 
-impl Handle {
+impl QemuHandle {
     pub(super) fn new(
-        mut process: Process,
+        mut process: VmmProcess,
         accelerator: Accelerator,
         shape: Shape,
         shares_memory: bool,
         qmp: OwnedFd,
         console: OwnedFd,
         port: OwnedFd,
-    ) -> Result<Handle, VmmError> {
+    ) -> Result<QemuHandle, VmmError> {
         let host = |source| VmmError::Host { doing: "watch the VMM", source };
-        let (pid, killer, confined) = (process.pid(), process.killer(), process.confined());
+        let (pid, pidfd, confinement) = (process.pid(), process.pidfd(), process.confinement());
         let stream = |end: OwnedFd| {
             let end = UnixStream::from(end);
             end.set_nonblocking(true).map(|()| end)
         };
         let tokio_stream = |end| stream(end).and_then(tokio::net::UnixStream::from_std).map_err(host);
         let stderr = process.take_stderr().map(control::stderr).transpose().map_err(host)?;
-        let ends =
+        let channels =
             control::start(process, tokio_stream(qmp)?, tokio_stream(console)?, stderr).map_err(host)?;
         let stream = Some(stream(port).map_err(host)?);
         let now = Instant::now();
-        let launched = Launched { answered: now, ready: now };
-        Ok(Handle {
-            ends,
-            killer,
+        let launch_times = LaunchTimes { answered: now, ready: now };
+        Ok(QemuHandle {
+            channels,
+            pidfd,
             pid,
             accelerator,
             shape,
             shares_memory,
             mapped: None,
-            confined,
+            confinement,
             paused: false,
-            launched,
+            launch_times,
             stream,
         })
     }
@@ -96,11 +96,11 @@ impl Handle {
     }
 
     pub(crate) fn watch(&self) -> Watch {
-        Watch::new(self.ends.death.clone())
+        Watch::new(self.channels.death.clone())
     }
 
     pub(crate) fn console_tail(&self) -> String {
-        self.ends.console.lock().unwrap_or_else(PoisonError::into_inner).text()
+        self.channels.console.lock().unwrap_or_else(PoisonError::into_inner).text()
     }
 
     pub(crate) async fn pause(&mut self) -> Result<(), VmmError> {
@@ -117,7 +117,7 @@ impl Handle {
 
     pub(crate) async fn stop(self) -> Result<(), VmmError> {
         let watch = self.watch();
-        // Dropping tells the task that this end was wished for, and kills.
+        // Dropping the handle closes the command channel, which marks the end as wanted, and kills.
         drop(self);
         match tokio::time::timeout(COMMAND_DEADLINE, watch.ended()).await {
             Ok(_death) => Ok(()),
@@ -129,7 +129,7 @@ impl Handle {
         self.command_with(command, arguments, None).await
     }
 
-    /// Asks QEMU and waits for the answer, the process's end, or the deadline.
+    /// Sends one command and waits for the answer, the process's end, or the deadline.
     pub(super) async fn command_with(
         &self,
         command: &'static str,
@@ -137,11 +137,11 @@ impl Handle {
         descriptor: Option<OwnedFd>,
     ) -> Result<Value, VmmError> {
         let (answer, answered) = oneshot::channel();
-        let ask = Ask { command, arguments, descriptor, answer };
+        let request = QmpCommand { command, arguments, descriptor, answer };
         let exchange = async {
-            // Either failing means that the process is ending: its death tells why.
-            if let Some(asks) = &self.ends.asks
-                && asks.send(ask).await.is_ok()
+            // A closed channel means that the process is ending, and its death has the cause.
+            if let Some(command_sender) = &self.channels.command_sender
+                && command_sender.send(request).await.is_ok()
                 && let Ok(result) = answered.await
             {
                 return result.map_err(|detail| VmmError::Refused { command, detail });
@@ -151,7 +151,7 @@ impl Handle {
         self.bounded(command, COMMAND_DEADLINE, exchange).await
     }
 
-    /// Ends `work` at the process's death or after `limit`.
+    /// Runs `work` until it is done, the process ends, or `limit` is over.
     pub(super) async fn bounded<T>(
         &self,
         during: &'static str,
@@ -171,8 +171,8 @@ impl Handle {
             .unwrap_or(Err(VmmError::Deadline { command: during, after: limit }))
     }
 
-    pub(super) fn migration(&self) -> tokio::sync::watch::Receiver<control::Migration> {
-        self.ends.migration.clone()
+    pub(super) fn migration(&self) -> tokio::sync::watch::Receiver<control::MigrationStatus> {
+        self.channels.migration.clone()
     }
 }
 

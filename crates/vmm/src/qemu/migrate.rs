@@ -1,4 +1,4 @@
-//! Save and load: QEMU's migration, into and out of a descriptor.
+//! Saves and loads machines: QEMU's migration, into and out of a descriptor.
 //!
 //! ```text
 //!   memory    mapped     what the state holds
@@ -7,12 +7,12 @@
 //!   From      private    loaded: devices; saved again: devices and all of RAM, or, with a file beside it, devices
 //! ```
 //!
-//! No migration can leave memory out that is mapped private. What saves a machine's devices alone is a command made for
-//! Xen, which does what a migration does at its end, but for the section that says which machine it was: so no state of
-//! ours has that (`send-configuration=off`).
+//! No migration can leave out memory that is mapped private. A command made for Xen saves a machine's devices alone:
+//! it writes the last part of a migration, without the section that names the machine, so all our states omit that
+//! section (`send-configuration=off`).
 //!
-//! `x-ignore-shared` changes the state's format, so it must be the same at the load as it was at the save: on when the
-//! saved machine owned its memory file, off otherwise. A machine is given back its file as `Owned` or `From`.
+//! `x-ignore-shared` changes the state's format, so load and save must agree: on when the saved machine owned its
+//! memory file, off otherwise. The restored machine gets that file as `Owned` or `From`.
 
 use std::fs::File;
 use std::os::fd::AsRawFd;
@@ -21,11 +21,11 @@ use std::time::Duration;
 use serde_json::{Value, json};
 
 use super::changes;
-use super::control::Migration;
-use super::handle::Handle;
+use super::control::MigrationStatus;
+use super::handle::QemuHandle;
 use crate::VmmError;
 
-/// How long a save or load may take: 30 s, and what it takes to move all of RAM at 20 MiB/s.
+/// Longest save or load: 30 s, and the time to move all of RAM at 20 MiB/s.
 fn deadline(mem_mib: u32) -> Duration {
     Duration::from_secs(30 + u64::from(mem_mib) / 20)
 }
@@ -34,8 +34,9 @@ fn capability(name: &str, on: bool) -> Value {
     json!({ "capability": name, "state": on })
 }
 
-impl Handle {
-    /// The first commands of every QEMU: what it may tell us, and what it leaves out when it loads.
+impl QemuHandle {
+    /// Sends the first commands of every QEMU: turns on migration events, and says whether a state to load leaves
+    /// memory out.
     pub(super) async fn negotiate(&self, memory_in_file: bool) -> Result<(), VmmError> {
         self.command("qmp_capabilities", Value::Null).await?;
         let capabilities = [capability("events", true), capability("x-ignore-shared", memory_in_file)];
@@ -43,9 +44,9 @@ impl Handle {
         Ok(())
     }
 
-    /// Loads a state into a QEMU that was started to be given one.
+    /// Loads `state` into a QEMU that was started with `-incoming defer`; the machine is paused afterwards.
     pub(super) async fn load(&mut self, state: File) -> Result<(), VmmError> {
-        // A description of its own: machines that load the same state at once would move each other's position.
+        // Opened anew, because machines that load the same state at once would move each other's file position.
         let own = File::open(format!("/proc/self/fd/{}", state.as_raw_fd()))
             .map_err(|source| VmmError::Host { doing: "open the saved state", source })?;
         self.command_with("getfd", json!({ "fdname": "state" }), Some(own.into())).await?;
@@ -68,16 +69,16 @@ impl Handle {
         }
         let capabilities = [capability("x-ignore-shared", self.shares_memory)];
         self.command("migrate-set-capabilities", json!({ "capabilities": capabilities })).await?;
-        // Unlimited: the default is what a network would bear.
+        // max-bandwidth 0 is unlimited; the default is meant for a network.
         self.command("migrate-set-parameters", json!({ "max-bandwidth": 0 })).await?;
         self.command_with("getfd", json!({ "fdname": "state" }), Some(state.into())).await?;
         self.migrate("migrate").await?;
-        self.saved_for_good().await
+        self.wait_until_saved().await
     }
 
-    /// Saves the devices to `state` and what changed of the memory file with this inode over `memory`.
+    /// Saves the devices to `state`, and the changed pages of the memory file `inode` over `memory`.
     async fn save_changes(&mut self, state: File, memory: File, inode: u64) -> Result<(), VmmError> {
-        // As QEMU opens it: it is given a descriptor only for the access that it asks for.
+        // QEMU takes a descriptor out of a set only when its access is exactly the one asked for, here writing.
         let own = File::options().write(true).open(format!("/proc/self/fd/{}", state.as_raw_fd()));
         let own = own.map_err(|source| VmmError::Host { doing: "open the file for the state", source })?;
         let set = self.command_with("add-fd", Value::Null, Some(own.into())).await?;
@@ -94,8 +95,9 @@ impl Handle {
         copied.map(drop).map_err(|source| VmmError::Host { doing: "copy the guest's memory", source })
     }
 
-    /// Waits until a machine whose migration is complete may go on: QEMU says the one a moment before it allows the other.
-    async fn saved_for_good(&self) -> Result<(), VmmError> {
+    /// Waits until a machine whose save is complete may be resumed, which QEMU allows only a moment after it reports
+    /// completion. No event tells, so the status is asked every millisecond.
+    async fn wait_until_saved(&self) -> Result<(), VmmError> {
         let allowed = async {
             loop {
                 let status = self.command("query-status", Value::Null).await?;
@@ -108,7 +110,7 @@ impl Handle {
         self.bounded("migrate", deadline(self.shape.mem_mib), allowed).await
     }
 
-    /// Runs one migration to its end.
+    /// Runs one migration, out or in, to its end.
     async fn migrate(&self, command: &'static str) -> Result<(), VmmError> {
         let mut status = self.migration();
         status.mark_unchanged();
@@ -117,18 +119,18 @@ impl Handle {
             while status.changed().await.is_ok() {
                 let now = *status.borrow_and_update();
                 match now {
-                    Migration::Going => {}
-                    Migration::Completed => return Ok(()),
-                    Migration::Failed => return Err(self.why_failed(command).await),
+                    MigrationStatus::Going => {}
+                    MigrationStatus::Completed => return Ok(()),
+                    MigrationStatus::Failed => return Err(self.migration_error(command).await),
                 }
             }
-            // The task ended: so did the process, and the bound around this says how.
+            // The control task ended with the process; `bounded` reports the death.
             std::future::pending().await
         };
         self.bounded(command, deadline(self.shape.mem_mib), over).await
     }
 
-    async fn why_failed(&self, command: &'static str) -> VmmError {
+    async fn migration_error(&self, command: &'static str) -> VmmError {
         match self.command("query-migrate", Value::Null).await {
             Ok(status) => {
                 let detail =

@@ -1,12 +1,13 @@
-//! The QEMU adapter: from a [`Spec`] to a running process and back.
+//! QEMU adapter: starts a QEMU process for a [`MachineSpec`], and ends it.
 //!
-//! `command_line` says what QEMU is told, `control` is the task that owns the process, `qmp` is the wire format of its
-//! control socket, `migrate` saves and restores, `changes` reads what a machine changed in its memory, `complaint` reads its stderr. This file ties them together.
+//! `command_line` writes QEMU's arguments, `control` is the task that owns the process, `qmp` is the wire format of
+//! its control socket, `handle` sends commands, `migrate` saves and restores, `changes` copies the memory pages that
+//! a machine changed, `diagnosis` recognises errors on stderr.
 
 mod changes;
 mod command_line;
-mod complaint;
 mod control;
+mod diagnosis;
 mod handle;
 mod migrate;
 mod qmp;
@@ -22,70 +23,72 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socketpair};
 
 pub(crate) use command_line::DEVICE_MODEL;
 pub use command_line::VERBOSE_KERNEL_ARGS;
-pub(crate) use handle::Handle;
+pub(crate) use handle::QemuHandle;
 
-use crate::cgroup::Group;
-use crate::home::{self, Home};
-use crate::machine::{Accelerator, Machine, Memory, Spec, Start};
-use crate::sandbox::{Limits, Needs, Plan, Users, check_readable};
-use crate::spawn::{self, Containment, Order, Process};
+use crate::cgroup::MachineCgroup;
+use crate::machine::{Accelerator, GuestMemory, Machine, MachineSpec, MachineStart};
+use crate::machine_dir::{self, MachineDir};
+use crate::sandbox::{SandboxPlan, VmmLimits, VmmRequirements, VmmUsers, check_readable};
+use crate::spawn::{self, Containment, SpawnRequest, VmmProcess};
 use crate::{VmmError, tsc};
 
-/// How long QEMU may take from its start to its first answer. It takes 30 ms on an idle host; the rest is for a host
-/// that is swapping.
+/// Longest launch; one that reads memory from a state gets more. QEMU's first answer takes 30 ms on an idle host; the
+/// rest is for a host that is swapping.
 const LAUNCH_DEADLINE: Duration = Duration::from_secs(15);
 
-/// How long `--version` may take.
+/// Longest run of `--version`.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 
-/// Threads beside the vCPUs: at most 64 for disks, a few of QEMU's own.
+/// Threads of QEMU beside one for each vCPU: at most 64 for disks, and a few others.
 const SPARE_THREADS: u64 = 80;
 
-/// Where to have the binary from.
-const PACKAGE: &str = "on Debian: the package qemu-system-x86";
+/// Remedy for a missing binary.
+const OBTAINED_FROM: &str = "on Debian: the package qemu-system-x86";
 
-/// A QEMU installation and how it is to be used.
+/// A QEMU installation, with accelerator, run directory and users.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Qemu {
-    /// The path of `qemu-system-x86_64`.
+    /// Path of `qemu-system-x86_64`.
     pub binary: PathBuf,
-    /// What executes guest instructions.
+    /// Executor of guest instructions.
     pub accelerator: Accelerator,
-    /// Where a machine's lock is, and its root directory in its own mount namespace. Made when it is missing; what a
-    /// killed process left in it goes with the next launch.
+    /// Directory for machines' locks, and mount point of a VMM's root directory in its own mount namespace. Made when
+    /// it is missing; the next launch removes what killed processes left in it.
     pub run_dir: PathBuf,
-    /// Users and cgroups for the machines, which only root can give; otherwise they are this process's user.
-    pub users: Option<Users>,
+    /// Users and cgroups for machines, which only root can give; `None` runs them as this process's user.
+    pub users: Option<VmmUsers>,
 }
 
-/// What `--version` says.
+/// Version of a QEMU binary, as `--version` prints it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct QemuVersion {
-    /// Major version.
+    /// Major version, the first number.
     pub major: u32,
-    /// Minor version.
+    /// Minor version, the second number.
     pub minor: u32,
-    /// Patch level.
+    /// Patch level, the third number; 0 when it is not printed.
     pub micro: u32,
-    /// The whole version text, a distribution's suffix included.
+    /// Whole version text, with a distribution's suffix.
     pub text: String,
 }
 
 impl Qemu {
-    /// Starts a machine. Returns when QEMU answers; a cold guest is then booting, a restored one is loaded and
+    /// Starts a machine and returns when QEMU answers: a cold guest is then booting, a restored one is loaded and
     /// paused.
     ///
     /// # Errors
     /// When the specification is impossible, the host lacks something, or QEMU ended or refused. Nothing is left
     /// running then.
-    pub async fn launch(&self, spec: Spec) -> Result<Machine, VmmError> {
-        let Spec { shape, parts, memory, start } = spec;
+    pub async fn launch(&self, spec: MachineSpec) -> Result<Machine, VmmError> {
+        let MachineSpec { shape, parts, memory, start } = spec;
         command_line::check(shape, &memory)?;
-        // A few milliseconds of computing the first time: not on a runtime's worker. A guest that is restored was told
-        // when it booted.
+        // The first measurement computes for some milliseconds, so no runtime worker does it. A restored guest got
+        // the rate at its boot.
         let khz = match start {
-            Start::Cold => tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz()),
-            Start::Restore { .. } => 0,
+            MachineStart::Cold => {
+                tokio::task::spawn_blocking(tsc::tsc_khz).await.unwrap_or_else(|_| tsc::tsc_khz())
+            }
+            MachineStart::Restore { .. } => 0,
         };
 
         if self.users.is_some() {
@@ -99,21 +102,21 @@ impl Qemu {
         let (qmp, qmp_theirs) = pair()?;
         let (port, port_theirs) = pair()?;
         let (console, console_theirs) = pair()?;
-        let shares = matches!(memory, Memory::Owned(_));
+        let shares = matches!(memory, GuestMemory::Owned(_));
         let mapped = match &memory {
-            Memory::From(file) => {
+            GuestMemory::From(file) => {
                 let metadata = file.metadata();
                 let host = |source| VmmError::Host { doing: "look at the guest's memory file", source };
                 Some(metadata.map_err(host)?.ino())
             }
-            Memory::Private | Memory::Owned(_) => None,
+            GuestMemory::Private | GuestMemory::Owned(_) => None,
         };
         let memory_beside = shares || mapped.is_some();
-        let restores = matches!(start, Start::Restore { .. });
-        // All of memory is read from the state, if it is there.
+        let restores = matches!(start, MachineStart::Restore { .. });
+        // Without a memory file, all of memory is read from the state.
         let reading = if restores && !memory_beside { u64::from(shape.mem_mib) / 20 } else { 0 };
         let limit = LAUNCH_DEADLINE + Duration::from_secs(reading);
-        let line = command_line::Line {
+        let line = command_line::QemuCommandLine {
             accelerator: self.accelerator,
             shape,
             tsc_khz: khz,
@@ -124,47 +127,48 @@ impl Qemu {
             port: port_theirs,
             console: console_theirs,
         };
-        let command_line::Built { args, inherit, opens, .. } = line.build()?;
-        let needs = Needs {
+        let command_line::QemuArguments { args, inherit, reopened, .. } = line.build()?;
+        let requirements = VmmRequirements {
             shape,
-            limits: Limits::QEMU,
+            limits: VmmLimits::QEMU,
             longest_file,
             spare_threads: SPARE_THREADS,
             kvm: self.accelerator == Accelerator::Kvm,
-            home: None,
-            opens,
+            working_dir: None,
+            reopened,
         };
         let this = self.clone();
-        // Small file operations: not on a runtime's worker.
-        let contained = tokio::task::spawn_blocking(move || this.contain(needs));
-        let (plan, group, home) = contained.await.map_err(|source| VmmError::Host {
+        // File operations block, so no runtime worker does them.
+        let contained = tokio::task::spawn_blocking(move || this.plan_sandbox(requirements));
+        let (plan, group, machine_dir) = contained.await.map_err(|source| VmmError::Host {
             doing: "prepare the VMM's sandbox",
             source: source.into(),
         })??;
-        let order = Order {
+        let request = SpawnRequest {
             binary: self.binary.clone(),
             args,
             inherit,
             directory: "/".into(),
             stdout: false,
             containment: Containment::Sandbox(Box::new(plan)),
-            leftover: home.map(|home| Box::new(home) as _),
+            drop_with_process: machine_dir.map(|machine_dir| Box::new(machine_dir) as _),
         };
-        let process =
-            spawn::spawn(order).await.map_err(|fault| VmmError::of_spawn(&self.binary, PACKAGE, fault))?;
+        let process = spawn::spawn(request)
+            .await
+            .map_err(|fault| VmmError::of_spawn(&self.binary, OBTAINED_FROM, fault))?;
 
-        let (process, joined) = take_in(process, group).await?;
+        let (process, joined) = add_process(process, group).await?;
 
-        let mut handle = Handle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
-        handle.confined.cgroup = joined;
+        let mut handle = QemuHandle::new(process, self.accelerator, shape, shares, qmp, console, port)?;
+        handle.confinement.cgroup = joined;
         handle.mapped = mapped;
         let started = tokio::time::timeout(limit, async {
             handle.negotiate(memory_beside).await?;
-            handle.launched.answered = Instant::now();
-            if let Start::Restore { state } = start {
+            handle.launch_times.answered = Instant::now();
+            if let MachineStart::Restore { state } = start {
                 handle.load(state).await?;
             }
-            handle.launched.ready = Instant::now();
+            handle.launch_times.ready = Instant::now();
             Ok(())
         })
         .await
@@ -172,15 +176,18 @@ impl Qemu {
         match started {
             Ok(()) => Ok(Machine::from_qemu(handle)),
             Err(error) => {
-                // Reaped before the caller hears of it, so that a failed launch leaves nothing.
+                // The process is reaped before the caller gets the error, so that a failed launch leaves nothing.
                 let _ended = handle.stop().await;
-                Err(complaint::recognise(error, shape.mem_mib))
+                Err(diagnosis::recognise(error, shape.mem_mib))
             }
         }
     }
 
-    /// What is put around a QEMU with these needs, its cgroup, and the directory that holds its user's number.
-    fn contain(&self, needs: Needs) -> Result<(Plan, Option<Group>, Option<Home>), VmmError> {
+    /// Makes the sandbox's plan, the cgroup and the directory that reserves the user id. Blocks.
+    fn plan_sandbox(
+        &self,
+        requirements: VmmRequirements,
+    ) -> Result<(SandboxPlan, Option<MachineCgroup>, Option<MachineDir>), VmmError> {
         let host = |doing| move |source| VmmError::Host { doing, source };
         DirBuilder::new()
             .recursive(true)
@@ -188,16 +195,18 @@ impl Qemu {
             .create(&self.run_dir)
             .map_err(host("make the directory for running machines"))?;
         let Some(users) = &self.users else {
-            return Ok((Plan::new(needs, None, self.run_dir.clone()), None, None));
+            return Ok((SandboxPlan::new(requirements, None, self.run_dir.clone()), None, None));
         };
-        let kind = self.run_dir.join("qemu");
-        home::sweep(&kind, |id| users.cgroup_directories(id));
-        let (home, user) = users.home(&kind)?;
-        let memory = needs.shape.memory_bytes() + (u64::from(needs.limits.overhead_mib) << 20);
-        let threads = u64::from(needs.shape.vcpus) + needs.spare_threads;
-        // A host whose cgroups cannot be written has none for this.
-        let group = users.cgroups.and_then(|cgroups| Group::make(cgroups, home.id(), memory, threads).ok());
-        Ok((Plan::new(needs, Some(user), self.run_dir.clone()), group, Some(home)))
+        let machines_dir = self.run_dir.join("qemu");
+        machine_dir::sweep(&machines_dir, |id| users.cgroup_directories(id));
+        let (machine_dir, user) = users.machine_dir(&machines_dir)?;
+        let memory = requirements.shape.memory_bytes() + (u64::from(requirements.limits.overhead_mib) << 20);
+        let threads = u64::from(requirements.shape.vcpus) + requirements.spare_threads;
+        // Where cgroups are read-only, the machine has none.
+        let group = users
+            .cgroups
+            .and_then(|cgroups| MachineCgroup::make(cgroups, machine_dir.id(), memory, threads).ok());
+        Ok((SandboxPlan::new(requirements, Some(user), self.run_dir.clone()), group, Some(machine_dir)))
     }
 }
 
@@ -212,7 +221,7 @@ impl QemuVersion {
         let output = tokio::time::timeout(VERSION_DEADLINE, command.output())
             .await
             .map_err(|_| VmmError::Deadline { command: "--version", after: VERSION_DEADLINE })?
-            .map_err(|source| VmmError::of_run(binary, PACKAGE, source))?;
+            .map_err(|source| VmmError::of_run(binary, OBTAINED_FROM, source))?;
         let printed = String::from_utf8_lossy(&output.stdout);
         QemuVersion::parse(&printed).ok_or_else(|| VmmError::Version {
             binary: binary.to_owned(),
@@ -234,18 +243,21 @@ impl QemuVersion {
     }
 }
 
-/// While QEMU starts: brings it into its cgroup; whether that was done. The process goes along, so that nobody reaps it
-/// meanwhile, whoever is cancelled: its number is its own until then.
-async fn take_in(process: Process, group: Option<Group>) -> Result<(Process, bool), VmmError> {
+/// Moves the starting QEMU into its cgroup; gives whether that worked. The process is passed through, so that its id
+/// stays reserved even when the caller is cancelled.
+async fn add_process(
+    process: VmmProcess,
+    group: Option<MachineCgroup>,
+) -> Result<(VmmProcess, bool), VmmError> {
     let Some(group) = group else { return Ok((process, false)) };
     let joining = tokio::task::spawn_blocking(move || {
-        let joined = group.take_in(process.pid()).is_ok();
+        let joined = group.add_process(process.pid()).is_ok();
         (process, joined)
     });
     joining.await.map_err(|source| VmmError::Host { doing: "limit the VMM", source: source.into() })
 }
 
-/// Two ends of a stream, both close-on-exec.
+/// Makes a pair of connected stream sockets, both close-on-exec.
 fn pair() -> Result<(OwnedFd, OwnedFd), VmmError> {
     socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
         .map_err(|errno| VmmError::Host { doing: "make a socket pair", source: errno.into() })

@@ -1,27 +1,27 @@
-//! The wire format of QEMU's machine protocol: one JSON object a line, both ways.
+//! Wire format of QEMU's machine protocol (QMP): one JSON object a line, both ways.
 //!
-//! No IO: bytes in, messages out; commands in, bytes out. The guest cannot write here, but a QEMU that it took over
-//! could, so lines are bounded and nothing is assumed about what they hold.
+//! No IO: bytes in, messages out; commands in, bytes out. A guest cannot write here, but a QEMU that it took over
+//! could, so lines are bounded and nothing is assumed of their contents.
 
 use serde_json::{Map, Value, json};
 
-/// The longest line that is believed. QEMU's own answers stay far below.
+/// Longest accepted line in bytes. QEMU's own answers stay far below.
 const LINE_LIMIT: usize = 1 << 20;
 
-/// What QEMU says.
+/// Message from QEMU.
 #[derive(Debug, PartialEq)]
-pub(super) enum Message {
-    /// A command succeeded.
+pub(super) enum QmpMessage {
+    /// Answer of a command that succeeded.
     Return { id: u64, value: Value },
-    /// A command failed; QEMU's words.
+    /// Answer of a command that failed; `detail` is QEMU's message.
     Error { id: Option<u64>, detail: String },
-    /// Something happened.
+    /// Event, sent without a command.
     Event { name: String, data: Map<String, Value> },
-    /// The greeting, or something from a newer QEMU that nobody waits for.
+    /// Greeting, or an object that a newer QEMU sends.
     Other,
 }
 
-/// What cannot have come from a QEMU in its right mind.
+/// Violation of the protocol.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub(super) enum QmpError {
     #[error("a line longer than {LINE_LIMIT} bytes")]
@@ -30,21 +30,21 @@ pub(super) enum QmpError {
     NotJson,
 }
 
-/// Takes bytes as they come and gives messages.
+/// Decoder of a byte stream, cut anywhere, into messages.
 #[derive(Debug, Default)]
-pub(super) struct Decoder {
+pub(super) struct QmpDecoder {
     pending: Vec<u8>,
-    /// How much of `pending` was searched for a line's end already.
+    /// Bytes at the start of `pending` that hold no line end.
     searched: usize,
 }
 
-impl Decoder {
+impl QmpDecoder {
     pub(super) fn push(&mut self, bytes: &[u8]) {
         self.pending.extend_from_slice(bytes);
     }
 
-    /// The next whole message, or `None` until more bytes come.
-    pub(super) fn next(&mut self) -> Result<Option<Message>, QmpError> {
+    /// Takes the next whole message; `None` until more bytes come.
+    pub(super) fn next(&mut self) -> Result<Option<QmpMessage>, QmpError> {
         loop {
             let Some(offset) = self.pending[self.searched..].iter().position(|&byte| byte == b'\n') else {
                 self.searched = self.pending.len();
@@ -63,27 +63,27 @@ impl Decoder {
     }
 }
 
-fn parse(line: &[u8]) -> Result<Message, QmpError> {
+fn parse(line: &[u8]) -> Result<QmpMessage, QmpError> {
     let Ok(Value::Object(mut object)) = serde_json::from_slice(line) else { return Err(QmpError::NotJson) };
     let id = object.get("id").and_then(Value::as_u64);
     if let Some(error) = object.get("error") {
         let detail = error.get("desc").and_then(Value::as_str).unwrap_or("no reason given").to_owned();
-        return Ok(Message::Error { id, detail });
+        return Ok(QmpMessage::Error { id, detail });
     }
     if let (Some(id), Some(value)) = (id, object.remove("return")) {
-        return Ok(Message::Return { id, value });
+        return Ok(QmpMessage::Return { id, value });
     }
     if let Some(Value::String(name)) = object.remove("event") {
         let data = match object.remove("data") {
             Some(Value::Object(data)) => data,
             _ => Map::new(),
         };
-        return Ok(Message::Event { name, data });
+        return Ok(QmpMessage::Event { name, data });
     }
-    Ok(Message::Other)
+    Ok(QmpMessage::Other)
 }
 
-/// One command as a line.
+/// Encodes one command as a line; `Null` arguments are left out.
 pub(super) fn encode(id: u64, command: &str, arguments: &Value) -> Vec<u8> {
     let mut object = json!({ "execute": command, "id": id });
     if !arguments.is_null() {
@@ -100,7 +100,7 @@ mod tests {
 
     use super::*;
 
-    const TALK: &str = concat!(
+    const TRANSCRIPT: &str = concat!(
         r#"{"QMP": {"version": {"qemu": {"micro": 22, "minor": 2, "major": 7}}, "capabilities": ["oob"]}}"#,
         "\r\n",
         r#"{"return": {}, "id": 1}"#,
@@ -113,26 +113,26 @@ mod tests {
         "\r\n",
     );
 
-    fn all(decoder: &mut Decoder) -> Vec<Message> {
+    fn all(decoder: &mut QmpDecoder) -> Vec<QmpMessage> {
         std::iter::from_fn(|| decoder.next().unwrap()).collect()
     }
 
-    fn expected() -> Vec<Message> {
+    fn expected() -> Vec<QmpMessage> {
         let Value::Object(data) = json!({ "status": "completed" }) else { unreachable!() };
         vec![
-            Message::Other,
-            Message::Return { id: 1, value: json!({}) },
-            Message::Event { name: "MIGRATION".into(), data },
-            Message::Event { name: "STOP".into(), data: Map::new() },
-            Message::Error { id: Some(2), detail: "no".into() },
+            QmpMessage::Other,
+            QmpMessage::Return { id: 1, value: json!({}) },
+            QmpMessage::Event { name: "MIGRATION".into(), data },
+            QmpMessage::Event { name: "STOP".into(), data: Map::new() },
+            QmpMessage::Error { id: Some(2), detail: "no".into() },
         ]
     }
 
     #[test]
-    fn a_talk_is_read_however_it_is_cut() {
-        for cut in 0..TALK.len() {
-            let mut decoder = Decoder::default();
-            let (one, two) = TALK.as_bytes().split_at(cut);
+    fn a_transcript_is_read_however_it_is_cut() {
+        for cut in 0..TRANSCRIPT.len() {
+            let mut decoder = QmpDecoder::default();
+            let (one, two) = TRANSCRIPT.as_bytes().split_at(cut);
             decoder.push(one);
             let mut messages = all(&mut decoder);
             decoder.push(two);
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_line_without_end_is_refused() {
-        let mut decoder = Decoder::default();
+        let mut decoder = QmpDecoder::default();
         decoder.push(&vec![b'x'; LINE_LIMIT]);
         assert_eq!(decoder.next(), Ok(None));
         decoder.push(b"x");
@@ -160,7 +160,7 @@ mod tests {
     proptest! {
         #[test]
         fn garbage_never_panics(lines in proptest::collection::vec("\\PC{0,60}|\\{\"(id|return|error|event|data)\": ?[0-9\"{}a-z]{0,9}\\}", 0..9)) {
-            let mut decoder = Decoder::default();
+            let mut decoder = QmpDecoder::default();
             decoder.push(lines.join("\n").as_bytes());
             while let Ok(Some(_)) = decoder.next() {}
         }

@@ -1,10 +1,10 @@
-//! System calls that no VMM makes and that one that was taken over would like to.
+//! Seccomp filter: refuses system calls that no VMM makes and that help a VMM that was taken over.
 //!
-//! The VMM's own seccomp filter, which it installs itself, knows better what it needs; this one is there before the
-//! program's first instruction, holds where the host allows no namespaces, and has what QEMU's leaves open: sockets.
+//! The seccomp filter that a VMM installs itself is narrower; this one applies before the program's first
+//! instruction, holds where the host allows no namespaces, and closes what QEMU's leaves open: sockets.
 //!
-//! It also closes what landlock leaves open: modes, owners and times of files, and, on kernels that have an early one,
-//! cutting a file short.
+//! The filter also closes what landlock leaves open: modes, owners and times of files, and truncation on kernels with
+//! an early landlock.
 
 use std::io;
 
@@ -14,22 +14,22 @@ use seccompiler::{
     TargetArch, sock_filter,
 };
 
-/// A compiled filter.
-pub(super) type Program = BpfProgram;
+/// A compiled filter, ready to be installed.
+pub(super) type SeccompProgram = BpfProgram;
 
-/// asm/unistd_64.h; newer than libc.
+/// Number in asm/unistd_64.h of a system call newer than libc.
 const SETXATTRAT: libc::c_long = 463;
 const REMOVEXATTRAT: libc::c_long = 466;
 
-/// Of a system call's number, where it is one of the x32 ABI: the same calls again, under the same architecture.
-const X32: u32 = 0x4000_0000;
+/// Bit in the numbers of the x32 ABI, which has the same calls again under the same architecture.
+const X32_BIT: u32 = 0x4000_0000;
 
-/// What they do is behind a pointer, which a filter cannot follow. Said to be missing, so that a C library uses the
-/// older call.
-const MISSING: [libc::c_long; 2] = [libc::SYS_clone3, libc::SYS_openat2];
+/// Calls whose flags are behind a pointer, which a filter cannot follow. They fail with ENOSYS, so that a C library
+/// uses the older call.
+const ENOSYS_CALLS: [libc::c_long; 2] = [libc::SYS_clone3, libc::SYS_openat2];
 
-/// A child in such a namespace would have every capability over it.
-const NAMESPACES: [libc::c_int; 7] = [
+/// Clone flags for namespaces, over which a child would have every capability.
+const NAMESPACE_FLAGS: [libc::c_int; 7] = [
     libc::CLONE_NEWUSER,
     libc::CLONE_NEWNS,
     libc::CLONE_NEWPID,
@@ -39,14 +39,14 @@ const NAMESPACES: [libc::c_int; 7] = [
     libc::CLONE_NEWCGROUP,
 ];
 
-/// Bytes; a huge page has 2 MiB.
-const FEW_HUGE_PAGES: u64 = 4 << 20;
+/// Length in bytes up to which a block gets no huge pages (2 MiB each).
+const SMALL_BLOCK: u64 = 4 << 20;
 
-/// The part of a socket's type that is no flag.
-const SOCKET_TYPE: u64 = 0xf;
+/// Mask of the part of a socket's type that is no flag.
+const SOCKET_TYPE_MASK: u64 = 0xf;
 
-/// Refused whatever their arguments.
-const REFUSED: &[libc::c_long] = &[
+/// System calls refused whatever their arguments.
+const REFUSED_CALLS: &[libc::c_long] = &[
     // Other processes. `tgkill` and `tkill` are how threads of one process signal each other.
     libc::SYS_ptrace,
     libc::SYS_process_vm_readv,
@@ -157,58 +157,64 @@ const REFUSED: &[libc::c_long] = &[
     libc::SYS_syslog,
 ];
 
-/// The filter of a VMM that makes Unix sockets of its own to be called on, or none at all.
-pub(super) fn program(sockets: bool) -> io::Result<Program> {
+/// Compiles the filter of a VMM. With `sockets` it may make Unix stream sockets to listen on, otherwise no sockets at
+/// all.
+pub(super) fn program(sockets: bool) -> io::Result<SeccompProgram> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     let mut rules: Vec<(libc::c_long, Vec<SeccompRule>)> =
-        REFUSED.iter().map(|call| (*call, Vec::new())).collect();
+        REFUSED_CALLS.iter().map(|call| (*call, Vec::new())).collect();
 
     // A message to a datagram socket needs no connection, only its address.
     let types = [libc::SOCK_DGRAM, libc::SOCK_RAW, libc::SOCK_SEQPACKET];
-    let types =
-        || types.map(|kind| when(1, MaskedEq(SOCKET_TYPE), kind)).into_iter().collect::<io::Result<Vec<_>>>();
+    let types = || {
+        types
+            .map(|kind| argument_rule(1, MaskedEq(SOCKET_TYPE_MASK), kind))
+            .into_iter()
+            .collect::<io::Result<Vec<_>>>()
+    };
     rules.push((libc::SYS_socketpair, types()?));
     let mut refused_sockets = Vec::new();
     if sockets {
-        // Without a network namespace it would reach the host's; vsock has no namespaces at all.
+        // Without a network namespace other families would reach the host's network; vsock has no namespaces at all.
         refused_sockets = types()?;
-        refused_sockets.push(when(0, Ne, libc::AF_UNIX)?);
+        refused_sockets.push(argument_rule(0, Ne, libc::AF_UNIX)?);
     } else {
-        // A Firecracker, which is who makes sockets, keeps the queue of its vsock in one.
+        // Firecracker, the only VMM with sockets, keeps the queue of its vsock in a memfd.
         rules.push((libc::SYS_memfd_create, Vec::new()));
     }
     rules.push((libc::SYS_socket, refused_sockets));
 
-    let namespaces = NAMESPACES.map(|flag| when(0, MaskedEq(u64::from(flag.unsigned_abs())), flag));
+    let namespaces =
+        NAMESPACE_FLAGS.map(|flag| argument_rule(0, MaskedEq(u64::from(flag.unsigned_abs())), flag));
     rules.push((libc::SYS_clone, namespaces.into_iter().collect::<io::Result<_>>()?));
 
-    // Opened for reading, and cut. And for neither reading nor writing, which landlock does not look at.
+    // Refused: open for reading with truncation, and open for neither reading nor writing, which landlock does not
+    // check.
     let reads_and_cuts = u64::from((libc::O_ACCMODE | libc::O_TRUNC).unsigned_abs());
     let accesses = u64::from(libc::O_ACCMODE.unsigned_abs());
     for (call, flags) in [(libc::SYS_open, 1), (libc::SYS_openat, 2)] {
-        let cuts = when(flags, MaskedEq(reads_and_cuts), libc::O_TRUNC)?;
-        rules.push((call, vec![cuts, when(flags, MaskedEq(accesses), libc::O_ACCMODE)?]));
+        let cuts = argument_rule(flags, MaskedEq(reads_and_cuts), libc::O_TRUNC)?;
+        rules.push((call, vec![cuts, argument_rule(flags, MaskedEq(accesses), libc::O_ACCMODE)?]));
     }
-    // It dies with us.
-    rules.push((libc::SYS_prctl, vec![when(0, Eq, libc::PR_SET_PDEATHSIG)?]));
-    // A block that is no larger than a few huge pages would be given one for its first byte: QEMU's ACPI tables, of which a
-    // tenth of one is used.
-    let small = condition(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Le, FEW_HUGE_PAGES)?;
+    // The VMM must not undo its parent-death signal.
+    rules.push((libc::SYS_prctl, vec![argument_rule(0, Eq, libc::PR_SET_PDEATHSIG)?]));
+    // A small block would get a huge page for its first byte: QEMU's ACPI tables use a tenth of one.
+    let small = condition(1, SeccompCmpArgLen::Qword, SeccompCmpOp::Le, SMALL_BLOCK)?;
     let huge = condition(2, SeccompCmpArgLen::Dword, Eq, u64::from(libc::MADV_HUGEPAGE.unsigned_abs()))?;
     rules.push((libc::SYS_madvise, vec![SeccompRule::new(vec![small, huge]).map_err(io::Error::other)?]));
-    // Its own limits it may ask for and lower.
-    rules.push((libc::SYS_prlimit64, vec![when(0, Ne, 0)?]));
+    // A VMM may read and lower its own limits.
+    rules.push((libc::SYS_prlimit64, vec![argument_rule(0, Ne, 0)?]));
 
     let refuse = SeccompAction::Errno(number(Errno::PERM));
     let filter: BpfProgram =
         SeccompFilter::new(rules.into_iter().collect(), SeccompAction::Allow, refuse, TargetArch::x86_64)
             .and_then(TryInto::try_into)
             .map_err(io::Error::other)?;
-    Ok(first().into_iter().chain(filter).collect())
+    Ok(prologue().into_iter().chain(filter).collect())
 }
 
-/// A rule about one argument.
-fn when(argument: u8, op: SeccompCmpOp, value: libc::c_int) -> io::Result<SeccompRule> {
+/// Makes a rule that compares the lower 32 bits of one argument.
+fn argument_rule(argument: u8, op: SeccompCmpOp, value: libc::c_int) -> io::Result<SeccompRule> {
     let condition = condition(argument, SeccompCmpArgLen::Dword, op, u64::from(value.unsigned_abs()))?;
     SeccompRule::new(vec![condition]).map_err(io::Error::other)
 }
@@ -222,8 +228,9 @@ fn condition(
     SeccompCondition::new(argument, length, op, value).map_err(io::Error::other)
 }
 
-/// What the compiler of filters has no words for, put before its program: another error for some, and x32.
-fn first() -> [sock_filter; 7] {
+/// Instructions before the compiled filter, for two cases that its compiler cannot express: ENOSYS for
+/// [`ENOSYS_CALLS`], EPERM for x32.
+fn prologue() -> [sock_filter; 7] {
     // linux/bpf_common.h, linux/seccomp.h
     const LOAD: u16 = 0x20;
     const JUMP: u16 = 0x05;
@@ -232,10 +239,10 @@ fn first() -> [sock_filter; 7] {
     const RETURN: u16 = 0x06;
     const OFFSET_OF_NUMBER: u32 = 0;
     let line = |code, k, jt| sock_filter { code, jt, jf: 0, k };
-    let [clone3, openat2] = MISSING.map(|call| u32::try_from(call).unwrap_or(u32::MAX));
+    let [clone3, openat2] = ENOSYS_CALLS.map(|call| u32::try_from(call).unwrap_or(u32::MAX));
     [
         line(LOAD, OFFSET_OF_NUMBER, 0),
-        line(JUMP_GE, X32, 3),
+        line(JUMP_GE, X32_BIT, 3),
         line(JUMP_EQ, clone3, 3),
         line(JUMP_EQ, openat2, 2),
         line(JUMP, 2, 0),
@@ -275,7 +282,7 @@ mod tests {
     #[test]
     fn every_way_around_is_closed() {
         let (at, own) = (long(libc::AT_FDCWD), c"/proc/self/exe".as_ptr() as libc::c_long);
-        let x32 = libc::c_long::from(X32);
+        let x32 = libc::c_long::from(X32_BIT);
         let stream = long(libc::SOCK_STREAM | libc::SOCK_CLOEXEC);
         let refused = errors(
             true,
@@ -298,7 +305,7 @@ mod tests {
             ],
         );
         assert_eq!(refused, [libc::EPERM; 15]);
-        let missing = errors(true, MISSING.map(|call| (call, [0; 4])));
+        let missing = errors(true, ENOSYS_CALLS.map(|call| (call, [0; 4])));
         assert_eq!(missing, [libc::ENOSYS; 2], "a C library falls back to the older calls on this alone");
         let unix = (libc::SYS_socket, [long(libc::AF_UNIX), stream, 0, 0]);
         let memory = (libc::SYS_memfd_create, [c"x".as_ptr() as libc::c_long, 0, 0, 0]);
@@ -309,7 +316,7 @@ mod tests {
     fn huge_pages_are_for_what_is_large() {
         // Nothing is mapped there: what is let through finds that out.
         let ask = |bytes: u64| (libc::SYS_madvise, [0, bytes as libc::c_long, long(libc::MADV_HUGEPAGE), 0]);
-        let done = errors(false, [ask(2 << 20), ask(FEW_HUGE_PAGES), ask(52 << 20)]);
+        let done = errors(false, [ask(2 << 20), ask(SMALL_BLOCK), ask(52 << 20)]);
         assert_eq!(done, [libc::EPERM, libc::EPERM, libc::ENOMEM]);
     }
 

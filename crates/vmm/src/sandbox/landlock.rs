@@ -1,4 +1,4 @@
-//! The landlock ruleset: which files a VMM may open, whatever its user may.
+//! Landlock ruleset: the files that a VMM may open, whatever its user may.
 
 use std::io;
 use std::os::fd::{BorrowedFd, OwnedFd, RawFd};
@@ -10,35 +10,35 @@ use landlock::{
     RulesetCreated, RulesetCreatedAttr, Scope,
 };
 
-use super::{Needs, view};
-use crate::warden::Access;
+use super::{VmmRequirements, view};
+use crate::warden::FileAccess;
 
-/// The newest that is asked for; an older kernel gives what it has.
-const NEWEST: ABI = ABI::V6;
+/// Newest landlock version that is asked for; an older kernel applies the part it knows.
+const NEWEST_ABI: ABI = ABI::V6;
 
-/// The ruleset, or nothing where the kernel has no landlock.
+/// Makes the ruleset of a VMM; `None` where the kernel has no landlock.
 pub(super) fn ruleset(
-    needs: &Needs,
-    opens: &[(RawFd, Access)],
+    requirements: &VmmRequirements,
+    reopened: &[(RawFd, FileAccess)],
     program: &Path,
 ) -> io::Result<Option<OwnedFd>> {
     let made = || {
         let mut rules = Ruleset::default()
             .set_compatibility(landlock::CompatLevel::BestEffort)
-            .handle_access(AccessFs::from_all(NEWEST))?
-            .handle_access(AccessNet::from_all(NEWEST))?
-            .scope(Scope::from_all(NEWEST))?
+            .handle_access(AccessFs::from_all(NEWEST_ABI))?
+            .handle_access(AccessNet::from_all(NEWEST_ABI))?
+            .scope(Scope::from_all(NEWEST_ABI))?
             .create()?;
         let run = AccessFs::ReadFile | AccessFs::Execute;
         rules = allow(rules, program, run)?;
         for directory in view::system(program) {
             rules = allow(rules, &directory, run | AccessFs::ReadDir)?;
         }
-        for device in view::devices(needs) {
+        for device in view::devices(requirements) {
             rules =
                 allow(rules, device.as_ref(), AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::IoctlDev)?;
         }
-        if let Some(home) = &needs.home {
+        if let Some(working_dir) = &requirements.working_dir {
             let own = AccessFs::ReadFile
                 | AccessFs::WriteFile
                 | AccessFs::ReadDir
@@ -46,16 +46,16 @@ pub(super) fn ruleset(
                 | AccessFs::MakeReg
                 | AccessFs::RemoveFile
                 | AccessFs::Truncate;
-            rules = allow(rules, home, own)?;
+            rules = allow(rules, working_dir, own)?;
         }
-        for (file, access) in opens {
+        for (file, access) in reopened {
             let may = match access {
-                Access::Read => BitFlags::from(AccessFs::ReadFile),
-                Access::Write => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
+                FileAccess::Read => BitFlags::from(AccessFs::ReadFile),
+                FileAccess::Write => AccessFs::ReadFile | AccessFs::WriteFile | AccessFs::Truncate,
             };
             // SAFETY: the descriptor is one of those that the caller hands to the child, open until the child runs.
             let file = unsafe { BorrowedFd::borrow_raw(*file) };
-            // Landlock has no rules for what is on no file system that can be mounted, and does not restrict it.
+            // Landlock neither restricts files on file systems that cannot be mounted nor takes rules for them.
             if is_memfd(file) {
                 continue;
             }
@@ -73,7 +73,7 @@ fn allow(
 ) -> Result<RulesetCreated, landlock::RulesetError> {
     match PathFd::new(path) {
         Ok(beneath) => rules.add_rule(PathBeneath::new(beneath, access)),
-        // What this host does not have needs no rule.
+        // A path that this host does not have needs no rule.
         Err(_) => Ok(rules),
     }
 }

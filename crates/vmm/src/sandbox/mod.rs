@@ -1,12 +1,14 @@
-//! What is put around a VMM process beside its own seccomp filter, so that one that was taken over finds nothing.
+//! Sandbox around a VMM process, beside the VMM's own seccomp filter, so that a VMM that a guest took over reaches
+//! nothing.
 //!
 //! ```text
-//!   policy (Users, Limits) + what the VMM needs --> Plan --> Prepared --> in the child, between clone and exec
-//!                                                    ^          |
-//!                                                    +- weaker -+  what the host does not allow is left out, and said
+//!   VmmUsers, VmmLimits, VmmRequirements --> SandboxPlan --> PreparedSandbox --> in the child, between clone and exec
+//!                                                 ^                |
+//!                                                 +---- weaken ----+   a part that the host does not allow is left
+//!                                                                      out, and `Confinement` lacks it
 //! ```
 //!
-//! | what | root | not root |
+//! | part | root | not root |
 //! |---|---|---|
 //! | user | one of its own for each machine | the caller's |
 //! | namespaces | mount, network, IPC, PID | user, and the same |
@@ -15,8 +17,8 @@
 //! | system calls | none that make sockets beyond Unix ones, trace, mount, or load | the same |
 //! | limits | memory and threads by cgroup; data, threads, files, file size | without cgroup |
 //!
-//! `view` is the root directory, `landlock` and `filter` are the kernel's two filters, `enter` is all that happens in
-//! the child. Everything that allocates happens before the clone.
+//! `view` builds the root directory, `landlock` and `filter` the kernel's two filters, `enter` runs in the child.
+//! Everything that allocates runs before the clone.
 
 mod enter;
 mod filter;
@@ -30,33 +32,33 @@ use std::path::{Path, PathBuf};
 
 use rustix::thread::CapabilitySet;
 
-pub(crate) use enter::{Fault, Step};
+pub(crate) use enter::{SpawnFault, SpawnStep};
 
 use crate::VmmError;
-use crate::cgroup::Cgroups;
-use crate::home::{Home, any_number};
+use crate::cgroup::CgroupVersion;
 use crate::machine::Shape;
-use crate::warden::Access;
+use crate::machine_dir::{MachineDir, random_number};
+use crate::warden::FileAccess;
 
-/// What only root can give.
+/// Users and cgroups for VMMs, which only root can give.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Users {
-    /// User ids, and group ids with the same numbers, that belong to nobody: each running machine has one of its own.
-    /// The wider the range, the less likely it is that another user of it, with another directory, takes the same.
+pub struct VmmUsers {
+    /// Unused user ids, and group ids with the same numbers: each running machine has one of its own. The wider the
+    /// range, the less likely two run directories with the same range choose the same id.
     pub ids: Range<u32>,
-    /// Which cgroups limit a machine; `None` where the host has none that do.
-    pub cgroups: Option<Cgroups>,
+    /// Version of the cgroups that limit a machine; `None` where the host has none that can.
+    pub cgroups: Option<CgroupVersion>,
 }
 
-impl Users {
-    /// An id that may be free.
-    fn any_id(&self) -> u32 {
+impl VmmUsers {
+    /// Random id of the range, which may be in use.
+    fn random_id(&self) -> u32 {
         let width = u64::from(self.ids.end.saturating_sub(self.ids.start)).max(1);
-        // Below the width of a range of u32, so it fits.
-        self.ids.start + u32::try_from(any_number() % width).unwrap_or(0)
+        // The remainder is below the width of a range of u32, so it fits.
+        self.ids.start + u32::try_from(random_number() % width).unwrap_or(0)
     }
 
-    /// Refuses a range with root in it, or nobody.
+    /// Refuses an empty range, and one with root in it.
     fn check(&self) -> Result<(), VmmError> {
         if self.ids.is_empty() || self.ids.contains(&0) {
             let Range { start, end } = self.ids;
@@ -65,58 +67,60 @@ impl Users {
         Ok(())
     }
 
-    /// A directory below `kind` for a machine, named after the user that is the machine's alone from then on.
-    pub(crate) fn home(&self, kind: &Path) -> Result<(Home, u32), VmmError> {
+    /// Makes a machine's directory below `parent`, named after a user id that is the machine's alone while the
+    /// directory exists. Gives both.
+    pub(crate) fn machine_dir(&self, parent: &Path) -> Result<(MachineDir, u32), VmmError> {
         self.check()?;
         let mut user = 0;
         let choose = || {
-            user = self.any_id();
+            user = self.random_id();
             user.to_string()
         };
-        let made = Home::make(kind, choose);
-        let mut home = made.map_err(|source| VmmError::Host { doing: "make the VMM's directory", source })?;
-        home.owns_cgroups(self.cgroup_directories(home.id()));
-        Ok((home, user))
+        let made = MachineDir::make(parent, choose);
+        let mut machine_dir =
+            made.map_err(|source| VmmError::Host { doing: "make the VMM's directory", source })?;
+        machine_dir.set_cgroups(self.cgroup_directories(machine_dir.id()));
+        Ok((machine_dir, user))
     }
 
-    /// The cgroups of the machine with this id.
+    /// Cgroup directories of the machine `id`; empty without cgroups.
     pub(crate) fn cgroup_directories(&self, id: &str) -> Vec<PathBuf> {
         self.cgroups.map(|cgroups| cgroups.directories(id)).unwrap_or_default()
     }
 }
 
-/// What a VMM may use. What follows from the machine's shape is not asked: how long a file may get, and threads.
+/// Limits of a VMM beyond its machine's shape, from which file sizes and threads follow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
-    /// Memory beyond the guest's, in MiB: the VMM itself, and page cache of its disk.
+pub struct VmmLimits {
+    /// Memory beyond the guest's, in MiB: for the VMM itself and the page cache of its disk.
     pub overhead_mib: u32,
-    /// Open files.
+    /// Most open files of the VMM.
     pub open_files: u32,
 }
 
-impl Limits {
-    /// For Firecracker, which takes 5 MiB itself; the rest is page cache, which is given back when it is needed.
-    pub const FIRECRACKER: Limits = Limits { overhead_mib: 64, open_files: 256 };
-    /// For QEMU, which takes up to 120 MiB itself; the rest is page cache.
-    pub const QEMU: Limits = Limits { overhead_mib: 512, open_files: 256 };
+impl VmmLimits {
+    /// Limits of Firecracker, which takes 5 MiB itself; the rest is page cache, which the kernel reclaims.
+    pub const FIRECRACKER: VmmLimits = VmmLimits { overhead_mib: 64, open_files: 256 };
+    /// Limits of QEMU, which takes up to 120 MiB itself; the rest is page cache.
+    pub const QEMU: VmmLimits = VmmLimits { overhead_mib: 512, open_files: 256 };
 }
 
-/// What a machine's VMM is confined by. What the host did not allow is missing.
+/// Confinement of a running VMM. A part that the host did not allow is absent.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Confined {
-    /// A user of its own.
+pub struct Confinement {
+    /// User id of the VMM alone; `None` when the VMM runs as this process's user.
     pub user: Option<u32>,
-    /// Namespaces of its own, and a root directory with only what it needs.
+    /// Whether the VMM has namespaces of its own and a root directory with only what it needs.
     pub namespaces: bool,
-    /// A landlock ruleset.
+    /// Whether a landlock ruleset limits the files that the VMM opens.
     pub landlock: bool,
-    /// A cgroup that limits its memory and threads.
+    /// Whether a cgroup limits the VMM's memory and threads.
     pub cgroup: bool,
-    /// Firecracker's own jailer did it.
+    /// Whether Firecracker's own jailer confines the VMM.
     pub jailer: bool,
 }
 
-impl fmt::Display for Confined {
+impl fmt::Display for Confinement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let all = [
             (self.jailer, "jailer"),
@@ -132,44 +136,44 @@ impl fmt::Display for Confined {
     }
 }
 
-/// What a VMM has to reach to do its work.
+/// Resources that a VMM needs; all others are closed to it.
 #[derive(Debug)]
-pub(crate) struct Needs {
+pub(crate) struct VmmRequirements {
     pub(crate) shape: Shape,
-    pub(crate) limits: Limits,
-    /// How long the longest file is that it may write, in bytes.
+    pub(crate) limits: VmmLimits,
+    /// Length in bytes of the longest file that the VMM may write.
     pub(crate) longest_file: u64,
-    /// Threads beside the vCPUs.
+    /// Threads of the VMM beside one for each vCPU.
     pub(crate) spare_threads: u64,
-    /// `/dev/kvm`.
+    /// Whether the VMM opens `/dev/kvm`.
     pub(crate) kvm: bool,
-    /// A directory that it makes sockets in, which is its working directory.
-    pub(crate) home: Option<PathBuf>,
-    /// Inherited files that it opens anew by `/proc/self/fd`.
-    pub(crate) opens: Vec<(RawFd, Access)>,
+    /// Working directory, in which the VMM makes its sockets; `None` for a VMM that makes no files.
+    pub(crate) working_dir: Option<PathBuf>,
+    /// Inherited files that the VMM opens anew by `/proc/self/fd/N`, with the access it needs.
+    pub(crate) reopened: Vec<(RawFd, FileAccess)>,
 }
 
-/// What shall be put around one VMM.
+/// Sandbox to be put around one VMM.
 #[derive(Debug)]
-pub(crate) struct Plan {
-    pub(crate) needs: Needs,
-    /// A user of its own.
+pub(crate) struct SandboxPlan {
+    pub(crate) requirements: VmmRequirements,
+    /// User id for the VMM alone; `None` for this process's user.
     pub(crate) user: Option<u32>,
-    /// A directory that exists; in the VMM's own mount namespace its root is built on it.
+    /// Existing directory on which the VMM's root directory is mounted, in the VMM's own mount namespace.
     pub(crate) mount_point: PathBuf,
     namespaces: bool,
     landlock: bool,
 }
 
-impl Plan {
-    /// All that this host may allow.
-    pub(crate) fn new(needs: Needs, user: Option<u32>, mount_point: PathBuf) -> Plan {
-        Plan { needs, user, mount_point, namespaces: true, landlock: true }
+impl SandboxPlan {
+    /// Plans every part; the host may still refuse some.
+    pub(crate) fn new(requirements: VmmRequirements, user: Option<u32>, mount_point: PathBuf) -> SandboxPlan {
+        SandboxPlan { requirements, user, mount_point, namespaces: true, landlock: true }
     }
 
-    /// What is confined by it.
-    pub(crate) fn confined(&self) -> Confined {
-        Confined {
+    /// Confinement that the plan still has.
+    pub(crate) fn confinement(&self) -> Confinement {
+        Confinement {
             user: self.user,
             namespaces: self.namespaces,
             landlock: self.landlock,
@@ -178,88 +182,97 @@ impl Plan {
         }
     }
 
-    /// Leaves out what failed, if that can be left out. Hosts differ: a container may not make namespaces, a
-    /// distribution may forbid them to users, a kernel may lack landlock. What a host may have again in a moment is no
-    /// reason.
-    pub(crate) fn weaken(&mut self, fault: &Fault) -> bool {
-        if fault.is_passing() {
+    /// Leaves out the part that failed; whether that part could be left out. Hosts differ: a container may not make
+    /// namespaces, a distribution may forbid them to users, a kernel may lack landlock. A transient shortage weakens
+    /// nothing.
+    pub(crate) fn weaken(&mut self, fault: &SpawnFault) -> bool {
+        if fault.is_transient() {
             return false;
         }
         match fault.step {
-            Step::Clone | Step::UserMap | Step::View => std::mem::replace(&mut self.namespaces, false),
-            Step::User => self.user.take().is_some(),
-            Step::Landlock => std::mem::replace(&mut self.landlock, false),
+            SpawnStep::Clone | SpawnStep::UserMap | SpawnStep::View => {
+                std::mem::replace(&mut self.namespaces, false)
+            }
+            SpawnStep::User => self.user.take().is_some(),
+            SpawnStep::Landlock => std::mem::replace(&mut self.landlock, false),
             _ => false,
         }
     }
 
-    /// Everything that a child does not have the means to make.
-    pub(crate) fn prepare(&mut self, program: &Path) -> Result<Prepared, Fault> {
-        let opens: &[(RawFd, Access)] = &self.needs.opens;
-        let fault = |step| move |source| Fault { step, source };
-        // A VMM of another user's that nobody may kill would outlive us.
+    /// Makes everything that a child cannot make itself, because it must not allocate.
+    pub(crate) fn prepare(&mut self, program: &Path) -> Result<PreparedSandbox, SpawnFault> {
+        let reopened: &[(RawFd, FileAccess)] = &self.requirements.reopened;
+        let fault = |step| move |source| SpawnFault { step, source };
+        // Without CAP_KILL a VMM with another user could not be killed and would outlive this process.
         self.user = self.user.filter(|_| may_kill_others());
         let view = match self.namespaces {
             true => Some(
-                view::View::new(&self.needs, self.user, program, &self.mount_point)
-                    .map_err(fault(Step::View))?,
+                view::RootView::new(&self.requirements, self.user, program, &self.mount_point)
+                    .map_err(fault(SpawnStep::View))?,
             ),
             false => None,
         };
-        // A kernel without landlock is no error here: what is one must not end in less than was asked for.
+        // A kernel without landlock gives no ruleset; any other failure is an error and must not weaken the sandbox.
         let ruleset = match self.landlock {
-            true => landlock::ruleset(&self.needs, opens, program).map_err(fault(Step::Prepare))?,
+            true => {
+                landlock::ruleset(&self.requirements, reopened, program).map_err(fault(SpawnStep::Prepare))?
+            }
             false => None,
         };
         self.landlock = ruleset.is_some();
-        Ok(Prepared {
+        Ok(PreparedSandbox {
             namespaces: self.namespaces,
-            maps: (self.namespaces && self.user.is_none()).then(enter::Maps::of_caller),
+            maps: (self.namespaces && self.user.is_none()).then(enter::IdMaps::of_caller),
             view,
             user: self.user,
-            own_kvm: self.needs.kvm && self.namespaces && self.user.is_some(),
-            kvm_group: if self.needs.kvm && self.user.is_some() { view::kvm_group() } else { None },
+            own_kvm: self.requirements.kvm && self.namespaces && self.user.is_some(),
+            kvm_group: if self.requirements.kvm && self.user.is_some() { view::kvm_group() } else { None },
             limits: self.limits(),
             ruleset,
-            filter: filter::program(self.needs.home.is_some()).map_err(fault(Step::Prepare))?,
+            filter: filter::program(self.requirements.working_dir.is_some())
+                .map_err(fault(SpawnStep::Prepare))?,
         })
     }
 
-    fn limits(&self) -> Vec<enter::Limit> {
-        let Needs { shape, limits, longest_file, spare_threads, .. } = &self.needs;
+    fn limits(&self) -> Vec<enter::ResourceLimit> {
+        let VmmRequirements { shape, limits, longest_file, spare_threads, .. } = &self.requirements;
         let threads = u64::from(shape.vcpus) + spare_threads;
-        // Stacks of threads count as data: 8 MiB each.
+        // Thread stacks count as data: 8 MiB each.
         let data = shape.memory_bytes() + (u64::from(limits.overhead_mib) << 20) + threads * (8 << 20);
         let mut all = vec![
-            enter::Limit::new(rustix::process::Resource::Nofile, limits.open_files.into()),
-            enter::Limit::new(rustix::process::Resource::Fsize, longest_file + FILE_ROOM),
-            enter::Limit::new(rustix::process::Resource::Data, data),
-            // Shared memory is no data; a file of the guest's memory, programs and reservations are address space too.
-            enter::Limit::new(rustix::process::Resource::As, data + shape.memory_bytes() + ADDRESSES),
+            enter::ResourceLimit::new(rustix::process::Resource::Nofile, limits.open_files.into()),
+            enter::ResourceLimit::new(rustix::process::Resource::Fsize, longest_file + SPARE_FILE_LENGTH),
+            enter::ResourceLimit::new(rustix::process::Resource::Data, data),
+            // Data does not include shared memory; address space also holds a file of the guest's memory, programs
+            // and reservations.
+            enter::ResourceLimit::new(
+                rustix::process::Resource::As,
+                data + shape.memory_bytes() + SPARE_ADDRESS_SPACE,
+            ),
         ];
-        // Counted for each user of a user namespace: for the caller's own user in the caller's own namespace, all of
-        // the caller's processes would count.
+        // The kernel counts processes for each user of a user namespace: for the caller's user in the caller's
+        // namespace it would count all of the caller's processes.
         if self.user.is_some() || self.namespaces && counts_by_namespace() {
-            all.push(enter::Limit::new(rustix::process::Resource::Nproc, threads));
+            all.push(enter::ResourceLimit::new(rustix::process::Resource::Nproc, threads));
         }
         all
     }
 }
 
-/// Files may grow this far beyond the largest that the machine was given: sockets, logs and the state are small.
-pub(crate) const FILE_ROOM: u64 = 16 << 20;
+/// Bytes that a file may grow beyond the machine's largest: sockets, logs and the state are small.
+pub(crate) const SPARE_FILE_LENGTH: u64 = 16 << 20;
 
-/// Address space beside data and a file of the guest's memory: programs, and what the allocator reserves and never touches,
+/// Address space in bytes beside data and a file of the guest's memory: programs, and reservations of the allocator,
 /// 64 MiB for each of at most eight threads a processor.
-const ADDRESSES: u64 = 4 << 30;
+const SPARE_ADDRESS_SPACE: u64 = 4 << 30;
 
-/// Whether this process may send signals to other users' processes: root in a container may not have that capability, and
-/// the parent-death signal asks for it too.
+/// Whether this process has CAP_KILL, to signal other users' processes. Root in a container may lack it, and the
+/// parent-death signal needs it too.
 fn may_kill_others() -> bool {
     rustix::thread::capabilities(None).is_ok_and(|all| all.effective.contains(CapabilitySet::KILL))
 }
 
-/// Whether processes are counted for each user namespace, as they are from Linux 5.14 on.
+/// Whether RLIMIT_NPROC counts for each user namespace, as from Linux 5.14 on.
 fn counts_by_namespace() -> bool {
     let name = rustix::system::uname();
     let release = name.release().to_string_lossy().into_owned();
@@ -268,23 +281,23 @@ fn counts_by_namespace() -> bool {
     (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0)) >= (5, 14)
 }
 
-/// A plan made ready for one child.
+/// A sandbox made ready for one child.
 #[derive(Debug)]
-pub(crate) struct Prepared {
+pub(crate) struct PreparedSandbox {
     namespaces: bool,
-    maps: Option<enter::Maps>,
-    view: Option<view::View>,
+    maps: Option<enter::IdMaps>,
+    view: Option<view::RootView>,
     user: Option<u32>,
-    /// In the view there is a KVM device that is not the host's.
+    /// Whether the root directory gets a KVM device node of its own instead of the host's.
     own_kvm: bool,
     kvm_group: Option<u32>,
-    limits: Vec<enter::Limit>,
+    limits: Vec<enter::ResourceLimit>,
     ruleset: Option<OwnedFd>,
-    filter: filter::Program,
+    filter: filter::SeccompProgram,
 }
 
-impl Prepared {
-    /// What the child is cloned with.
+impl PreparedSandbox {
+    /// Namespace flags for the clone.
     pub(crate) fn clone_flags(&self) -> libc::c_int {
         let mut flags = 0;
         if self.namespaces {
@@ -297,7 +310,8 @@ impl Prepared {
     }
 }
 
-/// Refuses a file that a VMM with a user of its own could not open.
+/// Refuses a file without read permission for others, which a VMM with a user of its own could not open. `name` is
+/// for the error.
 pub(crate) fn check_readable(name: &str, file: &impl std::os::fd::AsFd) -> Result<(), VmmError> {
     let stat = rustix::fs::fstat(file)
         .map_err(|errno| VmmError::Host { doing: "look at a file of the machine", source: errno.into() })?;
@@ -316,9 +330,9 @@ mod tests {
 
     #[test]
     fn ids_stay_in_their_range_and_root_is_in_none() {
-        let users = |ids| Users { ids, cgroups: None };
+        let users = |ids| VmmUsers { ids, cgroups: None };
         let good = users(100_000..200_000);
-        assert!((0..1000).all(|_| good.ids.contains(&good.any_id())));
+        assert!((0..1000).all(|_| good.ids.contains(&good.random_id())));
         assert!(good.check().is_ok());
         for ids in [0..10, 10..10] {
             assert!(matches!(users(ids).check(), Err(VmmError::Spec(_))));
@@ -327,30 +341,36 @@ mod tests {
 
     #[test]
     fn what_a_host_forbids_is_left_out_once() {
-        let needs = Needs {
+        let requirements = VmmRequirements {
             shape: Shape { vcpus: 1, mem_mib: 64 },
-            limits: Limits { overhead_mib: 64, open_files: 64 },
+            limits: VmmLimits { overhead_mib: 64, open_files: 64 },
             longest_file: 0,
             spare_threads: 1,
             kvm: false,
-            home: None,
-            opens: Vec::new(),
+            working_dir: None,
+            reopened: Vec::new(),
         };
-        let mut plan = Plan::new(needs, Some(7), "/".into());
-        assert_eq!(plan.confined().to_string(), "a user of its own, namespaces, landlock, seccomp, limits");
-        let fault = |step| Fault::at(step)(rustix::io::Errno::PERM);
+        let mut plan = SandboxPlan::new(requirements, Some(7), "/".into());
+        assert_eq!(
+            plan.confinement().to_string(),
+            "a user of its own, namespaces, landlock, seccomp, limits"
+        );
+        let fault = |step| SpawnFault::at(step)(rustix::io::Errno::PERM);
         for passing in [rustix::io::Errno::AGAIN, rustix::io::Errno::NOMEM, rustix::io::Errno::MFILE] {
             assert!(
-                !plan.weaken(&Fault::at(Step::Clone)(passing)),
+                !plan.weaken(&SpawnFault::at(SpawnStep::Clone)(passing)),
                 "a busy host has namespaces all the same"
             );
         }
-        assert!(plan.weaken(&fault(Step::View)) && !plan.weaken(&fault(Step::Clone)), "namespaces go once");
-        assert!(plan.weaken(&fault(Step::User)) && plan.weaken(&fault(Step::Landlock)));
-        assert!(!plan.weaken(&fault(Step::User)));
-        for step in [Step::Prepare, Step::Filter, Step::Limits, Step::Exec] {
+        assert!(
+            plan.weaken(&fault(SpawnStep::View)) && !plan.weaken(&fault(SpawnStep::Clone)),
+            "namespaces go once"
+        );
+        assert!(plan.weaken(&fault(SpawnStep::User)) && plan.weaken(&fault(SpawnStep::Landlock)));
+        assert!(!plan.weaken(&fault(SpawnStep::User)));
+        for step in [SpawnStep::Prepare, SpawnStep::Filter, SpawnStep::Limits, SpawnStep::Exec] {
             assert!(!plan.weaken(&fault(step)), "{step} can never be left out");
         }
-        assert_eq!(plan.confined().to_string(), "seccomp, limits");
+        assert_eq!(plan.confinement().to_string(), "seccomp, limits");
     }
 }

@@ -1,7 +1,7 @@
-//! The root directory of a VMM: what it needs, read-only, and nothing else.
+//! Root directory of a VMM: the files it needs, read-only, and nothing else.
 //!
-//! It is built in the VMM's own mount namespace and ends with it; nobody else ever sees it, and nothing has to be
-//! undone.
+//! The directory is built in the VMM's own mount namespace and ends with it: nobody else sees it, and nothing has to
+//! be undone.
 
 use std::collections::BTreeSet;
 use std::ffi::{CString, OsStr};
@@ -11,40 +11,40 @@ use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use super::Needs;
-use crate::warden::Access;
+use super::VmmRequirements;
+use crate::warden::FileAccess;
 
-/// Where distributions keep programs and libraries.
-const SYSTEM: &[&str] =
+/// Directories in which distributions keep programs and libraries.
+const SYSTEM_DIRS: &[&str] =
     &["/usr", "/lib", "/lib32", "/lib64", "/libx32", "/bin", "/sbin", "/nix/store", "/gnu/store"];
 
-/// What the dynamic linker reads beside them.
-const LINKER: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
+/// Files that the dynamic linker reads beside [`SYSTEM_DIRS`].
+const LINKER_FILES: &[&str] = &["/etc/ld.so.cache", "/etc/alternatives"];
 
 const KVM: &str = "/dev/kvm";
 
-/// Most things that a view can hold. Each directory above a QEMU that is deep in a home directory is one.
-pub(super) const MOST: usize = 128;
+/// Most entries of a root directory. Each directory above a QEMU installed deep in a home directory is one.
+pub(super) const MAX_ENTRIES: usize = 128;
 
-/// The name of a VMM's working directory in its view.
-pub(super) const HOME: &str = "vm";
+/// Name of the VMM's working directory in its root directory.
+pub(super) const WORKING_DIR: &str = "vm";
 
-/// One thing in a view. Names are relative to its root.
+/// Entry of a root directory. Names are relative to the root.
 #[derive(Debug)]
-pub(super) enum Entry {
+pub(super) enum RootEntry {
     Directory(CString),
     Link {
         name: CString,
         target: CString,
     },
-    /// A file or directory of the host's.
+    /// File or directory of the host, mounted.
     Bind {
         from: CString,
         name: CString,
         is_directory: bool,
-        access: Access,
+        access: FileAccess,
     },
-    /// One like the host's, or the host's where none may be made.
+    /// Device node with the host's number, or the host's node where none can be made.
     Device {
         from: CString,
         name: CString,
@@ -53,64 +53,64 @@ pub(super) enum Entry {
     },
 }
 
-/// A root directory to be.
+/// Plan of a root directory: its entries in order, and the VMM's working directory in it.
 #[derive(Debug)]
-pub(super) struct View {
+pub(super) struct RootView {
     pub(super) mount_point: CString,
-    pub(super) entries: Vec<Entry>,
+    pub(super) entries: Vec<RootEntry>,
     pub(super) directory: CString,
 }
 
-impl View {
-    /// What `needs` are, as mounts. With a `user` of its own the VMM gets a KVM device of its own too.
+impl RootView {
+    /// Turns `requirements` into entries. With a `user` of its own the VMM gets its own KVM device node.
     pub(super) fn new(
-        needs: &Needs,
+        requirements: &VmmRequirements,
         user: Option<u32>,
         program: &Path,
         mount_point: &Path,
-    ) -> io::Result<View> {
-        let mut making = Making::default();
+    ) -> io::Result<RootView> {
+        let mut making = RootViewBuilder::default();
         making.directory("proc")?;
         for path in system(program) {
-            making.show(&path, Access::Read)?;
+            making.bind(&path, FileAccess::Read)?;
         }
-        if !making.shows(program) {
-            making.show(program, Access::Read)?;
+        if !making.is_bound(program) {
+            making.bind(program, FileAccess::Read)?;
         }
-        for device in devices(needs) {
+        for device in devices(requirements) {
             match user {
-                // The host's may be for root, or a group that the VMM is not in.
+                // The host's node may be for root or a group that the VMM is not in.
                 Some(owner) if device == KVM => making.device(Path::new(device), owner)?,
-                _ => making.show(Path::new(device), Access::Write)?,
+                _ => making.bind(Path::new(device), FileAccess::Write)?,
             }
         }
         let mut directory = c"/".to_owned();
-        if let Some(home) = &needs.home {
-            making.directory(HOME)?;
-            let from = c_string(home.as_os_str())?;
-            making.entries.push(Entry::Bind {
+        if let Some(working_dir) = &requirements.working_dir {
+            making.directory(WORKING_DIR)?;
+            let from = c_string(working_dir.as_os_str())?;
+            making.entries.push(RootEntry::Bind {
                 from,
-                name: c_string(HOME.as_ref())?,
+                name: c_string(WORKING_DIR.as_ref())?,
                 is_directory: true,
-                access: Access::Write,
+                access: FileAccess::Write,
             });
-            directory = c_string(format!("/{HOME}").as_ref())?;
+            directory = c_string(format!("/{WORKING_DIR}").as_ref())?;
         }
-        if making.entries.len() > MOST {
+        if making.entries.len() > MAX_ENTRIES {
             return Err(io::Error::other("the VMM needs too many places"));
         }
-        Ok(View { mount_point: c_string(mount_point.as_os_str())?, entries: making.entries, directory })
+        Ok(RootView { mount_point: c_string(mount_point.as_os_str())?, entries: making.entries, directory })
     }
 }
 
-/// What of the system `program` needs, where that is anything.
+/// Existing system paths that `program` needs; none for a static program.
 pub(super) fn system(program: &Path) -> Vec<PathBuf> {
     if is_static(program).unwrap_or(false) {
         return Vec::new();
     }
-    let mut all: Vec<PathBuf> = SYSTEM.iter().chain(LINKER).map(PathBuf::from).collect();
-    // An installation elsewhere has its data beside it.
-    if !SYSTEM.iter().any(|place| program.starts_with(place)) {
+    let mut all: Vec<PathBuf> = SYSTEM_DIRS.iter().chain(LINKER_FILES).map(PathBuf::from).collect();
+    // An installation elsewhere has its data beside the program.
+    if !SYSTEM_DIRS.iter().any(|place| program.starts_with(place)) {
         let prefix = program.parent().and_then(Path::parent);
         let beside = ["lib", "lib64", "share/qemu", "share/seabios"];
         all.extend(prefix.iter().flat_map(|prefix| beside.map(|name| prefix.join(name))));
@@ -121,7 +121,7 @@ pub(super) fn system(program: &Path) -> Vec<PathBuf> {
 
 /// Whether `program` is an executable that needs no other file to be run.
 fn is_static(program: &Path) -> io::Result<bool> {
-    // An ELF header and program headers; what is none of it is a script, whose interpreter is in the system.
+    // Reads the ELF header and program headers; any other file is a script, whose interpreter is in the system.
     const INTERPRETER: u32 = 3;
     let mut head = [0; 4096];
     let read = fs::File::open(program)?.read(&mut head)?;
@@ -140,13 +140,14 @@ fn is_static(program: &Path) -> io::Result<bool> {
         && headers().is_some_and(|kinds| !kinds.contains(&u64::from(INTERPRETER))))
 }
 
-/// Devices that a VMM opens.
-pub(super) fn devices(needs: &Needs) -> Vec<&'static str> {
-    let kvm = needs.kvm.then_some(KVM);
+/// Paths of the device nodes that a VMM opens.
+pub(super) fn devices(requirements: &VmmRequirements) -> Vec<&'static str> {
+    let kvm = requirements.kvm.then_some(KVM);
     ["/dev/null", "/dev/urandom"].into_iter().chain(kvm).collect()
 }
 
-/// The group that a VMM must be in to open the host's KVM device. Never root's: much more is open to that one.
+/// Group that a VMM must be in to open the host's KVM device; `None` when none is needed or only root's would do, to
+/// which much more is open.
 pub(super) fn kvm_group() -> Option<u32> {
     let metadata = fs::metadata(KVM).ok()?;
     needed_group(metadata.mode(), metadata.gid())
@@ -158,50 +159,50 @@ fn needed_group(mode: u32, group: u32) -> Option<u32> {
 }
 
 #[derive(Default)]
-struct Making {
-    entries: Vec<Entry>,
+struct RootViewBuilder {
+    entries: Vec<RootEntry>,
     made: BTreeSet<PathBuf>,
-    shown: Vec<PathBuf>,
+    bound: Vec<PathBuf>,
 }
 
-impl Making {
-    /// A directory, with those above it.
+impl RootViewBuilder {
+    /// Adds a directory, and those above it.
     fn directory(&mut self, name: impl AsRef<Path>) -> io::Result<()> {
         let name = name.as_ref();
         for part in name.ancestors().collect::<Vec<_>>().into_iter().rev() {
             if !part.as_os_str().is_empty() && self.made.insert(part.to_owned()) {
-                self.entries.push(Entry::Directory(c_string(part.as_os_str())?));
+                self.entries.push(RootEntry::Directory(c_string(part.as_os_str())?));
             }
         }
         Ok(())
     }
 
-    /// A file or directory of the host's under its own name; a link as a link.
-    fn show(&mut self, path: &Path, access: Access) -> io::Result<()> {
+    /// Adds a file or directory of the host under its own name; a link stays a link.
+    fn bind(&mut self, path: &Path, access: FileAccess) -> io::Result<()> {
         let name = path.strip_prefix("/").map_err(io::Error::other)?;
-        let kind = fs::symlink_metadata(path)?.file_type();
+        let file_type = fs::symlink_metadata(path)?.file_type();
         if let Some(parent) = name.parent() {
             self.directory(parent)?;
         }
-        if kind.is_symlink() {
+        if file_type.is_symlink() {
             let (name, target) = (c_string(name.as_os_str())?, c_string(fs::read_link(path)?.as_os_str())?);
-            self.entries.push(Entry::Link { name, target });
+            self.entries.push(RootEntry::Link { name, target });
             return Ok(());
         }
-        if kind.is_dir() {
+        if file_type.is_dir() {
             self.directory(name)?;
         }
-        self.shown.push(path.to_owned());
+        self.bound.push(path.to_owned());
         let (from, name) = (c_string(path.as_os_str())?, c_string(name.as_os_str())?);
-        self.entries.push(Entry::Bind { from, name, is_directory: kind.is_dir(), access });
+        self.entries.push(RootEntry::Bind { from, name, is_directory: file_type.is_dir(), access });
         Ok(())
     }
 
-    fn shows(&self, path: &Path) -> bool {
-        self.shown.iter().any(|shown| path.starts_with(shown))
+    fn is_bound(&self, path: &Path) -> bool {
+        self.bound.iter().any(|bound| path.starts_with(bound))
     }
 
-    /// A device node like the host's, for this user alone.
+    /// Adds a device node with the number of `path`, owned by `owner`.
     fn device(&mut self, path: &Path, owner: u32) -> io::Result<()> {
         let metadata = fs::metadata(path)?;
         if !metadata.file_type().is_char_device() {
@@ -211,7 +212,7 @@ impl Making {
         if let Some(parent) = name.parent() {
             self.directory(parent)?;
         }
-        self.entries.push(Entry::Device {
+        self.entries.push(RootEntry::Device {
             from: c_string(path.as_os_str())?,
             name: c_string(name.as_os_str())?,
             number: metadata.rdev(),
@@ -229,15 +230,15 @@ pub(super) fn c_string(text: &OsStr) -> io::Result<CString> {
 mod tests {
     use super::*;
 
-    fn needs(kvm: bool) -> Needs {
-        Needs {
+    fn requirements(kvm: bool) -> VmmRequirements {
+        VmmRequirements {
             shape: crate::Shape { vcpus: 1, mem_mib: 64 },
-            limits: crate::Limits::QEMU,
+            limits: crate::VmmLimits::QEMU,
             longest_file: 0,
             spare_threads: 1,
             kvm,
-            home: None,
-            opens: Vec::new(),
+            working_dir: None,
+            reopened: Vec::new(),
         }
     }
 
@@ -265,7 +266,7 @@ mod tests {
         assert_eq!(needed_group(0o666, 108), None, "everybody may open it");
     }
 
-    /// Packages that live in a home directory: their libraries are beside them, deep down.
+    /// Packages in a home directory have their libraries beside them, deep down.
     #[test]
     fn a_deep_installation_is_shown_with_its_libraries() {
         let dir = tempfile::tempdir().unwrap();
@@ -275,9 +276,9 @@ mod tests {
         }
         let program = prefix.join("bin/qemu");
         fs::write(&program, "#!/bin/sh\n").unwrap();
-        let shown = system(&program);
-        assert!(shown.contains(&prefix.join("lib")) && shown.contains(&prefix.join("share/qemu")));
-        View::new(&needs(false), None, &program, Path::new("/")).unwrap();
+        let bound = system(&program);
+        assert!(bound.contains(&prefix.join("lib")) && bound.contains(&prefix.join("share/qemu")));
+        RootView::new(&requirements(false), None, &program, Path::new("/")).unwrap();
     }
 
     #[test]
@@ -287,16 +288,16 @@ mod tests {
         fs::create_dir_all(dir.path().join("bin")).unwrap();
         fs::write(&program, "#!/bin/sh\n").unwrap();
         fs::write(dir.path().join("bin/secret"), "x").unwrap();
-        let view = View::new(&needs(false), None, &program, Path::new("/")).unwrap();
-        let shown: Vec<_> = view
+        let view = RootView::new(&requirements(false), None, &program, Path::new("/")).unwrap();
+        let bound: Vec<_> = view
             .entries
             .iter()
             .filter_map(|entry| match entry {
-                Entry::Bind { from, .. } => from.to_str().ok(),
+                RootEntry::Bind { from, .. } => from.to_str().ok(),
                 _ => None,
             })
             .collect();
-        assert!(shown.contains(&program.to_str().unwrap()), "{shown:?}");
-        assert!(!shown.iter().any(|path| path.ends_with("/bin") && *path != "/bin"), "{shown:?}");
+        assert!(bound.contains(&program.to_str().unwrap()), "{bound:?}");
+        assert!(!bound.iter().any(|path| path.ends_with("/bin") && *path != "/bin"), "{bound:?}");
     }
 }

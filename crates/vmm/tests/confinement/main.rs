@@ -1,8 +1,8 @@
-//! What contains what: a program with a VMM's rights runs in its place and tries to get out. SECURITY.md's table names
-//! these tests.
+//! Confinement of VMMs: a program with a VMM's rights runs in its place and tries to get out. SECURITY.md's table
+//! names these tests.
 //!
-//! As root they test a VMM with a user of its own; what an ordinary user gets is tested by this same program run again
-//! as one.
+//! Run as root, they test a VMM with a user of its own; this same program, run again as an ordinary user, tests that
+//! user's VMM.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where by a panic")]
 
 use std::fs::{self, File, Permissions};
@@ -14,33 +14,33 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use pyro_vmm::{
-    Accelerator, Cache, Cgroups, Firecracker, FirecrackerVersion, Jail, Limits, Machine, Memory, Parts, Qemu,
-    Shape, Spec, Start, Users, Vmm, VmmError,
+    Accelerator, CgroupVersion, DiskCache, Firecracker, FirecrackerVersion, GuestMemory, Jail, Machine,
+    MachineParts, MachineSpec, MachineStart, Qemu, Shape, Vmm, VmmError, VmmLimits, VmmUsers,
 };
 
 const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 64 };
 
-/// Whoever has nothing on this machine.
+/// User id without rights on this machine.
 const NOBODY: u32 = 64_123;
 
-/// Set for the run of this program as an ordinary user: the directory that was prepared for it.
+/// Environment variable for the run as an ordinary user: the directory prepared for it.
 const AS_USER: &str = "PYRO_TEST_AS_USER";
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
 }
 
-fn users() -> Users {
+fn users() -> VmmUsers {
     let start = 900_000_000 + std::process::id() % 10_000 * 10_000;
-    Users { ids: start..start + 10_000, cgroups: Cgroups::of_host().unwrap() }
+    VmmUsers { ids: start..start + 10_000, cgroups: CgroupVersion::of_host().unwrap() }
 }
 
-fn qemu(dir: &Path, users: Option<Users>) -> Qemu {
+fn qemu(dir: &Path, users: Option<VmmUsers>) -> Qemu {
     let run_dir = dir.join("run");
     Qemu { binary: "/usr/bin/qemu-system-x86_64".into(), accelerator: Accelerator::Tcg, run_dir, users }
 }
 
-/// A directory that everybody may enter, but not list.
+/// Makes a directory that everybody may enter.
 fn place() -> (Option<tempfile::TempDir>, PathBuf) {
     if let Some(dir) = std::env::var_os(AS_USER) {
         return (None, dir.into());
@@ -61,28 +61,28 @@ fn open(path: &Path) -> File {
     File::options().read(true).write(true).open(path).unwrap()
 }
 
-/// A path that `make test` gives.
+/// Reads a path that `make test` gives in an environment variable.
 fn given(variable: &str) -> PathBuf {
     std::env::var_os(variable).unwrap_or_else(|| panic!("{variable} is not set: `make test` sets it")).into()
 }
 
-/// A kernel that does nothing for ever, an initramfs, and a disk with a name.
-fn spec(dir: &Path, disk: &Path) -> Spec {
+/// Makes a machine with a kernel, an initramfs without an init, and a disk with a name.
+fn spec(dir: &Path, disk: &Path) -> MachineSpec {
     let prepared = dir.join("kernel");
     let kernel = if prepared.exists() { prepared } else { given("PYRO_TEST_KERNEL") };
-    let parts = Parts {
+    let parts = MachineParts {
         kernel: File::open(kernel).unwrap(),
         initramfs: File::open(file(dir.join("initramfs"), b"none", 0o644)).unwrap(),
         base: None,
         disk: Some(open(disk)),
-        cache: Cache::Unsafe,
+        cache: DiskCache::Unsafe,
         kernel_args: Vec::new(),
     };
-    Spec { shape: SHAPE, parts, memory: Memory::Private, start: Start::Cold }
+    MachineSpec { shape: SHAPE, parts, memory: GuestMemory::Private, start: MachineStart::Cold }
 }
 
-/// What an attacker goes for.
-struct Prey {
+/// Targets of an attacker.
+struct AttackTargets {
     dir: PathBuf,
     other: Machine,
     disk: PathBuf,
@@ -93,8 +93,8 @@ struct Prey {
     _socket: UnixListener,
 }
 
-impl Prey {
-    async fn new(dir: &Path) -> Prey {
+impl AttackTargets {
+    async fn new(dir: &Path) -> AttackTargets {
         // Readable by all on purpose: what keeps the VMM away must not be the file's own mode.
         fs::create_dir_all(dir.join("home")).unwrap();
         file(dir.join("home/file"), b"the user's", 0o666);
@@ -110,10 +110,19 @@ impl Prey {
         let socket = UnixListener::bind(dir.join("socket")).unwrap();
         fs::set_permissions(dir.join("socket"), Permissions::from_mode(0o777)).unwrap();
         let listener = UnixListener::bind_addr(&address).unwrap();
-        Prey { dir: dir.to_owned(), other, disk, tcp, udp, name, _abstract: listener, _socket: socket }
+        AttackTargets {
+            dir: dir.to_owned(),
+            other,
+            disk,
+            tcp,
+            udp,
+            name,
+            _abstract: listener,
+            _socket: socket,
+        }
     }
 
-    /// The program that goes for it, in a directory of its own.
+    /// Compiles the attacking program into a directory of its own.
     fn attacker(&self, name: &str, threads: u64, filtered: bool, kvm: bool) -> PathBuf {
         let dir = self.dir.join("attack");
         fs::create_dir_all(&dir).unwrap();
@@ -148,7 +157,7 @@ impl Prey {
     }
 }
 
-/// Every line that an attacker must have said.
+/// Lines that every attacker must print.
 const ATTEMPTS: &[&str] = &[
     "open-file",
     "secret",
@@ -183,7 +192,7 @@ const ATTEMPTS: &[&str] = &[
     "cut-through-another-name",
 ];
 
-/// And where there are filters of ours: a jailed VMM has only its own, which an attacker in its place has not.
+/// Further lines under our own filters: a jailed VMM has only its own, which an attacker in its place lacks.
 const BY_FILTERS: &[&str] = &[
     "vsock",
     "namespace",
@@ -197,37 +206,37 @@ const BY_FILTERS: &[&str] = &[
     "limits-of-another",
 ];
 
-/// Runs the attacker in the VMM's place and looks at what it says.
-async fn is_held(vmm: Vmm, prey: &Prey, filtered: bool) -> String {
-    let disk = file(prey.dir.join("own-disk"), &[0; 4096], 0o600);
-    let error = vmm.launch(spec(&prey.dir, &disk)).await.unwrap_err();
+/// Runs the attacker in the VMM's place and checks the lines it prints.
+async fn is_held(vmm: Vmm, targets: &AttackTargets, filtered: bool) -> String {
+    let disk = file(targets.dir.join("own-disk"), &[0; 4096], 0o600);
+    let error = vmm.launch(spec(&targets.dir, &disk)).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
     let said = &death.stderr_tail;
     for attempt in ATTEMPTS.iter().chain(if filtered { BY_FILTERS } else { &[] }) {
         assert!(said.contains(&format!("held {attempt}\n")), "{attempt}: {said}");
     }
     assert!(!said.contains("ESCAPED"), "{said}");
-    // It was heard to the end, and could do what it may.
+    // The attacker ran to its end, and could do what it may.
     assert!(said.contains("forks ") && !said.contains("forks 0\n"), "{said}");
-    prey.udp.set_nonblocking(true).unwrap();
-    assert!(prey.udp.recv(&mut [0; 8]).is_err(), "a datagram came out");
+    targets.udp.set_nonblocking(true).unwrap();
+    assert!(targets.udp.recv(&mut [0; 8]).is_err(), "a datagram came out");
     said.clone()
 }
 
-async fn qemu_is_held(users: Option<Users>) {
+async fn qemu_is_held(users: Option<VmmUsers>) {
     let (_guard, dir) = place();
-    let prey = Prey::new(&dir).await;
+    let targets = AttackTargets::new(&dir).await;
     // Root's VMM gets a KVM device of its own, whoever may open the host's.
     let kvm = is_root() && Path::new("/dev/kvm").exists();
-    let binary = prey.attacker("qemu-system-x86_64", 81, true, kvm);
+    let binary = targets.attacker("qemu-system-x86_64", 81, true, kvm);
     let accelerator = if kvm { Accelerator::Kvm } else { Accelerator::Tcg };
-    let said = is_held(Vmm::Qemu(Qemu { binary, accelerator, ..qemu(&dir, users) }), &prey, true).await;
+    let said = is_held(Vmm::Qemu(Qemu { binary, accelerator, ..qemu(&dir, users) }), &targets, true).await;
     assert!(said.contains("held memory-file\n"), "{said}");
     assert_eq!(said.contains("kvm 1\n"), kvm, "{said}");
-    let confined = prey.other.confined();
-    assert!(confined.namespaces && confined.landlock, "{confined}");
-    assert_eq!((confined.user.is_some(), confined.cgroup), (is_root(), is_root()), "{confined}");
-    prey.other.stop().await.unwrap();
+    let confinement = targets.other.confinement();
+    assert!(confinement.namespaces && confinement.landlock, "{confinement}");
+    assert_eq!((confinement.user.is_some(), confinement.cgroup), (is_root(), is_root()), "{confinement}");
+    targets.other.stop().await.unwrap();
 }
 
 fn firecracker(dir: &Path, binary: PathBuf, jail: Option<Jail>) -> Vmm {
@@ -245,12 +254,12 @@ async fn a_qemu_of_roots_gets_nowhere() {
 async fn a_firecracker_of_roots_gets_nowhere() {
     assert!(is_root(), "this test needs root");
     let (_guard, dir) = place();
-    let prey = Prey::new(&dir).await;
-    let attacker = prey.attacker("firecracker", 9, false, false);
+    let targets = AttackTargets::new(&dir).await;
+    let attacker = targets.attacker("firecracker", 9, false, false);
     let jailer = given("PYRO_TEST_FIRECRACKER_DIR");
-    let jail = Jail { binary: jailer.join("jailer"), users: users(), limits: Limits::FIRECRACKER };
-    is_held(firecracker(&dir, attacker, Some(jail)), &prey, false).await;
-    prey.other.stop().await.unwrap();
+    let jail = Jail { binary: jailer.join("jailer"), users: users(), limits: VmmLimits::FIRECRACKER };
+    is_held(firecracker(&dir, attacker, Some(jail)), &targets, false).await;
+    targets.other.stop().await.unwrap();
 }
 
 #[tokio::test]
@@ -260,7 +269,7 @@ async fn a_qemu_of_a_users_gets_nowhere() {
     }
 }
 
-/// A container that hides parts of its `/proc` lets nobody mount a new one: the VMM gets its own processes all the same.
+/// Container that hides parts of its `/proc` and so lets nobody mount a new one: the VMM sees its own processes.
 #[tokio::test]
 async fn behind_a_masked_proc_there_is_no_other_process() {
     let mask = ["unshare", "--mount", "sh", "-c", "mount -t tmpfs none /proc/sys && exec \"$@\"", "sh"];
@@ -273,14 +282,14 @@ async fn behind_a_masked_proc_there_is_no_other_process() {
 async fn a_firecracker_of_a_users_gets_nowhere() {
     if !as_user("a_firecracker_of_a_users_gets_nowhere") {
         let (_guard, dir) = place();
-        let prey = Prey::new(&dir).await;
-        let attacker = prey.attacker("firecracker", 9, true, false);
-        is_held(firecracker(&dir, attacker, None), &prey, true).await;
-        prey.other.stop().await.unwrap();
+        let targets = AttackTargets::new(&dir).await;
+        let attacker = targets.attacker("firecracker", 9, true, false);
+        is_held(firecracker(&dir, attacker, None), &targets, true).await;
+        targets.other.stop().await.unwrap();
     }
 }
 
-/// A host that lets users make no namespaces: containers, and some distributions.
+/// Host that lets users make no namespaces: containers, and some distributions.
 #[tokio::test]
 async fn without_namespaces_the_rest_holds() {
     if !as_user("without_namespaces_the_rest_holds") {
@@ -288,15 +297,15 @@ async fn without_namespaces_the_rest_holds() {
         let (_guard, dir) = place();
         let disk = file(dir.join("disk"), &[0; 4096], 0o600);
         let machine = qemu(&dir, None).launch(spec(&dir, &disk)).await.unwrap();
-        let confined = machine.confined();
-        assert_eq!(confined.to_string(), "landlock, seccomp, limits");
+        let confinement = machine.confinement();
+        assert_eq!(confinement.to_string(), "landlock, seccomp, limits");
         let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
         assert!(status.contains("NoNewPrivs:\t1\n") && status.contains("Seccomp:\t2\n"), "{status}");
         machine.stop().await.unwrap();
     }
 }
 
-/// Root in a container that was left some capabilities, and just not the one to give them up for good.
+/// Root in a container with some capabilities, but not the one to give them up for good.
 #[tokio::test]
 async fn half_a_root_gives_its_vmm_nothing() {
     if run_with_less(
@@ -308,7 +317,7 @@ async fn half_a_root_gives_its_vmm_nothing() {
     let (_guard, dir) = place();
     let disk = file(dir.join("disk"), &[0; 4096], 0o600);
     let machine = qemu(&dir, Some(users())).launch(spec(&dir, &disk)).await.unwrap();
-    assert_eq!(machine.confined().user, None, "{}", machine.confined());
+    assert_eq!(machine.confinement().user, None, "{}", machine.confinement());
     let status = fs::read_to_string(format!("/proc/{}/status", machine.pid())).unwrap();
     for set in ["CapInh", "CapPrm", "CapEff", "CapAmb"] {
         assert!(status.contains(&format!("{set}:\t0000000000000000\n")), "{status}");
@@ -316,7 +325,7 @@ async fn half_a_root_gives_its_vmm_nothing() {
     machine.stop().await.unwrap();
 }
 
-/// Root that may not signal other users' processes could not end a VMM that is one of those.
+/// Root that may not signal other users' processes, and so could not end a VMM with another user.
 #[tokio::test]
 async fn a_vmm_that_could_not_be_killed_gets_no_user_of_its_own() {
     if run_with_less("--bounding-set=-kill", "a_vmm_that_could_not_be_killed_gets_no_user_of_its_own") {
@@ -325,11 +334,15 @@ async fn a_vmm_that_could_not_be_killed_gets_no_user_of_its_own() {
     let (_guard, dir) = place();
     let disk = file(dir.join("disk"), &[0; 4096], 0o600);
     let machine = qemu(&dir, Some(users())).launch(spec(&dir, &disk)).await.unwrap();
-    assert!(machine.confined().user.is_none() && machine.confined().namespaces, "{}", machine.confined());
+    assert!(
+        machine.confinement().user.is_none() && machine.confinement().namespaces,
+        "{}",
+        machine.confinement()
+    );
     machine.stop().await.unwrap();
 }
 
-/// As root with all capabilities: runs this one test again with less, and says so.
+/// Runs this one test again with fewer capabilities, when this is root with all; whether it did.
 fn run_with_less(bounding_set: &str, test: &str) -> bool {
     const LESS: &str = "PYRO_TEST_LESS";
     assert!(is_root(), "this test needs root");
@@ -342,7 +355,7 @@ fn run_with_less(bounding_set: &str, test: &str) -> bool {
     true
 }
 
-/// What such hosts do: EPERM for a clone with namespaces.
+/// Filter that fails a clone with namespaces with EPERM, as such hosts do.
 fn forbid_namespaces() {
     use seccompiler::{
         SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
@@ -359,12 +372,12 @@ fn forbid_namespaces() {
     seccompiler::apply_filter_all_threads(&program).unwrap();
 }
 
-/// As root: runs this one test again as an ordinary user, and says so. As one: says that it is for the caller to do.
+/// Runs this one test again as an ordinary user, when this is root; whether it did.
 fn as_user(test: &str) -> bool {
     as_user_behind(&["env"], test)
 }
 
-/// The same; `first` are words of a command that runs another one.
+/// Runs this one test again through the command `first`, as an ordinary user; whether it did.
 fn as_user_behind(first: &[&str], test: &str) -> bool {
     if !is_root() {
         return false;
@@ -373,7 +386,7 @@ fn as_user_behind(first: &[&str], test: &str) -> bool {
     let path = dir.path();
     let program = path.join("test");
     fs::copy(std::env::current_exe().unwrap(), &program).unwrap();
-    // What root's own directories hide from others.
+    // Root's own directories are hidden from others.
     let kernel = given("PYRO_TEST_KERNEL");
     fs::copy(kernel, path.join("kernel")).unwrap();
     for (name, mode) in [("test", 0o755), ("kernel", 0o644), ("", 0o755)] {

@@ -1,16 +1,15 @@
-//! What the real API accepts and refuses, by status and text: what the adapter relies on, and what a newer version may
-//! word anew.
+//! Answers of the real API that the adapter relies on, by status and text, which a newer version may word anew.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 
 use crate::guest;
-use pyro_vmm::{Spec, VmmError};
+use pyro_vmm::{MachineSpec, VmmError};
 
-/// Asks the machine's own socket, as the adapter does.
+/// Sends a request to the machine's own socket, as the adapter does.
 fn ask(root: &std::path::Path, method: &str, path: &str, body: &str) -> (u16, String) {
     let mut stream = UnixStream::connect(root.join("api.sock")).unwrap();
-    stream.set_read_timeout(Some(guest::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(guest::DEADLINE)).unwrap();
     write!(
         stream,
         "{method} {path} HTTP/1.1\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
@@ -66,15 +65,15 @@ async fn requests_are_refused_by_status_and_text() {
             assert!(status == 400 && text.contains(expected), "{method} {path}: {status} {text}");
         }
     }
-    // None of it did it any harm.
+    // The VMM still answers after all these requests.
     machine.pause().await.unwrap();
     machine.resume().await.unwrap();
     machine.stop().await.unwrap();
     place.assert_clean();
 }
 
-/// The refusal of a launch: which request, and its words.
-async fn refused(place: &guest::Place, spec: Spec) -> (&'static str, String) {
+/// Launches a machine that is refused; gives the refused request and its message.
+async fn refused(place: &guest::Place, spec: MachineSpec) -> (&'static str, String) {
     let error = place.firecracker.launch(spec).await.unwrap_err();
     let VmmError::Api { request, status, fault } = error else { panic!("{error:?}") };
     assert_eq!(status, 400, "{fault}");
@@ -91,7 +90,7 @@ async fn a_configuration_is_refused_by_the_request_that_is_wrong() {
     assert_eq!(request, "PUT /actions");
     assert!(fault.contains("Kernel") || fault.contains("kernel"), "{fault}");
 
-    // A disk that nobody can write, whoever they are.
+    // A disk opened read-only: not even root can write to it.
     let mut spec = place.spec();
     spec.parts.disk = Some(std::fs::File::open("/proc/version").unwrap());
     let (request, fault) = refused(&place, spec).await;
@@ -102,11 +101,11 @@ async fn a_configuration_is_refused_by_the_request_that_is_wrong() {
     let mut spec = place.spec();
     spec.parts.initramfs = std::fs::File::open("/").unwrap();
     let (request, fault) = refused(&place, spec).await;
-    // What it was given as a file it may not open as a directory.
+    // A file that is really a directory cannot be opened as a file.
     assert_eq!(request, "PUT /boot-source");
     assert!(fault.contains("nitrd"), "{fault}");
 
-    // An odd number of processors is one too many for some versions, and fits this one.
+    // Some versions refuse an uneven number of processors; this one accepts it.
     let mut spec = place.spec();
     spec.shape.vcpus = 3;
     place.firecracker.launch(spec).await.unwrap().stop().await.unwrap();

@@ -1,25 +1,26 @@
-//! Every way to go, jailed and not: who is killed when, and that nothing stays behind.
+//! Ends of machines, jailed and not: processes killed at each step, and nothing left behind.
 
 use std::collections::BTreeSet;
 use std::io::Write;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use crate::events::{cut_after_polls, disturbed, ended_within, open_process, wait_for_parent};
 use crate::guest::{self, Place, end_of, said, script, signal};
-use pyro_vmm::{Exit, Firecracker, Reason, VmmError};
+use pyro_vmm::{DeathReason, Firecracker, ProcessExit, VmmError};
 
 async fn signals_are_told_apart(place: Place) {
-    // Firecracker makes an exit of its own of some. It is the first of its namespace, where a signal without a handler,
-    // like SIGTERM, is not even delivered.
-    let mut all = vec![(libc::SIGKILL, Reason::Killed, Exit::Signal(libc::SIGKILL))];
-    all.push((libc::SIGHUP, Reason::Killed, Exit::Code(156)));
-    all.push((libc::SIGSEGV, Reason::Crash, Exit::Code(150)));
+    // Firecracker answers some signals with an exit code. As the first process of its namespace it does not even get
+    // signals without a handler, like SIGTERM.
+    let mut all = vec![(libc::SIGKILL, DeathReason::Killed, ProcessExit::Signal(libc::SIGKILL))];
+    all.push((libc::SIGHUP, DeathReason::Killed, ProcessExit::Code(156)));
+    all.push((libc::SIGSEGV, DeathReason::Crash, ProcessExit::Code(150)));
     for (number, reason, how) in all {
         let machine = place.firecracker.launch(place.spec()).await.unwrap();
         said(&machine, "here").await;
         signal(machine.pid(), number);
         let death = end_of(&machine).await;
-        assert_eq!((death.reason, death.how), (reason, how), "{death:?}");
+        assert_eq!((death.reason, death.exit), (reason, how), "{death:?}");
         assert!(death.console_tail.contains("here"), "{death:?}");
         place.assert_clean();
     }
@@ -39,18 +40,13 @@ async fn a_vmm_dies_under_a_request(place: Place) {
     let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
     let pid = machine.pid();
     signal(pid, libc::SIGSTOP);
-    let killer = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        signal(pid, libc::SIGKILL);
-    });
-    let error = machine.pause().await.unwrap_err();
+    let error = disturbed(machine.pause(), || signal(pid, libc::SIGKILL)).await.unwrap_err();
     assert!(matches!(&error, VmmError::Died { during: "PATCH /vm", .. }), "{error:?}");
     let error = machine.resume().await;
-    // It is not known to be paused, so there is nothing to resume.
+    // The machine is not known to be paused, so a resume does nothing.
     assert!(error.is_ok(), "{error:?}");
     let error = machine.pause().await.unwrap_err();
     assert!(matches!(&error, VmmError::Died { .. }), "{error:?}");
-    killer.await.unwrap();
     place.assert_clean();
 }
 
@@ -75,7 +71,7 @@ async fn a_binary_that_is_none_is_an_error() {
     let script = script(place.dir.path(), "firecracker", "echo broken >&2; exit 3");
     let error = with(script).launch(place.spec()).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
-    assert_eq!((death.how, death.last_words()), (Exit::Code(3), Some("broken")));
+    assert_eq!((death.exit, death.last_words()), (ProcessExit::Code(3), Some("broken")));
     place.assert_clean();
 }
 
@@ -91,18 +87,27 @@ async fn a_vmm_that_never_answers_is_given_up_and_killed() {
 
 /// Cancels launches at every step, and kills whatever process there is at every step.
 async fn steps(place: Place) {
-    for microseconds in (0..24_000).step_by(1500) {
+    let mut polls = 0;
+    loop {
         let launch = place.firecracker.launch(place.spec());
-        drop(tokio::time::timeout(Duration::from_micros(microseconds), launch).await);
+        let launched = cut_after_polls(launch, polls).await;
+        let is_over = launched.map(|machine| drop(machine.unwrap())).is_some();
         settle(&place).await;
+        if is_over {
+            break;
+        }
+        // A wait for a socket polls each millisecond: steps further apart as they get more.
+        polls += 1 + polls / 4;
     }
+    assert!(polls > 2, "a launch has more steps");
+    // No event tells how far the child is between its clone and its exec: the times sweep across those steps.
     for milliseconds in 0..16 {
         let (adapter, spec) = (place.firecracker.clone(), place.spec());
         let launch = tokio::spawn(async move { adapter.launch(spec).await });
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;
         for process in place.processes() {
             let pid = process.split(' ').next().unwrap().parse().unwrap();
-            // SAFETY: kill has no memory effects; one that ended meanwhile is no matter.
+            // SAFETY: kill has no memory effects; it may fail for a process that ended meanwhile.
             unsafe { libc::kill(pid, libc::SIGKILL) };
         }
         match launch.await.unwrap() {
@@ -124,6 +129,7 @@ async fn settle(place: &Place) {
             place.processes(),
             guest::cgroups()
         );
+        // The kernel reports no end of other users' processes, and none of a cgroup's last member.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
@@ -181,29 +187,25 @@ fn orphan(test: &str, place: &Place) {
         let machine = runtime.block_on(adapter.launch(place.spec())).unwrap();
         let mut out = std::io::stdout();
         writeln!(out, "pid={}", machine.pid()).unwrap();
-        std::thread::sleep(Duration::from_secs(60));
+        wait_for_parent();
         return;
     }
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", test, "--nocapture"])
         .env(ROLE, &place.firecracker.run_dir)
+        .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let pid = lines.map_while(Result::ok).find_map(|line| line.split("pid=").nth(1)?.parse::<u32>().ok());
     let pid = pid.expect("the child says its pid");
-    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let vmm = open_process(pid);
     assert_eq!(place.homes().len(), 1);
     child.kill().unwrap();
     child.wait().unwrap();
-    let begin = Instant::now();
-    // A zombie that nobody reaps yet holds nothing any more.
-    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(begin.elapsed() < Duration::from_secs(1), "the VMM {pid} outlives its parent");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-    // What had a name goes with the next launch, or when it is asked for.
+    assert!(ended_within(&vmm, Duration::from_secs(1)), "the VMM {pid} outlives its parent");
+    // The directory stays until the next launch or sweep.
     assert_eq!(place.homes().len(), 1);
     place.firecracker.sweep();
     place.assert_clean();
@@ -228,7 +230,7 @@ async fn the_warden(place: Place) {
     assert_ne!(parent, std::process::id(), "a warden is between");
     signal(parent, libc::SIGKILL);
     let death = end_of(&machine).await;
-    assert_eq!(death.reason, Reason::Killed, "{death:?}");
+    assert_eq!(death.reason, DeathReason::Killed, "{death:?}");
     assert!(!std::path::Path::new(&format!("/proc/{pid}")).exists(), "it takes the VMM along");
     place.assert_clean();
 }

@@ -1,11 +1,11 @@
-//! What a jail is: layout, user, namespaces, limits, what the VMM can reach in it, and what is left of it.
+//! Jails: layout, user, namespaces, limits, files that the VMM can reach, and leftovers.
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use crate::guest::{self, said};
-use pyro_vmm::{Cgroups, Jail, Limits, Reason, Users, VmmError};
+use pyro_vmm::{CgroupVersion, DeathReason, Jail, VmmError, VmmLimits, VmmUsers};
 
 fn field(pid: u32, name: &str) -> String {
     let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
@@ -36,7 +36,7 @@ async fn the_vmm_is_nobody_and_sees_nothing_else() {
         assert_ne!(of(&one.pid().to_string()), of("self"));
         assert_ne!(of(&one.pid().to_string()), of(&two.pid().to_string()));
     }
-    // Its root, seen from inside.
+    // The jail's root, seen from inside.
     let root = Path::new("/proc").join(one.pid().to_string()).join("root");
     let mut names: Vec<_> = walk(&root);
     names.sort();
@@ -70,7 +70,7 @@ async fn the_vmm_is_nobody_and_sees_nothing_else() {
         assert_eq!(metadata.uid() == id, name == "disk.ext4", "{name}");
     }
     assert_eq!(mounts.lines().count(), 5, "its root and four files: {mounts}");
-    // Nothing of it shows outside.
+    // No mount of the jail is visible outside.
     let ours = fs::read_to_string("/proc/self/mountinfo").unwrap();
     assert!(!ours.contains(place.dir.path().to_str().unwrap()), "{ours}");
     one.stop().await.unwrap();
@@ -107,11 +107,11 @@ async fn the_vmm_has_its_limits() {
     assert_eq!(limit("Max core file size"), "1 1");
     let id = field(machine.pid(), "Uid").split(' ').next().unwrap().to_owned();
     let memory = (128_u64 << 20).to_string();
-    let expected: &[(&str, &str)] = match Cgroups::of_host().unwrap() {
-        Some(Cgroups::V1) => {
+    let expected: &[(&str, &str)] = match CgroupVersion::of_host().unwrap() {
+        Some(CgroupVersion::V1) => {
             &[("memory/pyro/{}/memory.limit_in_bytes", &memory), ("pids/pyro/{}/pids.max", "9")]
         }
-        Some(Cgroups::V2) => &[("pyro/{}/memory.max", &memory), ("pyro/{}/pids.max", "9")],
+        Some(CgroupVersion::V2) => &[("pyro/{}/memory.max", &memory), ("pyro/{}/pids.max", "9")],
         None => panic!("this host has no cgroups with memory and pids: these limits are not tested"),
     };
     for (file, value) in expected {
@@ -148,16 +148,16 @@ async fn what_cannot_start_in_its_jail_is_told() {
     let place = guest::jailed();
     let mut adapter = place.firecracker.clone();
     let jail = adapter.jail.clone().unwrap();
-    // Fewer descriptors than the VMM opens: it panics, which the first of a namespace cannot even do by SIGABRT.
-    adapter.jail = Some(Jail { limits: Limits { open_files: 9, ..jail.limits }, ..jail.clone() });
+    // With fewer descriptors than it opens the VMM panics; the first process of a namespace cannot end by SIGABRT.
+    adapter.jail = Some(Jail { limits: VmmLimits { open_files: 9, ..jail.limits }, ..jail.clone() });
     let error = adapter.launch(place.spec()).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
-    assert_eq!(death.reason, Reason::Crash, "{death:?}");
+    assert_eq!(death.reason, DeathReason::Crash, "{death:?}");
     assert!(death.last_words().is_some_and(|line| line.contains("No file descriptors")), "{death:?}");
     adapter.jail = Some(Jail { binary: "/nonexistent/jailer".into(), ..jail.clone() });
     let error = adapter.launch(place.spec()).await.unwrap_err();
     assert!(matches!(&error, VmmError::BinaryMissing { .. }), "{error:?}");
-    adapter.jail = Some(Jail { users: Users { ids: 0..5, ..jail.users.clone() }, ..jail });
+    adapter.jail = Some(Jail { users: VmmUsers { ids: 0..5, ..jail.users.clone() }, ..jail });
     let error = adapter.launch(place.spec()).await.unwrap_err();
     assert!(matches!(&error, VmmError::Spec(_)), "{error:?}");
     place.assert_clean();

@@ -2,10 +2,11 @@
 
 use std::time::Duration;
 
+use crate::events::disturbed;
 use crate::guest::{self, end_of, kernel, said};
 use pyro_vmm::{
-    Accelerator, Backend, Defect, Exit, Firecracker, FirecrackerVersion, Memory, Reason, Shape, Spec, Start,
-    VmmError,
+    Accelerator, Backend, DeathReason, Firecracker, FirecrackerDefect, FirecrackerVersion, GuestMemory,
+    MachineSpec, MachineStart, ProcessExit, Shape, VmmError,
 };
 
 #[tokio::test]
@@ -19,15 +20,15 @@ async fn a_machine_starts_speaks_and_stops() {
     let watch = machine.watch();
     machine.stop().await.unwrap();
     let death = watch.ended().await;
-    assert_eq!((death.reason, death.how), (Reason::Stopped, Exit::Signal(9)));
+    assert_eq!((death.reason, death.exit), (DeathReason::Stopped, ProcessExit::Signal(9)));
     place.assert_clean();
 }
 
 #[tokio::test]
 async fn a_guest_that_resets_ends_it() {
     for (text, reason) in [
-        ("bye\\r\\n", Reason::GuestReset),
-        ("[ 0.1] Kernel panic - not syncing: no init\\r\\n", Reason::GuestPanic),
+        ("bye\\r\\n", DeathReason::GuestReset),
+        ("[ 0.1] Kernel panic - not syncing: no init\\r\\n", DeathReason::GuestPanic),
     ] {
         let place = guest::place();
         let mut spec = place.spec();
@@ -35,9 +36,9 @@ async fn a_guest_that_resets_ends_it() {
         match place.firecracker.launch(spec).await {
             Ok(machine) => {
                 let death = end_of(&machine).await;
-                assert_eq!((death.reason, death.how), (reason, Exit::Code(0)), "{death:?}");
+                assert_eq!((death.reason, death.exit), (reason, ProcessExit::Code(0)), "{death:?}");
             }
-            // It was faster than our first question.
+            // The guest ended before the first request.
             Err(VmmError::Died { death, .. }) => assert_eq!(death.reason, reason, "{death:?}"),
             Err(error) => panic!("{error:?}"),
         }
@@ -92,14 +93,10 @@ async fn a_connection_ends_with_its_machine() {
     let place = guest::place();
     let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
     let pid = machine.pid();
-    let killer = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(100)).await;
-        guest::signal(pid, libc::SIGKILL);
-    });
-    let error = machine.connect(guest::PATIENCE).await.unwrap_err();
+    let connecting = machine.connect(guest::DEADLINE);
+    let error = disturbed(connecting, || guest::signal(pid, libc::SIGKILL)).await.unwrap_err();
     let VmmError::Died { death, .. } = error else { panic!("{error:?}") };
-    assert_eq!(death.reason, Reason::Killed);
-    killer.await.unwrap();
+    assert_eq!(death.reason, DeathReason::Killed);
     place.assert_clean();
 }
 
@@ -109,17 +106,17 @@ async fn what_this_vmm_cannot_do_is_refused_before_anything_starts() {
     let file = || place.file("memory", &[0; 10]);
     let with = |shape: (u8, u32), memory, start| {
         let shape = Shape { vcpus: shape.0, mem_mib: shape.1 };
-        Spec { shape, memory, start, ..place.spec() }
+        MachineSpec { shape, memory, start, ..place.spec() }
     };
     let fits = (1, 64);
     for spec in [
-        with((0, 64), Memory::Private, Start::Cold),
-        with((33, 64), Memory::Private, Start::Cold),
-        with((1, 63), Memory::Private, Start::Cold),
-        with(fits, Memory::Owned(file()), Start::Cold),
-        with(fits, Memory::From(file()), Start::Cold),
-        with(fits, Memory::Private, Start::Restore { state: file() }),
-        with(fits, Memory::From(file()), Start::Restore { state: file() }),
+        with((0, 64), GuestMemory::Private, MachineStart::Cold),
+        with((33, 64), GuestMemory::Private, MachineStart::Cold),
+        with((1, 63), GuestMemory::Private, MachineStart::Cold),
+        with(fits, GuestMemory::Owned(file()), MachineStart::Cold),
+        with(fits, GuestMemory::From(file()), MachineStart::Cold),
+        with(fits, GuestMemory::Private, MachineStart::Restore { state: file() }),
+        with(fits, GuestMemory::From(file()), MachineStart::Restore { state: file() }),
     ] {
         let error = place.firecracker.launch(spec).await.unwrap_err();
         assert!(matches!(error, VmmError::Spec(_)), "{error:?}");
@@ -133,16 +130,19 @@ async fn known_bad_versions_are_refused_by_name() {
     let old = FirecrackerVersion { major: 1, minor: 11, patch: 0 };
     let adapter = Firecracker { version: old, ..place.firecracker.clone() };
     let error = adapter.launch(place.spec()).await.unwrap_err();
-    assert!(matches!(&error, VmmError::KnownBad { defect: Defect::TooOld, .. }), "{error:?}");
+    assert!(matches!(&error, VmmError::KnownBad { defect: FirecrackerDefect::TooOld, .. }), "{error:?}");
     let deaf = FirecrackerVersion { major: 1, minor: 16, patch: 0 };
     let adapter = Firecracker { version: deaf, ..place.firecracker.clone() };
-    let start = Start::Restore { state: place.file("state", b"") };
+    let start = MachineStart::Restore { state: place.file("state", b"") };
     let memory = place.file("memory", b"");
     memory.set_len(64 << 20).unwrap();
-    let spec = Spec { memory: Memory::From(memory), start, ..place.spec() };
+    let spec = MachineSpec { memory: GuestMemory::From(memory), start, ..place.spec() };
     let error = adapter.launch(spec).await.unwrap_err();
-    assert!(matches!(&error, VmmError::KnownBad { defect: Defect::DeadAfterRestore, .. }), "{error:?}");
-    // A binary that is not the version it was asked for once is another binary.
+    assert!(
+        matches!(&error, VmmError::KnownBad { defect: FirecrackerDefect::DeadAfterRestore, .. }),
+        "{error:?}"
+    );
+    // A binary with another version than at first was replaced.
     let newer = FirecrackerVersion { major: 1, minor: 15, patch: 1 };
     let adapter = Firecracker { version: newer, ..place.firecracker.clone() };
     let error = adapter.launch(place.spec()).await.unwrap_err();

@@ -4,6 +4,8 @@
 
 mod api;
 mod ends;
+#[path = "../shared/events.rs"]
+mod events;
 mod guest;
 mod jail;
 mod life;

@@ -4,13 +4,13 @@ use std::fs::{File, Permissions};
 use std::os::unix::fs::{FileExt, MetadataExt, PermissionsExt};
 
 use crate::guest::{self, Place, output, said};
-use pyro_vmm::{Beside, Machine, Memory, Spec, Start, VmmError};
+use pyro_vmm::{GuestMemory, Machine, MachineSpec, MachineStart, MemoryFileUse, VmmError};
 
-/// A machine that runs, was paused and saved; its memory and its state.
+/// Starts, pauses and saves a machine; gives it with its memory and state files.
 async fn saved(place: &Place) -> (Machine, File, File) {
     let mut machine = place.firecracker.launch(place.spec()).await.unwrap();
     said(&machine, "here").await;
-    assert_eq!(machine.beside(), Beside::All);
+    assert_eq!(machine.memory_file_use(), MemoryFileUse::All);
     let (state, memory) = (output(place.dir.path(), "state"), output(place.dir.path(), "memory"));
     let save = machine.save(state.try_clone().unwrap(), Some(memory.try_clone().unwrap())).await;
     assert!(matches!(save, Err(VmmError::NotPaused)), "{save:?}");
@@ -23,9 +23,9 @@ async fn saved(place: &Place) -> (Machine, File, File) {
     (machine, memory, state)
 }
 
-fn restore(place: &Place, memory: &File, state: &File) -> Spec {
-    let start = Start::Restore { state: state.try_clone().unwrap() };
-    Spec { memory: Memory::From(memory.try_clone().unwrap()), start, ..place.spec() }
+fn restore(place: &Place, memory: &File, state: &File) -> MachineSpec {
+    let start = MachineStart::Restore { state: state.try_clone().unwrap() };
+    MachineSpec { memory: GuestMemory::From(memory.try_clone().unwrap()), start, ..place.spec() }
 }
 
 async fn a_saved_machine_is_loaded(place: Place) {
@@ -47,7 +47,7 @@ async fn a_saved_machine_is_loaded(place: Place) {
         all.push(machine);
     }
     assert_eq!(place.homes().len(), 3);
-    // What was restored can be saved in its turn.
+    // A restored machine can be saved again.
     let mut machine = all.pop().unwrap();
     machine.pause().await.unwrap();
     let (state, memory) = (output(place.dir.path(), "state2"), output(place.dir.path(), "memory2"));
@@ -166,7 +166,7 @@ async fn a_checkpoint_stays_its_owners_and_is_loaded_while_it_is_open_to_all() {
     };
     set_mode(0o600);
     machine.save(state.try_clone().unwrap(), Some(memory.try_clone().unwrap())).await.unwrap();
-    // It goes on, and nothing of it is left to the jail's user.
+    // The machine goes on, and neither file belongs to the jail's user any more.
     machine.resume().await.unwrap();
     for file in [&state, &memory] {
         let metadata = file.metadata().unwrap();

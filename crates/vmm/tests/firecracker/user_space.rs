@@ -8,12 +8,12 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::guest::{self, Place, output};
-use pyro_vmm::{Machine, Memory, Reason, Shape, Spec, Start, VmmError};
+use pyro_vmm::{DeathReason, GuestMemory, Machine, MachineSpec, MachineStart, Shape, VmmError};
 
-/// A host that runs guests boots this one in a fraction of a second.
+/// Longest boot; a host that runs guests takes a fraction of a second.
 const BOOT_DEADLINE: Duration = Duration::from_secs(15);
 
-fn spec(place: &Place) -> Spec {
+fn spec(place: &Place) -> MachineSpec {
     let kernel = std::env::var_os("PYRO_TEST_KERNEL")
         .unwrap_or_else(|| panic!("PYRO_TEST_KERNEL is not set: it is what `cargo xtask kernel` prints"));
     let kernel = place.file("vmlinux", &std::fs::read(kernel).unwrap());
@@ -29,7 +29,7 @@ fn spec(place: &Place) -> Spec {
     spec
 }
 
-/// A newc archive of one file, `/init`.
+/// Writes a newc archive of one file, `/init`.
 fn archive(program: &[u8]) -> Vec<u8> {
     let mut out = Vec::new();
     for (name, mode, data) in [("init", 0o100_755, program), ("TRAILER!!!", 0, &[])] {
@@ -44,10 +44,10 @@ fn archive(program: &[u8]) -> Vec<u8> {
     out
 }
 
-/// Asks for the next number.
+/// Asks the guest for its next number.
 fn count(stream: &UnixStream) -> String {
     stream.set_nonblocking(false).unwrap();
-    stream.set_read_timeout(Some(guest::PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(guest::DEADLINE)).unwrap();
     (&mut &*stream).write_all(b"?\n").unwrap();
     let mut line = String::new();
     BufReader::new(stream).read_line(&mut line).unwrap();
@@ -62,7 +62,7 @@ async fn a_guest(place: Place) {
             let (never_ran, console) = match &error {
                 VmmError::Deadline { .. } => (true, machine.console_tail()),
                 VmmError::Died { death, .. } => {
-                    (death.reason == Reason::InternalError, death.console_tail.clone())
+                    (death.reason == DeathReason::InternalError, death.console_tail.clone())
                 }
                 _ => (false, String::new()),
             };
@@ -82,7 +82,7 @@ async fn a_guest(place: Place) {
     drop(stream);
     machine.pause().await.unwrap();
     machine.resume().await.unwrap();
-    let stream = machine.connect(guest::PATIENCE).await.unwrap();
+    let stream = machine.connect(guest::DEADLINE).await.unwrap();
     assert_eq!(count(&stream), "2");
     drop(stream);
     machine.pause().await.unwrap();
@@ -92,9 +92,9 @@ async fn a_guest(place: Place) {
     let mut all = [restored(&place, &state, &memory).await, restored(&place, &state, &memory).await];
     for machine in &mut all {
         machine.resume().await.unwrap();
-        // Each goes on in pages of its own.
+        // Each restored guest goes on in pages of its own.
         for expected in ["3", "4"] {
-            let stream = machine.connect(guest::PATIENCE).await.unwrap();
+            let stream = machine.connect(guest::DEADLINE).await.unwrap();
             assert_eq!(count(&stream), expected);
         }
     }
@@ -105,9 +105,9 @@ async fn a_guest(place: Place) {
 }
 
 async fn restored(place: &Place, state: &File, memory: &File) -> Machine {
-    let start = Start::Restore { state: state.try_clone().unwrap() };
-    let memory = Memory::From(memory.try_clone().unwrap());
-    place.firecracker.launch(Spec { memory, start, ..spec(place) }).await.unwrap()
+    let start = MachineStart::Restore { state: state.try_clone().unwrap() };
+    let memory = GuestMemory::From(memory.try_clone().unwrap());
+    place.firecracker.launch(MachineSpec { memory, start, ..spec(place) }).await.unwrap()
 }
 
 #[tokio::test]

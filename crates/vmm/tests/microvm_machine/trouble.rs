@@ -1,4 +1,4 @@
-//! Bad days: what is missing, what is garbage, who is killed, and that nothing is left behind by any of it.
+//! Failures: missing and garbage files, killed processes and cancelled launches, none of which leaves anything behind.
 
 use std::collections::BTreeSet;
 use std::fs::File;
@@ -8,8 +8,12 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::time::Duration;
 
-use crate::guest::{self, Talk};
-use pyro_vmm::{Accelerator, Death, Exit, Machine, Memory, Qemu, QemuVersion, Reason, Shape, Spec, VmmError};
+use crate::events::{cut_after_polls, disturbed, ended_within, open_process, wait_for_parent};
+use crate::guest::{self, LineClient};
+use pyro_vmm::{
+    Accelerator, Death, DeathReason, GuestMemory, Machine, MachineSpec, ProcessExit, Qemu, QemuVersion,
+    Shape, VmmError,
+};
 
 async fn end_of(machine: &Machine) -> Death {
     tokio::time::timeout(Duration::from_secs(30), machine.watch().ended()).await.expect("the machine ends")
@@ -38,7 +42,10 @@ async fn a_binary_that_is_no_qemu_is_an_error() {
     let error = no_qemu("/etc/passwd").launch(guest::cold()).await.unwrap_err();
     assert!(matches!(error, VmmError::Spawn { .. }), "{error:?}");
     let error = no_qemu("/bin/false").launch(guest::cold()).await.unwrap_err();
-    assert!(matches!(&error, VmmError::Died { death, .. } if death.how == Exit::Code(1)), "{error:?}");
+    assert!(
+        matches!(&error, VmmError::Died { death, .. } if death.exit == ProcessExit::Code(1)),
+        "{error:?}"
+    );
     let error = QemuVersion::of("/bin/echo".as_ref()).await.unwrap_err();
     assert!(matches!(error, VmmError::Version { .. }), "{error:?}");
     assert!(QemuVersion::of(&guest::qemu().binary).await.unwrap().major >= 7);
@@ -64,7 +71,7 @@ async fn garbage_for_a_kernel_is_said_by_qemu() {
     spec.parts.kernel = kernel;
     let error = guest::qemu().launch(spec).await.unwrap_err();
     let VmmError::Died { death, .. } = &error else { panic!("{error:?}") };
-    assert_eq!(death.reason, Reason::VmmExit);
+    assert_eq!(death.reason, DeathReason::VmmExit);
     assert!(!death.stderr_tail.is_empty(), "{death:?}");
 }
 
@@ -72,7 +79,7 @@ async fn garbage_for_a_kernel_is_said_by_qemu() {
 async fn impossible_shapes_are_refused_before_anything_starts() {
     for shape in [(0, 256), (65, 256), (1, 0), (1, 63), (1, 1 << 21)] {
         let shape = Shape { vcpus: shape.0, mem_mib: shape.1 };
-        let error = guest::qemu().launch(Spec { shape, ..guest::cold() }).await.unwrap_err();
+        let error = guest::qemu().launch(MachineSpec { shape, ..guest::cold() }).await.unwrap_err();
         assert!(matches!(error, VmmError::Spec(_)), "{error:?}");
     }
     let mut spec = guest::cold();
@@ -84,7 +91,7 @@ async fn impossible_shapes_are_refused_before_anything_starts() {
 #[tokio::test]
 async fn more_memory_than_the_host_has_is_said() {
     let shape = Shape { vcpus: 1, mem_mib: 1 << 20 };
-    let error = guest::qemu().launch(Spec { shape, ..guest::cold() }).await.unwrap_err();
+    let error = guest::qemu().launch(MachineSpec { shape, ..guest::cold() }).await.unwrap_err();
     assert!(matches!(&error, VmmError::OutOfMemory { mem_mib: 1_048_576, .. }), "{error:?}");
 }
 
@@ -95,6 +102,7 @@ async fn a_kernel_that_loops_leaves_its_tail() {
     let machine = guest::qemu().launch(spec).await.unwrap();
     let said = async {
         while !machine.console_tail().contains("stuck here") {
+            // A machine tells its console's tail, but not when that grows.
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     };
@@ -110,13 +118,13 @@ async fn a_verbose_boot_tells_the_whole_story() {
     spec.parts.kernel_args = ["rdinit=/nobody", "root=/dev/none"].map(String::from).to_vec();
     let quiet = guest::qemu().launch(spec).await.unwrap();
     let death = end_of(&quiet).await;
-    assert_eq!(death.reason, Reason::GuestPanic, "{death:?}");
+    assert_eq!(death.reason, DeathReason::GuestPanic, "{death:?}");
     let mut spec = guest::cold();
     spec.parts.kernel_args = ["rdinit=/nobody", "root=/dev/none"].map(String::from).to_vec();
     spec.parts.kernel_args.extend(pyro_vmm::VERBOSE_KERNEL_ARGS.iter().map(|&word| word.to_owned()));
     let loud = guest::qemu().launch(spec).await.unwrap();
     let death = end_of(&loud).await;
-    assert_eq!(death.reason, Reason::GuestPanic, "{death:?}");
+    assert_eq!(death.reason, DeathReason::GuestPanic, "{death:?}");
     assert!(death.console_tail.contains("Kernel command line: "), "{death:?}");
 }
 
@@ -125,19 +133,23 @@ async fn a_killed_vmm_is_told_from_a_crashed_one() {
     let machine = guest::qemu().launch(guest::cold()).await.unwrap();
     signal(machine.pid(), libc::SIGKILL);
     let death = end_of(&machine).await;
-    assert_eq!((death.reason, death.how), (Reason::Killed, Exit::Signal(libc::SIGKILL)), "{death:?}");
-    // A crash of its own doing: its memory goes away under it. (It is the first of a namespace, to which a SIGSEGV that
-    // is only sent means nothing.)
+    assert_eq!(
+        (death.reason, death.exit),
+        (DeathReason::Killed, ProcessExit::Signal(libc::SIGKILL)),
+        "{death:?}"
+    );
+    // QEMU crashes because its memory file is cut. (As the first process of its namespace it ignores a SIGSEGV that is
+    // only sent.)
     let memory = guest::memfd();
-    let owned = Memory::Owned(guest::again(&memory));
-    let machine = guest::qemu().launch(Spec { memory: owned, ..guest::cold() }).await.unwrap();
+    let owned = GuestMemory::Owned(guest::again(&memory));
+    let machine = guest::qemu().launch(MachineSpec { memory: owned, ..guest::cold() }).await.unwrap();
     memory.set_len(0).unwrap();
     let death = end_of(&machine).await;
-    assert_eq!(death.reason, Reason::Crash, "{death:?}");
+    assert_eq!(death.reason, DeathReason::Crash, "{death:?}");
     // QEMU turns SIGTERM into an orderly end.
     let machine = guest::qemu().launch(guest::cold()).await.unwrap();
     signal(machine.pid(), libc::SIGTERM);
-    assert_eq!(end_of(&machine).await.reason, Reason::Killed);
+    assert_eq!(end_of(&machine).await.reason, DeathReason::Killed);
 }
 
 #[tokio::test]
@@ -145,16 +157,11 @@ async fn a_vmm_that_dies_under_a_command_ends_the_command() {
     let mut machine = guest::qemu().launch(guest::cold()).await.unwrap();
     let pid = machine.pid();
     signal(pid, libc::SIGSTOP);
-    let killer = tokio::spawn(async move {
-        tokio::time::sleep(Duration::from_millis(200)).await;
-        signal(pid, libc::SIGKILL);
-    });
-    let error = machine.pause().await.unwrap_err();
+    let error = disturbed(machine.pause(), || signal(pid, libc::SIGKILL)).await.unwrap_err();
     assert!(matches!(&error, VmmError::Died { during: "stop", .. }), "{error:?}");
-    // And every later one too.
+    // Every later command fails too.
     let error = machine.resume().await.unwrap_err();
     assert!(matches!(&error, VmmError::Died { .. }), "{error:?}");
-    killer.await.unwrap();
 }
 
 #[tokio::test]
@@ -165,15 +172,15 @@ async fn kvm_either_runs_the_guest_or_says_why_or_stays_silent_within_bounds() {
         Err(error) => panic!("an unrecognised failure of KVM: {error:?}"),
         Ok(mut machine) => {
             assert_eq!(machine.accelerator(), Accelerator::Kvm);
-            let mut talk = Talk::with(&mut machine).await;
-            match tokio::time::timeout(Duration::from_secs(10), talk.try_ask("hello")).await {
+            let mut client = LineClient::with(&mut machine).await;
+            match tokio::time::timeout(Duration::from_secs(10), client.try_ask("hello")).await {
                 Ok(Ok(answer)) => assert_eq!(answer, "hello"),
                 // The accelerator gave up.
                 Ok(Err(_)) => {
                     let death = end_of(&machine).await;
-                    assert_eq!(death.reason, Reason::InternalError, "{death:?}");
+                    assert_eq!(death.reason, DeathReason::InternalError, "{death:?}");
                 }
-                // It runs and gets nowhere: the caller's deadline.
+                // The guest runs and gets nowhere: the caller's deadline ends the wait.
                 Err(_) => {}
             }
             machine.stop().await.unwrap();
@@ -194,11 +201,11 @@ async fn disks_processors_and_kernel_words_reach_the_guest() {
     spec.parts.disk = Some(disk.try_clone().unwrap());
     spec.parts.kernel_args = vec!["pyro.oneshot".into()];
     let mut machine = guest::qemu().launch(spec).await.unwrap();
-    let mut talk = Talk::with(&mut machine).await;
-    assert_eq!(talk.ask("base").await, "sixteen bytes ok");
-    assert_eq!(talk.ask("scribble").await, "16");
-    assert_eq!(talk.ask("cpus").await, "2");
-    assert!(talk.ask("cmdline").await.ends_with(" pyro.oneshot"));
+    let mut client = LineClient::with(&mut machine).await;
+    assert_eq!(client.ask("base").await, "sixteen bytes ok");
+    assert_eq!(client.ask("scribble").await, "16");
+    assert_eq!(client.ask("cpus").await, "2");
+    assert!(client.ask("cmdline").await.ends_with(" pyro.oneshot"));
     machine.stop().await.unwrap();
     let mut written = [0; 16];
     std::os::unix::fs::FileExt::read_exact_at(&disk, &mut written, 4096).unwrap();
@@ -207,7 +214,7 @@ async fn disks_processors_and_kernel_words_reach_the_guest() {
 
 #[tokio::test]
 async fn qemu_gets_its_own_descriptors_and_nothing_else() {
-    // Left open across exec by somebody else's mistake.
+    // Stands for a descriptor that other code left open across exec.
     let leak = File::open("/etc/hostname").unwrap();
     // SAFETY: changes a flag of a descriptor that this test owns.
     unsafe { libc::fcntl(leak.as_raw_fd(), libc::F_SETFD, 0) };
@@ -238,30 +245,26 @@ fn a_vmm_does_not_outlive_its_process() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let machine = runtime.block_on(guest::qemu().launch(guest::cold())).unwrap();
         println!("pid={}", machine.pid());
-        std::thread::sleep(Duration::from_secs(60));
+        wait_for_parent();
         return;
     }
     let mut child = Command::new(std::env::current_exe().unwrap())
         .args(["--exact", "trouble::a_vmm_does_not_outlive_its_process", "--nocapture"])
         .env(ROLE, "1")
+        .stdin(std::process::Stdio::piped())
         .stdout(std::process::Stdio::piped())
         .spawn()
         .unwrap();
     let lines = std::io::BufRead::lines(std::io::BufReader::new(child.stdout.take().unwrap()));
     let pid = lines.map_while(Result::ok).find_map(|line| line.split("pid=").nth(1)?.parse::<u32>().ok());
     let pid = pid.expect("the child says its pid");
-    assert!(std::path::Path::new(&format!("/proc/{pid}")).exists());
+    let vmm = open_process(pid);
     child.kill().unwrap();
     child.wait().unwrap();
-    let begin = std::time::Instant::now();
-    // A zombie that nobody reaps yet holds nothing any more.
-    while std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z ")) {
-        assert!(begin.elapsed() < Duration::from_secs(1), "QEMU {pid} outlives its parent");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    assert!(ended_within(&vmm, Duration::from_secs(1)), "QEMU {pid} outlives its parent");
 }
 
-/// Nothing that is on its way to its end takes longer, however busy the host is.
+/// Longest clean-up, however busy the host is.
 const LONG: Duration = Duration::from_secs(60);
 
 fn descriptors() -> usize {
@@ -277,7 +280,7 @@ fn children() -> BTreeSet<u32> {
     found
 }
 
-/// One test, because it counts for the whole process.
+/// Counts descriptors and children of the whole process, hence one test.
 #[tokio::test]
 async fn ten_machines_leave_nothing() {
     let round = async |machines: u32| {
@@ -289,7 +292,7 @@ async fn ten_machines_leave_nothing() {
                     let machine = guest::qemu().launch(guest::cold()).await.unwrap();
                     let watch = machine.watch();
                     drop(machine);
-                    assert_eq!(watch.ended().await.reason, Reason::Stopped);
+                    assert_eq!(watch.ended().await.reason, DeathReason::Stopped);
                 }
                 2 => {
                     let mut spec = guest::cold();
@@ -302,25 +305,25 @@ async fn ten_machines_leave_nothing() {
                 }
                 _ => {
                     // Cancelled while it starts.
-                    let launch = tokio::time::timeout(Duration::from_millis(15), async {
-                        guest::qemu().launch(guest::cold()).await
-                    });
-                    drop(launch.await);
+                    let adapter = guest::qemu();
+                    drop(cut_after_polls(adapter.launch(guest::cold()), 4).await);
                 }
             }
         }
         let begin = std::time::Instant::now();
         while !children().is_empty() && begin.elapsed() < LONG {
+            // A cancelled launch's process is reaped by the spawning thread, which reports to nobody.
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         assert_eq!(children(), BTreeSet::new());
     };
-    // Its last launch is waited for: what a cancelled one holds goes with the thread that worked for it.
+    // The last launch of a round is waited for: a thread that works for a cancelled one keeps its descriptors.
     round(4).await;
     let before = descriptors();
     round(10).await;
     let begin = std::time::Instant::now();
     while descriptors() != before && begin.elapsed() < LONG {
+        // Threads and tasks that end close descriptors without a report.
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(descriptors(), before);
@@ -335,11 +338,11 @@ fn a_runtime_that_goes_down_takes_its_machine_along() {
     drop(runtime);
     assert_eq!(children(), BTreeSet::new());
     let runtime = tokio::runtime::Runtime::new().unwrap();
-    assert_eq!(runtime.block_on(watch.ended()).reason, Reason::Stopped);
+    assert_eq!(runtime.block_on(watch.ended()).reason, DeathReason::Stopped);
     drop(machine);
 }
 
-/// What machines of this process have on disk: their directories, and their cgroups under v1 and v2.
+/// Lists directories and cgroups (v1 and v2) of machines of this process.
 fn traces() -> Vec<PathBuf> {
     let users = guest::qemu().users.map_or(0..0, |users| users.ids);
     let is_ours = |path: &PathBuf| {
@@ -359,22 +362,30 @@ async fn nothing_is_left() {
     let begin = std::time::Instant::now();
     while !(traces().is_empty() && children().is_empty()) {
         assert!(begin.elapsed() < Duration::from_secs(5), "{:?} {:?}", traces(), children());
+        // A cancelled launch is cleaned up by threads and tasks that report to nobody.
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// Cancels launches at every step, and kills whatever process there is at every step. One test, because it counts for
-/// the whole process.
+/// Cancels launches at every step, and kills all child processes at many. Counts for the whole process, hence one test.
 #[tokio::test]
 async fn a_launch_that_ends_at_any_step_leaves_nothing() {
     guest::qemu().launch(guest::cold()).await.unwrap().stop().await.unwrap();
     nothing_is_left().await;
     let before = descriptors();
-    for microseconds in (0..80_000).step_by(2000) {
+    let mut polls = 0;
+    loop {
         let adapter = guest::qemu();
-        drop(tokio::time::timeout(Duration::from_micros(microseconds), adapter.launch(guest::cold())).await);
+        let launched = cut_after_polls(adapter.launch(guest::cold()), polls).await;
+        let is_over = launched.map(|machine| drop(machine.unwrap())).is_some();
         nothing_is_left().await;
+        if is_over {
+            break;
+        }
+        polls += 1 + polls / 8;
     }
+    assert!(polls > 2, "a launch has more steps");
+    // No event tells how far the child is between its clone and its exec: the times sweep across those steps.
     for milliseconds in (0..60).step_by(4) {
         let launch = tokio::spawn(async { guest::qemu().launch(guest::cold()).await });
         tokio::time::sleep(Duration::from_millis(milliseconds)).await;

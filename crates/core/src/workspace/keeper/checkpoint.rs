@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyro_formats::hostfs::dig_holes;
-use pyro_vmm::{Beside, Machine};
+use pyro_vmm::{Machine, MemoryFileUse};
 
 use crate::guest::Guest;
 use crate::workspace::error::{WorkspaceError, blocking};
@@ -63,7 +63,7 @@ impl Keeper {
             key.file().write_all(&origin).map_err(WorkspaceError::Copy)?;
             jobs.file().write_all(&running).map_err(WorkspaceError::Copy)?;
             let Saving { memory, ram, beside } = saving;
-            if let (Some(ram), Beside::All) = (&ram, beside) {
+            if let (Some(ram), MemoryFileUse::All) = (&ram, beside) {
                 dig_holes(ram.file()).map_err(WorkspaceError::Copy)?;
             }
             let all = [Some(key), Some(jobs), ram, Some(memory), Some(copy)];
@@ -115,12 +115,14 @@ async fn prepare_memory(
     memory: Draft,
     ram: impl FnOnce() -> Result<Draft, WorkspaceError>,
 ) -> Result<Saving, WorkspaceError> {
-    let beside = engine.machine.beside();
+    let beside = engine.machine.memory_file_use();
     let mapped = engine.memory.as_ref().map(own).transpose()?;
     match (beside, mapped) {
-        (Beside::Nothing, _) | (Beside::Changes, None) => Ok(Saving { memory, ram: None, beside }),
-        (Beside::All, _) => Ok(Saving { memory, ram: Some(ram()?), beside }),
-        (Beside::Changes, Some(mapped)) => {
+        (MemoryFileUse::Nothing, _) | (MemoryFileUse::Changes, None) => {
+            Ok(Saving { memory, ram: None, beside })
+        }
+        (MemoryFileUse::All, _) => Ok(Saving { memory, ram: Some(ram()?), beside }),
+        (MemoryFileUse::Changes, Some(mapped)) => {
             let ram = ram()?;
             blocking(move || {
                 ram.fill(&mapped)?;
@@ -135,7 +137,7 @@ async fn prepare_memory(
 struct Saving {
     memory: Draft,
     ram: Option<Draft>,
-    beside: Beside,
+    beside: MemoryFileUse,
 }
 
 impl Saving {
@@ -147,7 +149,7 @@ impl Saving {
         if let Some(ram) = &self.ram {
             match machine.save(own(self.memory.file())?, Some(own(ram.file())?)).await {
                 Ok(()) => return Ok(None),
-                Err(error) if self.beside == Beside::All => return Err(failed(error)),
+                Err(error) if self.beside == MemoryFileUse::All => return Err(failed(error)),
                 Err(error) => why = Some(cause::chain(&error)),
             }
             self.ram = None;

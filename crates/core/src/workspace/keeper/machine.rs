@@ -5,7 +5,7 @@ use std::io::Read as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use pyro_vmm::{Cache, Machine, Shape, Watch};
+use pyro_vmm::{DiskCache, Machine, Shape, Watch};
 
 use crate::backend::{self, Choice, Preference, Probe};
 use crate::cause;
@@ -293,7 +293,7 @@ impl<'a> Means<'a> {
             hostname: format!("pyro-{}", record.id),
             oneshot: false,
             disk,
-            cache: Cache::Writeback,
+            cache: DiskCache::Writeback,
             templates: Use::Templates,
             timeline: &self.timeline,
         }

@@ -1,4 +1,4 @@
-//! What the tests start: the real binaries, and kernels of a few instructions.
+//! Machines of these tests: the real binaries, and kernels of a few instructions.
 
 use std::collections::BTreeSet;
 use std::fs::{self, File, Permissions};
@@ -10,16 +10,16 @@ use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use pyro_vmm::{
-    Cache, Cgroups, Death, Firecracker, FirecrackerVersion, Jail, Limits, Machine, Memory, Parts, Shape,
-    Spec, Start, Users,
+    CgroupVersion, Death, DiskCache, Firecracker, FirecrackerVersion, GuestMemory, Jail, Machine,
+    MachineParts, MachineSpec, MachineStart, Shape, VmmLimits, VmmUsers,
 };
 
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 64 };
 
-/// How long anything may take on a host that is busy with other tests.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest wait, on a host that is busy with other tests.
+pub const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A place where the tests of one function keep everything, with the adapter that runs in it.
+/// Directory of one test, with the adapter that runs in it.
 pub struct Place {
     pub dir: tempfile::TempDir,
     pub firecracker: Firecracker,
@@ -42,42 +42,47 @@ pub fn place() -> Place {
     Place { dir, firecracker }
 }
 
-/// With a jail, which needs root as pyro in a jail does.
+/// Makes a place whose adapter has a jail, which needs root.
 pub fn jailed() -> Place {
     assert!(rustix::process::geteuid().is_root(), "these tests need root: a jail cannot be made without");
     let mut place = place();
     place.firecracker.jail = Some(Jail {
         binary: binary("jailer"),
-        users: Users { ids: ids(), cgroups: Cgroups::of_host().unwrap() },
-        limits: Limits::FIRECRACKER,
+        users: VmmUsers { ids: ids(), cgroups: CgroupVersion::of_host().unwrap() },
+        limits: VmmLimits::FIRECRACKER,
     });
     place
 }
 
-/// Ids for this test process: other ones run at the same time.
+/// User ids of this test process: others run at the same time.
 fn ids() -> std::ops::Range<u32> {
     let start = 700_000_000 + std::process::id() % 10_000 * 10_000;
     start..start + 10_000
 }
 
 impl Place {
-    pub fn spec(&self) -> Spec {
-        Spec { shape: SHAPE, parts: self.parts(), memory: Memory::Private, start: Start::Cold }
+    pub fn spec(&self) -> MachineSpec {
+        MachineSpec {
+            shape: SHAPE,
+            parts: self.parts(),
+            memory: GuestMemory::Private,
+            start: MachineStart::Cold,
+        }
     }
 
-    /// A kernel that stays, and both drives.
-    pub fn parts(&self) -> Parts {
-        Parts {
+    /// Makes parts with a kernel that never ends, and both drives.
+    pub fn parts(&self) -> MachineParts {
+        MachineParts {
             kernel: kernel("here\\r\\n", false),
             initramfs: self.file("initramfs", b"no archive"),
             base: Some(self.file("base", &[1; 4096])),
             disk: Some(self.new_disk()),
-            cache: Cache::Unsafe,
+            cache: DiskCache::Unsafe,
             kernel_args: Vec::new(),
         }
     }
 
-    /// A file that everybody may read, opened for reading and writing.
+    /// Makes a file that everybody may read, opened for reading and writing.
     pub fn file(&self, name: &str, bytes: &[u8]) -> File {
         let path = self.dir.path().join(name);
         fs::write(&path, bytes).unwrap();
@@ -85,14 +90,14 @@ impl Place {
         File::options().read(true).write(true).open(&path).unwrap()
     }
 
-    /// A disk without a name.
+    /// Makes a disk of 1 MiB without a name.
     pub fn new_disk(&self) -> File {
         let disk = tempfile::tempfile_in(self.dir.path()).unwrap();
         disk.set_len(1 << 20).unwrap();
         disk
     }
 
-    /// The machines that have a directory, by their ids.
+    /// Lists the ids of machines that have a directory.
     pub fn homes(&self) -> BTreeSet<String> {
         let Ok(entries) = fs::read_dir(self.firecracker.run_dir.join("firecracker")) else {
             return BTreeSet::new();
@@ -100,14 +105,14 @@ impl Place {
         entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// The working directory of the only machine there is.
+    /// Finds the working directory of the only machine.
     pub fn only_root(&self) -> PathBuf {
         let homes = self.homes();
         assert_eq!(homes.len(), 1, "{homes:?}");
         self.firecracker.run_dir.join("firecracker").join(homes.first().unwrap()).join("root")
     }
 
-    /// The processes, of whatever user, that have something to do with this place.
+    /// Lists the processes, of any user, whose working directory or arguments are in this place.
     pub fn processes(&self) -> Vec<String> {
         let name = self.dir.path().to_str().unwrap();
         let mut found = Vec::new();
@@ -126,19 +131,20 @@ impl Place {
         found
     }
 
-    /// Nothing is left of any machine: no directory, no process.
+    /// Asserts that no machine left a directory or a process.
     #[track_caller]
     pub fn assert_clean(&self) {
         assert_eq!(self.homes(), BTreeSet::new());
         let begin = Instant::now();
         while !self.processes().is_empty() {
             assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", self.processes());
+            // The kernel reports no end of other users' processes and of grandchildren.
             std::thread::sleep(Duration::from_millis(5));
         }
     }
 }
 
-/// A kernel that says `text` on its console and then stays or resets.
+/// Builds a kernel that writes `text` to its console and then stays or resets.
 pub fn kernel(text: &str, resets: bool) -> File {
     let folder = tempfile::tempdir().unwrap();
     let (object, output) = (folder.path().join("kernel.o"), folder.path().join("kernel"));
@@ -152,14 +158,14 @@ pub fn kernel(text: &str, resets: bool) -> File {
     let mut ld = Command::new("ld");
     ld.args(["-m", "elf_x86_64", "-Ttext=0x100000", "-e", "start", "-o"]).arg(&output).arg(&object);
     assert!(ld.status().expect("ld runs: install binutils").success());
-    // With a name, which a jail needs.
+    // A jail mounts only files with a name.
     let kept = keep().join(unique().to_string());
     fs::copy(&output, &kept).unwrap();
     fs::set_permissions(&kept, Permissions::from_mode(0o644)).unwrap();
     File::open(kept).unwrap()
 }
 
-/// Where kernels stay for as long as the test process lives.
+/// Directory of kernels, which lives as long as the test process.
 fn keep() -> &'static Path {
     static KEPT: OnceLock<tempfile::TempDir> = OnceLock::new();
     KEPT.get_or_init(|| tempfile::tempdir().unwrap()).path()
@@ -171,17 +177,18 @@ fn unique() -> usize {
 }
 
 pub async fn end_of(machine: &Machine) -> Death {
-    tokio::time::timeout(PATIENCE, machine.watch().ended()).await.expect("the machine ends")
+    tokio::time::timeout(DEADLINE, machine.watch().ended()).await.expect("the machine ends")
 }
 
-/// Waits until the guest has said `text`.
+/// Waits until `text` is on the guest's console.
 pub async fn said(machine: &Machine, text: &str) {
     let heard = async {
         while !machine.console_tail().contains(text) {
+            // A machine tells its console's tail, but not when that grows.
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
-    let heard = tokio::time::timeout(PATIENCE, heard).await;
+    let heard = tokio::time::timeout(DEADLINE, heard).await;
     assert!(
         heard.is_ok(),
         "{text:?} is not in {:?}; {:?}",
@@ -195,7 +202,7 @@ pub fn signal(pid: u32, signal: i32) {
     assert_eq!(unsafe { libc::kill(i32::try_from(pid).unwrap(), signal) }, 0);
 }
 
-/// A file in `dir` with a name, for a save.
+/// Makes a named file in `dir`, for a save.
 pub fn output(dir: &Path, name: &str) -> File {
     let path = dir.join(name);
     let file = File::options().read(true).write(true).create(true).truncate(true).open(&path).unwrap();
@@ -203,7 +210,7 @@ pub fn output(dir: &Path, name: &str) -> File {
     file
 }
 
-/// A script in `dir` that stands in for a binary.
+/// Writes a script in `dir` that stands in for a binary.
 pub fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
     let path = dir.join(name);
     let mut file = File::create(&path).unwrap();
@@ -212,12 +219,12 @@ pub fn script(dir: &Path, name: &str, text: &str) -> PathBuf {
     path
 }
 
-/// A memory file without a name.
+/// Makes a memory file, which has no name.
 pub fn memfd() -> File {
     rustix::fs::memfd_create(c"test", rustix::fs::MemfdFlags::CLOEXEC).unwrap().into()
 }
 
-/// The cgroups that there are for jailed machines of this test process.
+/// Lists the cgroups of jailed machines of this test process.
 pub fn cgroups() -> BTreeSet<PathBuf> {
     let parents = ["memory/pyro", "pids/pyro", "unified/pyro", "pyro"];
     let parents = parents.iter().map(|parent| Path::new("/sys/fs/cgroup").join(parent));

@@ -97,9 +97,9 @@ int main(void) {
     int length = 0;
     for (int port = -1;;) {
         while (port < 0)
-            if ((port = open_port()) < 0) usleep(1000);
+            if ((port = open_port()) < 0) usleep(1000); /* until the driver has probed the port */
         char byte;
-        if (read(port, &byte, 1) != 1) { /* nobody there: wait for somebody */
+        if (read(port, &byte, 1) != 1) { /* nobody there: read and poll return at once, so only time can be waited for */
             usleep(1000);
             continue;
         }

@@ -1,6 +1,6 @@
-//! The guest of this crate's tests: a real kernel, and a PID 1 of one static C file that answers lines.
+//! Guest of these tests: a real kernel, and a PID 1 of one static C file that answers lines.
 //!
-//! Needs neither the agent nor core, so that a failure here is a failure of the adapter.
+//! Neither the agent nor core is needed, so that a failure here is a failure of the adapter.
 
 use std::ffi::OsStr;
 use std::fs::File;
@@ -9,27 +9,30 @@ use std::os::fd::{AsRawFd, FromRawFd};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use pyro_vmm::{Accelerator, Cache, Cgroups, Machine, Memory, Parts, Qemu, Shape, Spec, Start, Users};
+use pyro_vmm::{
+    Accelerator, CgroupVersion, DiskCache, GuestMemory, Machine, MachineParts, MachineSpec, MachineStart,
+    Qemu, Shape, VmmUsers,
+};
 use tokio::io::{AsyncBufReadExt, AsyncWriteExt, BufReader};
 use tokio::net::UnixStream;
 
 pub const SHAPE: Shape = Shape { vcpus: 1, mem_mib: 256 };
 
-/// How long a guest may take to boot on a host that other tests keep busy.
+/// Longest boot of a guest on a host that other tests keep busy.
 pub const BOOT_DEADLINE: Duration = Duration::from_secs(60);
 
-/// As pyro runs it: with a user of its own when this is root.
+/// Makes the adapter as pyro does: with users for machines when this is root.
 pub fn qemu() -> Qemu {
     static RUN_DIR: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
     let run_dir = RUN_DIR.get_or_init(|| tempfile::tempdir().unwrap()).path().to_owned();
     let start = 800_000_000 + std::process::id() % 10_000 * 10_000;
     let users = rustix::process::geteuid()
         .is_root()
-        .then(|| Users { ids: start..start + 10_000, cgroups: Cgroups::of_host().unwrap() });
+        .then(|| VmmUsers { ids: start..start + 10_000, cgroups: CgroupVersion::of_host().unwrap() });
     Qemu { binary: "/usr/bin/qemu-system-x86_64".into(), accelerator: Accelerator::Tcg, run_dir, users }
 }
 
-/// The kernel to boot.
+/// Opens the kernel to boot.
 pub fn kernel() -> File {
     let path = std::env::var_os("PYRO_TEST_KERNEL");
     let path = path.as_deref().unwrap_or_else(|| {
@@ -44,7 +47,7 @@ fn open(path: &OsStr) -> File {
     File::open(path).unwrap_or_else(|error| panic!("cannot open {}: {error}", path.display()))
 }
 
-/// A newc archive whose `/init` is `init.c`, compiled once for each test process.
+/// Makes a newc archive whose `/init` is `init.c`, compiled once for each test process.
 pub fn initramfs() -> File {
     static PROGRAM: std::sync::OnceLock<Vec<u8>> = std::sync::OnceLock::new();
     let program = PROGRAM.get_or_init(|| {
@@ -65,7 +68,7 @@ pub fn initramfs() -> File {
     file
 }
 
-/// A newc ("070701") cpio archive.
+/// Writes a newc ("070701") cpio archive of names, modes and contents.
 pub fn archive(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
     let mut out = Vec::new();
     for (inode, (name, mode, data)) in (1..).zip(entries.iter().chain([&("TRAILER!!!", 0, &b""[..])])) {
@@ -80,7 +83,7 @@ pub fn archive(entries: &[(&str, u32, &[u8])]) -> Vec<u8> {
     out
 }
 
-/// A kernel that says so on the serial port and then loops, as one that hangs before it has a console.
+/// Builds a kernel that writes "stuck here" to the serial port and loops, like one that hangs early in its boot.
 pub fn looping_kernel() -> File {
     let folder = tempfile::tempdir().unwrap();
     let output = folder.path().join("loop");
@@ -101,22 +104,22 @@ pub fn looping_kernel() -> File {
     File::open(&output).unwrap()
 }
 
-pub fn parts() -> Parts {
-    Parts {
+pub fn parts() -> MachineParts {
+    MachineParts {
         kernel: kernel(),
         initramfs: initramfs(),
         base: None,
         disk: None,
-        cache: Cache::Unsafe,
+        cache: DiskCache::Unsafe,
         kernel_args: Vec::new(),
     }
 }
 
-pub fn cold() -> Spec {
-    Spec { shape: SHAPE, parts: parts(), memory: Memory::Private, start: Start::Cold }
+pub fn cold() -> MachineSpec {
+    MachineSpec { shape: SHAPE, parts: parts(), memory: GuestMemory::Private, start: MachineStart::Cold }
 }
 
-/// A memory file without a name.
+/// Makes a memory file, which has no name.
 pub fn memfd() -> File {
     // SAFETY: takes a C string that lives forever and gives a number.
     let number = unsafe { libc::memfd_create(c"test".as_ptr(), libc::MFD_CLOEXEC) };
@@ -125,20 +128,20 @@ pub fn memfd() -> File {
     unsafe { File::from_raw_fd(number) }
 }
 
-/// The same open file under another descriptor.
+/// Opens the file anew, with a position of its own.
 pub fn again(file: &File) -> File {
     File::options().read(true).write(true).open(format!("/proc/self/fd/{}", file.as_raw_fd())).unwrap()
 }
 
-/// The guest's line protocol over the byte stream.
-pub struct Talk {
+/// Client of the guest's line protocol over the byte stream.
+pub struct LineClient {
     stream: BufReader<UnixStream>,
 }
 
-impl Talk {
-    pub async fn with(machine: &mut Machine) -> Talk {
+impl LineClient {
+    pub async fn with(machine: &mut Machine) -> LineClient {
         let stream = machine.connect(BOOT_DEADLINE).await.unwrap();
-        Talk { stream: BufReader::new(UnixStream::from_std(stream).unwrap()) }
+        LineClient { stream: BufReader::new(UnixStream::from_std(stream).unwrap()) }
     }
 
     /// Sends a line without waiting for its answer.
@@ -146,13 +149,13 @@ impl Talk {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).await.unwrap();
     }
 
-    /// Sends a line; its answer.
+    /// Sends a line and gives its answer.
     pub async fn ask(&mut self, line: &str) -> String {
         let answer = tokio::time::timeout(BOOT_DEADLINE, self.try_ask(line)).await;
         answer.unwrap_or_else(|_| panic!("no answer to {line:?} within {BOOT_DEADLINE:?}")).unwrap()
     }
 
-    /// Sends a line; its answer, if the machine lives.
+    /// Sends a line and gives its answer; fails when the machine ends.
     pub async fn try_ask(&mut self, line: &str) -> std::io::Result<String> {
         self.stream.get_mut().write_all(format!("{line}\n").as_bytes()).await?;
         let mut answer = String::new();

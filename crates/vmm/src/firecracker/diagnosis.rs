@@ -1,20 +1,20 @@
-//! Firecracker's own complaints, recognised where the person can do something about them.
+//! Recognises Firecracker's errors that the user can remedy.
 
 use crate::VmmError;
-use crate::death::Reason;
+use crate::death::DeathReason;
 
-/// Of a `/dev/kvm` that is missing, forbidden, or unable.
+/// Messages about a `/dev/kvm` that is missing, forbidden or unable.
 const KVM: &[&str] =
     &["/dev/kvm", "KVM object", "Kvm(", "KVM capabilities", "Cannot create the VM", "create a VM"];
 
-/// Of guest memory that the host does not give at once. Firecracker reserves nothing: a guest that is too large for the
-/// host starts, and ends when it touches what is not there.
+/// Messages about guest memory that the host refuses at once. Firecracker reserves nothing: a guest that is too large
+/// for the host starts, and ends when it touches memory that the host lacks.
 const MEMORY: &[&str] = &["Cannot allocate memory", "os error 12"];
 
-/// Turns the end of a Firecracker that never came up into what it ended over.
+/// Replaces the failure of a launch by its cause, where a message tells it; gives `error` back otherwise.
 pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
     let words = match &error {
-        VmmError::Died { death, .. } if matches!(death.reason, Reason::VmmExit | Reason::Crash) => {
+        VmmError::Died { death, .. } if matches!(death.reason, DeathReason::VmmExit | DeathReason::Crash) => {
             &death.stderr_tail
         }
         VmmError::Api { fault, .. } => fault,
@@ -33,7 +33,7 @@ pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
     error
 }
 
-/// A line of the log without its time and thread: `2026-01-01T00:00:00.0 [id:main] words`.
+/// Removes time and thread from a line of the log: `2026-01-01T00:00:00.0 [id:main] words`.
 fn strip(line: &str) -> &str {
     line.split_once("] ").map_or(line, |(_when, words)| words).trim()
 }
@@ -41,12 +41,12 @@ fn strip(line: &str) -> &str {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::death::{Death, Exit};
+    use crate::death::{Death, ProcessExit};
 
     fn recognised(words: &str) -> VmmError {
         let death = Death {
-            how: Exit::Code(1),
-            reason: Reason::VmmExit,
+            exit: ProcessExit::Code(1),
+            reason: DeathReason::VmmExit,
             console_tail: String::new(),
             stderr_tail: words.into(),
         };

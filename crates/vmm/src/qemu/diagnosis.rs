@@ -1,10 +1,10 @@
-//! QEMU's own complaints, recognised where the person can do something about them.
+//! Recognises errors on QEMU's stderr that the user can remedy.
 
 use crate::VmmError;
-use crate::death::Reason;
+use crate::death::DeathReason;
 
-/// Of a `/dev/kvm` that is missing, forbidden, or unable. A KVM that refuses what every processor has (`failed to set
-/// MSR`) makes QEMU abort over an assertion.
+/// Messages about a `/dev/kvm` that is missing, forbidden or unable. QEMU aborts over an assertion when KVM refuses a
+/// register that every processor has (`failed to set MSR`).
 const KVM: &[&str] = &[
     "/dev/kvm",
     "Could not access KVM",
@@ -14,14 +14,14 @@ const KVM: &[&str] = &[
     "ioctl(KVM_",
 ];
 
-/// Of guest memory that the host does not give.
+/// Messages about guest memory that the host cannot give.
 const MEMORY: &[&str] =
     &["Cannot allocate memory", "cannot set up guest memory", "unable to map backing store"];
 
-/// Turns the death of a QEMU that never came up into what it died of.
+/// Replaces the end of a QEMU during its launch by its cause, where a message tells it; gives `error` back otherwise.
 pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
     let VmmError::Died { death, .. } = &error else { return error };
-    if !matches!(death.reason, Reason::VmmExit | Reason::Crash) {
+    if !matches!(death.reason, DeathReason::VmmExit | DeathReason::Crash) {
         return error;
     }
     let find = |needles: &[&str]| {
@@ -40,7 +40,7 @@ pub(super) fn recognise(error: VmmError, mem_mib: u32) -> VmmError {
     error
 }
 
-/// A line of QEMU's without the program's path at its start.
+/// Removes the program's path from the start of a line of QEMU's.
 fn strip(line: &str) -> &str {
     line.split_once(": ").map_or(line, |(_program, rest)| rest).trim()
 }
