@@ -213,7 +213,7 @@ pub async fn run(
         Ok(begun) => begun,
         Err(errno) => {
             let why = failure(resource_kind(errno), "helper", errno, "no new process");
-            return crate::session::last_word(&mut write, &Reply::Failed(why)).await;
+            return crate::wire::last_word(&mut write, &Reply::Failed(why)).await;
         }
     };
     let ended = reaper.watch(pid);
@@ -241,7 +241,7 @@ pub async fn run(
                 let _ = reaper.watch(pid).await;
             }
             let why = refusal(FailureKind::Exhausted, "helper", why);
-            crate::session::last_word(&mut write, &Reply::Failed(why)).await;
+            crate::wire::last_word(&mut write, &Reply::Failed(why)).await;
         }
         _ => drop(write.close().await),
     }

@@ -20,6 +20,7 @@
 //! of the guest. What cannot be done is a [`pyro_proto::message::Failure`].
 
 pub mod boot;
+pub mod console;
 pub mod exec;
 pub mod failure;
 pub mod files;
@@ -28,6 +29,7 @@ pub mod identity;
 pub mod jobs;
 pub mod probe;
 pub mod reaper;
+pub mod root;
 pub mod secrets;
 pub mod server;
 pub mod session;

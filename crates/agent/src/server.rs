@@ -18,9 +18,9 @@ use pyro_proto::link::{Link, LinkError};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::UnixListener;
 
-use crate::boot::vsock::Listener;
 use crate::session::{Agent, End, Order, serve};
 use crate::wire::Wire;
+use crate::wire::vsock::Listener;
 
 /// A number that no session had before. Never waits for the kernel's pool: it tells sessions apart, it is no key.
 fn nonce() -> Nonce {

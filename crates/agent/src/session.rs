@@ -11,7 +11,7 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use futures::channel::oneshot;
-use futures::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
+use futures::io::AsyncReadExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_REQUEST};
 use pyro_proto::link::Link;
@@ -20,7 +20,7 @@ use pyro_proto::message::{
 };
 use pyro_proto::mux::{self, ConnectionError, Stream};
 
-use crate::boot::{Root, disk};
+use crate::console;
 use crate::exec::{self, Commands};
 use crate::failure::refusal;
 use crate::files::{self, area::Area};
@@ -28,8 +28,9 @@ use crate::helper;
 use crate::identity;
 use crate::jobs::Jobs;
 use crate::probe;
+use crate::root::{Root, disk};
 use crate::secrets;
-use crate::wire::Wire;
+use crate::wire::{Wire, last_word};
 
 /// What an agent is, for as long as it runs.
 pub struct Agent {
@@ -58,6 +59,7 @@ impl Agent {
     /// One that has not been told who it is.
     pub fn new(commands: Commands, root: Root, guest: Option<Guest>) -> Self {
         let (freezing, oneshot) = (Cell::new(false), Cell::new(false));
+        recover(&root);
         Self { commands, jobs: Jobs::default(), root: RefCell::new(root), guest, freezing, oneshot }
     }
 
@@ -137,9 +139,20 @@ impl Agent {
                 ));
             }
         };
+        recover(&assembled);
         self.root.replace(assembled);
         self.watch_disk();
         self.root.borrow().problem().map_or(Ok(()), |failure| Err(failure.clone()))
+    }
+}
+
+/// Puts back on the disk of `root` what a guest that died left half done.
+fn recover(root: &Root) {
+    if let Some(disk) = root.disk()
+        && let Err(problem) = files::stage::recover(disk, None)
+    {
+        // Nobody else can do better; it is tried again at the next start.
+        console::note(&format!("{}: {}", problem.stage, problem.message));
     }
 }
 
@@ -309,12 +322,5 @@ fn done(result: Result<(), Failure>) -> Reply {
     match result {
         Ok(()) => Reply::Done,
         Err(failure) => Reply::Failed(failure),
-    }
-}
-
-/// Says the last word of a call. A host that is gone does not hear it, which its session will see by itself.
-pub async fn last_word(write: &mut WriteHalf<Stream>, message: &impl serde::Serialize) {
-    if frame::send(write, message).await.is_ok() {
-        let _ = write.close().await;
     }
 }

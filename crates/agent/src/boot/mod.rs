@@ -1,11 +1,6 @@
 //! How the agent starts: as a plain process, or as PID 1 of a guest.
 
-pub mod disk;
-pub mod mounts;
-pub mod port;
 pub mod power;
-pub mod root;
-pub mod vsock;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,17 +9,18 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::{Either, select};
-use pyro_proto::message::{Failure, FailureKind};
 use rustix::process::Resource;
 
+use crate::console;
 use crate::exec::Commands;
 use crate::exec::spawn::Setup;
 use crate::exec::tree::{Trees, cgroup};
-use crate::failure::refusal;
 use crate::identity::Identity;
 use crate::reaper::Reaper;
+use crate::root::{self, Root, disk, mounts};
 use crate::server::{self, Outcome};
 use crate::session::{Agent, Guest};
+use crate::wire::{Wire, port, vsock};
 
 /// Where a plain agent listens.
 #[derive(Debug)]
@@ -33,59 +29,6 @@ pub enum Listen {
     Socket(PathBuf),
     /// On this stream.
     Stream(OwnedFd),
-}
-
-/// What became of the root filesystem.
-#[derive(Debug)]
-pub enum Root {
-    /// This is a plain process: the root is the machine's own. What it was told to take for its disk's root.
-    Plain(Option<OwnedFd>),
-    /// PID 1 without a base image: only the initramfs is there.
-    Diskless,
-    /// PID 1 with its base mounted, waiting for an order to assemble the rest.
-    Waiting(root::Waiting),
-    /// PID 1 with its root assembled; the disk's own root, from where workspace and what is beside it are one mount.
-    Ready(OwnedFd),
-    /// PID 1 whose root could not be assembled.
-    Failed(Failure),
-}
-
-impl Root {
-    /// Whether the agent is PID 1.
-    pub fn is_pid1(&self) -> bool {
-        !matches!(self, Self::Plain(_))
-    }
-
-    /// Whether the guest's own root is there.
-    pub fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready(_))
-    }
-
-    /// The disk's own root.
-    pub fn disk(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        match self {
-            Self::Ready(disk) | Self::Plain(Some(disk)) => Some(std::os::fd::AsFd::as_fd(disk)),
-            _ => None,
-        }
-    }
-
-    /// What went wrong when it was assembled.
-    pub fn problem(&self) -> Option<&Failure> {
-        match self {
-            Self::Failed(problem) => Some(problem),
-            _ => None,
-        }
-    }
-
-    /// Why commands cannot run.
-    pub fn refuses(&self) -> Option<Failure> {
-        match self {
-            Self::Waiting(_) => {
-                Some(refusal(FailureKind::Unsupported, "root", "the root file system is not assembled yet"))
-            }
-            other => other.problem().cloned(),
-        }
-    }
 }
 
 /// Open files: what the agent needs for itself with all calls in use, and what commands get (soft, hard).
@@ -165,7 +108,7 @@ pub fn plain(listen: Listen, disk: Option<PathBuf>) -> io::Result<()> {
             match listen {
                 Listen::Socket(path) => server::on_socket(&agent, &path).await,
                 Listen::Stream(fd) => {
-                    let wire = crate::wire::Wire::new(fd)?;
+                    let wire = Wire::new(fd)?;
                     server::on_wire(&agent, &wire).await;
                     Ok(())
                 }
@@ -198,7 +141,7 @@ pub fn run() -> ! {
         Err(failure) => Root::Failed(failure),
     };
     if let Some(problem) = root.problem() {
-        power::note(&format!("{}: {}", problem.stage, problem.message));
+        console::note(&format!("{}: {}", problem.stage, problem.message));
     }
     let cgroups = memory.and_then(cgroup::Cgroups::new);
     let limit =
@@ -207,13 +150,13 @@ pub fn run() -> ! {
     let trees = match cgroups {
         Ok(cgroups) => Ok(Trees::Cgroups(cgroups)),
         Err(error) => {
-            power::note(&format!("no cgroups: {error}"));
+            console::note(&format!("no cgroups: {error}"));
             Trees::walking()
         }
     };
     let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, identity?, &words)));
     if let Err(error) = served {
-        power::note(&format!("cannot go on: {error}"));
+        console::note(&format!("cannot go on: {error}"));
     }
     power::off(&words)
 }
@@ -234,7 +177,7 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
         let mut port = port::open().await?;
         loop {
             port = port::host_present(port).await?;
-            let wire = crate::wire::Wire::new(port)?;
+            let wire = Wire::new(port)?;
             let (outcome, established) = server::on_wire(&agent, &wire).await;
             if outcome == Outcome::Shutdown || (established && agent.is_oneshot()) {
                 return Ok(());

@@ -1,6 +1,4 @@
-//! The end of a guest, what the kernel command line says about it, and the last resort of telling anyone.
-
-use std::io::Write;
+//! The kernel command line, and the end of a guest.
 
 use rustix::mount::{MountFlags, mount_remount};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -24,14 +22,6 @@ impl CommandLine {
     fn parse(line: &[u8]) -> Self {
         let has = |wanted: &[u8]| line.split(u8::is_ascii_whitespace).any(|word| word == wanted);
         Self { bare: has(b"pyro.bare"), vsock: has(b"pyro.vsock") }
-    }
-}
-
-/// Says something on the console, where the host keeps the last lines: for when no session can.
-pub fn note(text: &str) {
-    if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/kmsg") {
-        // Level 3, an error: shown even on a quiet console.
-        let _ = console.write_all(format!("<3>pyro-agent: {text}\n").as_bytes());
     }
 }
 

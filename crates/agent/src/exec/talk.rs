@@ -27,7 +27,7 @@ use super::stdio::{self, Source, Stdin, Streams};
 use super::tree::Tree;
 use crate::failure::{failure, refusal, resource_kind};
 use crate::reaper::Ended;
-use crate::session::last_word;
+use crate::wire::last_word;
 
 /// How long a killed command may take to be gone, before the host is told that it is not.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);

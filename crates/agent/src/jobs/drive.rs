@@ -26,7 +26,7 @@ use super::job::Job;
 use crate::exec::stdio::Source;
 use crate::failure::refusal;
 use crate::reaper::Ended;
-use crate::session::last_word;
+use crate::wire::last_word;
 
 /// Bytes that are read or passed on at once.
 const PIECE: usize = MAX_CHUNK / 2;

@@ -12,6 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::console;
 use crate::failure::failure;
 
 const HOST_NAME: &str = "pyro";
@@ -62,7 +63,7 @@ pub fn late() -> io::Result<u64> {
     for (path, kind, flags, options) in table {
         let _ = fs::create_dir(path);
         if let Err(errno) = mount(kind, path, kind, flags, options) {
-            super::power::note(&format!("mounting {path}: {}", io::Error::from(errno)));
+            console::note(&format!("mounting {path}: {}", io::Error::from(errno)));
         }
     }
     for (target, link) in [
@@ -78,7 +79,7 @@ pub fn late() -> io::Result<u64> {
     let _ = fs::create_dir(crate::identity::DIRECTORY);
     let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
     if let Err(error) = loopback_up() {
-        super::power::note(&format!("loopback: {error}"));
+        console::note(&format!("loopback: {error}"));
     }
     let info = rustix::system::sysinfo();
     Ok(u64::from(info.mem_unit) * info.totalram as u64 / (1024 * 1024))
@@ -123,7 +124,7 @@ fn show_machine_id() {
         Err(_) => fs::write(SHOWN, "").is_ok(),
     };
     if shown && let Err(errno) = mount_bind(crate::identity::MACHINE_ID, SHOWN) {
-        super::power::note(&format!("the machine id: {}", io::Error::from(errno)));
+        console::note(&format!("the machine id: {}", io::Error::from(errno)));
     }
 }
 

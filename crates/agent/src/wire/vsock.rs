@@ -6,7 +6,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use tokio::io::unix::AsyncFd;
 
-use crate::wire::watch;
+use super::watch;
 
 /// The host connects to this one.
 const PORT: u32 = 52;

@@ -9,7 +9,7 @@
 
 use std::ffi::CStr;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use pyro_proto::message::{Failure, FailureKind};
@@ -142,14 +142,9 @@ fn assemble(disk: &str) -> Result<OwnedFd, Failure> {
     Ok(own)
 }
 
-/// Opens the root of the disk that is mounted at `path`, and puts back what a guest that died left half done.
-pub(super) fn open_disk(path: &Path) -> Result<OwnedFd, Errno> {
-    let disk = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    if let Err(problem) = crate::files::stage::recover(disk.as_fd(), None) {
-        // Nobody else can do better; it is tried again at the next start.
-        super::power::note(&format!("{}: {}", problem.stage, problem.message));
-    }
-    Ok(disk)
+/// Opens the root of the disk that is mounted at `path`.
+pub fn open_disk(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 const BLKFLSBUF: libc::Ioctl = 0x1261;

@@ -9,7 +9,7 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use tokio::io::unix::AsyncFd;
 
-use super::power;
+use crate::console;
 use crate::wire::watch;
 
 // From linux/fanotify.h; absent from older C libraries.
@@ -44,7 +44,7 @@ impl Watch {
         let marked =
             unsafe { libc::fanotify_mark(group, flags, FAN_FS_ERROR, libc::AT_FDCWD, ON_DISK.as_ptr()) };
         if marked < 0 {
-            power::note(&format!("the disk is not watched: {}", io::Error::last_os_error()));
+            console::note(&format!("the disk is not watched: {}", io::Error::last_os_error()));
         }
     }
 
@@ -54,7 +54,7 @@ impl Watch {
         for file in ["/proc/sys/vm/dirty_ratio", "/proc/sys/vm/dirty_background_ratio"] {
             let _ = std::fs::write(file, "100");
         }
-        power::note("the disk failed: it is read-only from here on");
+        console::note("the disk failed: it is read-only from here on");
         // What follows says no more.
         std::future::pending().await
     }

@@ -7,7 +7,7 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
-use crate::wire::{hung_up, watch};
+use super::{hung_up, watch};
 
 const NAME: &[u8] = b"pyro";
 const PORTS: &str = "/sys/class/virtio-ports";
