@@ -17,7 +17,7 @@ use std::rc::Rc;
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_CHUNK, MAX_MESSAGE};
-use pyro_proto::message::{Amount, ExecInput, ExitStatus, Failure, FailureKind, Reply};
+use pyro_proto::message::{ExecInput, ExitStatus, Failure, FailureKind, Reply, TreeTotals};
 use pyro_proto::mux::Stream;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
@@ -30,25 +30,25 @@ use crate::reaper::Reaper;
 /// Bytes in one packet between agent and helper: half of what a socket holds by default.
 const PACKET: usize = 64 * 1024;
 /// Bytes of input between two reports of progress.
-const TOLD: usize = 1024 * 1024;
+const PROGRESS_STEP: usize = 1024 * 1024;
 
 /// Why a helper does not go on.
 #[derive(Debug)]
-pub enum Stop {
+pub enum HelperStop {
     /// Nobody listens any more.
     Gone,
     /// It cannot be done.
     Failed(Failure),
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for HelperStop {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
 /// The helper's end of the conversation.
-pub struct Talk {
+pub struct HelperChannel {
     socket: OwnedFd,
     packet: Vec<u8>,
     /// What of the packet was not looked at yet.
@@ -58,37 +58,37 @@ pub struct Talk {
     over: bool,
 }
 
-impl Talk {
+impl HelperChannel {
     fn new(socket: OwnedFd) -> Self {
         Self { socket, packet: Vec::new(), left: 0..0, owed: 0, over: false }
     }
 
     /// Says something.
-    pub fn say(&mut self, reply: &Reply) -> Result<(), Stop> {
+    pub fn say(&mut self, reply: &Reply) -> Result<(), HelperStop> {
         let frame = frame::encode(reply)
             .map_err(|error| refusal(FailureKind::Internal, "reply", error.to_string()))?;
         self.send(&frame)
     }
 
     /// Sends the bytes behind the first [`HEADER`] of `buffer`, where the header is put; at most 64 KiB of them.
-    pub fn chunk(&mut self, buffer: &mut [u8]) -> Result<(), Stop> {
+    pub fn chunk(&mut self, buffer: &mut [u8]) -> Result<(), HelperStop> {
         let len = buffer.len() - HEADER;
         buffer[..HEADER].copy_from_slice(&frame::header(Channel::Stdout, len));
         self.send(buffer)
     }
 
-    fn send(&mut self, frame: &[u8]) -> Result<(), Stop> {
+    fn send(&mut self, frame: &[u8]) -> Result<(), HelperStop> {
         loop {
             match send(&self.socket, frame, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(Stop::Gone),
+                Err(_) => return Err(HelperStop::Gone),
             }
         }
     }
 
     /// Reads up to `out.len()` bytes of input; 0 at its end.
-    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Stop> {
+    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, HelperStop> {
         while self.owed == 0 {
             if self.over {
                 return Ok(0);
@@ -118,7 +118,7 @@ impl Talk {
         Ok(n)
     }
 
-    fn exactly(&mut self, out: &mut [u8]) -> Result<(), Stop> {
+    fn exactly(&mut self, out: &mut [u8]) -> Result<(), HelperStop> {
         let mut done = 0;
         while done < out.len() {
             let n = self.some(out.len() - done)?;
@@ -130,14 +130,14 @@ impl Talk {
     }
 
     /// Makes sure that there is something in the packet; says how much, at most `most`.
-    fn some(&mut self, most: usize) -> Result<usize, Stop> {
+    fn some(&mut self, most: usize) -> Result<usize, HelperStop> {
         while self.left.is_empty() {
             self.packet.resize(PACKET, 0);
             match recv(&self.socket, &mut self.packet[..], RecvFlags::empty()) {
-                Ok((0, _)) => return Err(Stop::Gone),
+                Ok((0, _)) => return Err(HelperStop::Gone),
                 Ok((n, _)) => self.left = 0..n,
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(Stop::Gone),
+                Err(_) => return Err(HelperStop::Gone),
             }
         }
         Ok(self.left.len().min(most))
@@ -163,33 +163,33 @@ impl Talk {
 }
 
 /// Input as what the standard library reads from. What stopped it is kept aside.
-pub struct Reader<'a> {
-    talk: &'a mut Talk,
-    amount: Rc<Cell<Amount>>,
+pub struct InputReader<'a> {
+    channel: &'a mut HelperChannel,
+    amount: Rc<Cell<TreeTotals>>,
     /// Bytes that were read since the host was told last.
     untold: usize,
     /// Why it stopped.
-    pub stop: Option<Stop>,
+    pub stop: Option<HelperStop>,
 }
 
-impl<'a> Reader<'a> {
-    /// Reads from `talk`, and says every [`TOLD`] bytes how far `amount` has come.
-    pub fn new(talk: &'a mut Talk, amount: Rc<Cell<Amount>>) -> Self {
-        Self { talk, amount, untold: 0, stop: None }
+impl<'a> InputReader<'a> {
+    /// Reads from `channel`, and says every [`PROGRESS_STEP`] bytes how far `amount` has come.
+    pub fn new(channel: &'a mut HelperChannel, amount: Rc<Cell<TreeTotals>>) -> Self {
+        Self { channel, amount, untold: 0, stop: None }
     }
 
-    fn next(&mut self, out: &mut [u8]) -> Result<usize, Stop> {
-        let n = self.talk.read(out)?;
+    fn next(&mut self, out: &mut [u8]) -> Result<usize, HelperStop> {
+        let n = self.channel.read(out)?;
         self.untold += n;
-        if self.untold >= TOLD {
+        if self.untold >= PROGRESS_STEP {
             self.untold = 0;
-            self.talk.say(&Reply::Progress(self.amount.get()))?;
+            self.channel.say(&Reply::Progress(self.amount.get()))?;
         }
         Ok(n)
     }
 }
 
-impl io::Read for Reader<'_> {
+impl io::Read for InputReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.next(out).map_err(|stop| {
             self.stop = Some(stop);
@@ -205,7 +205,7 @@ pub async fn run(
     frames: FrameReader<ReadHalf<Stream>>,
     mut write: WriteHalf<Stream>,
     keep: &[BorrowedFd<'_>],
-    work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>,
+    work: impl FnOnce(&mut HelperChannel) -> Result<Reply, HelperStop>,
     mend: impl FnOnce(Pid) -> Result<(), Failure>,
 ) {
     let mut read = frames.into_inner();
@@ -245,7 +245,7 @@ pub async fn run(
         }
         _ => drop(write.close().await),
     }
-    // Input may still be on its way; see [`crate::exec::talk::run`].
+    // Input may still be on its way; see [`crate::exec::drive::run`].
     let mut rest = vec![0; PACKET];
     while matches!(read.read(&mut rest).await, Ok(n) if n > 0) {}
 }
@@ -291,7 +291,7 @@ async fn up(socket: &AsyncFd<OwnedFd>, write: &mut WriteHalf<Stream>) -> bool {
 /// Starts the helper; gives the agent's end of the socket.
 fn begin(
     keep: &[BorrowedFd<'_>],
-    work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>,
+    work: impl FnOnce(&mut HelperChannel) -> Result<Reply, HelperStop>,
 ) -> Result<(OwnedFd, Pid), Errno> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
@@ -310,7 +310,11 @@ fn begin(
 }
 
 /// The helper.
-fn child(socket: OwnedFd, keep: &[BorrowedFd<'_>], work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>) {
+fn child(
+    socket: OwnedFd,
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce(&mut HelperChannel) -> Result<Reply, HelperStop>,
+) {
     // With every other descriptor of the agent's this would hold terminals and pipes of commands open.
     let mut kept: Vec<i32> = keep.iter().map(|fd| fd.as_raw_fd()).chain([socket.as_raw_fd()]).collect();
     kept.sort_unstable();
@@ -325,13 +329,13 @@ fn child(socket: OwnedFd, keep: &[BorrowedFd<'_>], work: impl FnOnce(&mut Talk) 
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
     // Permissions are given as they are meant.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let mut talk = Talk::new(socket);
-    let last = match work(&mut talk) {
+    let mut channel = HelperChannel::new(socket);
+    let last = match work(&mut channel) {
         Ok(reply) => reply,
-        Err(Stop::Failed(failure)) => Reply::Failed(failure),
-        Err(Stop::Gone) => return,
+        Err(HelperStop::Failed(failure)) => Reply::Failed(failure),
+        Err(HelperStop::Gone) => return,
     };
-    let _ = talk.say(&last);
+    let _ = channel.say(&last);
 }
 
 fn close_range(from: i32, to: i32) {

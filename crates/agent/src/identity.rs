@@ -6,7 +6,7 @@
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pyro_proto::message::{Failure, FailureKind, Identity as Given};
+use pyro_proto::message::{Failure, FailureKind, GuestIdentity};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
@@ -27,7 +27,7 @@ const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
 /// Refuses an identity that no guest can take on.
-pub fn check(given: &Given) -> Result<(), Failure> {
+pub fn check(given: &GuestIdentity) -> Result<(), Failure> {
     if is_host_name(&given.hostname) {
         return Ok(());
     }
@@ -45,14 +45,14 @@ pub const HOSTS: &str = "/run/pyro/hosts";
 
 /// The places of a guest's identity, open from the start: what a restored guest need not look up it need not wait for.
 #[derive(Debug)]
-pub struct Identity {
+pub struct IdentityFiles {
     random: OwnedFd,
     machine_id: OwnedFd,
     generation: OwnedFd,
     hosts: OwnedFd,
 }
 
-impl Identity {
+impl IdentityFiles {
     /// Opens them; those that are files are made in [`DIRECTORY`].
     pub fn prepare() -> std::io::Result<Self> {
         let device = OFlags::WRONLY | OFlags::CLOEXEC;
@@ -65,7 +65,7 @@ impl Identity {
     }
 
     /// Takes `given` on. No command of the session runs before that is done.
-    pub fn assume(&self, given: &Given) -> Result<(), Failure> {
+    pub fn assume(&self, given: &GuestIdentity) -> Result<(), Failure> {
         let say =
             |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
         // First the clock: the time in the message ages.

@@ -17,7 +17,7 @@ use tokio::io::unix::AsyncFd;
 
 /// How a child ended, and when that was seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
+pub struct ChildExit {
     /// Its code or signal.
     pub status: ExitStatus,
     /// When it was reaped.
@@ -29,7 +29,7 @@ pub struct Ended {
 /// Waits for children. One per process.
 pub struct Reaper {
     signals: AsyncFd<OwnedFd>,
-    waiting: RefCell<HashMap<i32, oneshot::Sender<Ended>>>,
+    waiting: RefCell<HashMap<i32, oneshot::Sender<ChildExit>>>,
 }
 
 /// A signal that asks the agent itself to end.
@@ -62,7 +62,7 @@ impl Reaper {
     }
 
     /// The end of the child `pid`, which must not have been reaped yet.
-    pub fn watch(&self, pid: Pid) -> oneshot::Receiver<Ended> {
+    pub fn watch(&self, pid: Pid) -> oneshot::Receiver<ChildExit> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().insert(pid.as_raw_nonzero().get(), sender);
         receiver
@@ -121,7 +121,7 @@ impl Reaper {
             }
         };
         for (waiter, status, at) in over {
-            let _ = waiter.send(Ended { status, at, alone });
+            let _ = waiter.send(ChildExit { status, at, alone });
         }
     }
 }

@@ -5,7 +5,7 @@
 use std::os::fd::OwnedFd;
 
 use pyro_proto::message::{Failure, FailureKind, MAX_SECRET};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat};
 use rustix::io::Errno;
 
 use crate::failure::{failure, refusal, resource_kind};
@@ -30,16 +30,6 @@ pub fn put(run: &str, name: &str, bytes: &[u8]) -> Result<(), Failure> {
         renameat(&directory, FRESH, &directory, name)
     };
     written().map_err(|errno| failure(resource_kind(errno), "secret", errno, name))
-}
-
-/// Deletes `name`, if it is there.
-pub fn delete(run: &str, name: &str) -> Result<(), Failure> {
-    check(name)?;
-    let deleted = directory(run).and_then(|directory| unlinkat(&directory, name, AtFlags::empty()));
-    match deleted {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(failure(FailureKind::Internal, "secret", errno, name)),
-    }
 }
 
 /// The directory, made if need be, and nobody's but root's.
@@ -81,12 +71,8 @@ mod tests {
         assert_eq!((mode(&directory), mode(&directory.join("TOKEN.a-1"))), (0o700, 0o600));
         assert_eq!(std::fs::read(directory.join("TOKEN.a-1")).unwrap(), b"second");
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
-        delete(run, "TOKEN.a-1").unwrap();
-        delete(run, "TOKEN.a-1").unwrap();
-        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
         for name in ["", ".", "..", "a/b", ".new", "a b", "a\n", &"x".repeat(65), "ä"] {
             assert_eq!(put(run, name, b"value").unwrap_err().kind, FailureKind::BadRequest, "{name:?}");
-            assert_eq!(delete(run, name).unwrap_err().kind, FailureKind::BadRequest, "{name:?}");
         }
         assert_eq!(put(run, "x", &vec![0; MAX_SECRET + 1]).unwrap_err().kind, FailureKind::TooLarge);
     }

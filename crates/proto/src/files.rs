@@ -20,7 +20,7 @@ pub const MAX_SECRET: usize = 64 * 1024;
 
 /// What a path is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EntryKind {
+pub enum FileKind {
     /// A regular file.
     File,
     /// A directory.
@@ -33,11 +33,11 @@ pub enum EntryKind {
 
 /// One file, directory or link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
+pub struct FileEntry {
     /// Its path below the workspace; empty for the workspace itself.
     pub path: Bytes,
     /// What it is.
-    pub kind: EntryKind,
+    pub kind: FileKind,
     /// Permission bits, 0 to 0o7777.
     pub mode: u32,
     /// Bytes.
@@ -76,20 +76,6 @@ pub enum FileOp {
         /// Which.
         path: Bytes,
     },
-    /// Gives a file another name, in place of what has it; missing directories above it are made.
-    Rename {
-        /// Which.
-        from: Bytes,
-        /// Its new name.
-        to: Bytes,
-    },
-    /// Sets permissions.
-    Mode {
-        /// Which.
-        path: Bytes,
-        /// 0 to 0o7777.
-        mode: u32,
-    },
     /// Makes or replaces a symbolic link; missing directories above it are made.
     Link {
         /// Which.
@@ -112,7 +98,7 @@ pub struct TreePut {
 
 /// How much of a tree.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amount {
+pub struct TreeTotals {
     /// Files, directories and links.
     pub entries: u64,
     /// Bytes of content.
@@ -121,22 +107,22 @@ pub struct Amount {
 
 /// One difference from the baseline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
+pub struct FileChange {
     /// Which.
     pub path: Bytes,
     /// In what way.
-    pub kind: ChangeKind,
+    pub kind: FileChangeKind,
     /// What it was.
-    pub before: Option<State>,
+    pub before: Option<FileState>,
     /// What it is.
-    pub after: Option<State>,
+    pub after: Option<FileState>,
 }
 
 /// What is compared of a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub struct FileState {
     /// What it is.
-    pub kind: EntryKind,
+    pub kind: FileKind,
     /// Permission bits.
     pub mode: u32,
     /// Bytes.
@@ -145,7 +131,7 @@ pub struct State {
 
 /// In what way a path differs from the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ChangeKind {
+pub enum FileChangeKind {
     /// It is new.
     Added,
     /// It is gone.

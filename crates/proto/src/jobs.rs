@@ -5,7 +5,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Bytes, Exec, Exit};
+use crate::message::{Bytes, CommandExit, ExecRequest};
 
 /// Most jobs at once, those that have ended and are not forgotten included.
 pub const MAX_JOBS: usize = 64;
@@ -31,20 +31,9 @@ impl std::fmt::Display for JobId {
 pub struct JobStart {
     /// Its name.
     pub id: JobId,
-    /// The command. With `Stdio::Terminal` it is the leader of a session on a terminal of its own and takes input;
-    /// otherwise its input is empty. `Stdio::Piped` is refused.
-    pub exec: Exec,
-}
-
-/// Who in a job gets a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SignalTarget {
-    /// The process group of its first process.
-    Group,
-    /// What is in the foreground of its terminal, as if the person had typed it; `Group` where there is none.
-    Foreground,
-    /// Every process that it started.
-    Tree,
+    /// The command. With `ExecStdio::Terminal` it is the leader of a session on a terminal of its own and takes input;
+    /// otherwise its input is empty. `ExecStdio::Piped` is refused.
+    pub exec: ExecRequest,
 }
 
 /// What is known of a job.
@@ -57,7 +46,7 @@ pub struct JobInfo {
     /// Whether it has a terminal.
     pub terminal: bool,
     /// How it ended, once it has.
-    pub exit: Option<Exit>,
+    pub exit: Option<CommandExit>,
     /// The first byte of its output that is still kept.
     pub kept_from: u64,
     /// Bytes that it has written so far.
@@ -66,7 +55,7 @@ pub struct JobInfo {
 
 /// How to ask whether a service is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Probe {
+pub enum ServiceProbe {
     /// Something listens on this port of the guest's loopback.
     Tcp {
         /// 1 to 65,535.
@@ -84,9 +73,9 @@ pub enum Probe {
     },
 }
 
-/// The answer to a [`Probe`].
+/// The answer to a [`ServiceProbe`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Readiness {
+pub enum ProbeResult {
     /// It is ready.
     Ready,
     /// It is not, for this reason.

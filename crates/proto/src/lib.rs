@@ -31,7 +31,7 @@ mod samples;
 /// test fails when they differ from what this code writes. Host and agent travel together in one runtime bundle,
 /// but a restored guest may be older than the host: the lower generation wins, and a host refuses a guest whose
 /// generation it no longer speaks.
-pub const GENERATION: u16 = 4;
+pub const GENERATION: u16 = 5;
 
 /// The oldest generation that this code still speaks.
-pub const OLDEST_GENERATION: u16 = 4;
+pub const OLDEST_GENERATION: u16 = 5;

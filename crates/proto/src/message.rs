@@ -24,9 +24,9 @@ pub const STDIN_WINDOW: usize = 256 * 1024;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
     /// Who the guest is from now on; always the first call of a session.
-    Identify(Identity),
+    Identify(GuestIdentity),
     /// Run a command.
-    Exec(Exec),
+    Exec(ExecRequest),
     /// Are you there?
     Ping,
     /// End this session and listen for a new one: sent before the guest's state is saved.
@@ -63,14 +63,13 @@ pub enum Request {
         /// Its size.
         size: TerminalSize,
     },
-    /// Send a signal to a job.
+    /// Sends a signal to what is in the foreground of a job's terminal, as if the person had typed it; to the process group
+    /// of the job's first process where there is no terminal.
     JobSignal {
-        /// Which.
+        /// The job.
         id: JobId,
         /// A Linux signal number.
         signal: i32,
-        /// To whom in it.
-        target: SignalTarget,
     },
     /// End a job and all that it started: TERM, and KILL for what is left after `grace_ms`. Answered when all of it is
     /// gone, by [`Reply::Ended`]; goes on when nobody waits for that.
@@ -88,7 +87,7 @@ pub enum Request {
         id: JobId,
     },
     /// Is a service ready? Answered by [`Reply::Probed`], within [`PROBE_MS`].
-    Probe(Probe),
+    Probe(ServiceProbe),
     /// What is in a directory: [`Reply::Entries`] as often as needed, then [`Reply::Listed`].
     FileList {
         /// The directory, or one file.
@@ -119,20 +118,6 @@ pub enum Request {
     FileStat {
         /// Which.
         path: Bytes,
-    },
-    /// Removes a file, a link or a directory.
-    FileRemove {
-        /// Which.
-        path: Bytes,
-        /// Whether a directory may have something in it.
-        recursive: bool,
-    },
-    /// Gives a file or directory another name; what has that name must not exist.
-    FileRename {
-        /// Which.
-        from: Bytes,
-        /// Its new name.
-        to: Bytes,
     },
     /// Several changes, all or none: the contents follow one after the other as Stdin chunks, then
     /// [`ExecInput::Eof`].
@@ -172,16 +157,11 @@ pub enum Request {
         /// At most 64 KiB.
         bytes: Bytes,
     },
-    /// Deletes a secret; one that does not exist is deleted already.
-    SecretDelete {
-        /// Which.
-        name: String,
-    },
 }
 
 /// The identity that makes a guest itself and nobody's twin.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct GuestIdentity {
     /// The wall clock: nanoseconds since 1970 UTC, taken by the host just before sending.
     pub unix_time_ns: u64,
     /// Fresh randomness from the host, credited to the guest kernel.
@@ -203,7 +183,7 @@ pub struct Identity {
 
 /// A command to run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exec {
+pub struct ExecRequest {
     /// Program and arguments, no shell in between; the program is looked up in the command's `PATH`.
     pub argv: Vec<Bytes>,
     /// Added to the guest's default environment, replacing what has the same name.
@@ -213,7 +193,7 @@ pub struct Exec {
     /// User name or number, optionally `:group`; root when absent.
     pub user: Option<String>,
     /// Where standard streams go.
-    pub stdio: Stdio,
+    pub stdio: ExecStdio,
     /// Kill everything the command started after so many milliseconds.
     pub timeout_ms: Option<u64>,
     /// Once the main process has ended, how many milliseconds to go on reading what others still write.
@@ -254,7 +234,7 @@ impl<'de> Deserialize<'de> for Bytes {
 
 /// How a command's standard streams are connected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stdio {
+pub enum ExecStdio {
     /// Separate stdout and stderr; stdin is empty.
     Output,
     /// Separate stdout and stderr; stdin is fed by the host.
@@ -297,14 +277,14 @@ pub enum ExecEvent {
         bytes: u32,
     },
     /// The command ended, and its output was read to the end or for `drain_ms` more.
-    Exited(Exit),
+    Exited(CommandExit),
     /// The command could not be started, or the guest lost hold of it.
     Failed(Failure),
 }
 
 /// How a command ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
+pub struct CommandExit {
     /// Its exit code, or the signal that ended it.
     pub status: ExitStatus,
     /// Whether it was killed because its time was up.
@@ -345,7 +325,7 @@ pub enum Reply {
         from: u64,
     },
     /// A job has ended, and its output is read.
-    Ended(Exit),
+    Ended(CommandExit),
     /// So many bytes of input were taken, the first ones.
     Taken {
         /// None at all where the program does not read.
@@ -354,24 +334,24 @@ pub enum Reply {
     /// All jobs.
     Jobs(Vec<JobInfo>),
     /// Whether a service is ready.
-    Probed(Readiness),
+    Probed(ProbeResult),
     /// Some of a directory's entries.
-    Entries(Vec<Entry>),
+    Entries(Vec<FileEntry>),
     /// All entries were told, or as many as may be.
     Listed {
         /// Whether there are more.
         truncated: bool,
     },
     /// What a file is.
-    Stat(Entry),
+    Stat(FileEntry),
     /// So much has come.
-    Progress(Amount),
+    Progress(TreeTotals),
     /// A tree is in place.
-    Put(Amount),
+    Put(TreeTotals),
     /// A tree was sent.
     Got {
         /// What was sent.
-        sent: Amount,
+        sent: TreeTotals,
         /// Sockets, pipes and devices, which were not.
         skipped: u64,
     },
@@ -381,7 +361,7 @@ pub enum Reply {
         entries: u64,
     },
     /// Some differences, in order.
-    Changes(Vec<Change>),
+    Changes(Vec<FileChange>),
     /// All differences were told.
     Scanned {
         /// Files, directories and links that were looked at.
@@ -473,7 +453,7 @@ mod tests {
     fn samples() -> Vec<(&'static str, Vec<u8>)> {
         let failure = |kind| Failure { kind, stage: "exec".into(), errno: Some(2), message: "no".into() };
         let exec = |stdio| {
-            Request::Exec(Exec {
+            Request::Exec(ExecRequest {
                 argv: vec!["a b".into(), b"\xff\n".into()],
                 env: vec![("K".into(), "V".into())],
                 cwd: Some("/w".into()),
@@ -485,9 +465,14 @@ mod tests {
         };
         let size = TerminalSize { rows: 30, cols: 120 };
         let exit = |status| {
-            ExecEvent::Exited(Exit { status, timed_out: true, duration_us: 70_000, left_running: true })
+            ExecEvent::Exited(CommandExit {
+                status,
+                timed_out: true,
+                duration_us: 70_000,
+                left_running: true,
+            })
         };
-        let identity = Identity {
+        let identity = GuestIdentity {
             unix_time_ns: 1_700_000_000_000_000_000,
             entropy: [7; 32],
             hostname: "pyro".into(),
@@ -507,9 +492,9 @@ mod tests {
         }
         let mut all = sample![
             Request::Identify(identity),
-            exec(Stdio::Output),
-            exec(Stdio::Piped),
-            exec(Stdio::Terminal(size)),
+            exec(ExecStdio::Output),
+            exec(ExecStdio::Piped),
+            exec(ExecStdio::Terminal(size)),
             Request::Ping,
             Request::Detach,
             Request::Shutdown,

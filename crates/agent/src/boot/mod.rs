@@ -13,18 +13,18 @@ use rustix::process::Resource;
 
 use crate::console;
 use crate::exec::Commands;
-use crate::exec::spawn::Setup;
-use crate::exec::tree::{Trees, cgroup};
-use crate::identity::Identity;
+use crate::exec::spawn::ChildSetup;
+use crate::exec::tree::{ProcessTrees, cgroup};
+use crate::identity::IdentityFiles;
 use crate::reaper::Reaper;
-use crate::root::{self, Root, disk, mounts};
-use crate::server::{self, Outcome};
-use crate::session::{Agent, Guest};
+use crate::root::{self, GuestRoot, disk, mounts};
+use crate::server::{self, SessionOutcome};
+use crate::session::{Agent, GuestParts};
 use crate::wire::{Wire, port, vsock};
 
 /// Where a plain agent listens.
 #[derive(Debug)]
-pub enum Listen {
+pub enum ListenOn {
     /// On a Unix socket at this path.
     Socket(PathBuf),
     /// On this stream.
@@ -90,7 +90,7 @@ async fn first<T>(beside: impl Future<Output = ()> + Unpin, main: impl Future<Ou
 
 /// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills what is left.
 /// With `disk` there is a workspace: the directory `workspace` in that one.
-pub fn plain(listen: Listen, disk: Option<PathBuf>) -> io::Result<()> {
+pub fn plain(listen: ListenOn, disk: Option<PathBuf>) -> io::Result<()> {
     mounts::fill_standard_streams()?;
     keep_inherited_files();
     reset_signals();
@@ -101,13 +101,13 @@ pub fn plain(listen: Listen, disk: Option<PathBuf>) -> io::Result<()> {
     };
     runtime()?.block_on(async {
         let reaper = Rc::new(Reaper::new(true)?);
-        let setup = Setup { subreaper: true, ..Setup::default() };
-        let commands = Commands::new(Rc::clone(&reaper), Trees::walking()?, setup)?;
-        let agent = Agent::new(commands, Root::Plain(disk), None);
+        let setup = ChildSetup { subreaper: true, ..ChildSetup::default() };
+        let commands = Commands::new(Rc::clone(&reaper), ProcessTrees::walking()?, setup)?;
+        let agent = Agent::new(commands, GuestRoot::Plain(disk), None);
         let serve = async {
             match listen {
-                Listen::Socket(path) => server::on_socket(&agent, &path).await,
-                Listen::Stream(fd) => {
+                ListenOn::Socket(path) => server::on_socket(&agent, &path).await,
+                ListenOn::Stream(fd) => {
                     let wire = Wire::new(fd)?;
                     server::on_wire(&agent, &wire).await;
                     Ok(())
@@ -135,10 +135,10 @@ pub fn run() -> ! {
     let words = power::CommandLine::read();
     let memory = mounts::late();
     // Before the root, which shows one of its files.
-    let identity = Identity::prepare();
+    let identity = IdentityFiles::prepare();
     let root = match begun {
         Ok(()) => root::begin(words.bare),
-        Err(failure) => Root::Failed(failure),
+        Err(failure) => GuestRoot::Failed(failure),
     };
     if let Some(problem) = root.problem() {
         console::note(&format!("{}: {}", problem.stage, problem.message));
@@ -148,10 +148,10 @@ pub fn run() -> ! {
         rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
     let trees = match cgroups {
-        Ok(cgroups) => Ok(Trees::Cgroups(cgroups)),
+        Ok(cgroups) => Ok(ProcessTrees::Cgroups(cgroups)),
         Err(error) => {
             console::note(&format!("no cgroups: {error}"));
-            Trees::walking()
+            ProcessTrees::walking()
         }
     };
     let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, identity?, &words)));
@@ -162,16 +162,24 @@ pub fn run() -> ! {
 }
 
 /// The out-of-memory killer never takes PID 1, so nothing need be said about that.
-async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::CommandLine) -> io::Result<()> {
+async fn serve(
+    trees: ProcessTrees,
+    root: GuestRoot,
+    identity: IdentityFiles,
+    words: &power::CommandLine,
+) -> io::Result<()> {
     let reaper = Rc::new(Reaper::new(false)?);
-    let setup = Setup { subreaper: matches!(trees, Trees::Walk(_)), open_files: Some(COMMANDS_OPEN_FILES) };
+    let setup = ChildSetup {
+        subreaper: matches!(trees, ProcessTrees::Walk(_)),
+        open_files: Some(COMMANDS_OPEN_FILES),
+    };
     let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
-    let disk = Rc::new(disk::Watch::new()?);
-    let agent = Agent::new(commands, root, Some(Guest { identity, disk: Rc::clone(&disk) }));
+    let disk = Rc::new(disk::DiskWatch::new()?);
+    let agent = Agent::new(commands, root, Some(GuestParts { identity, disk: Rc::clone(&disk) }));
     agent.watch_disk();
     let sessions = async {
         if words.vsock {
-            let listener = vsock::Listener::new()?;
+            let listener = vsock::VsockListener::new()?;
             return server::on_vsock(&agent, &listener).await;
         }
         let mut port = port::open().await?;
@@ -179,7 +187,7 @@ async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::Comm
             port = port::host_present(port).await?;
             let wire = Wire::new(port)?;
             let (outcome, established) = server::on_wire(&agent, &wire).await;
-            if outcome == Outcome::Shutdown || (established && agent.is_oneshot()) {
+            if outcome == SessionOutcome::Shutdown || (established && agent.is_oneshot()) {
                 return Ok(());
             }
             port = wire.into_fd().ok_or_else(|| io::Error::other("the port is still in use"))?;

@@ -5,16 +5,17 @@
 //!   spawn      a child process from a plan
 //!   tree       everything a command started, so that all of it can be killed
 //!   stdio      pipes and terminals: stdin with its credit, sources of output
-//!   talk       the conversation while it runs
+//!   drive      the conversation while it runs
 //! ```
 //!
 //! Invariant: a command belongs to its stream. Dropping [`run`]'s future, for whatever reason, kills its whole tree.
 //! What belongs to no stream is a job: [`crate::jobs`].
 
+pub mod drive;
 pub mod plan;
 pub mod spawn;
 pub mod stdio;
-pub mod talk;
+
 pub mod tree;
 
 use std::cell::RefCell;
@@ -26,7 +27,7 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::reaper::Reaper;
 
-pub use talk::run;
+pub use drive::run;
 
 /// Buffers kept for the next command.
 const KEPT_BUFFERS: usize = 4;
@@ -34,20 +35,24 @@ const KEPT_BUFFERS: usize = 4;
 /// What all commands share.
 pub struct Commands {
     reaper: Rc<Reaper>,
-    trees: Rc<tree::Trees>,
+    trees: Rc<tree::ProcessTrees>,
     spawner: RefCell<spawn::Spawner>,
     null: OwnedFd,
     buffers: RefCell<Vec<Box<[u8]>>>,
     /// For the next command.
-    pipes: RefCell<Option<stdio::Spare>>,
+    pipes: RefCell<Option<stdio::SparePipes>>,
 }
 
 impl Commands {
     /// Commands whose ends come through `reaper` and whose processes are kept together by `trees`.
-    pub fn new(reaper: Rc<Reaper>, trees: tree::Trees, setup: spawn::Setup) -> std::io::Result<Self> {
+    pub fn new(
+        reaper: Rc<Reaper>,
+        trees: tree::ProcessTrees,
+        setup: spawn::ChildSetup,
+    ) -> std::io::Result<Self> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let spawner = RefCell::new(spawn::Spawner::new(setup));
-        let pipes = RefCell::new(stdio::Spare::new().ok());
+        let pipes = RefCell::new(stdio::SparePipes::new().ok());
         Ok(Self { reaper, trees: Rc::new(trees), spawner, null, buffers: RefCell::default(), pipes })
     }
 
@@ -56,7 +61,7 @@ impl Commands {
         let mut pipes = self.pipes.borrow_mut();
         if pipes.is_none() {
             // It makes its own where these cannot be had now.
-            *pipes = stdio::Spare::new().ok();
+            *pipes = stdio::SparePipes::new().ok();
         }
     }
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use pyro_proto::frame::Channel;
-use pyro_proto::message::{STDIN_WINDOW, Stdio, TerminalSize};
+use pyro_proto::message::{ExecStdio, STDIN_WINDOW, TerminalSize};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -23,32 +23,32 @@ use tokio::io::unix::AsyncFd;
 use crate::users::Account;
 
 /// A stream that is shared by those who read and write it.
-pub type Watched = Rc<AsyncFd<OwnedFd>>;
+pub type WatchedFd = Rc<AsyncFd<OwnedFd>>;
 
 /// Room in a pipe that carries much: fewer and larger reads.
 const WIDE_PIPE: usize = 256 * 1024;
 /// Credit is returned in steps of this many bytes: a message per chunk would cost more than the bytes.
 const CREDIT_STEP: u32 = (STDIN_WINDOW / 4) as u32;
-/// Ends the input of a program that reads a terminal line by line: control-D.
+/// StreamEnds the input of a program that reads a terminal line by line: control-D.
 const END_OF_TRANSMISSION: u8 = 4;
 
 /// Both ends of a command's streams.
-pub struct Ends {
+pub struct StreamEnds {
     /// The agent's.
-    pub ours: Streams,
+    pub ours: AgentStreams,
     /// The command's: stdin, stdout, stderr; to be dropped once it has them.
-    pub theirs: Theirs,
+    pub theirs: ChildEnds,
 }
 
 /// The command's ends.
-pub enum Theirs {
+pub enum ChildEnds {
     /// Three of them; `None` for an empty stdin.
     Pipes(Option<OwnedFd>, OwnedFd, OwnedFd),
     /// One terminal.
     Terminal(OwnedFd),
 }
 
-impl Theirs {
+impl ChildEnds {
     /// Standard input, output and error; `null` is an empty one.
     pub fn fds<'a>(&'a self, null: &'a OwnedFd) -> [BorrowedFd<'a>; 3] {
         match self {
@@ -61,23 +61,23 @@ impl Theirs {
 }
 
 /// The agent's ends.
-pub struct Streams {
+pub struct AgentStreams {
     /// Where input goes.
     pub stdin: Stdin,
     /// Where output comes from.
-    pub sources: Vec<Source>,
+    pub sources: Vec<OutputSource>,
     /// The terminal, if it is one.
-    pub terminal: Option<Watched>,
+    pub terminal: Option<WatchedFd>,
 }
 
 /// Pipes for what a command writes, made before it is asked for: making and watching them is six system calls.
-pub struct Spare {
-    stdout: Watched,
-    stderr: Watched,
+pub struct SparePipes {
+    stdout: WatchedFd,
+    stderr: WatchedFd,
     theirs: [OwnedFd; 2],
 }
 
-impl Spare {
+impl SparePipes {
     /// Makes them.
     pub fn new() -> io::Result<Self> {
         let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -87,23 +87,29 @@ impl Spare {
 }
 
 /// Makes the streams that `kind` asks for, of the `spare` ones if it can; a terminal belongs to `account`.
-pub fn open(kind: Stdio, account: Option<&Account>, spare: &mut Option<Spare>) -> io::Result<Ends> {
-    let Stdio::Terminal(size) = kind else {
+pub fn open(
+    kind: ExecStdio,
+    account: Option<&Account>,
+    spare: &mut Option<SparePipes>,
+) -> io::Result<StreamEnds> {
+    let ExecStdio::Terminal(size) = kind else {
         let (stdin, input) = match kind {
-            Stdio::Piped => {
+            ExecStdio::Piped => {
                 let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
                 (Some(theirs), Some(watch(ours)?))
             }
             _ => (None, None),
         };
-        let Spare { stdout, stderr, theirs: [their_stdout, their_stderr] } = match spare.take() {
+        let SparePipes { stdout, stderr, theirs: [their_stdout, their_stderr] } = match spare.take() {
             Some(spare) => spare,
-            None => Spare::new()?,
+            None => SparePipes::new()?,
         };
-        let sources =
-            vec![Source::new(stdout, Channel::Stdout, false), Source::new(stderr, Channel::Stderr, false)];
-        let ours = Streams { stdin: Stdin::new(input, false), sources, terminal: None };
-        return Ok(Ends { ours, theirs: Theirs::Pipes(stdin, their_stdout, their_stderr) });
+        let sources = vec![
+            OutputSource::new(stdout, Channel::Stdout, false),
+            OutputSource::new(stderr, Channel::Stderr, false),
+        ];
+        let ours = AgentStreams { stdin: Stdin::new(input, false), sources, terminal: None };
+        return Ok(StreamEnds { ours, theirs: ChildEnds::Pipes(stdin, their_stdout, their_stderr) });
     };
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::open("/dev/ptmx", flags | OFlags::NONBLOCK, Mode::empty())?;
@@ -117,15 +123,15 @@ pub fn open(kind: Stdio, account: Option<&Account>, spare: &mut Option<Spare>) -
     }
     resize(master.as_fd(), size)?;
     let master = Rc::new(crate::wire::watch(master)?);
-    let ours = Streams {
+    let ours = AgentStreams {
         stdin: Stdin::new(Some(Rc::clone(&master)), true),
-        sources: vec![Source::new(Rc::clone(&master), Channel::Stdout, true)],
+        sources: vec![OutputSource::new(Rc::clone(&master), Channel::Stdout, true)],
         terminal: Some(master),
     };
-    Ok(Ends { ours, theirs: Theirs::Terminal(slave) })
+    Ok(StreamEnds { ours, theirs: ChildEnds::Terminal(slave) })
 }
 
-fn watch(fd: OwnedFd) -> io::Result<Watched> {
+fn watch(fd: OwnedFd) -> io::Result<WatchedFd> {
     rustix::io::ioctl_fionbio(&fd, true)?;
     Ok(Rc::new(crate::wire::watch(fd)?))
 }
@@ -137,26 +143,26 @@ pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result<()> {
 }
 
 /// One stream of output.
-pub struct Source {
-    fd: Watched,
+pub struct OutputSource {
+    fd: WatchedFd,
     closed: bool,
     channel: Channel,
     terminal: bool,
     wide: bool,
-    owed: Owed,
+    owed: OutputOwed,
 }
 
 /// What must still be read although the command has ended: it was there when it did.
-enum Owed {
+enum OutputOwed {
     /// All that is there when it is looked at, what others wrote since included.
     Unknown,
     /// So many bytes.
     Bytes(usize),
 }
 
-impl Source {
-    fn new(fd: Watched, channel: Channel, terminal: bool) -> Self {
-        Self { fd, closed: false, channel, terminal, wide: terminal, owed: Owed::Bytes(0) }
+impl OutputSource {
+    fn new(fd: WatchedFd, channel: Channel, terminal: bool) -> Self {
+        Self { fd, closed: false, channel, terminal, wide: terminal, owed: OutputOwed::Bytes(0) }
     }
 
     /// Which it is.
@@ -173,15 +179,15 @@ impl Source {
     pub fn owes(&self) -> bool {
         !self.closed
             && match self.owed {
-                Owed::Unknown => waiting(&self.fd) > 0,
-                Owed::Bytes(owed) => owed > 0,
+                OutputOwed::Unknown => waiting(&self.fd) > 0,
+                OutputOwed::Bytes(owed) => owed > 0,
             }
     }
 
     /// Says that the command has ended: what is in the stream now may be the last it wrote.
     pub fn command_ended(&mut self) {
         // Mostly the next read finds the stream closed, and how much there was need not be asked.
-        self.owed = Owed::Unknown;
+        self.owed = OutputOwed::Unknown;
     }
 
     /// Reads what there is; `Ready(0)` once, when the stream closes. Pending for ever after that. It is left open until
@@ -196,8 +202,8 @@ impl Source {
                 Ok(0) => break,
                 Ok(n) => {
                     self.owed = match self.owed {
-                        Owed::Unknown => Owed::Bytes(waiting(fd)),
-                        Owed::Bytes(owed) => Owed::Bytes(owed.saturating_sub(n)),
+                        OutputOwed::Unknown => OutputOwed::Bytes(waiting(fd)),
+                        OutputOwed::Bytes(owed) => OutputOwed::Bytes(owed.saturating_sub(n)),
                     };
                     if n == out.len() && !self.wide {
                         self.wide = true;
@@ -210,7 +216,7 @@ impl Source {
                     return Poll::Ready(n);
                 }
                 Err(Errno::AGAIN) => {
-                    self.owed = Owed::Bytes(0);
+                    self.owed = OutputOwed::Bytes(0);
                     ready.clear_ready();
                 }
                 Err(Errno::INTR) => {}
@@ -224,13 +230,13 @@ impl Source {
 }
 
 /// How many bytes wait to be read.
-fn waiting(fd: &Watched) -> usize {
+fn waiting(fd: &WatchedFd) -> usize {
     rustix::io::ioctl_fionread(fd.get_ref()).map_or(0, |n| n as usize)
 }
 
 /// A command's standard input.
 pub struct Stdin {
-    fd: RefCell<Option<Watched>>,
+    fd: RefCell<Option<WatchedFd>>,
     terminal: bool,
     /// Came from the host and not taken by the command yet; at most [`STDIN_WINDOW`].
     queue: RefCell<VecDeque<u8>>,
@@ -244,10 +250,10 @@ pub struct Stdin {
 
 /// The host sent more than it had credit for.
 #[derive(Debug)]
-pub struct WindowExceeded;
+pub struct StdinWindowExceeded;
 
 impl Stdin {
-    fn new(fd: Option<Watched>, terminal: bool) -> Self {
+    fn new(fd: Option<WatchedFd>, terminal: bool) -> Self {
         Self {
             fd: RefCell::new(fd),
             terminal,
@@ -260,9 +266,9 @@ impl Stdin {
     }
 
     /// Takes bytes from the host. What the command cannot take now is kept; see [`Stdin::poll_feed`].
-    pub fn push(&self, mut bytes: &[u8]) -> Result<(), WindowExceeded> {
+    pub fn push(&self, mut bytes: &[u8]) -> Result<(), StdinWindowExceeded> {
         if self.held.get() + bytes.len() > STDIN_WINDOW {
-            return Err(WindowExceeded);
+            return Err(StdinWindowExceeded);
         }
         self.held.set(self.held.get() + bytes.len());
         let mut queue = self.queue.borrow_mut();

@@ -6,7 +6,7 @@ use pyro_proto::message::{Failure, FailureKind, MAX_PATH};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2, readlinkat};
 use rustix::io::Errno;
 
-use super::trouble;
+use super::file_failure;
 use crate::failure::refusal;
 
 /// Where the workspace is, for commands; what the host may put in front of a path.
@@ -19,22 +19,22 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 ///
 /// Reached from the disk's own root and not from `/workspace`: a rename between the workspace and what is beside it on
 /// the disk crosses no mount that way.
-pub struct Area {
+pub struct WorkspaceArea {
     /// The disk's own root.
     pub disk: OwnedFd,
     /// The workspace in it.
     pub workspace: OwnedFd,
 }
 
-impl Area {
+impl WorkspaceArea {
     /// The workspace of the disk whose root is `disk`.
     pub fn new(disk: BorrowedFd<'_>) -> Result<Self, Failure> {
         let disk = disk.try_clone_to_owned().map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            trouble("disk", b"")(errno)
+            file_failure("disk", b"")(errno)
         })?;
         let workspace = beneath(disk.as_fd(), b"workspace", DIRECTORY, ResolveFlags::NO_SYMLINKS)
-            .map_err(trouble("workspace", b""))?;
+            .map_err(file_failure("workspace", b""))?;
         Ok(Self { disk, workspace })
     }
 

@@ -17,16 +17,16 @@ use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use pyro_proto::message::{EntryKind, Failure, MAX_PATH};
+use pyro_proto::message::{Failure, FileKind, MAX_PATH};
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, RenameFlags, Statx, Uid, chownat, mkdirat, openat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::area::{Area, join, split};
+use super::area::{WorkspaceArea, join, split};
 use super::scan::add_to_sum;
-use super::single::io_trouble;
-use super::{trouble, walk};
+use super::single::io_failure;
+use super::{file_failure, walk};
 
 /// Its name in a stage.
 const FILE: &str = "journal";
@@ -37,9 +37,9 @@ const ROUNDS: u32 = 40;
 const FIXED: usize = 1 + 3 * 4 + 2 * 8 + 4;
 
 /// What tells an inode from every other that ever was.
-type Identity = (u64, i64);
+type InodeIdentity = (u64, i64);
 
-fn identity(stat: &Statx) -> Identity {
+fn identity(stat: &Statx) -> InodeIdentity {
     let born = stat.stx_btime;
     (stat.stx_ino, born.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(born.tv_nsec)))
 }
@@ -47,7 +47,7 @@ fn identity(stat: &Statx) -> Identity {
 /// What stood at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum What {
+enum RecordKind {
     /// Nothing.
     Nothing,
     /// Nothing, and a directory is to be made there: what others put into it is not ours.
@@ -59,12 +59,12 @@ enum What {
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Was {
-    what: What,
+struct UndoRecord {
+    what: RecordKind,
     mode: u32,
     uid: u32,
     gid: u32,
-    identity: Identity,
+    identity: InodeIdentity,
     path: Vec<u8>,
 }
 
@@ -79,19 +79,19 @@ impl Journal {
     /// An empty one in the stage `dir`.
     pub(super) fn new(dir: BorrowedFd<'_>) -> Result<Self, Failure> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            openat(dir, FILE, flags, Mode::from_raw_mode(0o600)).map_err(trouble("stage", b"the stage"))?;
+        let file = openat(dir, FILE, flags, Mode::from_raw_mode(0o600))
+            .map_err(file_failure("stage", b"the stage"))?;
         let mut to = BufWriter::with_capacity(64 * 1024, File::from(file));
-        to.write_all(MAGIC).map_err(io_trouble("stage", b"the stage"))?;
+        to.write_all(MAGIC).map_err(io_failure("stage", b"the stage"))?;
         Ok(Self { to, count: 0, sum: 0 })
     }
 
     /// Notes that something may come to stand at `path`, where `there` stands now.
     pub(super) fn note(&mut self, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         let what = match there.map(walk::kind) {
-            None => What::Nothing,
-            Some(EntryKind::Directory) => What::Directory,
-            Some(_) => What::Other,
+            None => RecordKind::Nothing,
+            Some(FileKind::Directory) => RecordKind::Directory,
+            Some(_) => RecordKind::Other,
         };
         self.record(what, path, there)
     }
@@ -99,12 +99,12 @@ impl Journal {
     /// Notes `path`, at which a directory is made if there is none.
     pub(super) fn note_directory(&mut self, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         match there {
-            None => self.record(What::Unmade, path, None),
+            None => self.record(RecordKind::Unmade, path, None),
             there => self.note(path, there),
         }
     }
 
-    fn record(&mut self, what: What, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
+    fn record(&mut self, what: RecordKind, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         let mut record = Vec::with_capacity(FIXED + path.len());
         record.push(what as u8);
         let (mode, uid, gid) = there.map_or((0, 0, 0), |stat| (walk::mode(stat), stat.stx_uid, stat.stx_gid));
@@ -118,7 +118,7 @@ impl Journal {
         record.extend(path);
         self.count += 1;
         self.sum = add_to_sum(self.sum, &record);
-        self.to.write_all(&record).map_err(io_trouble("stage", b"the stage"))
+        self.to.write_all(&record).map_err(io_failure("stage", b"the stage"))
     }
 
     /// Ends it. It counts once it is on the disk.
@@ -126,7 +126,7 @@ impl Journal {
         let mut end = vec![END];
         end.extend(self.count.to_le_bytes());
         end.extend(self.sum.to_le_bytes());
-        self.to.write_all(&end).and_then(|()| self.to.flush()).map_err(io_trouble("stage", b"the stage"))
+        self.to.write_all(&end).and_then(|()| self.to.flush()).map_err(io_failure("stage", b"the stage"))
     }
 }
 
@@ -136,7 +136,7 @@ pub(super) fn remove(dir: BorrowedFd<'_>) -> Result<(), Errno> {
 }
 
 /// All records; none where no change was made, because the journal is not whole.
-fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
+fn read(mut from: impl Read) -> io::Result<Vec<UndoRecord>> {
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     let broken = || io::Error::from(io::ErrorKind::InvalidData);
@@ -148,10 +148,10 @@ fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
         let mut what = [0];
         from.read_exact(&mut what)?;
         let what = match what[0] {
-            0 => What::Nothing,
-            1 => What::Unmade,
-            2 => What::Directory,
-            3 => What::Other,
+            0 => RecordKind::Nothing,
+            1 => RecordKind::Unmade,
+            2 => RecordKind::Directory,
+            3 => RecordKind::Other,
             END => break,
             _ => return Err(broken()),
         };
@@ -168,7 +168,7 @@ fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
         record.resize(FIXED + length, 0);
         from.read_exact(&mut record[FIXED..])?;
         sum = add_to_sum(sum, &record);
-        all.push(Was { what, mode, uid, gid, identity, path: record.split_off(FIXED) });
+        all.push(UndoRecord { what, mode, uid, gid, identity, path: record.split_off(FIXED) });
     }
     let mut end = [0; 16];
     from.read_exact(&mut end)?;
@@ -178,7 +178,7 @@ fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
 
 /// Puts back all that the journal of the stage `dir` says, if there is a whole one. What cannot be put back is told; all
 /// else is.
-pub(super) fn restore(area: &Area, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, Errno)> {
+pub(super) fn restore(area: &WorkspaceArea, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, Errno)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match openat(dir, FILE, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(()),
@@ -188,7 +188,7 @@ pub(super) fn restore(area: &Area, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, 
     // What was changed through a link that is gone is only reached once that is back: again, while there is progress.
     for round in 0.. {
         let (mut changed, mut first) = (false, None);
-        let mut done = |was: &Was, done: Result<bool, Errno>| match done {
+        let mut done = |was: &UndoRecord, done: Result<bool, Errno>| match done {
             Ok(did) => changed |= did,
             Err(errno) => drop(first.get_or_insert((was.path.clone(), errno))),
         };
@@ -208,7 +208,7 @@ pub(super) fn restore(area: &Area, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, 
 }
 
 /// Moves what stands at a path and did not before into the stage, as `aside`; says whether there was something.
-fn clear(area: &Area, dir: BorrowedFd<'_>, was: &Was, aside: &str) -> Result<bool, Errno> {
+fn clear(area: &WorkspaceArea, dir: BorrowedFd<'_>, was: &UndoRecord, aside: &str) -> Result<bool, Errno> {
     let found = area.parent(&was.path).and_then(|(parent, last)| {
         let stat = walk::look(parent.as_fd(), last)?;
         Ok((parent, last, stat))
@@ -218,11 +218,11 @@ fn clear(area: &Area, dir: BorrowedFd<'_>, was: &Was, aside: &str) -> Result<boo
         Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => return Ok(false),
         other => other?,
     };
-    let is_directory = walk::kind(&stat) == EntryKind::Directory;
+    let is_directory = walk::kind(&stat) == FileKind::Directory;
     match was.what {
-        What::Directory if is_directory => return Ok(false),
-        What::Other if identity(&stat) == was.identity => return Ok(false),
-        What::Unmade if is_directory => {
+        RecordKind::Directory if is_directory => return Ok(false),
+        RecordKind::Other if identity(&stat) == was.identity => return Ok(false),
+        RecordKind::Unmade if is_directory => {
             return match unlinkat(&parent, last, AtFlags::REMOVEDIR) {
                 Err(Errno::NOTEMPTY | Errno::NOENT) => Ok(false),
                 done => done.map(|()| true),
@@ -234,12 +234,12 @@ fn clear(area: &Area, dir: BorrowedFd<'_>, was: &Was, aside: &str) -> Result<boo
 }
 
 /// What is in the stage, by what it is: files with several names are there as often.
-type Kept = HashMap<Identity, Vec<Vec<u8>>>;
+type StagedFiles = HashMap<InodeIdentity, Vec<Vec<u8>>>;
 
-fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut Kept, depth: usize) -> Result<(), Errno> {
+fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut StagedFiles, depth: usize) -> Result<(), Errno> {
     for node in walk::children(dir)? {
         let inner = join(path, node.name.as_bytes());
-        if walk::kind(&node.stat) == EntryKind::Directory {
+        if walk::kind(&node.stat) == FileKind::Directory {
             // As deep as a tree that is put in place.
             if depth < walk::MAX_DEPTH {
                 collect(walk::enter(dir, &node.name)?.as_fd(), &inner, kept, depth + 1)?;
@@ -252,8 +252,13 @@ fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut Kept, depth: usize) -> R
 }
 
 /// Puts back what stood at a path; says whether that was to be done.
-fn put_back(area: &Area, dir: BorrowedFd<'_>, was: &Was, kept: &mut Kept) -> Result<bool, Errno> {
-    if matches!(was.what, What::Nothing | What::Unmade) {
+fn put_back(
+    area: &WorkspaceArea,
+    dir: BorrowedFd<'_>,
+    was: &UndoRecord,
+    kept: &mut StagedFiles,
+) -> Result<bool, Errno> {
+    if matches!(was.what, RecordKind::Nothing | RecordKind::Unmade) {
         return Ok(false);
     }
     let (parent, last) = area.parent(&was.path)?;
@@ -267,15 +272,15 @@ fn put_back(area: &Area, dir: BorrowedFd<'_>, was: &Was, kept: &mut Kept) -> Res
         rustix::fs::fchmod(openat(&parent, last, flags, Mode::empty())?, mode)
     };
     match (was.what, there) {
-        (What::Directory, None) => {
+        (RecordKind::Directory, None) => {
             mkdirat(&parent, last, Mode::RWXU)?;
             let (uid, gid) = (Uid::from_raw(was.uid), Gid::from_raw(was.gid));
             chownat(&parent, last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
             set().map(|()| true)
         }
-        (What::Other, Some(stat)) if identity(&stat) != was.identity => Err(Errno::EXIST),
+        (RecordKind::Other, Some(stat)) if identity(&stat) != was.identity => Err(Errno::EXIST),
         (_, Some(stat)) => match walk::kind(&stat) {
-            EntryKind::File | EntryKind::Directory if walk::mode(&stat) != was.mode => set().map(|()| true),
+            FileKind::File | FileKind::Directory if walk::mode(&stat) != was.mode => set().map(|()| true),
             _ => Ok(false),
         },
         (_, None) => {
@@ -286,13 +291,13 @@ fn put_back(area: &Area, dir: BorrowedFd<'_>, was: &Was, kept: &mut Kept) -> Res
 }
 
 /// What stands at `path`, a link not followed; `None` also where it cannot be reached.
-pub(super) fn standing(area: &Area, path: &[u8]) -> Option<Statx> {
+pub(super) fn standing(area: &WorkspaceArea, path: &[u8]) -> Option<Statx> {
     let (parent, last) = area.parent(path).ok()?;
     walk::look(parent.as_fd(), last).ok()
 }
 
 /// Notes the directories above `path` that are not there and are made for it, the outermost first.
-pub(super) fn note_above(journal: &mut Journal, area: &Area, path: &[u8]) -> Result<(), Failure> {
+pub(super) fn note_above(journal: &mut Journal, area: &WorkspaceArea, path: &[u8]) -> Result<(), Failure> {
     let Some((above, _)) = split(path).filter(|(above, _)| !above.is_empty()) else { return Ok(()) };
     note_above(journal, area, above)?;
     journal.note_directory(above, standing(area, above).as_ref())

@@ -16,19 +16,19 @@
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pyro_proto::message::{EntryKind, Failure, FailureKind};
+use pyro_proto::message::{Failure, FailureKind, FileKind};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::area::{Area, split};
+use super::area::{WorkspaceArea, split};
 use super::journal::{self, Journal};
-use super::{trouble, walk};
+use super::{file_failure, walk};
 use crate::failure::refusal;
 
 /// What is on its way into the workspace.
 pub struct Stage<'a> {
-    area: &'a Area,
+    area: &'a WorkspaceArea,
     above: OwnedFd,
     own: String,
     dir: OwnedFd,
@@ -62,7 +62,7 @@ fn above(disk: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
 /// Puts back what helpers left half done, `dead` or all of them, and removes what they staged. Nothing else may be using
 /// those stages.
 pub fn recover(disk: BorrowedFd<'_>, dead: Option<Pid>) -> Result<(), Failure> {
-    let fail = || trouble("stage", b"the stage");
+    let fail = || file_failure("stage", b"the stage");
     // Not made here: a guest that starts writes no more than it must.
     let above = match open_dir(disk, ".pyro").and_then(|own| open_dir(own.as_fd(), "stage")) {
         Err(Errno::NOENT) => return Ok(()),
@@ -71,14 +71,15 @@ pub fn recover(disk: BorrowedFd<'_>, dead: Option<Pid>) -> Result<(), Failure> {
     let of = |name: &[u8]| {
         dead.is_none_or(|pid| name.split(|byte| *byte == b'-').next() == Some(digits(pid).as_bytes()))
     };
-    let area = Area::new(disk)?;
+    let area = WorkspaceArea::new(disk)?;
     for node in walk::children(above.as_fd()).map_err(fail())? {
         let name = node.name.as_bytes();
         if !of(name) {
             continue;
         }
         if let Ok(dir) = walk::enter(above.as_fd(), name) {
-            journal::restore(&area, dir.as_fd()).map_err(|(path, errno)| trouble("undo", &path)(errno))?;
+            journal::restore(&area, dir.as_fd())
+                .map_err(|(path, errno)| file_failure("undo", &path)(errno))?;
         }
         walk::remove_all(above.as_fd(), name).map_err(fail())?;
     }
@@ -91,8 +92,8 @@ fn digits(pid: Pid) -> String {
 
 impl<'a> Stage<'a> {
     /// An empty one.
-    pub fn new(area: &'a Area) -> Result<Self, Failure> {
-        let fail = trouble("stage", b"the stage");
+    pub fn new(area: &'a WorkspaceArea) -> Result<Self, Failure> {
+        let fail = file_failure("stage", b"the stage");
         let above = above(area.disk.as_fd()).map_err(&fail)?;
         // A helper's process id is its own while it lives; what has it already could not be put back.
         let pid = digits(rustix::process::getpid());
@@ -124,29 +125,29 @@ impl<'a> Stage<'a> {
         let name = self.fresh();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600));
-        Ok((File::from(file.map_err(trouble("stage", b"the stage"))?), name))
+        Ok((File::from(file.map_err(file_failure("stage", b"the stage"))?), name))
     }
 
     /// Writes down by `note` what stands wherever something is to change, and waits until that and all that is staged are
     /// on the disk. From here on [`Self::finish`] or [`Self::undo`] must be called.
     pub(super) fn begin(
         &mut self,
-        note: impl FnOnce(&mut Journal, &Area) -> Result<(), Failure>,
+        note: impl FnOnce(&mut Journal, &WorkspaceArea) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut journal = Journal::new(self.dir())?;
         note(&mut journal, self.area)?;
         journal.finish()?;
-        rustix::fs::syncfs(&self.dir).map_err(trouble("sync", b"the disk"))?;
+        rustix::fs::syncfs(&self.dir).map_err(file_failure("sync", b"the disk"))?;
         self.begun = true;
         Ok(())
     }
 
     /// All changes are made: they last from here on, also if the guest dies.
     pub fn finish(&mut self) -> Result<(), Failure> {
-        journal::remove(self.dir()).map_err(trouble("stage", b"the stage"))?;
+        journal::remove(self.dir()).map_err(file_failure("stage", b"the stage"))?;
         self.begun = false;
         // The removal, and with it all that came before.
-        rustix::fs::fsync(&self.dir).map_err(trouble("sync", b"the disk"))
+        rustix::fs::fsync(&self.dir).map_err(file_failure("sync", b"the disk"))
     }
 
     /// Puts `name` of the stage at `last` in `parent`, which is `path`, in place of what is there: nothing or something
@@ -158,11 +159,11 @@ impl<'a> Stage<'a> {
         last: &[u8],
         path: &[u8],
     ) -> Result<(), Failure> {
-        let fail = || trouble("place", path);
+        let fail = || file_failure("place", path);
         // Again if somebody makes or removes it in between.
         for _ in 0..100 {
             match walk::look(parent, last) {
-                Ok(stat) if walk::kind(&stat) == EntryKind::Directory => return Err(fail()(Errno::ISDIR)),
+                Ok(stat) if walk::kind(&stat) == FileKind::Directory => return Err(fail()(Errno::ISDIR)),
                 Ok(_) => match renameat_with(&self.dir, name, parent, last, RenameFlags::EXCHANGE) {
                     Err(Errno::NOENT) => {}
                     done => return done.map_err(fail()),
@@ -179,17 +180,16 @@ impl<'a> Stage<'a> {
         Err(refusal(FailureKind::Internal, "place", "somebody else keeps changing the same path"))
     }
 
-    /// Moves `last` of `parent`, which is `path`, out of the workspace; gives its name in the stage.
-    pub fn take(&mut self, parent: BorrowedFd<'_>, last: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
+    /// Moves `last` of `parent`, which is `path`, out of the workspace into the stage.
+    pub fn take(&mut self, parent: BorrowedFd<'_>, last: &[u8], path: &[u8]) -> Result<(), Failure> {
         let name = self.fresh();
         renameat_with(parent, last, &self.dir, &name, RenameFlags::NOREPLACE)
-            .map_err(trouble("remove", path))?;
-        Ok(name)
+            .map_err(file_failure("remove", path))
     }
 
     /// Sets the permissions of `path`, which is open as `file`.
     pub fn set_mode(&self, file: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<(), Failure> {
-        let fail = || trouble("mode", path);
+        let fail = || file_failure("mode", path);
         let before = walk::mode(&walk::look(file, c"").map_err(fail())?);
         if before != mode & 0o7777 {
             rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777)).map_err(fail())?;
@@ -199,7 +199,7 @@ impl<'a> Stage<'a> {
 
     /// Makes the directory `path` and those above it, as far as they do not exist.
     pub fn make_directories(&self, path: &[u8]) -> Result<(), Failure> {
-        let fail = || trouble("mkdir", path);
+        let fail = || file_failure("mkdir", path);
         match walk::directory(self.area, path) {
             Ok(_) => return Ok(()),
             Err(Errno::NOENT) => {}
@@ -223,7 +223,7 @@ impl<'a> Stage<'a> {
             Ok(()) => why,
             Err((path, errno)) => {
                 self.kept = true;
-                let mut worse = trouble("undo", &path)(errno);
+                let mut worse = file_failure("undo", &path)(errno);
                 worse.kind = FailureKind::Internal;
                 worse.message = format!("{}; not all could be undone: {}", why.message, worse.message);
                 worse

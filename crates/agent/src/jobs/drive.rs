@@ -19,13 +19,13 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 use futures::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, FrameReader, HEADER, MAX_CHUNK, MAX_MESSAGE};
-use pyro_proto::message::{Exit, Failure, FailureKind, Reply};
+use pyro_proto::message::{CommandExit, Failure, FailureKind, Reply};
 use pyro_proto::mux::Stream;
 
 use super::job::Job;
-use crate::exec::stdio::Source;
+use crate::exec::stdio::OutputSource;
 use crate::failure::refusal;
-use crate::reaper::Ended;
+use crate::reaper::ChildExit;
 use crate::wire::last_word;
 
 /// Bytes that are read or passed on at once.
@@ -33,7 +33,7 @@ const PIECE: usize = MAX_CHUNK / 2;
 
 /// How far a job's end has come.
 #[derive(Default)]
-struct End {
+struct JobEnd {
     timed_out: Cell<bool>,
     /// Processes that it started still run.
     left_running: Cell<bool>,
@@ -44,12 +44,12 @@ struct End {
 /// Drives `job` from its start to its end.
 pub async fn drive(
     job: &Job,
-    mut sources: Vec<Source>,
-    ended: oneshot::Receiver<Ended>,
+    mut sources: Vec<OutputSource>,
+    ended: oneshot::Receiver<ChildExit>,
     timeout: Option<Duration>,
     drain: Duration,
 ) {
-    let end = End::default();
+    let end = JobEnd::default();
     let mut buffer = vec![0; PIECE];
     let mut settled = false;
     {
@@ -60,15 +60,15 @@ pub async fn drive(
             let _ = watch.as_mut().poll(cx).is_ready();
             if job.ended.get().is_some() && !settled {
                 settled = true;
-                sources.iter_mut().for_each(Source::command_ended);
+                sources.iter_mut().for_each(OutputSource::command_ended);
             }
             if has_room(job) && read(job, &mut sources, &mut buffer, cx) {
                 // Others first, then the rest of it.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let read = sources.iter().all(Source::is_closed)
-                || (end.drained.get() && !sources.iter().any(Source::owes));
+            let read = sources.iter().all(OutputSource::is_closed)
+                || (end.drained.get() && !sources.iter().any(OutputSource::owes));
             // A follower that lags behind holds this up only while something is left to read.
             if settled && read { Poll::Ready(()) } else { Poll::Pending }
         })
@@ -78,7 +78,7 @@ pub async fn drive(
     job.stdin.close();
     job.terminal.borrow_mut().take();
     if let Some(ended) = job.ended.get() {
-        job.exit.set(Some(Exit {
+        job.exit.set(Some(CommandExit {
             status: ended.status,
             timed_out: end.timed_out.get(),
             duration_us: ended.at.duration_since(job.since).as_micros() as u64,
@@ -95,7 +95,7 @@ fn has_room(job: &Job) -> bool {
 }
 
 /// Reads one piece, if there is one.
-fn read(job: &Job, sources: &mut [Source], buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
+fn read(job: &Job, sources: &mut [OutputSource], buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
     for at in 0..sources.len() {
         if let Poll::Ready(n) = sources[at].poll_read(cx, buffer)
             && n > 0
@@ -113,8 +113,8 @@ fn read(job: &Job, sources: &mut [Source], buffer: &mut [u8], cx: &mut Context<'
 /// Waits for the end of the job's main process, kills it when its time is up, and then lets `drain` pass.
 async fn watch(
     job: &Job,
-    end: &End,
-    mut ended: oneshot::Receiver<Ended>,
+    end: &JobEnd,
+    mut ended: oneshot::Receiver<ChildExit>,
     timeout: Option<Duration>,
     drain: Duration,
 ) {
@@ -139,12 +139,12 @@ async fn watch(
 }
 
 /// A place among those who follow a job; given up with the call.
-struct Follower<'a> {
+struct JobFollower<'a> {
     job: &'a Job,
     at: Rc<Cell<u64>>,
 }
 
-impl<'a> Follower<'a> {
+impl<'a> JobFollower<'a> {
     fn new(job: &'a Job, cursor: u64) -> Self {
         let record = job.record.borrow();
         let at = Rc::new(Cell::new(cursor.clamp(record.kept_from(), record.written())));
@@ -153,7 +153,7 @@ impl<'a> Follower<'a> {
     }
 }
 
-impl Drop for Follower<'_> {
+impl Drop for JobFollower<'_> {
     fn drop(&mut self) {
         self.job.followers.borrow_mut().retain(|at| !Rc::ptr_eq(at, &self.at));
         self.job.wake_driver();
@@ -190,8 +190,8 @@ pub async fn attach(
 }
 
 /// Passes on what `job` writes until it is over; `None` when the host is gone.
-async fn follow(job: &Job, cursor: u64, write: &mut WriteHalf<Stream>) -> Option<Exit> {
-    let follower = Follower::new(job, cursor);
+async fn follow(job: &Job, cursor: u64, write: &mut WriteHalf<Stream>) -> Option<CommandExit> {
+    let follower = JobFollower::new(job, cursor);
     frame::send(write, &Reply::Attached { from: follower.at.get() }).await.ok()?;
     let mut buffer = vec![0; HEADER + PIECE];
     loop {

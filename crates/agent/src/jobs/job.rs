@@ -6,17 +6,15 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use pyro_proto::message::{
-    Exec, Exit, Failure, FailureKind, JOB_INPUT, JobId, JobInfo, SignalTarget, TerminalSize,
-};
+use pyro_proto::message::{CommandExit, ExecRequest, Failure, FailureKind, JOB_INPUT, JobId, JobInfo, TerminalSize};
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::record::Record;
-use crate::exec::stdio::{self, Stdin, Streams, Watched};
-use crate::exec::talk::{KILL_GRACE, LONGEST, Running};
-use crate::exec::tree::Tree;
+use super::record::OutputRecord;
+use crate::exec::drive::{KILL_GRACE, LONGEST, RunningCommand};
+use crate::exec::stdio::{self, AgentStreams, Stdin, WatchedFd};
+use crate::exec::tree::ProcessTree;
 use crate::failure::{failure, refusal};
-use crate::reaper::Ended;
+use crate::reaper::ChildExit;
 
 /// How often it is looked whether a stopped job's last process is gone: the kernel tells of its main process only.
 const LOOK: Duration = Duration::from_millis(10);
@@ -27,15 +25,15 @@ pub struct Job {
     pid: Pid,
     pub(super) since: Instant,
     /// Its processes; `None` once it was forgotten.
-    pub(super) tree: RefCell<Option<Tree>>,
+    pub(super) tree: RefCell<Option<ProcessTree>>,
     pub(super) stdin: Stdin,
-    pub(super) terminal: RefCell<Option<Watched>>,
+    pub(super) terminal: RefCell<Option<WatchedFd>>,
     is_terminal: bool,
-    pub(super) record: RefCell<Record>,
+    pub(super) record: RefCell<OutputRecord>,
     /// Its main process has ended.
-    pub(super) ended: Cell<Option<Ended>>,
+    pub(super) ended: Cell<Option<ChildExit>>,
     /// And its output is read: it is over.
-    pub(super) exit: Cell<Option<Exit>>,
+    pub(super) exit: Cell<Option<CommandExit>>,
     /// Where those are who follow it.
     pub(super) followers: RefCell<Vec<Rc<Cell<u64>>>>,
     /// Who waits for something to be written, or for its end.
@@ -45,9 +43,13 @@ pub struct Job {
 
 impl Job {
     /// The job that `running` is, and the future that drives it.
-    pub fn new(id: JobId, request: &Exec, running: Running) -> (Rc<Self>, impl Future<Output = ()> + use<>) {
-        let Running { tree, pid, since, ended, streams } = running;
-        let Streams { stdin, sources, terminal } = streams;
+    pub fn new(
+        id: JobId,
+        request: &ExecRequest,
+        running: RunningCommand,
+    ) -> (Rc<Self>, impl Future<Output = ()> + use<>) {
+        let RunningCommand { tree, pid, since, ended, streams } = running;
+        let AgentStreams { stdin, sources, terminal } = streams;
         let job = Rc::new(Self {
             id,
             pid,
@@ -120,17 +122,13 @@ impl Job {
         }
     }
 
-    /// Sends a signal. Nobody gets it where nobody is left.
-    pub fn signal(&self, signal: Signal, target: SignalTarget) {
-        let group = match target {
-            SignalTarget::Tree => return self.with_tree(|tree| tree.signal(signal)),
-            SignalTarget::Foreground => self
-                .terminal
-                .borrow()
-                .as_ref()
-                .and_then(|terminal| rustix::termios::tcgetpgrp(terminal.get_ref()).ok()),
-            SignalTarget::Group => None,
-        };
+    /// Sends a signal to the foreground of the terminal, else to the first process's group; to nobody where nobody is left.
+    pub fn signal(&self, signal: Signal) {
+        let group = self
+            .terminal
+            .borrow()
+            .as_ref()
+            .and_then(|terminal| rustix::termios::tcgetpgrp(terminal.get_ref()).ok());
         // Reaped, its number may be somebody else's.
         match (group, self.ended.get()) {
             (Some(group), _) => drop(kill_process_group(group, signal)),
@@ -140,7 +138,7 @@ impl Job {
     }
 
     /// Waits until it is over.
-    pub async fn over(&self) -> Exit {
+    pub async fn over(&self) -> CommandExit {
         self.until(|| self.exit.get()).await
     }
 
@@ -157,7 +155,7 @@ impl Job {
         if self.vanishes(grace.min(LONGEST)).await {
             return Ok(());
         }
-        self.with_tree(Tree::kill);
+        self.with_tree(ProcessTree::kill);
         if self.vanishes(KILL_GRACE).await {
             return Ok(());
         }
@@ -182,14 +180,14 @@ impl Job {
         }
     }
 
-    pub(super) fn with_tree(&self, act: impl FnOnce(&Tree)) {
+    pub(super) fn with_tree(&self, act: impl FnOnce(&ProcessTree)) {
         if let Some(tree) = &*self.tree.borrow() {
             act(tree);
         }
     }
 
     fn is_vacant(&self) -> bool {
-        self.tree.borrow().as_ref().is_none_or(Tree::is_empty)
+        self.tree.borrow().as_ref().is_none_or(ProcessTree::is_empty)
     }
 
     pub(super) fn wake_driver(&self) {

@@ -28,12 +28,12 @@ use futures::io::{ReadHalf, WriteHalf};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::FrameReader;
 use pyro_proto::message::{
-    Failure, FailureKind, JobId, JobInfo, JobStart, MAX_JOBS, Reply, SignalTarget, Stdio, TerminalSize,
+    ExecStdio, Failure, FailureKind, JobId, JobInfo, JobStart, MAX_JOBS, Reply, TerminalSize,
 };
 use pyro_proto::mux::Stream;
 use rustix::process::Signal;
 
-use crate::exec::{Commands, talk};
+use crate::exec::{self, Commands};
 use crate::failure::refusal;
 use job::Job;
 
@@ -64,7 +64,7 @@ impl Jobs {
     /// Starts one; gives the process id.
     pub fn start(&self, commands: &Commands, request: JobStart) -> Result<u32, Failure> {
         let JobStart { id, exec } = request;
-        if exec.stdio == Stdio::Piped {
+        if exec.stdio == ExecStdio::Piped {
             return Err(refusal(FailureKind::BadRequest, "job", "a job's input is a terminal or empty"));
         }
         let mut jobs = self.jobs.borrow_mut();
@@ -75,7 +75,7 @@ impl Jobs {
             let why = format!("there are {MAX_JOBS} jobs, the most there may be");
             return Err(refusal(FailureKind::Exhausted, "job", why));
         }
-        let running = talk::start(commands, &exec)?;
+        let running = exec::drive::start(commands, &exec)?;
         let (job, task) = Job::new(id, &exec, running);
         let pid = job.pid();
         jobs.insert(id, job);
@@ -113,13 +113,13 @@ impl Jobs {
         self.find(id)?.resize(size)
     }
 
-    /// Sends a signal.
-    pub fn signal(&self, id: JobId, number: i32, target: SignalTarget) -> Result<(), Failure> {
+    /// Sends a signal to what is in the job's foreground.
+    pub fn signal(&self, id: JobId, number: i32) -> Result<(), Failure> {
         let job = self.find(id)?;
         let Some(signal) = Signal::from_named_raw(number) else {
             return Err(refusal(FailureKind::BadRequest, "signal", format!("{number} is no signal")));
         };
-        job.signal(signal, target);
+        job.signal(signal);
         Ok(())
     }
 

@@ -13,14 +13,14 @@ const MAX_RUNS: usize = 16 * 1024;
 
 /// A job's output.
 #[derive(Default)]
-pub struct Record {
+pub struct OutputRecord {
     bytes: VecDeque<u8>,
     /// Where each stretch of one stream ends, in order; the last one ends at `written`.
     runs: VecDeque<(u64, Channel)>,
     written: u64,
 }
 
-impl Record {
+impl OutputRecord {
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
         self.written
@@ -98,7 +98,7 @@ mod tests {
     }
 
     /// Reads it all from `from` on, in pieces of `step`.
-    fn read(record: &Record, mut from: u64, step: usize) -> Vec<(Channel, u8)> {
+    fn read(record: &OutputRecord, mut from: u64, step: usize) -> Vec<(Channel, u8)> {
         let (mut out, mut buffer) = (Vec::new(), vec![0; step]);
         while let Some((channel, n)) = record.copy(from, &mut buffer) {
             assert!(n > 0);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_cursor_reads_the_rest_and_nothing_else() {
-        let mut record = Record::default();
+        let mut record = OutputRecord::default();
         let mut all = Vec::new();
         for round in 0_usize..40 {
             let bytes: Vec<u8> = (0..round % 7).map(|at| (round * 7 + at) as u8).collect();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_last_megabyte_is_kept() {
-        let mut record = Record::default();
+        let mut record = OutputRecord::default();
         let mut all = Vec::new();
         for round in 0_usize..50 {
             let bytes: Vec<u8> = (0..70_001).map(|at| (at * 31 + round) as u8).collect();
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn streams_that_take_turns_stay_bounded() {
-        let mut record = Record::default();
+        let mut record = OutputRecord::default();
         for round in 0..3 * MAX_RUNS {
             record.push(channel(round), &[round as u8]);
         }

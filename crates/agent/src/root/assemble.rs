@@ -17,29 +17,37 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
-use super::Root;
+use super::GuestRoot;
 use crate::failure::{failure, refusal};
 
 /// Assembles the root and makes it this process's; `/dev`, `/proc`, `/sys` and `/run` come along. With `wait` the disk
-/// is left alone: what comes back is [`Root::Waiting`], to be finished by [`Waiting::assemble`].
-pub fn begin(wait: bool) -> Root {
+/// is left alone: what comes back is [`GuestRoot::Waiting`], to be finished by [`UnassembledRoot::assemble`].
+pub fn begin(wait: bool) -> GuestRoot {
     let (base, disk) = match devices() {
-        (None, None) => return Root::Diskless,
+        (None, None) => return GuestRoot::Diskless,
         (Some(base), Some(disk)) => (base, disk),
         (None, Some(_)) => {
-            return Root::Failed(refusal(FailureKind::Internal, "base", "there is a disk and no base image"));
+            return GuestRoot::Failed(refusal(
+                FailureKind::Internal,
+                "base",
+                "there is a disk and no base image",
+            ));
         }
         (Some(_), None) => {
-            return Root::Failed(refusal(FailureKind::Internal, "disk", "there is a base image and no disk"));
+            return GuestRoot::Failed(refusal(
+                FailureKind::Internal,
+                "disk",
+                "there is a base image and no disk",
+            ));
         }
     };
     let waiting = match mount_base(&base) {
-        Ok(()) => Waiting { disk },
-        Err(failure) => return Root::Failed(failure),
+        Ok(()) => UnassembledRoot { disk },
+        Err(failure) => return GuestRoot::Failed(failure),
     };
     if wait {
         warm();
-        Root::Waiting(waiting)
+        GuestRoot::Waiting(waiting)
     } else {
         waiting.assemble()
     }
@@ -48,16 +56,16 @@ pub fn begin(wait: bool) -> Root {
 /// A guest with its base mounted and its disk untouched: it can be saved and be given another disk when it is
 /// restored.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct UnassembledRoot {
     disk: String,
 }
 
-impl Waiting {
+impl UnassembledRoot {
     /// Mounts the disk, assembles the root and makes it this process's.
-    pub fn assemble(&self) -> Root {
+    pub fn assemble(&self) -> GuestRoot {
         match assemble(&self.disk) {
-            Ok(disk) => Root::Ready(disk),
-            Err(failure) => Root::Failed(failure),
+            Ok(disk) => GuestRoot::Ready(disk),
+            Err(failure) => GuestRoot::Failed(failure),
         }
     }
 }

@@ -19,9 +19,9 @@ const FAN_FS_ERROR: u64 = 0x8000;
 const ON_DISK: &std::ffi::CStr = c"/workspace";
 
 /// Listens for errors of file systems.
-pub struct Watch(AsyncFd<OwnedFd>);
+pub struct DiskWatch(AsyncFd<OwnedFd>);
 
-impl Watch {
+impl DiskWatch {
     /// Listens to none yet.
     pub fn new() -> io::Result<Self> {
         let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | FAN_REPORT_FID;

@@ -16,24 +16,24 @@ use pyro_proto::message::{Failure, FailureKind};
 
 use crate::failure::refusal;
 
-pub use assemble::{Waiting, begin, open_disk};
+pub use assemble::{UnassembledRoot, begin, open_disk};
 
 /// What became of the root filesystem.
 #[derive(Debug)]
-pub enum Root {
+pub enum GuestRoot {
     /// This is a plain process: the root is the machine's own. What it was told to take for its disk's root.
     Plain(Option<OwnedFd>),
     /// PID 1 without a base image: only the initramfs is there.
     Diskless,
     /// PID 1 with its base mounted, waiting for an order to assemble the rest.
-    Waiting(Waiting),
+    Waiting(UnassembledRoot),
     /// PID 1 with its root assembled; the disk's own root, from where workspace and what is beside it are one mount.
     Ready(OwnedFd),
     /// PID 1 whose root could not be assembled.
     Failed(Failure),
 }
 
-impl Root {
+impl GuestRoot {
     /// Whether the agent is PID 1.
     pub fn is_pid1(&self) -> bool {
         !matches!(self, Self::Plain(_))

@@ -14,9 +14,9 @@ const PORT: u32 = 52;
 const BACKLOG: libc::c_int = 4;
 
 /// A listening socket.
-pub struct Listener(AsyncFd<OwnedFd>);
+pub struct VsockListener(AsyncFd<OwnedFd>);
 
-impl Listener {
+impl VsockListener {
     /// Listens.
     pub fn new() -> io::Result<Self> {
         let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;

@@ -8,11 +8,11 @@ use pyro_proto::mux::Stream;
 
 const ID: JobId = JobId([1; 6]);
 
-fn terminal(line: &str) -> Exec {
-    Exec { stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }), ..sh(line) }
+fn terminal(line: &str) -> ExecRequest {
+    ExecRequest { stdio: ExecStdio::Terminal(TerminalSize { rows: 24, cols: 80 }), ..sh(line) }
 }
 
-async fn start(client: &Client, id: JobId, exec: Exec) -> u32 {
+async fn start(client: &Client, id: JobId, exec: ExecRequest) -> u32 {
     match client.call(&Request::JobStart(JobStart { id, exec })).await {
         Reply::Started { pid } => pid,
         other => panic!("not started: {other:?}"),
@@ -46,7 +46,7 @@ struct Follower {
     _write: futures::io::WriteHalf<Stream>,
     at: u64,
     seen: Vec<u8>,
-    exit: Option<Exit>,
+    exit: Option<CommandExit>,
 }
 
 impl Follower {
@@ -91,7 +91,7 @@ impl Follower {
         }
     }
 
-    async fn finish(&mut self) -> Exit {
+    async fn finish(&mut self) -> CommandExit {
         while self.step().await {}
         self.exit.unwrap()
     }
@@ -218,15 +218,15 @@ fn a_terminal_takes_input_sizes_and_signals() {
         // To the program in the foreground, not to the shell.
         input(&client, b"sh -c 'echo be''gin; exec sleep 1000'\n").await;
         follower.until("begin").await;
-        let signal = |target| Request::JobSignal { id: ID, signal: 2, target };
-        assert_eq!(client.call(&signal(SignalTarget::Foreground)).await, Reply::Done);
+        let signal = Request::JobSignal { id: ID, signal: 2 };
+        assert_eq!(client.call(&signal).await, Reply::Done);
         input(&client, b"echo code $?\n").await;
         follower.until("code 130").await;
         input(&client, b"exit 5\n").await;
         assert_eq!(follower.finish().await.status, ExitStatus::Code(5));
         assert_eq!(refused(&client, Request::JobInput { id: ID, bytes: "x".into() }).await, BAD);
         assert_eq!(refused(&client, Request::JobResize { id: ID, size }).await, BAD);
-        assert_eq!(client.call(&signal(SignalTarget::Group)).await, Reply::Done);
+        assert_eq!(client.call(&signal).await, Reply::Done);
     });
 }
 
@@ -333,16 +333,16 @@ fn nonsense_is_refused_and_jobs_are_bounded() {
         let client = agent.client().await;
         assert_eq!(refused(&client, Request::JobForget { id: ID }).await, FailureKind::NotFound);
         assert_eq!(refused(&client, Request::JobAttach { id: ID, cursor: 0 }).await, FailureKind::NotFound);
-        let piped = JobStart { id: ID, exec: Exec { stdio: Stdio::Piped, ..sh("cat") } };
+        let piped = JobStart { id: ID, exec: ExecRequest { stdio: ExecStdio::Piped, ..sh("cat") } };
         assert_eq!(refused(&client, Request::JobStart(piped)).await, BAD);
         let missing = JobStart { id: ID, exec: exec(&["no-such-program"]) };
         assert_eq!(refused(&client, Request::JobStart(missing)).await, FailureKind::NotFound);
-        let timed = Exec { timeout_ms: Some(1), ..sh("sleep 1000") };
+        let timed = ExecRequest { timeout_ms: Some(1), ..sh("sleep 1000") };
         start(&client, ID, timed).await;
         assert!(Follower::new(&client, 0).await.finish().await.timed_out);
         let again = JobStart { id: ID, exec: sh("true") };
         assert_eq!(refused(&client, Request::JobStart(again)).await, FailureKind::Exists);
-        let bad = Request::JobSignal { id: ID, signal: 4000, target: SignalTarget::Tree };
+        let bad = Request::JobSignal { id: ID, signal: 4000 };
         assert_eq!(refused(&client, bad).await, BAD);
         for number in 2..=MAX_JOBS as u8 {
             start(&client, JobId([number; 6]), exec(&["sleep", "1000"])).await;

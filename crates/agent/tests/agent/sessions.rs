@@ -149,7 +149,8 @@ async fn relay(outer: UnixStream, inner: UnixStream, limit: usize) -> usize {
 
 /// A whole conversation: a command that leaves a mark, and one word of input for it.
 async fn converse(client: &Client, mark: &str) -> Option<ExecEvent> {
-    let request = Exec { stdio: Stdio::Piped, ..sh(&format!("read -r word; echo \"$word\" >> {mark}")) };
+    let request =
+        ExecRequest { stdio: ExecStdio::Piped, ..sh(&format!("read -r word; echo \"$word\" >> {mark}")) };
     let mut call = client.exec(request).await;
     call.feed(b"whole\n").await;
     call.finish().await.last

@@ -5,12 +5,12 @@ use futures::io::AsyncWriteExt;
 use pyro_proto::frame::{self, Channel};
 use pyro_proto::message::*;
 
-fn piped(line: &str) -> Exec {
-    Exec { stdio: Stdio::Piped, ..sh(line) }
+fn piped(line: &str) -> ExecRequest {
+    ExecRequest { stdio: ExecStdio::Piped, ..sh(line) }
 }
 
-fn terminal(line: &str, rows: u16, cols: u16) -> Exec {
-    Exec { stdio: Stdio::Terminal(TerminalSize { rows, cols }), ..sh(line) }
+fn terminal(line: &str, rows: u16, cols: u16) -> ExecRequest {
+    ExecRequest { stdio: ExecStdio::Terminal(TerminalSize { rows, cols }), ..sh(line) }
 }
 
 #[test]

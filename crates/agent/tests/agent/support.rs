@@ -192,7 +192,7 @@ impl Client {
         reply(stream).await
     }
 
-    pub async fn exec(&self, exec: Exec) -> Call {
+    pub async fn exec(&self, exec: ExecRequest) -> Call {
         let mut stream = self.open().await;
         frame::send(&mut stream, &Request::Exec(exec)).await.unwrap();
         let (read, write) = stream.split();
@@ -269,19 +269,19 @@ pub async fn reply(stream: Stream) -> Reply {
 }
 
 /// A request for `argv` with nothing special.
-pub fn exec(argv: &[&str]) -> Exec {
-    Exec {
+pub fn exec(argv: &[&str]) -> ExecRequest {
+    ExecRequest {
         argv: argv.iter().map(|word| (*word).into()).collect(),
         env: Vec::new(),
         cwd: None,
         user: None,
-        stdio: Stdio::Output,
+        stdio: ExecStdio::Output,
         timeout_ms: None,
         drain_ms: 100,
     }
 }
 
-pub fn sh(line: &str) -> Exec {
+pub fn sh(line: &str) -> ExecRequest {
     exec(&["/bin/sh", "-c", line])
 }
 
@@ -311,7 +311,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub fn exit(&self) -> Exit {
+    pub fn exit(&self) -> CommandExit {
         match &self.last {
             Some(ExecEvent::Exited(exit)) => *exit,
             other => panic!("not an exit: {other:?}, stderr {:?}", String::from_utf8_lossy(&self.stderr)),

@@ -148,8 +148,10 @@ fn a_hundred_and_more_at_once() {
         let calls = (0..pyro_proto::mux::MAX_STREAMS).map(|number| {
             let client = &client;
             async move {
-                let mut request =
-                    Exec { stdio: Stdio::Piped, ..sh("read -r line; echo \"$line\"; seq 1 1000; exit 6") };
+                let mut request = ExecRequest {
+                    stdio: ExecStdio::Piped,
+                    ..sh("read -r line; echo \"$line\"; seq 1 1000; exit 6")
+                };
                 request.drain_ms = 60_000;
                 let mut call = client.exec(request).await;
                 call.feed(format!("number {number}\n").as_bytes()).await;

@@ -8,7 +8,7 @@ use std::time::Duration;
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_MESSAGE};
-use pyro_proto::message::{Amount, ExecInput, Reply, Request};
+use pyro_proto::message::{ExecInput, Reply, Request, TreeTotals};
 use pyro_proto::mux::Stream;
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
@@ -53,7 +53,7 @@ impl Guest {
         what: &'static str,
         request: &Request,
         source: impl AsyncRead + Unpin,
-        mut progress: impl FnMut(Amount),
+        mut progress: impl FnMut(TreeTotals),
     ) -> Result<Reply, GuestError> {
         let (mut call, mut write) = self.begin(what, request).await?;
         let listen = std::pin::pin!(async {

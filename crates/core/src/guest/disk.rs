@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use futures::io::WriteHalf;
 use pyro_proto::frame;
-use pyro_proto::message::{Change, ExecInput, FREEZE_MS, Reply, Request};
+use pyro_proto::message::{ExecInput, FREEZE_MS, FileChange, Reply, Request};
 use pyro_proto::mux::Stream;
 
 use super::call::Call;
@@ -50,7 +50,7 @@ impl Guest {
 
     /// What differs from that baseline, in order of the paths (name by name), and how many entries were looked at. Of
     /// what was only touched the content must tell. Paths are as the guest says them: not for use here.
-    pub async fn diff_scan(&self, baseline: Option<&str>) -> Result<(Vec<Change>, u64), GuestError> {
+    pub async fn diff_scan(&self, baseline: Option<&str>) -> Result<(Vec<FileChange>, u64), GuestError> {
         let scan = Request::DiffScan { baseline: baseline.map(str::to_owned) };
         let (mut call, _write) = self.begin("the comparison with the baseline", &scan).await?;
         let (mut all, mut text) = (Vec::new(), 0);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, MAX_CHUNK, MAX_MESSAGE};
-use pyro_proto::message::{ExecEvent, ExecInput, Exit, STDIN_WINDOW, TerminalSize};
+use pyro_proto::message::{CommandExit, ExecEvent, ExecInput, STDIN_WINDOW, TerminalSize};
 use pyro_proto::mux::Stream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
@@ -56,7 +56,7 @@ pub enum OutputEvent<'a> {
     /// Bytes of its standard error; at most [`MAX_CHUNK`].
     Stderr(&'a [u8]),
     /// It ended; nothing follows.
-    Exited(Exit),
+    Exited(CommandExit),
 }
 
 impl Output {

@@ -1,6 +1,6 @@
 //! Files of the workspace, one at a time or several as one change; secrets.
 
-use pyro_proto::message::{Bytes, Entry, FileBatch, MAX_ENTRIES, Reply, Request};
+use pyro_proto::message::{Bytes, FileBatch, FileEntry, MAX_ENTRIES, Reply, Request};
 use tokio::io::AsyncRead;
 
 use super::call::Download;
@@ -13,7 +13,11 @@ pub(super) const MOST_TEXT: usize = 64 * 1024 * 1024;
 impl Guest {
     /// What is in a directory of the workspace, with `recursive` also in those below it, in order; and whether there
     /// is more than may be told (100,000 entries). Paths are as the guest says them: good for showing, not for use here.
-    pub async fn file_list(&self, path: &[u8], recursive: bool) -> Result<(Vec<Entry>, bool), GuestError> {
+    pub async fn file_list(
+        &self,
+        path: &[u8],
+        recursive: bool,
+    ) -> Result<(Vec<FileEntry>, bool), GuestError> {
         let request = Request::FileList { path: path.into(), recursive };
         let (mut call, _write) = self.begin("a listing", &request).await?;
         let (mut all, mut text) = (Vec::new(), 0);
@@ -36,7 +40,7 @@ impl Guest {
     }
 
     /// What a path of the workspace is; a link at its end is not followed.
-    pub async fn file_stat(&self, path: &[u8]) -> Result<Entry, GuestError> {
+    pub async fn file_stat(&self, path: &[u8]) -> Result<FileEntry, GuestError> {
         stat(
             "a look at a file",
             self.call("a look at a file", &Request::FileStat { path: path.into() }).await?,
@@ -60,20 +64,10 @@ impl Guest {
         mode: Option<u32>,
         parents: bool,
         source: impl AsyncRead + Unpin,
-    ) -> Result<Entry, GuestError> {
+    ) -> Result<FileEntry, GuestError> {
         let what = "a file to be written";
         let request = Request::FileWrite { path: path.into(), mode, parents };
         stat(what, self.upload(what, &request, source, |_| {}).await?)
-    }
-
-    /// Removes a file, a link, or a directory, which must be empty unless `recursive`.
-    pub async fn file_remove(&self, path: &[u8], recursive: bool) -> Result<(), GuestError> {
-        self.finished("a removal", &Request::FileRemove { path: path.into(), recursive }).await
-    }
-
-    /// Gives a file or directory a name that nothing has.
-    pub async fn file_rename(&self, from: &[u8], to: &[u8]) -> Result<(), GuestError> {
-        self.finished("a renaming", &Request::FileRename { from: from.into(), to: to.into() }).await
     }
 
     /// Makes all changes of `batch` or none. `contents` are those of its writes, one after the other.
@@ -95,11 +89,6 @@ impl Guest {
         self.done("a secret", &request).await
     }
 
-    /// Deletes a secret, if it is there.
-    pub async fn secret_delete(&self, name: &str) -> Result<(), GuestError> {
-        self.done("the end of a secret", &Request::SecretDelete { name: name.to_owned() }).await
-    }
-
     /// A call that may take as long as its guest is alive.
     pub(super) async fn finished(&self, what: &'static str, request: &Request) -> Result<(), GuestError> {
         let (mut call, _write) = self.begin(what, request).await?;
@@ -110,7 +99,7 @@ impl Guest {
     }
 }
 
-fn stat(what: &'static str, reply: Reply) -> Result<Entry, GuestError> {
+fn stat(what: &'static str, reply: Reply) -> Result<FileEntry, GuestError> {
     match reply {
         Reply::Stat(entry) => Ok(entry),
         _ => Err(GuestError::Unexpected { what, why: ELSE }),
@@ -120,7 +109,7 @@ fn stat(what: &'static str, reply: Reply) -> Result<Entry, GuestError> {
 /// A file's content on its way.
 pub struct FileContent {
     /// What it is, as the guest says: its size need not be what comes.
-    pub entry: Entry,
+    pub entry: FileEntry,
     /// The content.
     pub bytes: Download,
 }

@@ -5,8 +5,8 @@ use std::time::Duration;
 use futures::io::WriteHalf;
 use pyro_proto::frame::Channel;
 use pyro_proto::message::{
-    Bytes, Exec, Exit, JOB_INPUT, JobId, JobInfo, JobStart, MAX_JOBS, PROBE_MS, Probe, Readiness, Reply,
-    Request, SignalTarget, TerminalSize,
+    Bytes, CommandExit, ExecRequest, JOB_INPUT, JobId, JobInfo, JobStart, MAX_JOBS, PROBE_MS, ProbeResult,
+    Reply, Request, ServiceProbe, TerminalSize,
 };
 use pyro_proto::mux::Stream;
 
@@ -18,7 +18,7 @@ const ELSE: &str = "the reply belongs to another call";
 impl Guest {
     /// Starts a job under a name that no other has had; gives its process id in the guest. `exec` must not ask for
     /// piped input.
-    pub async fn job_start(&self, id: JobId, exec: Exec) -> Result<u32, GuestError> {
+    pub async fn job_start(&self, id: JobId, exec: ExecRequest) -> Result<u32, GuestError> {
         let what = "the start of a job";
         match self.call(what, &Request::JobStart(JobStart { id, exec })).await? {
             Reply::Started { pid } => Ok(pid),
@@ -53,13 +53,13 @@ impl Guest {
         self.done("the size of a job's terminal", &Request::JobResize { id, size }).await
     }
 
-    /// Sends a Linux signal number to some of a job.
-    pub async fn job_signal(&self, id: JobId, signal: i32, target: SignalTarget) -> Result<(), GuestError> {
-        self.done("a signal for a job", &Request::JobSignal { id, signal, target }).await
+    /// Sends a Linux signal number to what is in a job's foreground.
+    pub async fn job_signal(&self, id: JobId, signal: i32) -> Result<(), GuestError> {
+        self.done("a signal for a job", &Request::JobSignal { id, signal }).await
     }
 
     /// Ends a job and all that it started: TERM, after `grace` KILL. Goes on in the guest when this is dropped.
-    pub async fn job_stop(&self, id: JobId, grace: Duration) -> Result<Exit, GuestError> {
+    pub async fn job_stop(&self, id: JobId, grace: Duration) -> Result<CommandExit, GuestError> {
         let what = "the end of a job";
         let grace_ms = u64::try_from(grace.as_millis()).unwrap_or(u64::MAX);
         let deadline = grace.saturating_add(CALL_DEADLINE);
@@ -84,7 +84,7 @@ impl Guest {
     }
 
     /// Asks in the guest whether a service is ready; takes at most [`PROBE_MS`] there.
-    pub async fn probe(&self, probe: Probe) -> Result<Readiness, GuestError> {
+    pub async fn probe(&self, probe: ServiceProbe) -> Result<ProbeResult, GuestError> {
         let what = "a probe";
         let deadline = CALL_DEADLINE + Duration::from_millis(PROBE_MS);
         match self.call_within(what, &Request::Probe(probe), deadline).await? {
@@ -111,7 +111,7 @@ pub enum JobEvent<'a> {
     /// Bytes of its standard error.
     Stderr(&'a [u8]),
     /// It is over; nothing follows.
-    Exited(Exit),
+    Exited(CommandExit),
 }
 
 impl JobOutput {

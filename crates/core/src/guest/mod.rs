@@ -20,7 +20,7 @@ use std::time::Duration;
 use crate::cause;
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_MESSAGE};
 use pyro_proto::link::{Link, LinkError};
-use pyro_proto::message::{AgentInfo, Exec, Failure, Identity, Reply, Request};
+use pyro_proto::message::{AgentInfo, ExecRequest, Failure, GuestIdentity, Reply, Request};
 use pyro_proto::mux::{self, Opener};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
@@ -169,7 +169,7 @@ impl Guest {
     }
 
     /// Gives the guest its identity: always the first call of a session.
-    pub async fn identify(&self, identity: Identity) -> Result<AgentInfo, GuestError> {
+    pub async fn identify(&self, identity: GuestIdentity) -> Result<AgentInfo, GuestError> {
         match self.call("its identity", &Request::Identify(identity)).await? {
             Reply::Identified(info) => Ok(info),
             _ => {
@@ -209,7 +209,7 @@ impl Guest {
 
     /// Starts a command. What it says comes from the [`Execution`]; dropping that kills the command and all that
     /// it started.
-    pub async fn exec(&self, exec: Exec) -> Result<Execution, GuestError> {
+    pub async fn exec(&self, exec: ExecRequest) -> Result<Execution, GuestError> {
         let mut stream = self.open("a command").await?;
         self.send("a command", &mut stream, &Request::Exec(exec)).await?;
         Ok(Execution::new(self.clone(), stream))

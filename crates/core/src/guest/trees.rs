@@ -1,6 +1,6 @@
 //! Trees of the workspace, as tar archives.
 
-use pyro_proto::message::{Amount, Reply, Request, TreePut};
+use pyro_proto::message::{Reply, Request, TreePut, TreeTotals};
 use tokio::io::AsyncRead;
 
 use super::call::Download;
@@ -15,8 +15,8 @@ impl Guest {
         &self,
         put: TreePut,
         archive: impl AsyncRead + Unpin,
-        progress: impl FnMut(Amount),
-    ) -> Result<Amount, GuestError> {
+        progress: impl FnMut(TreeTotals),
+    ) -> Result<TreeTotals, GuestError> {
         let what = "a tree to be unpacked";
         match self.upload(what, &Request::TreePut(put), archive, progress).await? {
             Reply::Put(amount) => Ok(amount),
@@ -35,7 +35,7 @@ impl Guest {
 
 impl Download {
     /// Of a tree that has come to its end: what was sent, and how many sockets, pipes and devices were left out.
-    pub fn tree(&self) -> Option<(Amount, u64)> {
+    pub fn tree(&self) -> Option<(TreeTotals, u64)> {
         match self.last() {
             Some(Reply::Got { sent, skipped }) => Some((*sent, *skipped)),
             _ => None,

@@ -152,20 +152,20 @@ pub struct End {
     pub end: bool,
 }
 
-impl From<pyro_proto::message::EntryKind> for Kind {
-    fn from(kind: pyro_proto::message::EntryKind) -> Self {
-        use pyro_proto::message::EntryKind;
+impl From<pyro_proto::message::FileKind> for Kind {
+    fn from(kind: pyro_proto::message::FileKind) -> Self {
+        use pyro_proto::message::FileKind;
         match kind {
-            EntryKind::File => Self::File,
-            EntryKind::Directory => Self::Directory,
-            EntryKind::Link => Self::Symlink,
-            EntryKind::Other => Self::Other,
+            FileKind::File => Self::File,
+            FileKind::Directory => Self::Directory,
+            FileKind::Link => Self::Symlink,
+            FileKind::Other => Self::Other,
         }
     }
 }
 
-impl From<pyro_proto::message::Entry> for Entry {
-    fn from(entry: pyro_proto::message::Entry) -> Self {
+impl From<pyro_proto::message::FileEntry> for Entry {
+    fn from(entry: pyro_proto::message::FileEntry) -> Self {
         Self {
             path: entry.path.0.into(),
             kind: entry.kind.into(),
@@ -177,16 +177,16 @@ impl From<pyro_proto::message::Entry> for Entry {
     }
 }
 
-impl From<pyro_proto::message::Change> for Change {
-    fn from(change: pyro_proto::message::Change) -> Self {
-        let state = |state: pyro_proto::message::State| State {
+impl From<pyro_proto::message::FileChange> for Change {
+    fn from(change: pyro_proto::message::FileChange) -> Self {
+        let state = |state: pyro_proto::message::FileState| State {
             kind: state.kind.into(),
             mode: state.mode & 0o7777,
             size: state.size,
         };
         Self {
             path: change.path.0.into(),
-            touched: change.kind == pyro_proto::message::ChangeKind::Touched,
+            touched: change.kind == pyro_proto::message::FileChangeKind::Touched,
             before: change.before.map(state),
             after: change.after.map(state),
         }

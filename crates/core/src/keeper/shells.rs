@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pyro_proto::message::{Exec, SignalTarget, Stdio, TerminalSize};
+use pyro_proto::message::{ExecRequest, ExecStdio, TerminalSize};
 use serde::{Deserialize, Serialize};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::sync::oneshot;
@@ -146,7 +146,7 @@ impl Keeper {
             }
             ShellAsk::Signal { shell_id, number } => {
                 let live = self.running_shell(&shell_id)?;
-                let sent = self.guest()?.job_signal(live.id, number, SignalTarget::Foreground).await;
+                let sent = self.guest()?.job_signal(live.id, number).await;
                 let what = "the signal cannot be sent";
                 sent.map_err(|source| WorkspaceError::Job { what, source })?;
                 self.find_shell(&shell_id).map(answer)
@@ -176,12 +176,12 @@ impl Keeper {
         let dir = self.home.shell(&id);
         let out = Spool::create(&dir, OUT, Room::SHELL)
             .map_err(|error| WorkspaceError::file(&dir, "written", error))?;
-        let exec = Exec {
+        let exec = ExecRequest {
             argv: PROGRAM.iter().map(|word| word.into()).collect(),
             env,
             cwd: Some(cwd.as_bytes().into()),
             user: None,
-            stdio: Stdio::Terminal(size.into()),
+            stdio: ExecStdio::Terminal(size.into()),
             timeout_ms: None,
             drain_ms: DRAIN_MS,
         };
@@ -258,7 +258,7 @@ impl Keeper {
         let resized = async {
             guest.job_resize(live.id, size.into()).await?;
             // Also where the size is the same: who draws on all of it draws it anew for who joined.
-            guest.job_signal(live.id, WINDOW_CHANGED, SignalTarget::Foreground).await
+            guest.job_signal(live.id, WINDOW_CHANGED).await
         };
         if let Err(source) = resized.await {
             return Err(self.input_failed(live, id, source));

@@ -1,4 +1,4 @@
-//! Trees without cgroups: by parent and child, as `/proc` shows them.
+//! ProcessTrees without cgroups: by parent and child, as `/proc` shows them.
 //!
 //! Every command is the subreaper of its own descendants, so nothing escapes from below it while it lives. When it
 //! ends, its orphans come to the agent, whose other children are all commands: a new child that is none was left
