@@ -11,8 +11,8 @@ const ELSE: &str = "the reply belongs to another call";
 pub(super) const MOST_TEXT: usize = 64 * 1024 * 1024;
 
 impl Guest {
-    /// What is in a directory of the workspace, with `recursive` also in those below it, in order; and whether there
-    /// is more than may be told (100,000 entries). Paths are as the guest says them: good for showing, not for use here.
+    /// Lists a directory of the workspace, with `recursive` also those below it, in order; and whether there are more entries
+    /// than may be listed (100,000). Paths come from the guest: good for showing, not for use on the host.
     pub async fn file_list(
         &self,
         path: &[u8],
@@ -39,7 +39,7 @@ impl Guest {
         }
     }
 
-    /// What a path of the workspace is; a link at its end is not followed.
+    /// Describes a path of the workspace; a link at its end is not followed.
     pub async fn file_stat(&self, path: &[u8]) -> Result<FileEntry, GuestError> {
         stat(
             "a look at a file",
@@ -47,7 +47,7 @@ impl Guest {
         )
     }
 
-    /// The content of a regular file, from byte `offset` on, at most `limit` bytes.
+    /// Reads the content of a regular file, from byte `offset` on, at most `limit` bytes.
     pub async fn file_read(&self, path: &[u8], offset: u64, limit: u64) -> Result<FileContent, GuestError> {
         let what = "a file's content";
         let request = Request::FileRead { path: path.into(), offset, limit };
@@ -56,8 +56,8 @@ impl Guest {
         Ok(FileContent { entry, bytes: Download::new(call, write, limit) })
     }
 
-    /// Makes a file, or replaces its content at once, by all of `source`. Without `mode` it keeps the permissions that
-    /// it has, or gets 0644; with `parents` missing directories above it are made.
+    /// Makes a file, or replaces its content in one step, by all of `source`. Without `mode` the file keeps its permissions,
+    /// or gets 0644; with `parents` missing directories above it are made.
     pub async fn file_write(
         &self,
         path: &[u8],
@@ -70,7 +70,7 @@ impl Guest {
         stat(what, self.upload(what, &request, source, |_| {}).await?)
     }
 
-    /// Makes all changes of `batch` or none. `contents` are those of its writes, one after the other.
+    /// Makes all changes of `batch` or none. `contents` are the contents of its writes, one after the other.
     pub async fn file_batch(
         &self,
         batch: FileBatch,
@@ -89,7 +89,7 @@ impl Guest {
         self.done("a secret", &request).await
     }
 
-    /// A call that may take as long as its guest is alive.
+    /// Makes a call that may take as long as its guest is alive.
     pub(super) async fn finished(&self, what: &'static str, request: &Request) -> Result<(), GuestError> {
         let (mut call, _write) = self.begin(what, request).await?;
         match call.reply().await? {
@@ -106,10 +106,10 @@ fn stat(what: &'static str, reply: Reply) -> Result<FileEntry, GuestError> {
     }
 }
 
-/// A file's content on its way.
+/// Download of a file's content.
 pub struct FileContent {
-    /// What it is, as the guest says: its size need not be what comes.
+    /// Description of the file, by the guest's word: its size need not be the length of the content.
     pub entry: FileEntry,
-    /// The content.
+    /// Content of the file.
     pub bytes: Download,
 }

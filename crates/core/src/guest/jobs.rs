@@ -1,4 +1,4 @@
-//! Jobs: commands that go on while nobody is connected, and whether a service is ready.
+//! Jobs: commands that go on while nobody is connected, and probes of their readiness.
 
 use std::time::Duration;
 
@@ -8,16 +8,16 @@ use pyro_proto::message::{
     Bytes, CommandExit, ExecRequest, JOB_INPUT, JobId, JobInfo, JobStart, MAX_JOBS, PROBE_MS, ProbeResult,
     Reply, Request, ServiceProbe, TerminalSize,
 };
-use pyro_proto::mux::Stream;
 
-use super::call::{Call, Said};
+use super::call::{CallMessage, GuestCall};
+use super::source::CallStream;
 use super::{CALL_DEADLINE, Guest, GuestError};
 
 const ELSE: &str = "the reply belongs to another call";
 
 impl Guest {
-    /// Starts a job under a name that no other has had; gives its process id in the guest. `exec` must not ask for
-    /// piped input.
+    /// Starts a job under an id that no other has had; returns its process id in the guest. `exec` must not ask for piped
+    /// input.
     pub async fn job_start(&self, id: JobId, exec: ExecRequest) -> Result<u32, GuestError> {
         let what = "the start of a job";
         match self.call(what, &Request::JobStart(JobStart { id, exec })).await? {
@@ -26,8 +26,8 @@ impl Guest {
         }
     }
 
-    /// Follows what a job writes, from byte `cursor` on. The guest keeps the last [`pyro_proto::message::JOB_KEPT`]
-    /// bytes: [`JobOutput::at`] says where it really begins.
+    /// Follows a job's output from byte `cursor` on. The guest keeps the last [`pyro_proto::message::JOB_KEPT`] bytes:
+    /// [`JobOutput::at`] is the first byte that really comes.
     pub async fn job_attach(&self, id: JobId, cursor: u64) -> Result<JobOutput, GuestError> {
         let (mut call, write) = self.begin("a job's output", &Request::JobAttach { id, cursor }).await?;
         let answer = tokio::time::timeout(CALL_DEADLINE, call.reply()).await;
@@ -38,7 +38,7 @@ impl Guest {
         }
     }
 
-    /// Feeds a job's terminal with at most [`JOB_INPUT`] of `bytes`; says how many it took, which may be none.
+    /// Feeds a job's terminal with at most [`JOB_INPUT`] of `bytes`; returns the number taken, which may be zero.
     pub async fn job_input(&self, id: JobId, bytes: &[u8]) -> Result<usize, GuestError> {
         let what = "input for a job";
         let bytes = &bytes[..bytes.len().min(JOB_INPUT)];
@@ -69,7 +69,7 @@ impl Guest {
         }
     }
 
-    /// All jobs of the guest, those that have ended included, sorted by id.
+    /// Lists all jobs of the guest, including those that have ended, sorted by id.
     pub async fn job_list(&self) -> Result<Vec<JobInfo>, GuestError> {
         let what = "the list of jobs";
         match self.call(what, &Request::JobList).await? {
@@ -78,7 +78,7 @@ impl Guest {
         }
     }
 
-    /// Drops a job that has ended, and its output. What it left behind lives on.
+    /// Drops a job that has ended, and its output. Processes that it left behind live on.
     pub async fn job_forget(&self, id: JobId) -> Result<(), GuestError> {
         self.done("the order to forget a job", &Request::JobForget { id }).await
     }
@@ -94,43 +94,43 @@ impl Guest {
     }
 }
 
-/// One who follows a job; dropping it does nothing to the job. While it is not read the job is held up, once a
-/// megabyte waits: nothing that is followed is lost.
+/// Follower of a job's output; dropping it does nothing to the job. While it is not read the job is held up, once a
+/// megabyte waits: followed output is not lost.
 pub struct JobOutput {
-    call: Call,
-    /// Its end is the call's.
-    _write: WriteHalf<Stream>,
+    call: GuestCall,
+    /// Kept open: its end would end the call.
+    _write: WriteHalf<CallStream>,
     at: u64,
 }
 
-/// What a job says.
+/// Event of a followed job.
 #[derive(Debug, PartialEq, Eq)]
 pub enum JobEvent<'a> {
     /// Bytes of its standard output, or of its terminal.
     Stdout(&'a [u8]),
     /// Bytes of its standard error.
     Stderr(&'a [u8]),
-    /// It is over; nothing follows.
+    /// The job is over; nothing follows.
     Exited(CommandExit),
 }
 
 impl JobOutput {
-    /// The cursor of the next byte: from where to attach again after a lost connection.
+    /// Cursor of the next byte: to attach at again after a lost connection.
     pub fn at(&self) -> u64 {
         self.at
     }
 
-    /// The next event; after `Exited` an error. Waits as long as the job is silent and the guest alive. Not
-    /// cancel-safe: who stops waiting must drop it.
+    /// Waits for the next event; after `Exited` an error. Waits as long as the job is silent and the guest alive. Not
+    /// cancel-safe: a caller that stops waiting must drop the follower.
     pub async fn next(&mut self) -> Result<JobEvent<'_>, GuestError> {
         let what = "a job's output";
         match self.call.next().await? {
-            Said::Bytes(channel, bytes) => {
+            CallMessage::Bytes(channel, bytes) => {
                 self.at = self.at.saturating_add(bytes.len() as u64);
                 Ok(if channel == Channel::Stderr { JobEvent::Stderr(bytes) } else { JobEvent::Stdout(bytes) })
             }
-            Said::Reply(Reply::Ended(exit)) => Ok(JobEvent::Exited(exit)),
-            Said::Reply(_) => Err(GuestError::Unexpected { what, why: ELSE }),
+            CallMessage::Reply(Reply::Ended(exit)) => Ok(JobEvent::Exited(exit)),
+            CallMessage::Reply(_) => Err(GuestError::Unexpected { what, why: ELSE }),
         }
     }
 }
