@@ -21,8 +21,7 @@ async fn scan(client: &Client) -> Vec<(String, FileChangeKind)> {
     found
 }
 
-/// What was touched so shortly before the baseline that another change might not show counts as touched; wait for that
-/// to be over.
+/// Waits until files written just now are no longer racy for the baseline. Only time makes them so, and no event tells.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(80)).await;
 }
@@ -139,7 +138,7 @@ fn a_baseline_with_a_name_lies_beside_the_other() {
         client.last(&take("fork-1", None), b"").await;
         assert_eq!(scan(&client).await, [("new".to_owned(), FileChangeKind::Added)]);
         assert_eq!(client.last(&compare("fork-1"), b"").await, Reply::Scanned { entries: 1 });
-        // One more is kept, by its name.
+        // Another baseline is kept, by its name.
         client.last(&take("fork-2", Some("fork-1")), b"").await;
         assert_eq!(client.refused(&Request::DiffScan { baseline: None }, b"").await, FailureKind::NotFound);
         assert_eq!(client.last(&compare("fork-1"), b"").await, Reply::Scanned { entries: 1 });

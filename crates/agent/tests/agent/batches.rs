@@ -140,7 +140,7 @@ fn a_file_takes_the_place_of_a_directory_that_was_emptied() {
         assert_eq!(tree(&agent.workspace("")).get("dir").map(|(_, text)| text.as_str()), Some("file"));
         let ops = vec![delete("dir"), put("dir/new", b"file")];
         assert_eq!(client.last(&batch(ops), b"file").await, Reply::Done);
-        // Its own directory stays what it was where something comes into it.
+        // A directory stays as it was where a file comes into it.
         fs::set_permissions(agent.workspace("dir"), fs::Permissions::from_mode(0o750)).unwrap();
         assert_eq!(
             client.last(&batch(vec![delete("dir/new"), put("dir/newer", b"")]), b"").await,

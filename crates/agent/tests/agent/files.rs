@@ -55,7 +55,7 @@ fn files_are_written_whole_and_read_back() {
         assert_eq!(client.ask(&part, b"").await.0, big[2_999_990..2_999_994]);
         let past = Request::FileRead { path: "big".into(), offset: 4_000_000, limit: 4 };
         assert_eq!(client.ask(&past, b"").await.0, b"");
-        // What is there keeps its permissions, and its other names their content.
+        // A file that is replaced keeps its permissions, and its other names their content.
         fs::set_permissions(agent.workspace("big"), fs::Permissions::from_mode(0o4750)).unwrap();
         fs::hard_link(agent.workspace("big"), agent.workspace("other")).unwrap();
         client.last(&write("big"), b"small").await;
@@ -245,17 +245,13 @@ fn an_abandoned_write_changes_nothing() {
                 Call { frames: frame::FrameReader::new(read), write }
             };
             call.feed(&vec![b'x'; 200_000]).await;
-            while agent.staged().is_empty() {
-                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-            }
+            until(|| !agent.staged().is_empty()).await;
             if whole_session {
                 drop(client)
             } else {
                 drop(call)
             }
-            while !agent.staged().is_empty() {
-                tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-            }
+            until(|| agent.staged().is_empty()).await;
             assert_eq!(fs::read(agent.workspace("file")).unwrap(), b"before");
             assert_eq!(fs::metadata(agent.workspace("file")).unwrap().ino(), inode);
         }
@@ -274,7 +270,7 @@ fn an_agent_without_a_disk_says_so() {
         let agent = Agent::with_disk();
         let client = agent.client().await;
         assert_eq!(client.last(&Request::Sync, b"").await, Reply::Done);
-        // This process's disk is the machine's.
+        // The disk of a plain process is the machine's.
         assert_eq!(client.refused(&Request::Freeze { max_ms: 10 }, b"").await, FailureKind::Unsupported);
     });
 }
