@@ -15,7 +15,7 @@ use rustix::process::Pid;
 use super::plan::SpawnPlan;
 use crate::failure::{failure, refusal, resource_kind};
 
-/// What differs between a guest's PID 1 and a plain process.
+/// Set-up of children, which differs between a guest's PID 1 and a plain process.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct ChildSetup {
     /// Make each command the subreaper of its tree, so that the tree can be found by walking `/proc`.
@@ -41,10 +41,10 @@ pub struct Spawner {
 
 /// Of `clone3`'s flags word, beyond 32 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// 64 KiB.
+/// Size of a child's stack, in words of 16 bytes: 64 KiB.
 const STACK: usize = 4096;
 
-/// Where a child was when it failed.
+/// Stage at which a child failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
 enum SpawnStage {
@@ -56,7 +56,7 @@ enum SpawnStage {
     Exec,
 }
 
-/// What the child reads and where it writes its failure. Everything it points to was made before the child.
+/// Arguments of the child, and the place for its failure. Everything that is pointed to was made before the child.
 struct ChildJob {
     plan: *const SpawnPlan,
     argv: *const *const c_char,
@@ -130,12 +130,12 @@ impl Spawner {
     }
 }
 
-/// Why there is no child.
+/// Failure to start a child.
 #[derive(Debug)]
 pub enum SpawnError {
-    /// It was not made.
+    /// No child was made.
     Clone(Errno),
-    /// It failed before its program ran.
+    /// The child failed before its program ran.
     #[expect(private_interfaces, reason = "only this module tells the stages apart")]
     Child(SpawnStage, Errno),
 }
@@ -168,14 +168,12 @@ impl SpawnError {
                     _ => FailureKind::NotExecutable,
                 };
                 let slash = program.contains('/');
-                match kind {
-                    FailureKind::NotFound if !slash => {
-                        let mut failure = refusal(kind, "exec", format!("{program}: command not found"));
-                        failure.errno = Some(errno.raw_os_error());
-                        failure
-                    }
-                    _ => failure(kind, "exec", errno, program),
+                if kind == FailureKind::NotFound && !slash {
+                    let mut failure = refusal(kind, "exec", format!("{program}: command not found"));
+                    failure.errno = Some(errno.raw_os_error());
+                    return failure;
                 }
+                failure(kind, "exec", errno, program)
             }
         }
     }
