@@ -32,12 +32,12 @@ const PACKET: usize = 64 * 1024;
 /// Bytes of input between two reports of progress.
 const PROGRESS_STEP: usize = 1024 * 1024;
 
-/// Why a helper does not go on.
+/// Reason why a helper stops.
 #[derive(Debug)]
 pub enum HelperStop {
     /// Nobody listens any more.
     Gone,
-    /// It cannot be done.
+    /// The call failed.
     Failed(Failure),
 }
 
@@ -47,11 +47,11 @@ impl From<Failure> for HelperStop {
     }
 }
 
-/// The helper's end of the conversation.
+/// The helper's end of its socket to the agent, in frames of the call.
 pub struct HelperChannel {
     socket: OwnedFd,
     packet: Vec<u8>,
-    /// What of the packet was not looked at yet.
+    /// Bytes of the packet that were not looked at yet.
     left: std::ops::Range<usize>,
     /// Bytes of the input frame that is being read.
     owed: usize,
@@ -63,7 +63,7 @@ impl HelperChannel {
         Self { socket, packet: Vec::new(), left: 0..0, owed: 0, over: false }
     }
 
-    /// Says something.
+    /// Sends a reply.
     pub fn say(&mut self, reply: &Reply) -> Result<(), HelperStop> {
         let frame = frame::encode(reply)
             .map_err(|error| refusal(FailureKind::Internal, "reply", error.to_string()))?;
@@ -143,7 +143,7 @@ impl HelperChannel {
         Ok(self.left.len().min(most))
     }
 
-    /// Waits until the host says that the input is over, or is gone (both `true`), or `limit` milliseconds have passed.
+    /// Waits until the host ends the input or is gone (both `true`), or `limit` milliseconds have passed (`false`).
     pub fn over_within(&mut self, limit: u64) -> bool {
         let until = std::time::Instant::now() + std::time::Duration::from_millis(limit);
         loop {
@@ -162,18 +162,18 @@ impl HelperChannel {
     }
 }
 
-/// Input as what the standard library reads from. What stopped it is kept aside.
+/// Input as a [`io::Read`]. The reason why it stopped is kept aside.
 pub struct InputReader<'a> {
     channel: &'a mut HelperChannel,
     amount: Rc<Cell<TreeTotals>>,
-    /// Bytes that were read since the host was told last.
+    /// Bytes read since the last report of progress.
     untold: usize,
-    /// Why it stopped.
+    /// Reason why reading stopped.
     pub stop: Option<HelperStop>,
 }
 
 impl<'a> InputReader<'a> {
-    /// Reads from `channel`, and says every [`PROGRESS_STEP`] bytes how far `amount` has come.
+    /// Reads from `channel`, and reports `amount` to the host every [`PROGRESS_STEP`] bytes.
     pub fn new(channel: &'a mut HelperChannel, amount: Rc<Cell<TreeTotals>>) -> Self {
         Self { channel, amount, untold: 0, stop: None }
     }
@@ -199,7 +199,7 @@ impl io::Read for InputReader<'_> {
 }
 
 /// Answers a call by `work` in a fork of this process, which keeps no descriptor but `keep`. Should that be killed,
-/// another one does `mend`, which is told which it was.
+/// another fork does `mend` with its process id.
 pub async fn run(
     reaper: &Rc<Reaper>,
     frames: FrameReader<ReadHalf<Stream>>,
@@ -250,12 +250,12 @@ pub async fn run(
     while matches!(read.read(&mut rest).await, Ok(n) if n > 0) {}
 }
 
-/// Carries what the host says, until it is gone.
+/// Carries the host's bytes to the helper, until the host is gone.
 async fn down(read: &mut ReadHalf<Stream>, socket: &AsyncFd<OwnedFd>) {
     let mut buffer = vec![0; PACKET];
     let mut deaf = false;
     while let Ok(n @ 1..) = read.read(&mut buffer).await {
-        // A helper that has ended does not listen; what it said last is still to be carried.
+        // A helper that has ended does not listen; its last reply is still to be carried.
         while !deaf {
             let Ok(mut ready) = socket.writable().await else { return };
             match send(socket.get_ref(), &buffer[..n], SendFlags::NOSIGNAL) {
@@ -268,7 +268,7 @@ async fn down(read: &mut ReadHalf<Stream>, socket: &AsyncFd<OwnedFd>) {
     }
 }
 
-/// Carries what the helper says, until it has ended; `false` when the host is gone before.
+/// Carries the helper's bytes to the host, until the helper has ended; `false` when the host is gone before.
 async fn up(socket: &AsyncFd<OwnedFd>, write: &mut WriteHalf<Stream>) -> bool {
     let mut buffer = vec![0; HEADER + MAX_CHUNK];
     loop {
@@ -281,14 +281,14 @@ async fn up(socket: &AsyncFd<OwnedFd>, write: &mut WriteHalf<Stream>) -> bool {
                 }
             }
             Err(Errno::AGAIN) => ready.clear_ready(),
-            // Said once where the helper ended with input unread; what it said itself comes after that.
+            // Reported once where the helper ended with input unread; the helper's own bytes come after that.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(_) => return true,
         }
     }
 }
 
-/// Starts the helper; gives the agent's end of the socket.
+/// Starts the helper; returns the agent's end of the socket, and the process id.
 fn begin(
     keep: &[BorrowedFd<'_>],
     work: impl FnOnce(&mut HelperChannel) -> Result<Reply, HelperStop>,
@@ -309,7 +309,7 @@ fn begin(
     }
 }
 
-/// The helper.
+/// Runs in the helper: keeps only the descriptors it needs, does `work`, sends its reply.
 fn child(
     socket: OwnedFd,
     keep: &[BorrowedFd<'_>],
@@ -325,9 +325,9 @@ fn child(
     }
     close_range(from, i32::MAX);
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    // What it has begun is better finished than mended.
+    // Never the out-of-memory killer's choice: begun work is better finished than mended.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    // Permissions are given as they are meant.
+    // No mask: files get exactly the permissions that are asked for.
     rustix::process::umask(rustix::fs::Mode::empty());
     let mut channel = HelperChannel::new(socket);
     let last = match work(&mut channel) {

@@ -1,5 +1,5 @@
-//! Who the guest is: clock, randomness, host name, machine id, boot id and generation, given by the host at the start
-//! of each session.
+//! Identity of the guest: clock, randomness, host name, machine id, boot id and generation, given by the host at the
+//! start of each session.
 //!
 //! A restored guest is its template's twin until this was done, so it is done before any command of the session.
 
@@ -13,12 +13,12 @@ use rustix::time::{ClockId, Timespec};
 
 use crate::failure::{failure, refusal};
 
-/// `RNDADDENTROPY`'s argument.
+/// Argument of the ioctl `RNDADDENTROPY`.
 #[repr(C)]
 struct PoolInfo {
-    /// What the bytes are worth, in bits.
+    /// Entropy credited for the bytes, in bits.
     entropy_count: libc::c_int,
-    /// Their number.
+    /// Number of bytes.
     buf_size: libc::c_int,
     buf: [u8; 32],
 }
@@ -34,16 +34,16 @@ pub fn check(given: &GuestIdentity) -> Result<(), Failure> {
     Err(refusal(FailureKind::BadRequest, "identity", format!("{:?} is no host name", given.hostname)))
 }
 
-/// Where the guest finds what of its identity has no other place.
+/// Directory for the parts of the identity that have no other place.
 pub const DIRECTORY: &str = "/run/pyro";
-/// What `/etc/machine-id` shows: a file in memory, so that an identity costs no write to the guest's disk and shows up in
-/// no comparison of it.
+/// File that `/etc/machine-id` shows: it is in memory, so that an identity costs no write to the guest's disk and shows up
+/// in no comparison of it.
 pub const MACHINE_ID: &str = "/run/pyro/machine-id";
 const GENERATION: &str = "/run/pyro/generation";
-/// What `/etc/hosts` shows where the image has none of its own: the guest's own name among others.
+/// File that `/etc/hosts` leads to where the image has none of its own: it has the guest's name among others.
 pub const HOSTS: &str = "/run/pyro/hosts";
 
-/// The places of a guest's identity, open from the start: what a restored guest need not look up it need not wait for.
+/// Files of a guest's identity, open from the start: a restored guest need not wait for looking them up.
 #[derive(Debug)]
 pub struct IdentityFiles {
     random: OwnedFd,
@@ -53,7 +53,7 @@ pub struct IdentityFiles {
 }
 
 impl IdentityFiles {
-    /// Opens them; those that are files are made in [`DIRECTORY`].
+    /// Opens the files, and makes those in [`DIRECTORY`].
     pub fn prepare() -> std::io::Result<Self> {
         let device = OFlags::WRONLY | OFlags::CLOEXEC;
         Ok(Self {

@@ -1,4 +1,4 @@
-//! The guest side of pyro: what answers on the one byte stream of a microVM.
+//! The guest side of pyro: the agent that answers on the one byte stream of a microVM.
 //!
 //! ```text
 //!   server     who may speak: transports, one session at a time
@@ -17,7 +17,7 @@
 //! process may create children with `CLONE_VFORK` without surprises.
 //!
 //! Invariant: nothing from the host or from a command makes the agent panic or exit; as PID 1 that would be the end
-//! of the guest. What cannot be done is a [`pyro_proto::message::Failure`].
+//! of the guest. A call that cannot be answered is a [`pyro_proto::message::Failure`].
 
 pub mod boot;
 pub mod console;

@@ -1,6 +1,6 @@
 //! Whether a service is ready: asked where it runs, on the guest's own loopback or in its own files.
 //!
-//! What answers is a stranger: it is read within bounds and within [`PROBE_MS`], and only the kind of its answer counts.
+//! The answering program is a stranger: it is read within bounds and within [`PROBE_MS`], and only its status counts.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
@@ -10,9 +10,9 @@ use tokio::net::TcpStream;
 
 use crate::failure::refusal;
 
-/// Longest address.
+/// Longest address, bytes.
 const MAX_URL: usize = 2048;
-/// `HTTP/1.1 200`, and no more.
+/// Bytes of an answer that are read: `HTTP/1.1 200`, and no more.
 const STATUS: usize = 12;
 
 fn bad(why: impl Into<String>) -> Failure {
@@ -71,7 +71,7 @@ async fn within(asked: impl Future<Output = Result<(), String>>) -> ProbeResult 
     }
 }
 
-/// The first of `hosts` that answers.
+/// Connects to the first of `hosts` that answers.
 async fn dial(hosts: &[SocketAddr]) -> Result<TcpStream, String> {
     let mut first = None;
     for host in hosts {

@@ -15,14 +15,14 @@ use pyro_proto::message::ExitStatus;
 use rustix::process::{Pid, WaitOptions};
 use tokio::io::unix::AsyncFd;
 
-/// How a child ended, and when that was seen.
+/// End of a child, and the time at which it was seen.
 #[derive(Clone, Copy, Debug)]
 pub struct ChildExit {
-    /// Its code or signal.
+    /// Exit code or signal.
     pub status: ExitStatus,
-    /// When it was reaped.
+    /// Time at which it was reaped.
     pub at: Instant,
-    /// Whether the agent had no other child then, and so nothing was left of what this one started.
+    /// Whether the agent had no other child then, so that none of the processes that this one started was left.
     pub alone: bool,
 }
 
@@ -61,7 +61,7 @@ impl Reaper {
         Ok(Self { signals: crate::wire::watch(fd)?, waiting: RefCell::default() })
     }
 
-    /// The end of the child `pid`, which must not have been reaped yet.
+    /// Receives the end of the child `pid`, which must not have been reaped yet.
     pub fn watch(&self, pid: Pid) -> oneshot::Receiver<ChildExit> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().insert(pid.as_raw_nonzero().get(), sender);
@@ -87,7 +87,7 @@ impl Reaper {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            // It had fewer than fit, so it is empty now; what comes later is told anew.
+            // Fewer records came than fit, so the descriptor is empty now; later ones are announced anew.
             if n < buffer.len() {
                 ready.clear_ready();
             }
@@ -102,7 +102,7 @@ impl Reaper {
         }
     }
 
-    /// Takes every child that has ended.
+    /// Reaps every child that has ended.
     pub fn reap(&self) {
         let mut over = Vec::new();
         let alone = loop {

@@ -1,6 +1,6 @@
 //! Secrets in the guest: files in memory that only root can read.
 //!
-//! `/run` is a tmpfs: nothing here reaches a disk by our doing.
+//! `/run` is a tmpfs: no secret reaches a disk by the agent's doing.
 
 use std::os::fd::OwnedFd;
 
@@ -13,7 +13,7 @@ use crate::failure::{failure, refusal, resource_kind};
 const DIRECTORY: &str = "pyro-secrets";
 const FRESH: &str = ".new";
 
-/// Keeps `bytes` as `name` below the directory `run`, in place of what has that name.
+/// Keeps `bytes` as `name` below the directory `run`, in place of a secret of that name.
 pub fn put(run: &str, name: &str, bytes: &[u8]) -> Result<(), Failure> {
     check(name)?;
     if bytes.len() > MAX_SECRET {
@@ -32,7 +32,7 @@ pub fn put(run: &str, name: &str, bytes: &[u8]) -> Result<(), Failure> {
     written().map_err(|errno| failure(resource_kind(errno), "secret", errno, name))
 }
 
-/// The directory, made if need be, and nobody's but root's.
+/// Opens the directory of secrets, made if need be, and nobody's but root's.
 fn directory(run: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let run = rustix::fs::open(run, flags, Mode::empty())?;
@@ -45,7 +45,7 @@ fn directory(run: &str) -> Result<OwnedFd, Errno> {
     Ok(directory)
 }
 
-/// A name that is one file in the directory, and shown in no odd way. The value is nowhere in what is said about it.
+/// Refuses a name that is not one file in the directory, or cannot be printed. The failure never holds the value.
 fn check(name: &str) -> Result<(), Failure> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     if (1..=64).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.') {

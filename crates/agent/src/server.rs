@@ -1,4 +1,4 @@
-//! Who may speak: one session at a time, on one of three transports.
+//! Sessions, one at a time, on one of four transports.
 //!
 //! ```text
 //!   socket   connections come and go; a new one replaces the old
@@ -22,7 +22,8 @@ use crate::session::{Agent, SessionEnd, SessionOrder, serve};
 use crate::wire::Wire;
 use crate::wire::vsock::VsockListener;
 
-/// A number that no session had before. Never waits for the kernel's pool: it tells sessions apart, it is no key.
+/// Makes a number that no session had before. Never waits for the kernel's pool: the number tells sessions apart and is
+/// no key.
 fn nonce() -> Nonce {
     let mut nonce = Nonce::default();
     let _ = getrandom(&mut nonce, GetRandomFlags::INSECURE);
@@ -71,7 +72,7 @@ async fn on_connections(agent: &Agent, accept: impl AsyncFn() -> io::Result<Owne
     }
 }
 
-/// What comes after a session.
+/// Next step of the server after a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionOutcome {
     /// Another session, on the same stream if it has no boundaries.
@@ -82,7 +83,7 @@ pub enum SessionOutcome {
     Shutdown,
 }
 
-/// Serves one session on `wire`. Says what comes next, and whether there was a session at all.
+/// Serves one session on `wire`. Returns the next step, and whether there was a session at all.
 async fn one(agent: &Agent, wire: Wire) -> (SessionOutcome, bool) {
     match Link::accept(wire.clone(), nonce).await {
         Ok((link, _)) => {
@@ -101,7 +102,7 @@ async fn one(agent: &Agent, wire: Wire) -> (SessionOutcome, bool) {
 }
 
 /// Serves session after session on `wire`, which has no boundaries, until it is closed or an order to shut down comes.
-/// Says which, and whether there was a session at all.
+/// Returns which of these, and whether there was a session at all.
 pub async fn on_wire(agent: &Agent, wire: &Wire) -> (SessionOutcome, bool) {
     let mut established = false;
     loop {

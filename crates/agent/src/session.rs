@@ -1,4 +1,4 @@
-//! One session: the streams that the host opens, one future each.
+//! Sessions: the streams that the host opens, one future each.
 //!
 //! The futures live inside [`serve`]'s own: when it is dropped, because the host is gone or another took its place,
 //! they are dropped with it, and a dropped command kills its whole tree.
@@ -32,31 +32,31 @@ use crate::root::{GuestRoot, disk};
 use crate::secrets;
 use crate::wire::{Wire, last_word};
 
-/// What an agent is, for as long as it runs.
+/// State of the agent, for as long as it runs.
 pub struct Agent {
     /// The commands and what they need.
     pub commands: Commands,
     /// The commands that outlive a session.
     pub jobs: Jobs,
-    /// What became of the root filesystem.
+    /// State of the root file system.
     root: RefCell<GuestRoot>,
-    /// What a plain process has not.
+    /// Parts that only a guest has; `None` in a plain process.
     pub guest: Option<GuestParts>,
     freezing: Cell<bool>,
-    /// As its host said last.
+    /// Whether the guest is for one session, as the host said last.
     oneshot: Cell<bool>,
 }
 
-/// What PID 1 of a guest has to look after.
+/// Parts of the agent that only PID 1 of a guest has.
 pub struct GuestParts {
-    /// Where its identity goes.
+    /// Files of the guest's identity.
     pub identity: identity::IdentityFiles,
-    /// Its disk.
+    /// Watch for errors of the disk.
     pub disk: Rc<disk::DiskWatch>,
 }
 
 impl Agent {
-    /// One that has not been told who it is.
+    /// Makes an agent without an identity.
     pub fn new(commands: Commands, root: GuestRoot, guest: Option<GuestParts>) -> Self {
         let (freezing, oneshot) = (Cell::new(false), Cell::new(false));
         recover(&root);
@@ -68,7 +68,7 @@ impl Agent {
         self.oneshot.get()
     }
 
-    /// Takes `identity` on, and says what answers here.
+    /// Takes on the identity `given`, and describes the agent.
     fn identify(&self, given: &GuestIdentity) -> Result<AgentInfo, Failure> {
         identity::check(given)?;
         if let Some(guest) = &self.guest {
@@ -93,24 +93,24 @@ impl Agent {
         }
     }
 
-    /// Where secrets are kept, below this: in a guest's own memory and nowhere else.
+    /// Directory below which secrets are kept: in a guest's own memory and nowhere else.
     fn secrets(&self) -> Result<&'static str, Failure> {
         let why = "only a guest keeps secrets";
         self.guest.as_ref().map(|_| "/run").ok_or_else(|| refusal(FailureKind::Unsupported, "secret", why))
     }
 
-    /// What a call about files works with.
+    /// Prepares a call about files: the workspace, and a guard where the call freezes the disk.
     fn area(&self, request: &Request) -> Result<(WorkspaceArea, Option<ThawGuard<'_>>), Failure> {
         let root = self.root.borrow();
         let none = || refusal(FailureKind::Unsupported, "disk", "there is no disk");
-        // Its descriptors are its own: the root may be assembled while the call goes on.
+        // With descriptors of its own: the root may be assembled while the call goes on.
         let area = WorkspaceArea::new(root.disk().ok_or_else(none)?)?;
         drop(root);
         Ok((area, self.freezes(request)?))
     }
 
-    /// Lets one freeze the disk at a time, and only one that is the guest's own. What comes back thaws it when the call
-    /// is over, also when its helper was killed.
+    /// Admits one freeze at a time, and only of a guest's own disk. The guard thaws the disk when the call is over, also when
+    /// its helper was killed.
     fn freezes(&self, request: &Request) -> Result<Option<ThawGuard<'_>>, Failure> {
         if !matches!(request, Request::Freeze { .. }) {
             return Ok(None);
@@ -146,7 +146,7 @@ impl Agent {
     }
 }
 
-/// Puts back on the disk of `root` what a guest that died left half done.
+/// Undoes changes on the disk of `root` that a guest that died left half done.
 fn recover(root: &GuestRoot) {
     if let Some(disk) = root.disk()
         && let Err(problem) = files::stage::recover(disk, None)
@@ -156,7 +156,7 @@ fn recover(root: &GuestRoot) {
     }
 }
 
-/// The disk is frozen, or is about to be.
+/// Guard of a frozen disk, or of one that is about to be: thaws it when dropped.
 struct ThawGuard<'a>(&'a Agent);
 
 impl Drop for ThawGuard<'_> {
@@ -168,21 +168,21 @@ impl Drop for ThawGuard<'_> {
     }
 }
 
-/// Why a session ended, where the host asked for it.
+/// Request of the host that ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum SessionOrder {
     /// Listen for a new session.
     Detach,
-    /// Power off.
+    /// Power the guest off.
     Shutdown,
 }
 
-/// How a session ended.
+/// End of a session.
 #[derive(Debug)]
 pub enum SessionEnd {
     /// The host asked for it.
     Ordered(SessionOrder),
-    /// The stream ended, or what came was not this session's.
+    /// The stream ended, or carried bytes that were not this session's.
     Lost(Option<ConnectionError>),
 }
 
@@ -210,7 +210,7 @@ pub async fn serve(agent: &Agent, link: Link<Wire>) -> SessionEnd {
                     let _ = stop.send(());
                 }
             }
-            // Last, so that what the calls just wrote goes out before anything waits.
+            // Last, so that bytes that the calls just wrote go out before anything waits.
             if let Poll::Ready(end) = mux.as_mut().poll(cx) {
                 return Poll::Ready(end);
             }

@@ -1,9 +1,9 @@
-//! The language of the wall: what host and guest say to each other over one byte stream per VM.
+//! The language of the wall: all that host and guest send each other over one byte stream per VM.
 //!
 //! Four layers, each in its own module, from the wire up:
 //!
 //! ```text
-//!   message    what is said: requests, events, failures       (serde + postcard)
+//!   message    requests, events, replies, failures            (serde + postcard)
 //!   frame      one message or one chunk of bytes in a stream  (4-byte header, bounded)
 //!   mux        one logical stream per call                    (yamux, bounded)
 //!   link       bytes of THIS connection, never of an older one (handshake + records)

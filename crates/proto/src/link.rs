@@ -26,7 +26,7 @@ pub enum LinkError {
     Handshake(#[from] HandshakeError),
 }
 
-/// One session over a raw byte stream.
+/// Session over a raw byte stream.
 pub struct Link<T> {
     io: T,
     input: Decoder,

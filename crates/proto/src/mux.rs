@@ -22,7 +22,7 @@ fn config() -> Config {
     let mut config = Config::default();
     config.set_max_num_streams(MAX_STREAMS);
     config.set_max_connection_receive_window(Some(MAX_WINDOW));
-    // One chunk of output is one frame, and with its header one record.
+    // A chunk of output is one frame, and with its header one record.
     config.set_split_send_size(crate::record::MAX_PAYLOAD - 64);
     config
 }
@@ -116,7 +116,7 @@ where
         match connection.poll_next_inbound(cx) {
             Poll::Ready(Some(Ok(stream))) => {
                 handle(stream);
-                // What was asked on it is here already, mostly: it is begun before more is read.
+                // The stream's request is here already, mostly: it is begun before more is read.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }

@@ -9,7 +9,7 @@ macro_rules! framed {
     };
 }
 
-/// One of each.
+/// Samples, one of each message.
 pub fn workspace() -> Vec<(&'static str, Vec<u8>)> {
     let id = JobId([0xab; 6]);
     let size = TerminalSize { rows: 30, cols: 120 };

@@ -1,4 +1,4 @@
-//! How the agent starts: as a plain process, or as PID 1 of a guest.
+//! Start of the agent: as a plain process, or as PID 1 of a guest.
 
 pub mod power;
 
@@ -22,7 +22,7 @@ use crate::server::{self, SessionOutcome};
 use crate::session::{Agent, GuestParts};
 use crate::wire::{Wire, port, vsock};
 
-/// Where a plain agent listens.
+/// Transport of a plain agent.
 #[derive(Debug)]
 pub enum ListenOn {
     /// On a Unix socket at this path.
@@ -31,7 +31,7 @@ pub enum ListenOn {
     Stream(OwnedFd),
 }
 
-/// Open files: what the agent needs for itself with all calls in use, and what commands get (soft, hard).
+/// Open files: the agent's own need with all calls in use, and the commands' limits (soft, hard).
 const OWN_OPEN_FILES: u64 = 65_536;
 const COMMANDS_OPEN_FILES: (u64, u64) = (1024, 1_048_576);
 
@@ -46,7 +46,7 @@ fn ignore_broken_pipes() {
 }
 
 /// Keeps freed memory instead of giving it back to the kernel with every chunk of output: under software emulation a
-/// page fault costs as much as copying ten pages. What is kept is bounded by what the calls of a session may hold.
+/// page fault costs as much as copying ten pages. Kept memory is bounded by the most that the calls of a session may hold.
 fn keep_freed_memory() {
     // SAFETY: sets parameters of the allocator, before there is another thread.
     unsafe {
@@ -56,13 +56,13 @@ fn keep_freed_memory() {
     }
 }
 
-/// Keeps what this process inherited from reaching commands.
+/// Keeps descriptors that this process inherited from reaching commands.
 fn keep_inherited_files() {
     // SAFETY: only sets the close-on-exec flag of whatever is open above the standard streams.
     unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
 }
 
-/// Undoes what the parent ignored, for the commands' sake; all of it, the C library's own two signals included.
+/// Resets the signals that the parent ignored, for the commands' sake; all of them, including the C library's own two.
 fn reset_signals() {
     let default = [0_u64; 4];
     for signal in 1..=64 {
@@ -88,8 +88,8 @@ async fn first<T>(beside: impl Future<Output = ()> + Unpin, main: impl Future<Ou
     }
 }
 
-/// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills what is left.
-/// With `disk` there is a workspace: the directory `workspace` in that one.
+/// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills all processes that
+/// are left. With `disk` there is a workspace: its directory `workspace`.
 pub fn plain(listen: ListenOn, disk: Option<PathBuf>) -> io::Result<()> {
     mounts::fill_standard_streams()?;
     keep_inherited_files();
@@ -126,7 +126,7 @@ pub fn plain(listen: ListenOn, disk: Option<PathBuf>) -> io::Result<()> {
     })
 }
 
-/// Runs as PID 1. What fails is remembered and told to the host; only a guest without an agent is of no use at all.
+/// Runs as PID 1. Failures are remembered and told to the host; only a guest without an agent is of no use at all.
 pub fn run() -> ! {
     ignore_broken_pipes();
     keep_freed_memory();

@@ -14,7 +14,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Reads `/proc/cmdline`.
+    /// Reads the words from `/proc/cmdline`.
     pub fn read() -> Self {
         Self::parse(&std::fs::read("/proc/cmdline").unwrap_or_default())
     }

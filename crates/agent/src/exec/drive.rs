@@ -1,9 +1,9 @@
-//! The conversation while a command runs.
+//! Driving a command: its input, its output, its end and its deadline.
 //!
-//! One task a command, in which four things go on side by side: frames from the host, input into the command, the
-//! command's end and its deadline, output to the host. They share plain cells and need no wake-ups among each other:
-//! whatever wakes the task, all four are looked at, in this order. So a host that does not read cannot keep a
-//! timeout, a signal or its own disappearance from taking effect.
+//! Each command has one task, in which four futures go on side by side: frames from the host, input into the command, the
+//! command's end and its deadline, output to the host. The four share plain cells and need no wake-ups among each other:
+//! whatever wakes the task, all four are polled, in this order. So a host that does not read cannot keep a timeout, a
+//! signal or its own disappearance from taking effect.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -29,12 +29,12 @@ use crate::failure::{failure, refusal, resource_kind};
 use crate::reaper::ChildExit;
 use crate::wire::last_word;
 
-/// How long a killed command may take to be gone, before the host is told that it is not.
+/// Longest time that a killed command may take to be gone, before the host is told of a failure.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
 /// Longest timeout or drain that is taken literally: a year.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A command that runs.
+/// Running command, and the agent's ends of its streams.
 pub(crate) struct RunningCommand {
     pub tree: ProcessTree,
     pub pid: Pid,
@@ -43,20 +43,20 @@ pub(crate) struct RunningCommand {
     pub streams: AgentStreams,
 }
 
-/// What the four sides tell each other.
+/// State that the four futures of a command share.
 #[derive(Default)]
 struct RunState {
     ended: Cell<Option<ChildExit>>,
     timed_out: Cell<bool>,
     /// `drain_ms` are over.
     drained: Cell<bool>,
-    /// It was killed and is still there.
+    /// The command was killed and is still there.
     stuck: Cell<bool>,
 }
 
-/// How a conversation ends.
+/// End of a command's call.
 enum RunEnd {
-    /// The command did.
+    /// The command ended.
     Over(ChildExit),
     /// The host is gone, or has dropped the stream.
     Gone,
@@ -66,7 +66,7 @@ enum RunEnd {
 
 use RunEnd::{Failed, Gone, Over};
 
-/// Runs `request` and tells the host about it on `write`.
+/// Runs `request` and reports its output and end to the host on `write`.
 pub async fn run(
     commands: &Commands,
     mut frames: FrameReader<ReadHalf<Stream>>,
@@ -84,7 +84,7 @@ pub async fn run(
     }
 }
 
-/// Runs `request` until the last word is said, or there is nobody to say it to; says which.
+/// Runs `request` until the last event is sent; `false` when the host was gone before.
 async fn run_to_end(
     commands: &Commands,
     frames: &mut FrameReader<ReadHalf<Stream>>,
@@ -94,7 +94,7 @@ async fn run_to_end(
     let limit = |ms: u64| Duration::from_millis(ms).min(LONGEST);
     let (timeout, drain) = (request.timeout_ms.map(limit), limit(request.drain_ms));
     let started = start(commands, &request);
-    // A request may be megabytes; what is left of it is not needed.
+    // A request may be megabytes, and nothing in it is needed any more.
     drop(request);
     let running = match started {
         Ok(running) => running,
@@ -105,7 +105,7 @@ async fn run_to_end(
     };
     let AgentStreams { stdin, mut sources, terminal } = running.streams;
     // Declared after the streams and so dropped before them: a command that is given up is killed before it could
-    // take its closed input for the end of what it was sent, and act on half of it.
+    // take its closed input for a complete one, and act on half of it.
     let RunningCommand { tree, pid, since, ended, .. } = running;
     let state = RunState::default();
     let mut buffer = commands.buffer();
@@ -123,7 +123,7 @@ async fn run_to_end(
         let mut input = pin!(read_input(frames, &stdin, signal, |size| {
             let _ = resize(size);
         }));
-        // It is polled again after its end.
+        // Fused: the future is polled again after its end.
         let mut watch = pin!(wait_for_exit(&state, &tree, ended, timeout, drain).fuse());
         let mut output = pin!(send_output(&state, &stdin, &mut sources, &mut buffer, write, pid));
         poll_fn(|cx| {
@@ -156,7 +156,7 @@ async fn run_to_end(
     true
 }
 
-/// Says the last word, and lets it go out, which it does when all wait.
+/// Sends the last event, and yields, so that it goes out before the streams are closed.
 async fn send_last(write: &mut WriteHalf<Stream>, event: &ExecEvent) {
     last_word(write, event).await;
     tokio::task::yield_now().await;
@@ -193,7 +193,7 @@ pub(crate) fn start(commands: &Commands, request: &ExecRequest) -> Result<Runnin
     Ok(RunningCommand { tree, pid, since, ended, streams: ends.ours })
 }
 
-/// Follows what the host says, until it says something that ends the call.
+/// Follows the host's frames until one of them, or their end, ends the call.
 async fn read_input(
     frames: &mut FrameReader<ReadHalf<Stream>>,
     stdin: &Stdin,
@@ -247,20 +247,20 @@ async fn wait_for_exit(
     } else {
         state.ended.set(ended.await.ok());
     }
-    // What it wrote is looked at first: mostly that is all of it, and no timer is needed.
+    // Output is read first: mostly nothing more comes, and no timer is needed.
     tokio::task::yield_now().await;
     tokio::time::sleep(drain).await;
     state.drained.set(true);
 }
 
-/// What there is to tell the host.
+/// Next message to the host.
 enum OutputStep {
     Credit(u32),
     Chunk(Channel, usize),
     End(RunEnd),
 }
 
-/// Tells the host what the command writes, until it has ended and its output is read.
+/// Sends the command's output to the host, until the command has ended and all of it is read.
 async fn send_output(
     state: &RunState,
     stdin: &Stdin,
@@ -288,7 +288,7 @@ async fn send_output(
                     && n > 0
                 {
                     let channel = sources[at].channel();
-                    // The other one is next, so that neither can drown it.
+                    // The other source is next, so that neither can drown the other.
                     sources.rotate_left(1);
                     return Poll::Ready(OutputStep::Chunk(channel, n));
                 }

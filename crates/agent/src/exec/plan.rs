@@ -1,4 +1,4 @@
-//! A request, checked and turned into what the kernel takes; pure but for reading the user database.
+//! A request, checked and turned into arguments of the kernel; pure but for reading the user database.
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
@@ -13,14 +13,14 @@ pub const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/
 /// Where commands start, when it exists.
 pub const WORKSPACE: &[u8] = b"/workspace";
 
-/// A command as the kernel takes it.
+/// Command as the kernel takes it.
 #[derive(Debug)]
 pub struct SpawnPlan {
     /// Program and arguments.
     pub argv: Vec<CString>,
     /// `NAME=value`, each name once.
     pub env: Vec<CString>,
-    /// What to execute: the first that exists.
+    /// Paths of the program: the first that exists is executed.
     pub candidates: Vec<CString>,
     /// Working directories: the first that can be entered.
     pub directories: Vec<CString>,
@@ -69,7 +69,7 @@ fn c_string(bytes: &[u8], what: &str) -> Result<CString, Failure> {
 
 type Variables = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The guest's defaults, then what the request sets.
+/// Environment of a command: the guest's defaults, replaced and extended by the request's.
 fn environment(request: &ExecRequest, account: Option<&Account>) -> Result<Variables, Failure> {
     let own;
     let account = match account {
@@ -109,7 +109,7 @@ fn environment(request: &ExecRequest, account: Option<&Account>) -> Result<Varia
     Ok(env)
 }
 
-/// The files that `program` may mean, in order.
+/// Paths that `program` may mean, in order of preference.
 fn candidates(program: &[u8], path: &[u8]) -> Result<Vec<CString>, Failure> {
     if program.contains(&b'/') {
         return Ok(vec![c_string(program, "an argument")?]);

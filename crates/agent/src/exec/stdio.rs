@@ -1,8 +1,8 @@
 //! A command's standard streams, seen from the agent.
 //!
 //! Output is read straight into the buffer it is sent from, behind room for the frame's header. Input is written
-//! straight from the frame it came in; only what the command does not take at once is kept, and the host may have no
-//! more than [`STDIN_WINDOW`] bytes on their way.
+//! straight from the frame it came in; only bytes that the command does not take at once are kept, and the host may have
+//! no more than [`STDIN_WINDOW`] bytes on their way.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -29,22 +29,22 @@ pub type WatchedFd = Rc<AsyncFd<OwnedFd>>;
 const WIDE_PIPE: usize = 256 * 1024;
 /// Credit is returned in steps of this many bytes: a message per chunk would cost more than the bytes.
 const CREDIT_STEP: u32 = (STDIN_WINDOW / 4) as u32;
-/// StreamEnds the input of a program that reads a terminal line by line: control-D.
+/// Ends the input of a program that reads a terminal line by line: control-D.
 const END_OF_TRANSMISSION: u8 = 4;
 
 /// Both ends of a command's streams.
 pub struct StreamEnds {
-    /// The agent's.
+    /// The agent's ends.
     pub ours: AgentStreams,
-    /// The command's: stdin, stdout, stderr; to be dropped once it has them.
+    /// The command's ends: stdin, stdout, stderr; to be dropped once the command has them.
     pub theirs: ChildEnds,
 }
 
 /// The command's ends.
 pub enum ChildEnds {
-    /// Three of them; `None` for an empty stdin.
+    /// Pipes of stdin, stdout and stderr; `None` for an empty stdin.
     Pipes(Option<OwnedFd>, OwnedFd, OwnedFd),
-    /// One terminal.
+    /// The command's side of a terminal.
     Terminal(OwnedFd),
 }
 
@@ -62,15 +62,15 @@ impl ChildEnds {
 
 /// The agent's ends.
 pub struct AgentStreams {
-    /// Where input goes.
+    /// Standard input of the command.
     pub stdin: Stdin,
-    /// Where output comes from.
+    /// Sources of output.
     pub sources: Vec<OutputSource>,
-    /// The terminal, if it is one.
+    /// The agent's side of the terminal, if there is one.
     pub terminal: Option<WatchedFd>,
 }
 
-/// Pipes for what a command writes, made before it is asked for: making and watching them is six system calls.
+/// Pipes for a command's output, made before the command is asked for: making and watching them is six system calls.
 pub struct SparePipes {
     stdout: WatchedFd,
     stderr: WatchedFd,
@@ -78,7 +78,7 @@ pub struct SparePipes {
 }
 
 impl SparePipes {
-    /// Makes them.
+    /// Makes both pipes.
     pub fn new() -> io::Result<Self> {
         let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -86,7 +86,7 @@ impl SparePipes {
     }
 }
 
-/// Makes the streams that `kind` asks for, of the `spare` ones if it can; a terminal belongs to `account`.
+/// Makes the streams that `kind` asks for, from the `spare` pipes if there are some; a terminal belongs to `account`.
 pub fn open(
     kind: ExecStdio,
     account: Option<&Account>,
@@ -142,7 +142,7 @@ pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result<()> {
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
-/// One stream of output.
+/// Stream of a command's output.
 pub struct OutputSource {
     fd: WatchedFd,
     closed: bool,
@@ -152,11 +152,11 @@ pub struct OutputSource {
     owed: OutputOwed,
 }
 
-/// What must still be read although the command has ended: it was there when it did.
+/// Output that must still be read after the command's end, because it was there at that moment.
 enum OutputOwed {
-    /// All that is there when it is looked at, what others wrote since included.
+    /// All that is there at the next look, including bytes that others wrote since.
     Unknown,
-    /// So many bytes.
+    /// Number of bytes still owed.
     Bytes(usize),
 }
 
@@ -165,7 +165,7 @@ impl OutputSource {
         Self { fd, closed: false, channel, terminal, wide: terminal, owed: OutputOwed::Bytes(0) }
     }
 
-    /// Which it is.
+    /// Channel of the stream.
     pub fn channel(&self) -> Channel {
         self.channel
     }
@@ -184,14 +184,14 @@ impl OutputSource {
             }
     }
 
-    /// Says that the command has ended: what is in the stream now may be the last it wrote.
+    /// Notes that the command has ended: the stream may now hold its last output.
     pub fn command_ended(&mut self) {
         // Mostly the next read finds the stream closed, and how much there was need not be asked.
         self.owed = OutputOwed::Unknown;
     }
 
-    /// Reads what there is; `Ready(0)` once, when the stream closes. Pending for ever after that. It is left open until
-    /// this is dropped, which can wait until the host has its answer.
+    /// Reads the waiting bytes; `Ready(0)` once, when the stream closes, and pending for ever after that. The descriptor is
+    /// left open until this is dropped, which can wait until the host has its answer.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<usize> {
         if self.closed {
             return Poll::Pending;
@@ -229,7 +229,7 @@ impl OutputSource {
     }
 }
 
-/// How many bytes wait to be read.
+/// Number of bytes that wait to be read.
 fn waiting(fd: &WatchedFd) -> usize {
     rustix::io::ioctl_fionread(fd.get_ref()).map_or(0, |n| n as usize)
 }
@@ -238,13 +238,13 @@ fn waiting(fd: &WatchedFd) -> usize {
 pub struct Stdin {
     fd: RefCell<Option<WatchedFd>>,
     terminal: bool,
-    /// Came from the host and not taken by the command yet; at most [`STDIN_WINDOW`].
+    /// Bytes from the host that the command has not taken yet; at most [`STDIN_WINDOW`].
     queue: RefCell<VecDeque<u8>>,
     eof: Cell<bool>,
     wide: Cell<bool>,
-    /// Came from the host and not credited yet.
+    /// Bytes from the host that are not credited yet.
     held: Cell<usize>,
-    /// Taken by the command and not credited yet.
+    /// Bytes that the command took and that are not credited yet.
     taken: Cell<u32>,
 }
 
@@ -265,7 +265,7 @@ impl Stdin {
         }
     }
 
-    /// Takes bytes from the host. What the command cannot take now is kept; see [`Stdin::poll_feed`].
+    /// Takes bytes from the host. Bytes that the command cannot take now are kept; see [`Stdin::poll_feed`].
     pub fn push(&self, mut bytes: &[u8]) -> Result<(), StdinWindowExceeded> {
         if self.held.get() + bytes.len() > STDIN_WINDOW {
             return Err(StdinWindowExceeded);
@@ -294,27 +294,27 @@ impl Stdin {
         Ok(())
     }
 
-    /// Takes as many of `bytes` as there is room for, from a host that is given no credit; says how many.
+    /// Takes as many of `bytes` as there is room for, from a host that is given no credit; returns their number.
     pub fn offer(&self, bytes: &[u8]) -> usize {
         self.held.set(self.held.get().saturating_sub(self.taken.replace(0) as usize));
         let bytes = &bytes[..bytes.len().min(STDIN_WINDOW - self.held.get())];
         if self.push(bytes).is_ok() { bytes.len() } else { 0 }
     }
 
-    /// No more will come.
+    /// Ends the input once the kept bytes are in.
     pub fn end(&self) {
         if !self.eof.replace(true) && self.terminal {
             self.queue.borrow_mut().push_back(END_OF_TRANSMISSION);
         }
     }
 
-    /// Closes it, whatever is left.
+    /// Closes the input and drops the bytes that are left.
     pub fn close(&self) {
         self.queue.borrow_mut().clear();
         *self.fd.borrow_mut() = None;
     }
 
-    /// Moves what is kept into the command; closes its input when all is in and no more comes.
+    /// Moves kept bytes into the command; closes its input when all are in and no more come.
     pub fn poll_feed(&self, cx: &mut Context<'_>) {
         let mut slot = self.fd.borrow_mut();
         let Some(fd) = &*slot else { return };

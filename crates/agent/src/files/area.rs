@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use super::file_failure;
 use crate::failure::refusal;
 
-/// Where the workspace is, for commands; what the host may put in front of a path.
+/// Path of the workspace for commands; the host may put it in front of a path.
 const PREFIX: &[u8] = b"/workspace";
 /// Links at the end of a path that are followed, one after the other: as many as Linux does.
 const MAX_LINKS: usize = 40;
@@ -64,12 +64,12 @@ impl WorkspaceArea {
         Ok((self.open(parent, OFlags::RDONLY | OFlags::DIRECTORY)?, name))
     }
 
-    /// The path that `path` stands for when links at its end are followed.
+    /// Resolves the links at the end of `path`; links on the way stay as they are.
     pub fn followed(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
         let mut path = path.to_vec();
         for _ in 0..MAX_LINKS {
             let (parent, name) = match self.parent(&path) {
-                // What does not exist is no link.
+                // A path that does not exist is no link.
                 Err(Errno::NOENT) => return Ok(path),
                 other => other?,
             };
@@ -99,7 +99,7 @@ impl WorkspaceArea {
     }
 }
 
-/// Opens `path` beneath `root`: whatever it says, nothing outside is reached.
+/// Opens `path` beneath `root`; the kernel refuses whatever leads outside.
 pub fn beneath(
     root: BorrowedFd<'_>,
     path: &[u8],
@@ -128,12 +128,12 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// Both, with a slash between.
+/// Joins both, with a slash between.
 pub fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
-/// What the host says, as a path below the workspace without `.`, `..` and doubled slashes.
+/// Turns the host's path into one below the workspace, without `.`, `..` and doubled slashes.
 pub fn relative(path: &[u8]) -> Result<Vec<u8>, Failure> {
     let shown = || String::from_utf8_lossy(path).into_owned();
     let bad = |kind, why: &str| Err(refusal(kind, "path", format!("{}: {why}", shown())));

@@ -1,4 +1,4 @@
-//! A list of changes, all of them or none.
+//! Batches of changes: all of them are made, or none.
 
 use std::collections::HashSet;
 use std::io::Write;
@@ -53,7 +53,7 @@ pub(super) fn apply(
     Ok(Reply::Done)
 }
 
-/// Notes everything that may change, each path once: what is above one may go when it is empty.
+/// Notes everything that may change, each path once: a directory above one may go when it is empty.
 pub(super) fn note(journal: &mut Journal, area: &WorkspaceArea, ops: &[FileOp]) -> Result<(), Failure> {
     let mut noted = HashSet::new();
     let mut one = |path: &Bytes| {
@@ -98,7 +98,7 @@ pub(super) fn all(
     Ok(())
 }
 
-/// Removes the directory `path`, where it is empty because of what `left` it.
+/// Removes the directory `path`, where it is empty because of the files that `left` it.
 fn make_way(stage: &Stage<'_>, path: &[u8], left: &[Vec<u8>]) {
     let inside = |left: &&Vec<u8>| left.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
     left.iter().filter(inside).for_each(|left| stage.prune(left, Some(path)));
@@ -145,14 +145,14 @@ fn make_above(stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
     split(path).map_or(Ok(()), |(above, _)| stage.make_directories(above))
 }
 
-/// Moves what is at `path` into the stage.
+/// Moves the file at `path` into the stage.
 fn take(area: &WorkspaceArea, stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
     no_directory(area, path)?;
     let (parent, last) = area.parent(path).map_err(file_failure("remove", path))?;
     stage.take(parent.as_fd(), last, path)
 }
 
-/// Refuses what is a directory, or nothing.
+/// Refuses a directory, and a path at which there is no file.
 fn no_directory(area: &WorkspaceArea, path: &[u8]) -> Result<(), Failure> {
     let fail = || file_failure("file", path);
     let (parent, last) = area.parent(path).map_err(fail())?;

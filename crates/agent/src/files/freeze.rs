@@ -18,8 +18,8 @@ pub(super) fn sync(area: &WorkspaceArea) -> Result<Reply, HelperStop> {
     Ok(Reply::Done)
 }
 
-/// Holds writing up until the host says so, is gone, or `max_ms` are over. This process waits for that and touches no
-/// file meanwhile: nothing that it needs can be stuck behind what it holds up.
+/// Holds writing up until the host ends it, is gone, or `max_ms` are over. This process waits for that and touches no
+/// file meanwhile: nothing that it needs can be stuck behind a held-up write.
 pub(super) fn freeze(
     area: &WorkspaceArea,
     channel: &mut HelperChannel,
@@ -30,7 +30,7 @@ pub(super) fn freeze(
         return Err(refusal(FailureKind::BadRequest, "freeze", why).into());
     }
     let fail = file_failure("freeze", b"the disk");
-    // Nobody is held up for what can be written before.
+    // Written out before, so that nobody is held up for it.
     sync(area)?;
     order(area.disk.as_fd(), FIFREEZE).map_err(&fail)?;
     let told = channel.say(&Reply::Done);

@@ -1,7 +1,7 @@
 //! A file or directory as a tar archive.
 //!
-//! The workspace is alive meanwhile: what vanishes is left out, and a file has the size in the archive that it had when
-//! it was opened, cut off or filled up with zeros.
+//! The workspace is alive meanwhile: a file that vanishes is left out, and a file has the size in the archive that it had
+//! when it was opened, cut off or filled up with zeros.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -56,7 +56,7 @@ impl Write for ArchiveSender<'_> {
     }
 }
 
-/// SizedContent `left` bytes of a file, whatever becomes of it.
+/// Content of a file as exactly `left` bytes, whatever becomes of the file.
 struct SizedContent {
     file: File,
     left: u64,
@@ -84,7 +84,7 @@ struct TreePacking<'t> {
     archive: Builder<ArchiveSender<'t>>,
     sent: TreeTotals,
     skipped: u64,
-    /// Files with several names, and the first of these.
+    /// First name of each file that has several, by its inode and device.
     known: HashMap<(u64, u32, u32), Vec<u8>>,
 }
 
@@ -119,7 +119,7 @@ pub(super) fn pack(
         }
     };
     let (sent, skipped) = (packing.sent, packing.skipped);
-    // Ends the archive, with what it may still hold.
+    // Ends the archive, with the bytes that it may still hold.
     if let Some(stop) = packing.archive.get_mut().stop.take() {
         return Err(stop);
     }
@@ -209,7 +209,7 @@ impl TreePacking<'_> {
         Ok(())
     }
 
-    /// The time of the next entry to the nanosecond, which a header has no room for.
+    /// Writes the time of the next entry to the nanosecond, which a header has no room for.
     fn time(&mut self, stat: &Statx) -> Result<(), HelperStop> {
         let time = walk::nanoseconds(stat.stx_mtime);
         if time >= 0 && time % 1_000_000_000 == 0 {

@@ -156,7 +156,7 @@ fn a_journal_that_is_not_whole_changes_nothing() {
     assert!(stage.exists());
     recover(file.as_fd(), rustix::process::Pid::from_raw(1)).unwrap();
     assert!(!stage.exists());
-    // What cannot be put back stays where it may be found.
+    // A file that cannot be put back stays where it may be found.
     fs::create_dir(&stage).unwrap();
     fs::write(stage.join("journal"), &journal).unwrap();
     assert!(recover(file.as_fd(), None).unwrap_err().message.contains('a'));

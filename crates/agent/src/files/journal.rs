@@ -1,16 +1,16 @@
-//! What stood where before several changes are made as one: enough to put all of it back.
+//! Undo journal of several changes made as one: the former file at each path, so that all can be put back.
 //!
-//! It is on the disk before the first change is made, and taking it away is what makes the changes last: ext4 keeps the
-//! order of renames and removals over a crash, so that where it is gone all changes are there. Whoever finds one puts
-//! back what it says, as often as that takes.
+//! The journal is on the disk before the first change is made, and removing it makes the changes last: ext4 keeps the
+//! order of renames and removals over a crash, so that where the journal is gone all changes are there. Whoever finds a
+//! journal restores its records, as often as that takes.
 //!
 //! ```text
 //!   "pyroUNDO" version | records | end mark, number of records, sum
 //!   record: what, permissions, owner, group, inode, birth, length of the path, path
 //! ```
 //!
-//! Nothing that was there is ever removed before: it is moved into the stage, where it is known again by its inode and
-//! the time at which that was made.
+//! No former file is removed before the end: it is moved into the stage, where it is known again by its inode and the
+//! time at which that was made.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -28,7 +28,7 @@ use super::scan::add_to_sum;
 use super::single::io_failure;
 use super::{file_failure, walk};
 
-/// Its name in a stage.
+/// Name of the journal in a stage.
 const FILE: &str = "journal";
 const MAGIC: &[u8; 12] = b"pyroUNDO\x01\0\0\0";
 const END: u8 = 0xff;
@@ -36,7 +36,7 @@ const END: u8 = 0xff;
 const ROUNDS: u32 = 40;
 const FIXED: usize = 1 + 3 * 4 + 2 * 8 + 4;
 
-/// What tells an inode from every other that ever was.
+/// Inode number and birth time, which tell an inode from every other that ever was.
 type InodeIdentity = (u64, i64);
 
 fn identity(stat: &Statx) -> InodeIdentity {
@@ -44,17 +44,17 @@ fn identity(stat: &Statx) -> InodeIdentity {
     (stat.stx_ino, born.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(born.tv_nsec)))
 }
 
-/// What stood at a path.
+/// Kind of the file that stood at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 enum RecordKind {
-    /// Nothing.
+    /// No file.
     Nothing,
-    /// Nothing, and a directory is to be made there: what others put into it is not ours.
+    /// No file, and a directory is to be made there: files that others put into it are not ours.
     Unmade,
     /// A directory, which stays or is removed when it is empty.
     Directory,
-    /// Anything else.
+    /// Any other file.
     Other,
 }
 
@@ -76,7 +76,7 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// An empty one in the stage `dir`.
+    /// Makes an empty journal in the stage `dir`.
     pub(super) fn new(dir: BorrowedFd<'_>) -> Result<Self, Failure> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(dir, FILE, flags, Mode::from_raw_mode(0o600))
@@ -86,7 +86,7 @@ impl Journal {
         Ok(Self { to, count: 0, sum: 0 })
     }
 
-    /// Notes that something may come to stand at `path`, where `there` stands now.
+    /// Records that the file at `path`, which is `there` now, may change.
     pub(super) fn note(&mut self, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         let what = match there.map(walk::kind) {
             None => RecordKind::Nothing,
@@ -96,7 +96,7 @@ impl Journal {
         self.record(what, path, there)
     }
 
-    /// Notes `path`, at which a directory is made if there is none.
+    /// Records that a directory is made at `path` if there is none.
     pub(super) fn note_directory(&mut self, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         match there {
             None => self.record(RecordKind::Unmade, path, None),
@@ -121,7 +121,7 @@ impl Journal {
         self.to.write_all(&record).map_err(io_failure("stage", b"the stage"))
     }
 
-    /// Ends it. It counts once it is on the disk.
+    /// Ends the journal, which counts once it is on the disk.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         let mut end = vec![END];
         end.extend(self.count.to_le_bytes());
@@ -130,12 +130,12 @@ impl Journal {
     }
 }
 
-/// Takes the journal of the stage `dir` away: what was changed stays changed.
+/// Removes the journal of the stage `dir`: the changes last.
 pub(super) fn remove(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     unlinkat(dir, FILE, AtFlags::empty())
 }
 
-/// All records; none where no change was made, because the journal is not whole.
+/// Reads all records; an error where the journal is not whole, and so no change was made.
 fn read(mut from: impl Read) -> io::Result<Vec<UndoRecord>> {
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
@@ -176,8 +176,8 @@ fn read(mut from: impl Read) -> io::Result<Vec<UndoRecord>> {
     if end[..] == wanted[..] { Ok(all) } else { Err(broken()) }
 }
 
-/// Puts back all that the journal of the stage `dir` says, if there is a whole one. What cannot be put back is told; all
-/// else is.
+/// Restores all records of the journal of the stage `dir`, if there is a whole one. An error names the first path that
+/// cannot be restored; all others are.
 pub(super) fn restore(area: &WorkspaceArea, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, Errno)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match openat(dir, FILE, flags, Mode::empty()) {
@@ -185,7 +185,7 @@ pub(super) fn restore(area: &WorkspaceArea, dir: BorrowedFd<'_>) -> Result<(), (
         other => other.map_err(|errno| (FILE.into(), errno))?,
     };
     let Ok(records) = read(BufReader::new(File::from(file))) else { return Ok(()) };
-    // What was changed through a link that is gone is only reached once that is back: again, while there is progress.
+    // A path through a link that is gone is only reached once the link is back: again, while there is progress.
     for round in 0.. {
         let (mut changed, mut first) = (false, None);
         let mut done = |was: &UndoRecord, done: Result<bool, Errno>| match done {
@@ -207,14 +207,14 @@ pub(super) fn restore(area: &WorkspaceArea, dir: BorrowedFd<'_>) -> Result<(), (
     Ok(())
 }
 
-/// Moves what stands at a path and did not before into the stage, as `aside`; says whether there was something.
+/// Moves a file that did not stand at its path before into the stage, as `aside`; says whether there was one.
 fn clear(area: &WorkspaceArea, dir: BorrowedFd<'_>, was: &UndoRecord, aside: &str) -> Result<bool, Errno> {
     let found = area.parent(&was.path).and_then(|(parent, last)| {
         let stat = walk::look(parent.as_fd(), last)?;
         Ok((parent, last, stat))
     });
     let (parent, last, stat) = match found {
-        // What is above is not ours either, or is gone.
+        // The directory above is not ours either, or is gone.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => return Ok(false),
         other => other?,
     };
@@ -233,7 +233,7 @@ fn clear(area: &WorkspaceArea, dir: BorrowedFd<'_>, was: &UndoRecord, aside: &st
     renameat_with(&parent, last, dir, aside, RenameFlags::NOREPLACE).map(|()| true)
 }
 
-/// What is in the stage, by what it is: files with several names are there as often.
+/// Files in the stage by their identity: a file with several names is there as often.
 type StagedFiles = HashMap<InodeIdentity, Vec<Vec<u8>>>;
 
 fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut StagedFiles, depth: usize) -> Result<(), Errno> {
@@ -251,7 +251,7 @@ fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut StagedFiles, depth: usiz
     Ok(())
 }
 
-/// Puts back what stood at a path; says whether that was to be done.
+/// Puts the former file of a path back; says whether that was necessary.
 fn put_back(
     area: &WorkspaceArea,
     dir: BorrowedFd<'_>,
@@ -290,7 +290,7 @@ fn put_back(
     }
 }
 
-/// What stands at `path`, a link not followed; `None` also where it cannot be reached.
+/// Describes the file at `path`, a link not followed; `None` also where the path cannot be reached.
 pub(super) fn standing(area: &WorkspaceArea, path: &[u8]) -> Option<Statx> {
     let (parent, last) = area.parent(path).ok()?;
     walk::look(parent.as_fd(), last).ok()

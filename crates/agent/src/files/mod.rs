@@ -1,19 +1,19 @@
-//! The files of the workspace: what a helper does for the calls about them.
+//! The files of the workspace: the work of a helper for the calls about them.
 //!
 //! ```text
 //!   area     paths, and that none leads out of the workspace
 //!   walk     directories, read in order
 //!   single   one file: list, stat, read, write
-//!   stage    several changes as one: made aside, put in place     journal  what undoes them, also after a crash
+//!   stage    several changes as one: made aside, put in place     journal  undoes them, also after a crash
 //!   batch    a list of changes          put   a tree from an archive
-//!   get      a tree as an archive       scan  the baseline, and what differs from it
+//!   get      a tree as an archive       scan  the baseline, and differences from it
 //!   freeze   the disk written out, and held still
 //! ```
 //!
-//! Everything here runs in a [`crate::helper`]: it may block.
+//! Everything here runs in a [`crate::helper`], and so may block.
 //!
 //! Invariant: a path is only ever resolved by `openat2` beneath the workspace, or is a single name in a directory that
-//! is open already. What a symbolic link says is followed by nothing else.
+//! is open already. Nothing else follows a symbolic link.
 
 pub mod area;
 mod batch;
@@ -60,7 +60,7 @@ pub fn serve(
     }
 }
 
-/// The failure to do something with a file.
+/// Makes the failure of `stage` on `path`.
 fn file_failure(stage: &'static str, path: &[u8]) -> impl Fn(Errno) -> Failure {
     move |errno| {
         let shown = String::from_utf8_lossy(path);
@@ -74,7 +74,7 @@ fn file_failure(stage: &'static str, path: &[u8]) -> impl Fn(Errno) -> Failure {
             Errno::FBIG => FailureKind::TooLarge,
             Errno::NAMETOOLONG => FailureKind::TooLong,
             Errno::NXIO => FailureKind::NotRegular,
-            // What openat2 says of a link that leads out, or nowhere but round in a circle.
+            // Errors of openat2 for a link that leads out, or round in a circle.
             Errno::XDEV | Errno::LOOP => {
                 let why = format!("{shown}: leads out of the workspace, or through a link that does");
                 let mut failure = refusal(FailureKind::OutsideWorkspace, stage, why);

@@ -1,7 +1,7 @@
 //! A tree from a tar archive: unpacked beside the workspace, and put in place when all of it is there.
 //!
-//! The host has looked at the archive; it is looked at again. What is refused: absolute paths and `..`, links that lead
-//! out of the workspace, hard links to what the archive does not have, devices, pipes, more than was announced.
+//! The host has checked the archive; it is checked again. Refused are absolute paths and `..`, links that lead out of the
+//! workspace, hard links to files that the archive does not have, devices, pipes, and more than was announced.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -26,7 +26,7 @@ use super::{file_failure, walk};
 use crate::failure::refusal;
 use crate::helper::{HelperChannel, HelperStop, InputReader};
 
-/// Where in the stage the archive is unpacked.
+/// Directory of the stage in which the archive is unpacked.
 const TREE: &[u8] = b"tree";
 /// Names in a path; as deep as trees are walked.
 const MAX_NAMES: usize = 500;
@@ -71,14 +71,14 @@ pub(super) fn unpack(
 struct TreeUnpacking<'a> {
     tree: BorrowedFd<'a>,
     put: &'a TreePut,
-    /// Directories between the workspace and what is unpacked.
+    /// Number of directories between the workspace and the unpacked tree.
     dest_depth: i64,
     amount: Rc<Cell<TreeTotals>>,
     /// The directory that was used last: files of one directory come together.
     open: Option<(Vec<u8>, Rc<OwnedFd>)>,
-    /// One piece of content; kept, because most files are small and many.
+    /// Buffer for a piece of content; kept, because most files are small and many.
     buffer: Vec<u8>,
-    /// What is set last, because unpacking into a directory changes it.
+    /// Permissions and times of directories, set last because unpacking into a directory changes them.
     directories: Vec<(Vec<u8>, u32, Timespec)>,
 }
 
@@ -338,7 +338,7 @@ fn is_zero(bytes: &[u8]) -> bool {
         && bytes[..bytes.len().saturating_sub(1)] == bytes[bytes.len().min(1)..]
 }
 
-/// Puts what is in `tree` below the directory `dest` of the workspace.
+/// Moves the content of `tree` below the directory `dest` of the workspace.
 fn place(stage: &mut Stage<'_>, area: &WorkspaceArea, tree: &OwnedFd, dest: &[u8]) -> Result<(), Failure> {
     stage.begin(|journal, area| {
         let into = match walk::directory(area, dest) {
@@ -354,7 +354,7 @@ fn place(stage: &mut Stage<'_>, area: &WorkspaceArea, tree: &OwnedFd, dest: &[u8
     stage.finish()
 }
 
-/// What stands where an entry of the tree is to be; refuses what cannot be merged.
+/// Describes the file in an entry's place; refuses a file that the entry cannot be merged with.
 fn meets(node: &DirectoryNode, into: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Statx>, Failure> {
     let fail = file_failure("place", path);
     let there = match walk::look(into, &node.name) {

@@ -1,4 +1,4 @@
-//! The baseline: what the kernel said of every file once, and what it says differently now.
+//! The baseline: a manifest of every file's metadata, and the comparison of the present files with it.
 //!
 //! The manifest lies beside the workspace on its disk, in the order of [`walk`], so that comparing is one walk beside
 //! one pass over it, and needs no memory for either. Beside a workspace's own there may be one with a name, for forks of
@@ -34,11 +34,11 @@ const NAMED: &str = "baseline-";
 const FRESH: &str = "baseline.new";
 /// Longest path or link that a manifest may hold: deeper than what is walked.
 const MAX_TEXT: usize = 512 * 256;
-/// What has changed so shortly before may change once more without a later time to show for it: the kernel's clock for
-/// files ticks every 4 to 10 ms.
+/// Age below which a change counts as racy, nanoseconds: a file changed so shortly before may change once more without a
+/// later time to show for it, since the kernel's clock for files ticks every 4 to 10 ms.
 const RACY_NS: i64 = 50_000_000;
 
-/// One file of the baseline.
+/// Record of one file in the baseline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 struct BaselineEntry {
     path: Vec<u8>,
@@ -197,14 +197,14 @@ fn file_of(name: Option<&str>) -> Result<String, Failure> {
     Ok(format!("{NAMED}{name}"))
 }
 
-/// Removes all baselines but these.
+/// Removes all baselines but the `kept` ones.
 fn forget_all_but(own: &OwnedFd, kept: [&str; 2]) {
     let Ok(dir) = Dir::read_from(own) else { return };
     for entry in dir.flatten() {
         let name = entry.file_name();
         let text = name.to_str().unwrap_or_default();
         if (text == FILE || text.starts_with(NAMED)) && !kept.contains(&text) {
-            // It costs some space as long as it stays.
+            // A baseline that stays costs some space only.
             let _ = unlinkat(own, name, AtFlags::empty());
         }
     }

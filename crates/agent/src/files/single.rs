@@ -1,4 +1,4 @@
-//! One file or directory at a time.
+//! Calls about a single file or directory.
 
 use std::fs::File;
 use std::io::{self, Read, Write};
@@ -76,7 +76,7 @@ pub(super) fn list(
     let mut add = |dir: std::os::fd::BorrowedFd<'_>, path: &[u8], node: &DirectoryNode| {
         if listing.add(walk::entry(dir, &node.name, path, &node.stat))?.is_err() {
             truncated = true;
-            // Ends the walk; what was told stays told.
+            // Ends the walk; entries that were sent stay sent.
             return Err(HelperStop::Gone);
         }
         Ok(())
@@ -97,7 +97,7 @@ pub(super) fn list(
     Ok(Reply::Listed { truncated })
 }
 
-/// What `path` is, a link at its end not followed.
+/// Describes `path`, a link at its end not followed.
 fn entry_at(area: &WorkspaceArea, path: &[u8]) -> Result<FileEntry, Failure> {
     let fail = || file_failure("stat", path);
     if path.is_empty() {
@@ -218,7 +218,7 @@ pub(super) fn set_owner_and_mode(
     rustix::fs::fchmod(file, Mode::from_raw_mode(given.unwrap_or(0o644) & 0o7777)).map_err(fail())
 }
 
-/// Refuses what is no regular file.
+/// Refuses any kind but a regular file.
 pub(super) fn regular(path: &[u8], kind: FileKind) -> Result<(), Failure> {
     match kind {
         FileKind::File => Ok(()),
@@ -230,12 +230,12 @@ pub(super) fn regular(path: &[u8], kind: FileKind) -> Result<(), Failure> {
     }
 }
 
-/// Refuses what is neither file, directory nor link.
+/// Refuses any kind but files, directories and links.
 pub(super) fn exportable(path: &[u8], kind: FileKind) -> Result<(), Failure> {
     if kind == FileKind::Other { regular(path, kind) } else { Ok(()) }
 }
 
-/// [`file_failure`] for what the standard library says.
+/// [`file_failure`] for an error of the standard library.
 pub(super) fn io_failure(stage: &'static str, path: &[u8]) -> impl Fn(io::Error) -> Failure {
     move |error| file_failure(stage, path)(Errno::from_io_error(&error).unwrap_or(Errno::IO))
 }

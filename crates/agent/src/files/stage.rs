@@ -26,7 +26,7 @@ use super::journal::{self, Journal};
 use super::{file_failure, walk};
 use crate::failure::refusal;
 
-/// What is on its way into the workspace.
+/// Changes on their way into the workspace.
 pub struct Stage<'a> {
     area: &'a WorkspaceArea,
     above: OwnedFd,
@@ -34,7 +34,7 @@ pub struct Stage<'a> {
     dir: OwnedFd,
     next: u64,
     begun: bool,
-    /// Whether what is in it is still needed, because it could not be put back.
+    /// Whether its files are still needed, because they could not be put back.
     kept: bool,
 }
 
@@ -59,7 +59,7 @@ fn above(disk: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     make(own(disk)?.as_fd(), "stage", 0o700)
 }
 
-/// Puts back what helpers left half done, `dead` or all of them, and removes what they staged. Nothing else may be using
+/// Undoes changes that helpers left half done, `dead` or all of them, and removes their stages. Nothing else may be using
 /// those stages.
 pub fn recover(disk: BorrowedFd<'_>, dead: Option<Pid>) -> Result<(), Failure> {
     let fail = || file_failure("stage", b"the stage");
@@ -91,11 +91,11 @@ fn digits(pid: Pid) -> String {
 }
 
 impl<'a> Stage<'a> {
-    /// An empty one.
+    /// Makes an empty stage.
     pub fn new(area: &'a WorkspaceArea) -> Result<Self, Failure> {
         let fail = file_failure("stage", b"the stage");
         let above = above(area.disk.as_fd()).map_err(&fail)?;
-        // A helper's process id is its own while it lives; what has it already could not be put back.
+        // A helper's process id is its own while it lives; a stage that has it already could not be put back.
         let pid = digits(rustix::process::getpid());
         let (mut own, mut next) = (pid.clone(), 0_u32);
         while let Err(errno) = mkdirat(&above, &own, Mode::from_raw_mode(0o700)) {
@@ -109,18 +109,18 @@ impl<'a> Stage<'a> {
         Ok(Self { area, above, own, dir, next: 0, begun: false, kept: false })
     }
 
-    /// Its directory.
+    /// Directory of the stage.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
-    /// A name in it that nothing has.
+    /// Makes up a name that no file in the stage has.
     pub fn fresh(&mut self) -> Vec<u8> {
         self.next += 1;
         self.next.to_string().into_bytes()
     }
 
-    /// A new file in it, and its name.
+    /// Makes a new file in the stage; returns it and its name.
     pub fn file(&mut self) -> Result<(File, Vec<u8>), Failure> {
         let name = self.fresh();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
@@ -128,8 +128,8 @@ impl<'a> Stage<'a> {
         Ok((File::from(file.map_err(file_failure("stage", b"the stage"))?), name))
     }
 
-    /// Writes down by `note` what stands wherever something is to change, and waits until that and all that is staged are
-    /// on the disk. From here on [`Self::finish`] or [`Self::undo`] must be called.
+    /// Writes the journal by `note`, and waits until the journal and all staged files are on the disk. From here on
+    /// [`Self::finish`] or [`Self::undo`] must be called.
     pub(super) fn begin(
         &mut self,
         note: impl FnOnce(&mut Journal, &WorkspaceArea) -> Result<(), Failure>,
@@ -142,7 +142,7 @@ impl<'a> Stage<'a> {
         Ok(())
     }
 
-    /// All changes are made: they last from here on, also if the guest dies.
+    /// Makes the changes last, also if the guest dies.
     pub fn finish(&mut self) -> Result<(), Failure> {
         journal::remove(self.dir()).map_err(file_failure("stage", b"the stage"))?;
         self.begun = false;
@@ -150,8 +150,8 @@ impl<'a> Stage<'a> {
         rustix::fs::fsync(&self.dir).map_err(file_failure("sync", b"the disk"))
     }
 
-    /// Puts `name` of the stage at `last` in `parent`, which is `path`, in place of what is there: nothing or something
-    /// that is no directory. `name` may be a path within the stage.
+    /// Puts `name` of the stage at `last` in `parent`, whose path is `path`, in place of the file that is there, if any; a
+    /// directory is refused. `name` may be a path within the stage.
     pub fn place(
         &self,
         name: &[u8],
@@ -214,7 +214,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Puts back all that was there. What cannot be put back is told in `why`, and put back at the next start.
+    /// Undoes all changes. The failure that is returned adds to `why` a path that could not be put back; it is tried again at
+    /// the next start.
     pub fn undo(&mut self, why: Failure) -> Failure {
         if !self.begun {
             return why;
@@ -248,7 +249,7 @@ impl<'a> Stage<'a> {
 }
 
 impl Drop for Stage<'_> {
-    /// What is left in it is what was not wanted, or what was replaced.
+    /// Removes the files left in the stage, which were not wanted or were replaced.
     fn drop(&mut self) {
         if self.kept {
             return;

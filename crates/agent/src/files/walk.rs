@@ -15,20 +15,20 @@ use crate::helper::HelperStop;
 /// Directories inside each other that are walked: each keeps a descriptor and some of the stack.
 pub const MAX_DEPTH: usize = 512;
 
-/// One entry of a directory.
+/// Entry of a directory.
 pub struct DirectoryNode {
-    /// Its name.
+    /// Name in its directory.
     pub name: CString,
-    /// What the kernel says of it.
+    /// Metadata from the kernel.
     pub stat: Statx,
 }
 
-/// What is in the directory `dir`, sorted. What vanishes meanwhile is left out.
+/// Reads the entries of the directory `dir`, sorted. Entries that vanish meanwhile are left out.
 ///
-/// Not inlined: who walks is on the stack once for each level, and its buffer must not be.
+/// Not inlined: the walk is on the stack once for each level, and this buffer must not be.
 #[inline(never)]
 pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<DirectoryNode>, Errno> {
-    // Where it was read before, it would go on from there.
+    // A directory that was read before would be read on from there.
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
     let mut raw = RawDir::new(dir, &mut buffer);
@@ -51,19 +51,19 @@ pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<DirectoryNode>, Errno> {
     Ok(nodes)
 }
 
-/// What the kernel says of `name` in `dir`, a link not followed; of `dir` itself where the name is empty.
+/// Reads the metadata of `name` in `dir`, a link not followed; of `dir` itself where the name is empty.
 pub fn look(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
 }
 
-/// Opens the directory `name` of `dir`, if that is what it is.
+/// Opens the directory `name` of `dir`; an error if it is none.
 pub fn enter(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(dir, name, flags, Mode::empty())
 }
 
-/// What it is.
+/// Kind of a file.
 pub fn kind(stat: &Statx) -> FileKind {
     match FileType::from_raw_mode(stat.stx_mode.into()) {
         FileType::RegularFile => FileKind::File,
@@ -73,22 +73,22 @@ pub fn kind(stat: &Statx) -> FileKind {
     }
 }
 
-/// Permission bits.
+/// Permission bits of a file.
 pub fn mode(stat: &Statx) -> u32 {
     u32::from(stat.stx_mode) & 0o7777
 }
 
-/// Nanoseconds since 1970.
+/// Nanoseconds since 1970 UTC.
 pub fn nanoseconds(time: rustix::fs::StatxTimestamp) -> i64 {
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
 }
 
-/// What is compared of it.
+/// Attributes of a file that are compared with the baseline.
 pub fn state(stat: &Statx) -> FileState {
     FileState { kind: kind(stat), mode: mode(stat), size: stat.stx_size }
 }
 
-/// As the host is told; `name` of `dir`, under `path`.
+/// Describes `name` of `dir` to the host, under `path`.
 pub fn entry(dir: BorrowedFd<'_>, name: impl rustix::path::Arg, path: &[u8], stat: &Statx) -> FileEntry {
     let kind = kind(stat);
     let target = (kind == FileKind::Link)
@@ -105,7 +105,7 @@ pub fn entry(dir: BorrowedFd<'_>, name: impl rustix::path::Arg, path: &[u8], sta
     }
 }
 
-/// What is done with each entry: the directory it is in, its path, itself.
+/// Callback for each entry: its directory, its path, the entry.
 pub type Visit<'v> = &'v mut dyn FnMut(BorrowedFd<'_>, &[u8], &DirectoryNode) -> Result<(), HelperStop>;
 
 /// Visits everything below `dir`, whose own path is `path`.
@@ -129,7 +129,7 @@ fn deeper(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>, depth: usiz
         if kind(&node.stat) == FileKind::Directory {
             match enter(dir, &node.name) {
                 Ok(inner) => deeper(inner.as_fd(), path, visit, depth + 1)?,
-                // Gone, or something else by now.
+                // Gone, or no directory by now.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 Err(errno) => return Err(file_failure("list", path)(errno).into()),
             }
@@ -145,8 +145,8 @@ pub fn remove_all(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
         Err(Errno::ISDIR) => {}
         other => return other,
     }
-    // Without recursion: what is to be removed may be deeper than what is walked. A directory inside another is moved
-    // up beside it first.
+    // Without recursion: the tree may be deeper than trees are walked. A directory inside another is moved up beside it
+    // first.
     let mut next = 0_u64;
     let top = enter(dir, name)?;
     loop {
@@ -187,7 +187,7 @@ pub fn order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
     a.split(|byte| *byte == b'/').cmp(b.split(|byte| *byte == b'/'))
 }
 
-/// The directory that is walked for `path`, and its own path.
+/// Opens the directory `path` of the workspace.
 pub fn directory(area: &area::WorkspaceArea, path: &[u8]) -> Result<OwnedFd, Errno> {
     area.open(path, OFlags::RDONLY | OFlags::DIRECTORY)
 }

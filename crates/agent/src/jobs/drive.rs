@@ -1,11 +1,11 @@
-//! What goes on around a job.
+//! Futures around a job: its driver and its followers.
 //!
 //! ```text
 //!   driver     reads what the job writes, feeds it, waits for its end   (a future of the guest)
 //!   follower   passes on what was written from a cursor on              (a future of a session)
 //! ```
 //!
-//! A follower that is slow holds the driver up: what is followed is not lost. Where nobody follows, the oldest bytes go.
+//! A follower that is slow holds the driver up: followed output is not lost. Where nobody follows, the oldest bytes go.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -31,7 +31,7 @@ use crate::wire::last_word;
 /// Bytes that are read or passed on at once.
 const PIECE: usize = MAX_CHUNK / 2;
 
-/// How far a job's end has come.
+/// Progress of a job's end.
 #[derive(Default)]
 struct JobEnd {
     timed_out: Cell<bool>,
@@ -63,7 +63,7 @@ pub async fn drive(
                 sources.iter_mut().for_each(OutputSource::command_ended);
             }
             if has_room(job) && read(job, &mut sources, &mut buffer, cx) {
-                // Others first, then the rest of it.
+                // Other tasks first, then the rest of the output.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
@@ -74,7 +74,7 @@ pub async fn drive(
         })
         .await;
     }
-    // Who still has its terminal open is told so, as when a person closes the window.
+    // Processes that still have the terminal open get a hang-up, as when a person closes the window.
     job.stdin.close();
     job.terminal.borrow_mut().take();
     if let Some(ended) = job.ended.get() {
@@ -88,13 +88,13 @@ pub async fn drive(
     job.wake_waiting();
 }
 
-/// Whether what is read now is lost by none who follows.
+/// Whether the next piece can be read without a follower losing output.
 fn has_room(job: &Job) -> bool {
     let record = job.record.borrow();
     job.followers.borrow().iter().all(|at| record.has_room(at.get(), PIECE))
 }
 
-/// Reads one piece, if there is one.
+/// Reads a piece of output, if there is one; says whether there was.
 fn read(job: &Job, sources: &mut [OutputSource], buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
     for at in 0..sources.len() {
         if let Poll::Ready(n) = sources[at].poll_read(cx, buffer)
@@ -138,7 +138,7 @@ async fn watch(
     end.drained.set(true);
 }
 
-/// A place among those who follow a job; given up with the call.
+/// Place among the followers of a job; given up with the call.
 struct JobFollower<'a> {
     job: &'a Job,
     at: Rc<Cell<u64>>,
@@ -160,7 +160,7 @@ impl Drop for JobFollower<'_> {
     }
 }
 
-/// Tells `write` what `job` writes from byte `cursor` on, until its end, or until the host is gone.
+/// Sends the output of `job` on `write`, from byte `cursor` on, until its end, or until the host is gone.
 pub async fn attach(
     job: Result<Rc<Job>, Failure>,
     cursor: u64,
@@ -189,7 +189,7 @@ pub async fn attach(
     }
 }
 
-/// Passes on what `job` writes until it is over; `None` when the host is gone.
+/// Passes on the output of `job` until it is over; `None` when the host is gone.
 async fn follow(job: &Job, cursor: u64, write: &mut WriteHalf<Stream>) -> Option<CommandExit> {
     let follower = JobFollower::new(job, cursor);
     frame::send(write, &Reply::Attached { from: follower.at.get() }).await.ok()?;

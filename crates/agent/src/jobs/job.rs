@@ -1,4 +1,4 @@
-//! One job: what is known of it, and what can be done to it.
+//! A single job: its state, and the operations on it.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -6,7 +6,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
-use pyro_proto::message::{CommandExit, ExecRequest, Failure, FailureKind, JOB_INPUT, JobId, JobInfo, TerminalSize};
+use pyro_proto::message::{
+    CommandExit, ExecRequest, Failure, FailureKind, JOB_INPUT, JobId, JobInfo, TerminalSize,
+};
 use rustix::process::{Pid, Signal, kill_process_group};
 
 use super::record::OutputRecord;
@@ -16,33 +18,33 @@ use crate::exec::tree::ProcessTree;
 use crate::failure::{failure, refusal};
 use crate::reaper::ChildExit;
 
-/// How often it is looked whether a stopped job's last process is gone: the kernel tells of its main process only.
+/// Interval at which a stopped job is checked for remaining processes: the kernel reports only the main one's end.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A job.
+/// Job of the guest, shared by its driver and its followers.
 pub struct Job {
     id: JobId,
     pid: Pid,
     pub(super) since: Instant,
-    /// Its processes; `None` once it was forgotten.
+    /// Processes of the job; `None` once it was forgotten.
     pub(super) tree: RefCell<Option<ProcessTree>>,
     pub(super) stdin: Stdin,
     pub(super) terminal: RefCell<Option<WatchedFd>>,
     is_terminal: bool,
     pub(super) record: RefCell<OutputRecord>,
-    /// Its main process has ended.
+    /// End of the main process, once it has ended.
     pub(super) ended: Cell<Option<ChildExit>>,
-    /// And its output is read: it is over.
+    /// End of the job, once its output is read too.
     pub(super) exit: Cell<Option<CommandExit>>,
-    /// Where those are who follow it.
+    /// Cursors of the followers.
     pub(super) followers: RefCell<Vec<Rc<Cell<u64>>>>,
-    /// Who waits for something to be written, or for its end.
+    /// Wakers of those who wait for output, or for the job's end.
     waiting: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
 }
 
 impl Job {
-    /// The job that `running` is, and the future that drives it.
+    /// Makes a job of `running`, and the future that drives it.
     pub fn new(
         id: JobId,
         request: &ExecRequest,
@@ -71,12 +73,12 @@ impl Job {
         (job, async move { super::drive::drive(&driven, sources, ended, timeout, drain).await })
     }
 
-    /// The process id of its main process.
+    /// Process id of the main process.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get() as u32
     }
 
-    /// What is known of it.
+    /// Describes the job to the host.
     pub fn info(&self) -> JobInfo {
         let record = self.record.borrow();
         JobInfo {
@@ -89,7 +91,7 @@ impl Job {
         }
     }
 
-    /// Feeds its terminal; says how many bytes it has room for.
+    /// Feeds the terminal; returns the number of bytes that there was room for.
     pub fn input(&self, bytes: &[u8]) -> Result<u32, Failure> {
         let refused = |why: String| Err(refusal(FailureKind::BadRequest, "input", why));
         if bytes.len() > JOB_INPUT {
@@ -106,7 +108,7 @@ impl Job {
         Ok(taken as u32)
     }
 
-    /// Sets its terminal's size.
+    /// Sets the size of the terminal.
     pub fn resize(&self, size: TerminalSize) -> Result<(), Failure> {
         match &*self.terminal.borrow() {
             Some(terminal) => {
@@ -137,12 +139,12 @@ impl Job {
         }
     }
 
-    /// Waits until it is over.
+    /// Waits until the job is over.
     pub async fn over(&self) -> CommandExit {
         self.until(|| self.exit.get()).await
     }
 
-    /// Asks everything in it to end, and kills what has not after `grace`; an error if even that does not help.
+    /// Asks all processes of the job to end, and kills those left after `grace`; an error if even that does not help.
     pub async fn stop(&self, grace: Duration) -> Result<(), Failure> {
         self.with_tree(|tree| {
             // A shell that a person uses ignores TERM; it ends with its terminal.
@@ -162,7 +164,7 @@ impl Job {
         Err(refusal(FailureKind::Internal, "kill", "the job was killed and does not end"))
     }
 
-    /// Whether nothing is left of it, or will be within `limit`.
+    /// Waits until no process of the job is left; `false` if some are after `limit`.
     async fn vanishes(&self, limit: Duration) -> bool {
         let gone = async {
             self.until(|| self.ended.get()).await;
@@ -173,7 +175,7 @@ impl Job {
         tokio::time::timeout(limit, gone).await.is_ok()
     }
 
-    /// What it left behind lives on.
+    /// Lets the processes that the job left behind live on.
     pub fn release(&self) {
         if let Some(tree) = self.tree.borrow_mut().take() {
             tree.release(false);
@@ -214,7 +216,7 @@ impl Job {
         }
     }
 
-    /// Waits until `there` gives something.
+    /// Waits until `there` returns a value.
     pub(super) async fn until<T>(&self, mut there: impl FnMut() -> Option<T>) -> T {
         poll_fn(|cx| match there() {
             Some(found) => Poll::Ready(found),

@@ -1,6 +1,6 @@
-//! What a job wrote: its last bytes, in the order in which they were read, with the stream that each came from.
+//! Output of a job: its last bytes, in the order in which they were read, each with the stream that it came from.
 //!
-//! One cursor counts the bytes of both streams together, from the job's start.
+//! Cursors count the bytes of both streams together, from the job's start.
 
 use std::collections::VecDeque;
 
@@ -11,11 +11,11 @@ use pyro_proto::message::JOB_KEPT;
 /// their bytes.
 const MAX_RUNS: usize = 16 * 1024;
 
-/// A job's output.
+/// Record of a job's output.
 #[derive(Default)]
 pub struct OutputRecord {
     bytes: VecDeque<u8>,
-    /// Where each stretch of one stream ends, in order; the last one ends at `written`.
+    /// Ends of the stretches of one stream, in order; the last stretch ends at `written`.
     runs: VecDeque<(u64, Channel)>,
     written: u64,
 }
@@ -37,7 +37,7 @@ impl OutputRecord {
         self.written + len as u64 <= from + JOB_KEPT as u64 && runs < MAX_RUNS
     }
 
-    /// Adds what was read from `channel`.
+    /// Adds bytes that were read from `channel`.
     pub fn push(&mut self, channel: Channel, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -46,7 +46,7 @@ impl OutputRecord {
         let over = (self.bytes.len() + bytes.len()).saturating_sub(JOB_KEPT);
         self.bytes.drain(..over.min(self.bytes.len()));
         let bytes = &bytes[bytes.len().saturating_sub(JOB_KEPT)..];
-        // By itself it would grow to twice of what it may hold.
+        // By itself the buffer would grow to twice its limit.
         let wanted = self.bytes.len() + bytes.len();
         if wanted > self.bytes.capacity() {
             let room = wanted.next_power_of_two().min(JOB_KEPT);
@@ -68,8 +68,8 @@ impl OutputRecord {
         }
     }
 
-    /// Copies what was written from byte `from` on into `out`: bytes of one stream, as many as fit. `from` must be
-    /// between [`Self::kept_from`] and [`Self::written`]; at its end there is nothing.
+    /// Copies output from byte `from` on into `out`: bytes of one stream, as many as fit. `from` must be between
+    /// [`Self::kept_from`] and [`Self::written`]; at the latter there is none.
     pub fn copy(&self, from: u64, out: &mut [u8]) -> Option<(Channel, usize)> {
         let at = self.runs.partition_point(|(end, _)| *end <= from);
         let (end, channel) = *self.runs.get(at)?;

@@ -21,7 +21,7 @@ use super::GuestRoot;
 use crate::failure::{failure, refusal};
 
 /// Assembles the root and makes it this process's; `/dev`, `/proc`, `/sys` and `/run` come along. With `wait` the disk
-/// is left alone: what comes back is [`GuestRoot::Waiting`], to be finished by [`UnassembledRoot::assemble`].
+/// is left alone: the result is [`GuestRoot::Waiting`], to be finished by [`UnassembledRoot::assemble`].
 pub fn begin(wait: bool) -> GuestRoot {
     let (base, disk) = match devices() {
         (None, None) => return GuestRoot::Diskless,
@@ -53,8 +53,8 @@ pub fn begin(wait: bool) -> GuestRoot {
     }
 }
 
-/// A guest with its base mounted and its disk untouched: it can be saved and be given another disk when it is
-/// restored.
+/// Root of a guest with its base mounted and its disk untouched: the guest can be saved, and be given another disk when
+/// it is restored.
 #[derive(Debug)]
 pub struct UnassembledRoot {
     disk: String,
@@ -70,7 +70,7 @@ impl UnassembledRoot {
     }
 }
 
-/// Runs a shell from the base once, so that what every command needs is in the page cache when the guest is saved.
+/// Runs a shell from the base once, so that the files every command needs are in the page cache when the guest is saved.
 fn warm() {
     use std::os::unix::process::CommandExt;
     let mut shell = std::process::Command::new("/bin/sh");
@@ -82,11 +82,11 @@ fn warm() {
             Ok(rustix::process::chdir("/")?)
         });
     }
-    // It only warms: an image without a shell is as good.
+    // Only warms: an image without a shell is as good.
     let _ = shell.status();
 }
 
-/// The block devices: base and disk.
+/// Finds the block devices: base and disk.
 fn devices() -> (Option<String>, Option<String>) {
     let (mut base, mut disk) = (None, None);
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
@@ -157,7 +157,7 @@ pub fn open_disk(path: &Path) -> Result<OwnedFd, Errno> {
 
 const BLKFLSBUF: libc::Ioctl = 0x1261;
 
-/// Drops what the kernel may hold of the device: it looked for partitions when the guest booted, maybe on another disk.
+/// Drops the kernel's cache of the device: it looked for partitions when the guest booted, maybe on another disk.
 fn forget(device: &str) -> Result<(), Errno> {
     let device = rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: BLKFLSBUF takes no argument.

@@ -1,8 +1,7 @@
 //! A disk that fails under the guest, as when the host's is full: programs must get errors, and none may hang.
 //!
-//! ext4 then gives up its journal and stays read-only. What is dirty in memory cannot be written any more, and whoever
-//! is waiting for there to be less of it would wait for ever. Nobody has to wait when as much as there is memory may be
-//! dirty: the next write fails.
+//! ext4 then gives up its journal and stays read-only. Dirty pages cannot be written any more, and a program that waits for
+//! there to be fewer of them would wait for ever. Nobody has to wait when all memory may be dirty: the next write fails.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
@@ -15,14 +14,14 @@ use crate::wire::watch;
 // From linux/fanotify.h; absent from older C libraries.
 const FAN_REPORT_FID: libc::c_uint = 0x200;
 const FAN_FS_ERROR: u64 = 0x8000;
-/// The file systems that are watched: the disk, by a directory of it.
+/// Directory of the disk, whose file system is watched.
 const ON_DISK: &std::ffi::CStr = c"/workspace";
 
-/// Listens for errors of file systems.
+/// Watch for errors of file systems.
 pub struct DiskWatch(AsyncFd<OwnedFd>);
 
 impl DiskWatch {
-    /// Listens to none yet.
+    /// Makes a watch that watches no file system yet.
     pub fn new() -> io::Result<Self> {
         let flags = libc::FAN_CLASS_NOTIF | libc::FAN_CLOEXEC | libc::FAN_NONBLOCK | FAN_REPORT_FID;
         // SAFETY: creates a descriptor, which is owned from here on if it is valid.
@@ -36,7 +35,7 @@ impl DiskWatch {
         Ok(Self(watch(group)?))
     }
 
-    /// Listens to the disk, once it is mounted.
+    /// Watches the disk, once it is mounted.
     pub fn begin(&self) {
         let flags = libc::FAN_MARK_ADD | libc::FAN_MARK_FILESYSTEM;
         let group = self.0.get_ref().as_raw_fd();
@@ -55,7 +54,7 @@ impl DiskWatch {
             let _ = std::fs::write(file, "100");
         }
         console::note("the disk failed: it is read-only from here on");
-        // What follows says no more.
+        // Later errors say no more.
         std::future::pending().await
     }
 }

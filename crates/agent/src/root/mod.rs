@@ -18,16 +18,16 @@ use crate::failure::refusal;
 
 pub use assemble::{UnassembledRoot, begin, open_disk};
 
-/// What became of the root filesystem.
+/// State of the root file system.
 #[derive(Debug)]
 pub enum GuestRoot {
-    /// This is a plain process: the root is the machine's own. What it was told to take for its disk's root.
+    /// Root of a plain process, which is the machine's own; the directory to take for the disk's root, if one was given.
     Plain(Option<OwnedFd>),
     /// PID 1 without a base image: only the initramfs is there.
     Diskless,
-    /// PID 1 with its base mounted, waiting for an order to assemble the rest.
+    /// PID 1 with its base mounted, waiting for the request to assemble the rest.
     Waiting(UnassembledRoot),
-    /// PID 1 with its root assembled; the disk's own root, from where workspace and what is beside it are one mount.
+    /// PID 1 with its root assembled; the disk's own root, from where the workspace and the files beside it are one mount.
     Ready(OwnedFd),
     /// PID 1 whose root could not be assembled.
     Failed(Failure),
@@ -44,7 +44,7 @@ impl GuestRoot {
         matches!(self, Self::Ready(_))
     }
 
-    /// The disk's own root.
+    /// Root directory of the disk.
     pub fn disk(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
         match self {
             Self::Ready(disk) | Self::Plain(Some(disk)) => Some(std::os::fd::AsFd::as_fd(disk)),
@@ -52,7 +52,7 @@ impl GuestRoot {
         }
     }
 
-    /// What went wrong when it was assembled.
+    /// Failure to assemble the root.
     pub fn problem(&self) -> Option<&Failure> {
         match self {
             Self::Failed(problem) => Some(problem),
@@ -60,7 +60,7 @@ impl GuestRoot {
         }
     }
 
-    /// Why commands cannot run.
+    /// Reason why commands cannot run; `None` where they can.
     pub fn refuses(&self) -> Option<Failure> {
         match self {
             Self::Waiting(_) => {

@@ -91,7 +91,7 @@ impl AsyncWrite for Wire {
     }
 }
 
-/// Says the last word of a call. A host that is gone does not hear it, which its session will see by itself.
+/// Sends the last message of a call and closes the stream. A host that is gone is no error: its session ends by itself.
 pub async fn last_word(write: &mut WriteHalf<Stream>, message: &impl serde::Serialize) {
     if frame::send(write, message).await.is_ok() {
         let _ = write.close().await;

@@ -13,22 +13,22 @@ use rustix::process::{Pid, Signal};
 
 use crate::reaper::Reaper;
 
-/// Makes trees.
+/// Maker of process trees.
 pub enum ProcessTrees {
-    /// One cgroup each.
+    /// Trees that are cgroups.
     Cgroups(cgroup::Cgroups),
-    /// By parent and child.
+    /// Trees found by parent and child in `/proc`.
     Walk(walk::Orphans),
 }
 
 impl ProcessTrees {
-    /// ProcessTrees that are found by walking `/proc`. Makes the calling process a subreaper.
+    /// Trees that are found by walking `/proc`. Makes the calling process a subreaper.
     pub fn walking() -> std::io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self::Walk(walk::Orphans::default()))
     }
 
-    /// An empty tree.
+    /// Makes an empty tree.
     pub fn begin(self: &Rc<Self>) -> Result<ProcessTree, Failure> {
         Ok(ProcessTree::new(
             self,
@@ -39,7 +39,7 @@ impl ProcessTrees {
         ))
     }
 
-    /// An empty tree that nothing ever was in.
+    /// Makes an empty tree that no command ever was in.
     pub fn begin_fresh(self: &Rc<Self>) -> Result<ProcessTree, Failure> {
         match &**self {
             Self::Cgroups(cgroups) => Ok(ProcessTree::new(self, TreeMembers::Cgroup(cgroups.fresh()?))),
@@ -47,7 +47,7 @@ impl ProcessTrees {
         }
     }
 
-    /// Kills what commands left behind when they ended, and everything else that descends from this process.
+    /// Kills all processes of commands, including those left behind, and everything else that descends from this process.
     pub fn kill_all(&self) {
         match self {
             Self::Cgroups(cgroups) => cgroups.kill_all(),
@@ -58,11 +58,11 @@ impl ProcessTrees {
 
 enum TreeMembers {
     Cgroup(cgroup::Lease),
-    /// Its first process, and what that left behind.
+    /// First process of the command, and the processes that it left behind.
     Walk(Option<(i32, Rc<Reaper>)>, Vec<i32>),
 }
 
-/// One command's processes. Dropping it kills them all.
+/// Processes of one command. Dropping the tree kills them all.
 pub struct ProcessTree {
     trees: Rc<ProcessTrees>,
     kind: Option<TreeMembers>,
@@ -86,14 +86,14 @@ impl ProcessTree {
         matches!(&self.kind, Some(TreeMembers::Cgroup(lease)) if lease.is_reused())
     }
 
-    /// Says which process is its first.
+    /// Notes the command's first process.
     pub fn started(&mut self, pid: Pid, reaper: &Rc<Reaper>) {
         if let Some(TreeMembers::Walk(main, _)) = &mut self.kind {
             *main = Some((pid.as_raw_nonzero().get(), Rc::clone(reaper)));
         }
     }
 
-    /// Kills everything in it.
+    /// Kills all processes of the tree.
     pub fn kill(&self) {
         match (&self.kind, &*self.trees) {
             (Some(TreeMembers::Cgroup(lease)), _) => lease.kill(),
@@ -105,7 +105,7 @@ impl ProcessTree {
         }
     }
 
-    /// Sends `signal` to everything that is in it now.
+    /// Sends `signal` to all present processes of the tree.
     pub fn signal(&self, signal: Signal) {
         match (&self.kind, &*self.trees) {
             (Some(TreeMembers::Cgroup(lease)), _) => lease.signal(signal),
@@ -116,8 +116,8 @@ impl ProcessTree {
         }
     }
 
-    /// The command's main process has ended and was reaped; the tree keeps what it left behind. Says whether there is
-    /// any.
+    /// Takes in the processes left behind by the command's main process, which has ended and was reaped; says whether there
+    /// are any.
     pub fn settle(&mut self) -> bool {
         if let (Some(TreeMembers::Walk(Some((_, reaper)), left)), ProcessTrees::Walk(orphans)) =
             (&mut self.kind, &*self.trees)
@@ -127,7 +127,7 @@ impl ProcessTree {
         !self.is_empty()
     }
 
-    /// Whether nothing is left in it, of a command whose main process has ended.
+    /// Whether no process is left, of a command whose main process has ended.
     pub fn is_empty(&self) -> bool {
         match (&self.kind, &*self.trees) {
             (Some(TreeMembers::Cgroup(lease)), _) => lease.is_empty(),
@@ -136,8 +136,8 @@ impl ProcessTree {
         }
     }
 
-    /// The command's main process has ended and was reaped, and nothing was left then if it was `alone`: what it left
-    /// behind lives on. Says whether there is any.
+    /// Lets go of the processes left behind by the command's main process, which has ended and was reaped; says whether there
+    /// are any. There are none if the process was `alone`.
     pub fn release(mut self, alone: bool) -> bool {
         match (self.kind.take(), &*self.trees) {
             (Some(TreeMembers::Cgroup(lease)), ProcessTrees::Cgroups(cgroups)) => {
