@@ -1,4 +1,4 @@
-//! Failures as data: every step that can fail says which step it was, on what, and the kernel's error number.
+//! Failures as data: each names the failed step, its object, and the kernel's error number.
 
 use pyro_proto::message::{Failure, FailureKind};
 use rustix::io::Errno;

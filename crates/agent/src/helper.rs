@@ -5,8 +5,8 @@
 //! answered by a fork of the agent: plain blocking code, which speaks the call's own protocol over a socket, and the
 //! agent carries bytes between that and the stream.
 //!
-//! A host that abandons the call closes that socket. The helper finds out when it next speaks or listens, undoes what
-//! is half done, and ends; it is not killed, because what it has begun to put in place must be finished or undone.
+//! A host that abandons the call closes that socket. The helper finds out when it next sends or reads, undoes
+//! unfinished changes, and ends; it is not killed, because changes that it has begun must be finished or undone.
 
 use std::cell::Cell;
 use std::io;
@@ -27,7 +27,7 @@ use tokio::io::unix::AsyncFd;
 use crate::failure::{failure, refusal, resource_kind};
 use crate::reaper::Reaper;
 
-/// Bytes in one packet between agent and helper: half of what a socket holds by default.
+/// Bytes in one packet between agent and helper: half of a socket's default buffer.
 const PACKET: usize = 64 * 1024;
 /// Bytes of input between two reports of progress.
 const PROGRESS_STEP: usize = 1024 * 1024;
@@ -64,14 +64,14 @@ impl HelperChannel {
     }
 
     /// Sends a reply.
-    pub fn say(&mut self, reply: &Reply) -> Result<(), HelperStop> {
+    pub fn send_reply(&mut self, reply: &Reply) -> Result<(), HelperStop> {
         let frame = frame::encode(reply)
             .map_err(|error| refusal(FailureKind::Internal, "reply", error.to_string()))?;
         self.send(&frame)
     }
 
     /// Sends the bytes behind the first [`HEADER`] of `buffer`, where the header is put; at most 64 KiB of them.
-    pub fn chunk(&mut self, buffer: &mut [u8]) -> Result<(), HelperStop> {
+    pub fn send_chunk(&mut self, buffer: &mut [u8]) -> Result<(), HelperStop> {
         let len = buffer.len() - HEADER;
         buffer[..HEADER].copy_from_slice(&frame::header(Channel::Stdout, len));
         self.send(buffer)
@@ -183,7 +183,7 @@ impl<'a> InputReader<'a> {
         self.untold += n;
         if self.untold >= PROGRESS_STEP {
             self.untold = 0;
-            self.channel.say(&Reply::Progress(self.amount.get()))?;
+            self.channel.send_reply(&Reply::Progress(self.amount.get()))?;
         }
         Ok(n)
     }
@@ -302,7 +302,7 @@ fn begin(
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 child(theirs, keep, work);
             }));
-            // SAFETY: ends the child without running what the agent has registered for its own exit.
+            // SAFETY: ends the child without running the agent's own exit handlers.
             unsafe { libc::_exit(if code.is_ok() { 0 } else { 101 }) }
         }
         pid => Ok((ours, Pid::from_raw(pid).ok_or(Errno::SRCH)?)),
@@ -335,12 +335,12 @@ fn child(
         Err(HelperStop::Failed(failure)) => Reply::Failed(failure),
         Err(HelperStop::Gone) => return,
     };
-    let _ = channel.say(&last);
+    let _ = channel.send_reply(&last);
 }
 
 fn close_range(from: i32, to: i32) {
     if from <= to {
-        // SAFETY: the child uses none of these; what of the agent's memory owns them is never dropped here.
+        // SAFETY: the child uses none of these; their owners in the agent's memory are never dropped here.
         unsafe { libc::close_range(from as libc::c_uint, to as libc::c_uint, 0) };
     }
 }

@@ -36,8 +36,8 @@ pub fn check(given: &GuestIdentity) -> Result<(), Failure> {
 
 /// Directory for the parts of the identity that have no other place.
 pub const DIRECTORY: &str = "/run/pyro";
-/// File that `/etc/machine-id` shows: it is in memory, so that an identity costs no write to the guest's disk and shows up
-/// in no comparison of it.
+/// File that `/etc/machine-id` shows: it is in memory, so that an identity costs no write to the guest's disk and shows
+/// up in no comparison of it.
 pub const MACHINE_ID: &str = "/run/pyro/machine-id";
 const GENERATION: &str = "/run/pyro/generation";
 /// File that `/etc/hosts` leads to where the image has none of its own: it has the guest's name among others.
@@ -82,10 +82,11 @@ impl IdentityFiles {
     }
 }
 
-/// Moves the wall clock of a guest by so many nanoseconds, and says what it is then.
+/// Moves the wall clock of a guest by so many nanoseconds; returns its new time, nanoseconds since 1970 UTC.
 pub fn move_clock(by_ns: i64) -> Result<u64, Failure> {
     if by_ns != 0 {
-        // In one step of the kernel's: read and set, it would lose the time in which the guest does not run between them.
+        // In one step of the kernel's: read and set, it would lose the time in which the guest does not run between
+        // them.
         let time = libc::timeval {
             tv_sec: by_ns.div_euclid(1_000_000_000),
             tv_usec: by_ns.rem_euclid(1_000_000_000),

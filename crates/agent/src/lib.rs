@@ -19,7 +19,8 @@
 //!   failure    failures as data
 //! ```
 //!
-//! Modules depend on each other downwards only: `boot | server -> session -> {exec, jobs, files -> helper} -> root, wire`.
+//! Modules depend on each other downwards only: `boot | server -> session -> {exec, jobs, files -> helper} -> root,
+//! wire`.
 //!
 //! Everything runs on one thread: as PID 1 of a small guest there is nothing to gain from more, and a single-threaded
 //! process may create children with `CLONE_VFORK` without surprises.

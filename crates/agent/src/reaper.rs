@@ -1,7 +1,7 @@
 //! The one place that waits for children.
 //!
-//! As PID 1 (or a subreaper) the agent inherits every orphan. One loop takes them all; the ends of commands go to
-//! whoever registered them. Because nobody else waits, a registered process id stays the command's own until its
+//! As PID 1 (or a subreaper) the agent inherits every orphan. One loop takes them all; the ends of commands go to the
+//! futures that registered them. Because nobody else waits, a registered process id stays the command's own until its
 //! end was delivered, so it is safe to signal.
 
 use std::cell::RefCell;

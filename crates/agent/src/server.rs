@@ -30,7 +30,7 @@ fn nonce() -> Nonce {
     nonce
 }
 
-/// Serves whoever connects to a Unix socket at `path`, which is replaced if nobody listens there. Ends on an order to
+/// Serves sessions on a Unix socket at `path`, which is replaced if nobody listens there. Ends on an order to
 /// shut down.
 pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
     let listener = match UnixListener::bind(path) {
@@ -48,7 +48,7 @@ pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// Serves whoever connects to `listener`; a new connection replaces the old. Ends on an order to shut down and, in a
+/// Serves sessions on `listener`; a new connection replaces the old. Ends on an order to shut down and, in a
 /// guest that is for one session, when the host closes a connection after a session without having detached.
 pub async fn on_vsock(agent: &Agent, listener: &VsockListener) -> io::Result<()> {
     on_connections(agent, async || listener.accept().await).await

@@ -34,7 +34,7 @@ use crate::wire::{Wire, last_word};
 
 /// State of the agent, for as long as it runs.
 pub struct Agent {
-    /// The commands and what they need.
+    /// State of running commands.
     pub commands: Commands,
     /// The commands that outlive a session.
     pub jobs: Jobs,
@@ -109,8 +109,8 @@ impl Agent {
         Ok((area, self.freezes(request)?))
     }
 
-    /// Admits one freeze at a time, and only of a guest's own disk. The guard thaws the disk when the call is over, also when
-    /// its helper was killed.
+    /// Admits one freeze at a time, and only of a guest's own disk. The guard thaws the disk when the call is over,
+    /// also when its helper was killed.
     fn freezes(&self, request: &Request) -> Result<Option<ThawGuard<'_>>, Failure> {
         if !matches!(request, Request::Freeze { .. }) {
             return Ok(None);

@@ -14,7 +14,7 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes before each frame's body.
 pub const HEADER: usize = 4;
-/// Most bytes in one chunk: twice what a pipe holds, so that a full pipe is one chunk.
+/// Most bytes in one chunk: twice the capacity of a pipe, so that a full pipe is one chunk.
 pub const MAX_CHUNK: usize = 128 * 1024;
 /// Most bytes of a request: an argument list and environment as long as Linux itself would take, and some.
 pub const MAX_REQUEST: usize = 4 * 1024 * 1024;

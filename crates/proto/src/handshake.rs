@@ -153,7 +153,7 @@ impl Scanner {
         None
     }
 
-    /// Drops leading bytes until what is held is a prefix of some block.
+    /// Drops leading bytes until the held bytes are a prefix of some block.
     fn trim(&mut self) {
         let plausible = |held: &[u8]| {
             let n = held.len().min(8);

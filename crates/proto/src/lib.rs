@@ -28,7 +28,7 @@ mod samples;
 /// The generation of everything in this crate that goes over the wire.
 ///
 /// Any change to bytes on the wire raises it by one; `schema/generation-N.txt` holds the frozen encodings, and a
-/// test fails when they differ from what this code writes. Host and agent travel together in one runtime bundle,
+/// test fails when they differ from this code's encodings. Host and agent travel together in one runtime bundle,
 /// but a restored guest may be older than the host: the lower generation wins, and a host refuses a guest whose
 /// generation it no longer speaks.
 pub const GENERATION: u16 = 5;

@@ -33,10 +33,11 @@ pub enum Request {
     Detach,
     /// Stops all processes, unmounts, powers off.
     Shutdown,
-    /// Moves the wall clock by so many nanoseconds, zero included, and answers with the new time. The host repeats the call
-    /// until the time that a message takes on its way no longer matters.
+    /// Moves the wall clock by so many nanoseconds, zero included, and answers with the new time. The host repeats the
+    /// call until the time that a message takes on its way no longer matters.
     Clock(i64),
-    /// Mounts the writable disk and assembles the root, in a guest whose kernel command line told it to wait for this call.
+    /// Mounts the writable disk and assembles the root, in a guest whose kernel command line told it to wait for this
+    /// call.
     Assemble,
     /// Starts a job: a command that belongs to no stream and no session.
     JobStart(JobStart),
@@ -63,8 +64,8 @@ pub enum Request {
         /// New size of the terminal.
         size: TerminalSize,
     },
-    /// Sends a signal to what is in the foreground of a job's terminal, as if the person had typed it; to the process group
-    /// of the job's first process where there is no terminal.
+    /// Sends a signal to the foreground process group of a job's terminal, as if the person had typed it; to the
+    /// process group of the job's first process where there is no terminal.
     JobSignal {
         /// Id of the job.
         id: JobId,
@@ -122,8 +123,8 @@ pub enum Request {
     /// Makes several changes, all or none: the contents follow one after the other as Stdin chunks, then
     /// [`ExecInput::Eof`].
     FileBatch(FileBatch),
-    /// Unpacks a tar archive, all of it or nothing: Stdin chunks and [`ExecInput::Eof`] follow; [`Reply::Progress`] comes
-    /// back about every megabyte, and [`Reply::Put`] as the last.
+    /// Unpacks a tar archive, all of it or nothing: Stdin chunks and [`ExecInput::Eof`] follow; [`Reply::Progress`]
+    /// comes back about every megabyte, and [`Reply::Put`] as the last.
     TreePut(TreePut),
     /// Packs a file or directory as a tar archive: Stdout chunks, [`Reply::Got`].
     TreeGet {
@@ -144,8 +145,8 @@ pub enum Request {
     },
     /// Writes everything to the disk.
     Sync,
-    /// Writes everything to the disk and holds up all writers: [`Reply::Done`] once the disk is frozen. The freeze ends with
-    /// [`ExecInput::Eof`], with the stream, or after `max_ms`; then comes [`Reply::Thawed`].
+    /// Writes everything to the disk and holds up all writers: [`Reply::Done`] once the disk is frozen. The freeze ends
+    /// with [`ExecInput::Eof`], with the stream, or after `max_ms`; then comes [`Reply::Thawed`].
     Freeze {
         /// Longest freeze, milliseconds; at most [`FREEZE_MS`].
         max_ms: u64,

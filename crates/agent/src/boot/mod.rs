@@ -39,14 +39,15 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Writing to what nobody reads is an error, not a death; see [`crate::exec::spawn`] for the children.
+/// Makes writing to a closed pipe an error instead of a death; see [`crate::exec::spawn`] for the children.
 fn ignore_broken_pipes() {
     // SAFETY: only changes the disposition of one signal, before anything else runs.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// Keeps freed memory instead of giving it back to the kernel with every chunk of output: under software emulation a
-/// page fault costs as much as copying ten pages. Kept memory is bounded by the most that the calls of a session may hold.
+/// page fault costs as much as copying ten pages. Kept memory is bounded by the most that the calls of a session may
+/// hold.
 fn keep_freed_memory() {
     // SAFETY: sets parameters of the allocator, before there is another thread.
     unsafe {
@@ -88,8 +89,8 @@ async fn first<T>(beside: impl Future<Output = ()> + Unpin, main: impl Future<Ou
     }
 }
 
-/// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills all processes that
-/// are left. With `disk` there is a workspace: its directory `workspace`.
+/// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills all processes
+/// that are left. With `disk` there is a workspace: its directory `workspace`.
 pub fn plain(listen: ListenOn, disk: Option<PathBuf>) -> io::Result<()> {
     mounts::fill_standard_streams()?;
     keep_inherited_files();

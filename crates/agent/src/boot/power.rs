@@ -27,7 +27,7 @@ impl CommandLine {
 
 /// Ends all processes, writes everything out, and ends the guest, which was started with these words.
 pub fn off(words: &CommandLine) -> ! {
-    // Commands are dead already; what may be left are programs that left their cgroups.
+    // Commands are dead already; programs that left their cgroups may be left.
     let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
     // SAFETY: sends a signal to all processes but this one, which is PID 1.
     unsafe { libc::kill(-1, libc::SIGKILL) };

@@ -1,9 +1,9 @@
 //! Driving a command: its input, its output, its end and its deadline.
 //!
-//! Each command has one task, in which four futures go on side by side: frames from the host, input into the command, the
-//! command's end and its deadline, output to the host. The four share plain cells and need no wake-ups among each other:
-//! whatever wakes the task, all four are polled, in this order. So a host that does not read cannot keep a timeout, a
-//! signal or its own disappearance from taking effect.
+//! Each command has one task, in which four futures go on side by side: frames from the host, input into the command,
+//! the command's end and its deadline, output to the host. The four share plain cells and need no wake-ups among each
+//! other: whatever wakes the task, all four are polled, in this order. So a host that does not read cannot keep a
+//! timeout, a signal or its own disappearance from taking effect.
 
 use std::cell::Cell;
 use std::future::poll_fn;

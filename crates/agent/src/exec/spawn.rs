@@ -271,7 +271,7 @@ unsafe fn prepare(job: &mut ChildJob) -> SpawnStage {
         if !plan.directories.iter().any(|directory| libc::chdir(directory.as_ptr()) == 0) {
             return SpawnStage::Directory;
         }
-        // The agent ignores SIGPIPE and blocks what it reads from a descriptor; its children do neither.
+        // The agent ignores SIGPIPE and blocks the signals that it reads from a descriptor; its children do neither.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let none: u64 = 0;
         libc::syscall(

@@ -1,8 +1,8 @@
 //! A command's standard streams, seen from the agent.
 //!
 //! Output is read straight into the buffer it is sent from, behind room for the frame's header. Input is written
-//! straight from the frame it came in; only bytes that the command does not take at once are kept, and the host may have
-//! no more than [`STDIN_WINDOW`] bytes on their way.
+//! straight from the frame it came in; only bytes that the command does not take at once are kept, and the host may
+//! have no more than [`STDIN_WINDOW`] bytes on their way.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -22,7 +22,7 @@ use tokio::io::unix::AsyncFd;
 
 use crate::users::Account;
 
-/// A stream that is shared by those who read and write it.
+/// Descriptor of a stream, shared by its reader and its writer.
 pub type WatchedFd = Rc<AsyncFd<OwnedFd>>;
 
 /// Room in a pipe that carries much: fewer and larger reads.
@@ -190,8 +190,8 @@ impl OutputSource {
         self.owed = OutputOwed::Unknown;
     }
 
-    /// Reads the waiting bytes; `Ready(0)` once, when the stream closes, and pending for ever after that. The descriptor is
-    /// left open until this is dropped, which can wait until the host has its answer.
+    /// Reads the waiting bytes; `Ready(0)` once, when the stream closes, and pending for ever after that. The
+    /// descriptor is left open until this is dropped, which can wait until the host has its answer.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<usize> {
         if self.closed {
             return Poll::Pending;
@@ -278,7 +278,7 @@ impl Stdin {
                     Some(fd) => match rustix::io::write(fd.get_ref(), bytes) {
                         Ok(n) => n,
                         Err(Errno::INTR) => continue,
-                        // Also when the reader is gone: the feeder finds out and drops what is kept.
+                        // Also when the reader is gone: the feeder finds out and drops the kept bytes.
                         Err(_) => break,
                     },
                     None => bytes.len(),

@@ -17,8 +17,8 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 
 /// The workspace and the disk that it is on.
 ///
-/// Reached from the disk's own root and not from `/workspace`: a rename between the workspace and what is beside it on
-/// the disk crosses no mount that way.
+/// Reached from the disk's own root and not from `/workspace`: a rename between the workspace and the files beside it
+/// on the disk crosses no mount that way.
 pub struct WorkspaceArea {
     /// The disk's own root.
     pub disk: OwnedFd,
@@ -81,7 +81,7 @@ impl WorkspaceArea {
             if target.starts_with(b"/") {
                 return Err(Errno::XDEV);
             }
-            // `..` in it is for the kernel to resolve, when the parent of what it leads to is opened.
+            // The kernel resolves `..` in it, when the parent of its target is opened.
             let mut next = split(&path).map_or_else(Vec::new, |(parent, _)| parent.to_vec());
             if !next.is_empty() {
                 next.push(b'/');

@@ -33,10 +33,10 @@ pub(super) fn freeze(
     // Written out before, so that nobody is held up for it.
     sync(area)?;
     order(area.disk.as_fd(), FIFREEZE).map_err(&fail)?;
-    let told = channel.say(&Reply::Done);
-    let timed_out = told.is_ok() && !channel.over_within(max_ms);
+    let answered = channel.send_reply(&Reply::Done);
+    let timed_out = answered.is_ok() && !channel.over_within(max_ms);
     order(area.disk.as_fd(), FITHAW).map_err(&fail)?;
-    told?;
+    answered?;
     Ok(Reply::Thawed { timed_out })
 }
 

@@ -1,7 +1,7 @@
 //! A file or directory as a tar archive.
 //!
-//! The workspace is alive meanwhile: a file that vanishes is left out, and a file has the size in the archive that it had
-//! when it was opened, cut off or filled up with zeros.
+//! The workspace is alive meanwhile: a file that vanishes is left out, and a file has the size in the archive that it
+//! had when it was opened, cut off or filled up with zeros.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -31,7 +31,7 @@ struct ArchiveSender<'t> {
 impl ArchiveSender<'_> {
     fn send(&mut self) -> io::Result<()> {
         if self.buffer.len() > HEADER
-            && let Err(stop) = self.channel.chunk(&mut self.buffer)
+            && let Err(stop) = self.channel.send_chunk(&mut self.buffer)
         {
             self.stop = Some(stop);
             return Err(io::Error::other("nobody listens"));

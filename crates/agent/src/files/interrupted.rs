@@ -14,7 +14,7 @@ use super::stage::{Stage, recover};
 use super::{batch, journal};
 use crate::failure::refusal;
 
-/// Every path with its permissions, owner, and what is there.
+/// Every path with its permissions, its owner and its content.
 fn tree(root: &Path) -> BTreeMap<String, (u32, u32, String)> {
     let mut found = BTreeMap::new();
     let mut left = vec![root.to_owned()];
@@ -27,7 +27,7 @@ fn tree(root: &Path) -> BTreeMap<String, (u32, u32, String)> {
             } else if stat.is_symlink() {
                 format!("-> {}", fs::read_link(entry.path()).unwrap().display())
             } else {
-                // The inode too: what was there is put back, and not a copy of it.
+                // The inode too: the former file is put back, and not a copy of it.
                 format!("{} {}", stat.ino(), fs::read_to_string(entry.path()).unwrap())
             };
             let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();

@@ -6,7 +6,7 @@
 //!
 //! ```text
 //!   "pyroUNDO" version | records | end mark, number of records, sum
-//!   record: what, permissions, owner, group, inode, birth, length of the path, path
+//!   record: kind, permissions, owner, group, inode, birth, length of the path, path
 //! ```
 //!
 //! No former file is removed before the end: it is moved into the stage, where it is known again by its inode and the

@@ -1,7 +1,7 @@
 //! A tree from a tar archive: unpacked beside the workspace, and put in place when all of it is there.
 //!
-//! The host has checked the archive; it is checked again. Refused are absolute paths and `..`, links that lead out of the
-//! workspace, hard links to files that the archive does not have, devices, pipes, and more than was announced.
+//! The host has checked the archive; it is checked again. Refused are absolute paths and `..`, links that lead out of
+//! the workspace, hard links to files that the archive does not have, devices, pipes, and more than was announced.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -369,7 +369,7 @@ fn meets(node: &DirectoryNode, into: BorrowedFd<'_>, path: &[u8]) -> Result<Opti
     }
 }
 
-/// Notes what [`merge`] will change: below a directory that is new, nothing need be said.
+/// Notes the paths that [`merge`] will change; those below a new directory need no note.
 fn note(
     journal: &mut Journal,
     from: BorrowedFd<'_>,

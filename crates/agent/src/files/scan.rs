@@ -1,8 +1,8 @@
 //! The baseline: a manifest of every file's metadata, and the comparison of the present files with it.
 //!
 //! The manifest lies beside the workspace on its disk, in the order of [`walk`], so that comparing is one walk beside
-//! one pass over it, and needs no memory for either. Beside a workspace's own there may be one with a name, for forks of
-//! it, which have it on their disks from their first moment.
+//! one pass over it, and needs no memory for either. Beside a workspace's own there may be one with a name, for forks
+//! of it, which have it on their disks from their first moment.
 //!
 //! ```text
 //!   "pyroBASE" version | records | end mark, number of records, sum
@@ -32,10 +32,10 @@ const MAGIC: &[u8; 12] = b"pyroBASE\x01\0\0\0";
 const FILE: &str = "baseline";
 const NAMED: &str = "baseline-";
 const FRESH: &str = "baseline.new";
-/// Longest path or link that a manifest may hold: deeper than what is walked.
+/// Longest path or link that a manifest may hold: deeper than trees are walked.
 const MAX_TEXT: usize = 512 * 256;
-/// Age below which a change counts as racy, nanoseconds: a file changed so shortly before may change once more without a
-/// later time to show for it, since the kernel's clock for files ticks every 4 to 10 ms.
+/// Age below which a change counts as racy, nanoseconds: a file changed so shortly before may change once more without
+/// a later time to show for it, since the kernel's clock for files ticks every 4 to 10 ms.
 const RACY_NS: i64 = 50_000_000;
 
 /// Record of one file in the baseline.
@@ -266,7 +266,7 @@ impl ChangeSender<'_> {
         self.bytes = 0;
         match std::mem::take(&mut self.found) {
             none if none.is_empty() => Ok(()),
-            found => self.channel.say(&Reply::Changes(found)),
+            found => self.channel.send_reply(&Reply::Changes(found)),
         }
     }
 }

@@ -25,7 +25,7 @@ struct ListingSender<'t> {
     channel: &'t mut HelperChannel,
     entries: Vec<FileEntry>,
     bytes: usize,
-    told: u64,
+    sent: u64,
 }
 
 /// More entries than a listing may have.
@@ -33,14 +33,14 @@ struct ListingFull;
 
 impl ListingSender<'_> {
     fn add(&mut self, entry: FileEntry) -> Result<Result<(), ListingFull>, HelperStop> {
-        if self.told >= MAX_ENTRIES {
+        if self.sent >= MAX_ENTRIES {
             return Ok(Err(ListingFull));
         }
         let bytes = entry.path.0.len() + entry.target.as_ref().map_or(0, |target| target.0.len()) + 64;
         if self.bytes + bytes > MAX_MESSAGE - 1024 {
             self.flush()?;
         }
-        self.told += 1;
+        self.sent += 1;
         self.bytes += bytes;
         self.entries.push(entry);
         Ok(Ok(()))
@@ -50,7 +50,7 @@ impl ListingSender<'_> {
         self.bytes = 0;
         match std::mem::take(&mut self.entries) {
             none if none.is_empty() => Ok(()),
-            entries => self.channel.say(&Reply::Entries(entries)),
+            entries => self.channel.send_reply(&Reply::Entries(entries)),
         }
     }
 }
@@ -62,7 +62,7 @@ pub(super) fn list(
     recursive: bool,
 ) -> Result<Reply, HelperStop> {
     let mut path = relative(path)?;
-    let mut listing = ListingSender { channel, entries: Vec::new(), bytes: 0, told: 0 };
+    let mut listing = ListingSender { channel, entries: Vec::new(), bytes: 0, sent: 0 };
     let dir = match walk::directory(area, &path) {
         Ok(dir) => dir,
         Err(Errno::NOTDIR) => {
@@ -140,7 +140,7 @@ pub(super) fn read(
     let file = area.open(&path, flags).map_err(fail())?;
     let stat = walk::look(file.as_fd(), c"").map_err(fail())?;
     regular(&path, walk::kind(&stat))?;
-    channel.say(&Reply::Stat(walk::entry(file.as_fd(), c"", &path, &stat)))?;
+    channel.send_reply(&Reply::Stat(walk::entry(file.as_fd(), c"", &path, &stat)))?;
     let file = File::from(file);
     let end = offset.saturating_add(limit);
     let mut buffer = vec![0; HEADER + PIECE];
@@ -151,7 +151,7 @@ pub(super) fn read(
         if n == 0 {
             break;
         }
-        channel.chunk(&mut buffer[..HEADER + n])?;
+        channel.send_chunk(&mut buffer[..HEADER + n])?;
         offset += n as u64;
     }
     Ok(Reply::Done)

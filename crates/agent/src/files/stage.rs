@@ -1,16 +1,16 @@
-//! Several changes as one: everything new is made in a directory beside the workspace and put in place by renames, with a
-//! journal that takes them back if one fails or the guest dies.
+//! Several changes as one: everything new is made in a directory beside the workspace and put in place by renames, with
+//! a journal that takes them back if one fails or the guest dies.
 //!
 //! ```text
-//!   disk:/.pyro/stage/N           what is to come; after an exchange, what was there
-//!   disk:/.pyro/stage/N/journal   what stood where: the changes are being made
+//!   disk:/.pyro/stage/N           files to come; after an exchange, the former files
+//!   disk:/.pyro/stage/N/journal   former files by path: the changes are being made
 //!
 //!   1  everything new is made in the stage          3  renames
 //!   2  begin: the journal; all of it synced         4  finish: the journal is removed, and that is synced
 //! ```
 //!
-//! A crash before 4 leaves a journal, and the next start puts back what it says; after 4 everything is on the disk. The
-//! kernel exchanges two names at once, so that no path is missing in between, and what was replaced is kept without
+//! A crash before 4 leaves a journal, and the next start restores its records; after 4 everything is on the disk. The
+//! kernel exchanges two names at once, so that no path is missing in between, and the replaced file is kept without
 //! another step.
 
 use std::fs::File;
@@ -59,8 +59,8 @@ fn above(disk: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     make(own(disk)?.as_fd(), "stage", 0o700)
 }
 
-/// Undoes changes that helpers left half done, `dead` or all of them, and removes their stages. Nothing else may be using
-/// those stages.
+/// Undoes changes that helpers left half done, `dead` or all of them, and removes their stages. Nothing else may be
+/// using those stages.
 pub fn recover(disk: BorrowedFd<'_>, dead: Option<Pid>) -> Result<(), Failure> {
     let fail = || file_failure("stage", b"the stage");
     // Not made here: a guest that starts writes no more than it must.
@@ -150,8 +150,8 @@ impl<'a> Stage<'a> {
         rustix::fs::fsync(&self.dir).map_err(file_failure("sync", b"the disk"))
     }
 
-    /// Puts `name` of the stage at `last` in `parent`, whose path is `path`, in place of the file that is there, if any; a
-    /// directory is refused. `name` may be a path within the stage.
+    /// Puts `name` of the stage at `last` in `parent`, whose path is `path`, in place of the file that is there, if
+    /// any; a directory is refused. `name` may be a path within the stage.
     pub fn place(
         &self,
         name: &[u8],
@@ -214,8 +214,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Undoes all changes. The failure that is returned adds to `why` a path that could not be put back; it is tried again at
-    /// the next start.
+    /// Undoes all changes. The failure that is returned adds to `why` a path that could not be put back; it is tried
+    /// again at the next start.
     pub fn undo(&mut self, why: Failure) -> Failure {
         if !self.begun {
             return why;

@@ -1,4 +1,4 @@
-//! Directories, read in order: entries sorted by their bytes, each directory before what is in it.
+//! Directories, read in order: entries sorted by their bytes, each directory before its entries.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;

@@ -1,8 +1,8 @@
 //! Futures around a job: its driver and its followers.
 //!
 //! ```text
-//!   driver     reads what the job writes, feeds it, waits for its end   (a future of the guest)
-//!   follower   passes on what was written from a cursor on              (a future of a session)
+//!   driver     reads the job's output, feeds it, waits for its end   (a future of the guest)
+//!   follower   passes on the output from a cursor on                (a future of a session)
 //! ```
 //!
 //! A follower that is slow holds the driver up: followed output is not lost. Where nobody follows, the oldest bytes go.
@@ -35,9 +35,9 @@ const PIECE: usize = MAX_CHUNK / 2;
 #[derive(Default)]
 struct JobEnd {
     timed_out: Cell<bool>,
-    /// Processes that it started still run.
+    /// Whether processes that the job started still run.
     left_running: Cell<bool>,
-    /// Time to read what these still write is over.
+    /// Whether the time to read their further output is over.
     drained: Cell<bool>,
 }
 
@@ -171,7 +171,7 @@ pub async fn attach(
         Ok(job) => job,
         Err(failure) => return last_word(&mut write, &Reply::Failed(failure)).await,
     };
-    let heard = async {
+    let host_input = async {
         match frames.next(MAX_MESSAGE).await {
             Ok(Some(_)) => {
                 let why = "nothing is said to whom one follows";
@@ -180,7 +180,7 @@ pub async fn attach(
             _ => None,
         }
     };
-    let last = match select(pin!(heard), pin!(follow(&job, cursor, &mut write))).await {
+    let last = match select(pin!(host_input), pin!(follow(&job, cursor, &mut write))).await {
         Either::Left((last, _)) => last,
         Either::Right((exit, _)) => exit.map(Reply::Ended),
     };

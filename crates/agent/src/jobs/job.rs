@@ -38,7 +38,7 @@ pub struct Job {
     pub(super) exit: Cell<Option<CommandExit>>,
     /// Cursors of the followers.
     pub(super) followers: RefCell<Vec<Rc<Cell<u64>>>>,
-    /// Wakers of those who wait for output, or for the job's end.
+    /// Wakers of futures that wait for output, or for the job's end.
     waiting: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
 }
@@ -124,7 +124,8 @@ impl Job {
         }
     }
 
-    /// Sends a signal to the foreground of the terminal, else to the first process's group; to nobody where nobody is left.
+    /// Sends a signal to the foreground of the terminal, else to the first process's group; to nobody where nobody is
+    /// left.
     pub fn signal(&self, signal: Signal) {
         let group = self
             .terminal

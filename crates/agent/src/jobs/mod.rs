@@ -113,7 +113,7 @@ impl Jobs {
         self.find(id)?.resize(size)
     }
 
-    /// Sends a signal to what is in the job's foreground.
+    /// Sends a signal to the job's foreground process group.
     pub fn signal(&self, id: JobId, number: i32) -> Result<(), Failure> {
         let job = self.find(id)?;
         let Some(signal) = Signal::from_named_raw(number) else {

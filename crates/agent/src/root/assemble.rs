@@ -5,7 +5,7 @@
 //!   disk:/.pyro/upper --+-- overlay = /        disk:/workspace = /workspace
 //! ```
 //!
-//! Devices are told apart by what they allow, not by their order: the read-only one is the base.
+//! Devices are told apart by their access mode, not by their order: the read-only one is the base.
 
 use std::ffi::CStr;
 use std::fs;
@@ -70,7 +70,8 @@ impl UnassembledRoot {
     }
 }
 
-/// Runs a shell from the base once, so that the files every command needs are in the page cache when the guest is saved.
+/// Runs a shell from the base once, so that the files every command needs are in the page cache when the guest is
+/// saved.
 fn warm() {
     use std::os::unix::process::CommandExt;
     let mut shell = std::process::Command::new("/bin/sh");

@@ -1,7 +1,8 @@
 //! A disk that fails under the guest, as when the host's is full: programs must get errors, and none may hang.
 //!
-//! ext4 then gives up its journal and stays read-only. Dirty pages cannot be written any more, and a program that waits for
-//! there to be fewer of them would wait for ever. Nobody has to wait when all memory may be dirty: the next write fails.
+//! ext4 then gives up its journal and stays read-only. Dirty pages cannot be written any more, and a program that waits
+//! for there to be fewer of them would wait for ever. Nobody has to wait when all memory may be dirty: the next write
+//! fails.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

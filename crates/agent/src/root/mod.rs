@@ -1,4 +1,4 @@
-//! The guest's root file system: assembling it, what every guest has besides, and a disk that fails.
+//! The guest's root file system: assembling it, the files that every guest has besides, and a disk that fails.
 //!
 //! ```text
 //!   assemble   base image, upper layer and workspace become `/`
@@ -21,13 +21,15 @@ pub use assemble::{UnassembledRoot, begin, open_disk};
 /// State of the root file system.
 #[derive(Debug)]
 pub enum GuestRoot {
-    /// Root of a plain process, which is the machine's own; the directory to take for the disk's root, if one was given.
+    /// Root of a plain process, which is the machine's own; the directory to take for the disk's root, if one was
+    /// given.
     Plain(Option<OwnedFd>),
     /// PID 1 without a base image: only the initramfs is there.
     Diskless,
     /// PID 1 with its base mounted, waiting for the request to assemble the rest.
     Waiting(UnassembledRoot),
-    /// PID 1 with its root assembled; the disk's own root, from where the workspace and the files beside it are one mount.
+    /// PID 1 with its root assembled; the disk's own root, from where the workspace and the files beside it are one
+    /// mount.
     Ready(OwnedFd),
     /// PID 1 whose root could not be assembled.
     Failed(Failure),

@@ -103,7 +103,7 @@ pub fn files() {
 }
 
 /// Lets `/etc/hosts` lead to the guest's own, which change with its name, unless the image or somebody in the guest has
-/// hosts of his own there. A link, so that whoever edits it in place or anew can.
+/// hosts of his own there. A link, so that an editor can change it in place or replace it.
 fn show_hosts() {
     const SHOWN: &str = "/etc/hosts";
     let anybodys = match fs::symlink_metadata(SHOWN) {

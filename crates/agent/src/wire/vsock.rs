@@ -1,5 +1,5 @@
-//! The vsock port on which the agent of a guest without a virtio-serial port listens. The host connects; a connection that
-//! was open when the guest was saved is dead afterwards, and the listener is not.
+//! The vsock port on which the agent of a guest without a virtio-serial port listens. The host connects; a connection
+//! that was open when the guest was saved is dead afterwards, and the listener is not.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};

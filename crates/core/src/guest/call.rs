@@ -1,7 +1,7 @@
 //! Calls of more than one request and one reply: bytes one way, messages the other.
 //!
-//! However long a call takes, it is only given up when the guest answers no ping either. Dropping a call abandons it, and
-//! the guest undoes unfinished changes.
+//! However long a call takes, it is only given up when the guest answers no ping either. Dropping a call abandons it,
+//! and the guest undoes unfinished changes.
 
 use std::time::Duration;
 

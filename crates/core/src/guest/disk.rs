@@ -23,8 +23,8 @@ impl Guest {
         self.finished("the order to write everything out", &Request::Sync).await
     }
 
-    /// Writes everything to the disk and then holds up all writers, until [`Frozen::thaw`], until the result is dropped,
-    /// until the session ends, or for `most`, which is at most a minute.
+    /// Writes everything to the disk and then holds up all writers, until [`Frozen::thaw`], until the result is
+    /// dropped, until the session ends, or for `most`, which is at most a minute.
     pub async fn freeze(&self, most: Duration) -> Result<Frozen, GuestError> {
         let what = "the order to freeze";
         let max_ms = u64::try_from(most.as_millis()).unwrap_or(FREEZE_MS).min(FREEZE_MS);
@@ -48,8 +48,8 @@ impl Guest {
         }
     }
 
-    /// Lists the differences from that baseline, in order of the paths (name by name), and counts the entries compared. For a
-    /// file that was only touched the content must tell. Paths come from the guest: not for use on the host.
+    /// Lists the differences from that baseline, in order of the paths (name by name), and counts the entries compared.
+    /// For a file that was only touched the content must tell. Paths come from the guest: not for use on the host.
     pub async fn diff_scan(&self, baseline: Option<&str>) -> Result<(Vec<FileChange>, u64), GuestError> {
         let scan = Request::DiffScan { baseline: baseline.map(str::to_owned) };
         let (mut call, _write) = self.begin("the comparison with the baseline", &scan).await?;
@@ -77,8 +77,8 @@ pub struct Frozen {
 }
 
 impl Frozen {
-    /// Lets writing go on. Returns whether the disk was frozen until now: `false` when the time was up before, and bytes read
-    /// from the disk meanwhile may be of several moments.
+    /// Lets writing go on. Returns whether the disk was frozen until now: `false` when the time was up before, and
+    /// bytes read from the disk meanwhile may be of several moments.
     pub async fn thaw(mut self) -> Result<bool, GuestError> {
         let what = "the order to thaw";
         // A guest whose time was up does not listen any more; its answer has come already.

@@ -97,7 +97,8 @@ impl Output {
             match frame::decode::<ExecEvent>(self.frames.body()) {
                 Ok(ExecEvent::Started { pid }) => return Ok(OutputEvent::Started(pid)),
                 Ok(ExecEvent::StdinConsumed { bytes }) => {
-                    // A guest that grants more than was sent would unbound the input that waits in it, and overflow the count.
+                    // A guest that grants more than was sent would unbound the input that waits in it, and overflow the
+                    // count.
                     if bytes as usize > STDIN_WINDOW - self.credit.available_permits().min(STDIN_WINDOW) {
                         self.over = true;
                         return Err(GuestError::Unexpected {
@@ -166,20 +167,20 @@ impl Input {
 
     /// Ends standard input.
     pub async fn eof(&mut self) -> Result<(), GuestError> {
-        self.say(&ExecInput::Eof).await
+        self.send(&ExecInput::Eof).await
     }
 
     /// Sends a signal, by its Linux number, to the command's process group.
     pub async fn signal(&mut self, number: i32) -> Result<(), GuestError> {
-        self.say(&ExecInput::Signal(number)).await
+        self.send(&ExecInput::Signal(number)).await
     }
 
     /// Sets the size of the terminal.
     pub async fn resize(&mut self, size: TerminalSize) -> Result<(), GuestError> {
-        self.say(&ExecInput::Resize(size)).await
+        self.send(&ExecInput::Resize(size)).await
     }
 
-    async fn say(&mut self, input: &ExecInput) -> Result<(), GuestError> {
+    async fn send(&mut self, input: &ExecInput) -> Result<(), GuestError> {
         frame::send(&mut self.stream, input).await.map_err(|error| self.guest.broken(WHAT, error))
     }
 

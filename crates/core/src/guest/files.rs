@@ -11,8 +11,8 @@ const ELSE: &str = "the reply belongs to another call";
 pub(super) const MOST_TEXT: usize = 64 * 1024 * 1024;
 
 impl Guest {
-    /// Lists a directory of the workspace, with `recursive` also those below it, in order; and whether there are more entries
-    /// than may be listed (100,000). Paths come from the guest: good for showing, not for use on the host.
+    /// Lists a directory of the workspace, with `recursive` also those below it, in order; and whether there are more
+    /// entries than may be listed (100,000). Paths come from the guest: good for showing, not for use on the host.
     pub async fn file_list(
         &self,
         path: &[u8],
@@ -56,8 +56,8 @@ impl Guest {
         Ok(FileContent { entry, bytes: Download::new(call, write, limit) })
     }
 
-    /// Makes a file, or replaces its content in one step, by all of `source`. Without `mode` the file keeps its permissions,
-    /// or gets 0644; with `parents` missing directories above it are made.
+    /// Makes a file, or replaces its content in one step, by all of `source`. Without `mode` the file keeps its
+    /// permissions, or gets 0644; with `parents` missing directories above it are made.
     pub async fn file_write(
         &self,
         path: &[u8],

@@ -16,8 +16,8 @@ use super::{CALL_DEADLINE, Guest, GuestError};
 const ELSE: &str = "the reply belongs to another call";
 
 impl Guest {
-    /// Starts a job under an id that no other has had; returns its process id in the guest. `exec` must not ask for piped
-    /// input.
+    /// Starts a job under an id that no other has had; returns its process id in the guest. `exec` must not ask for
+    /// piped input.
     pub async fn job_start(&self, id: JobId, exec: ExecRequest) -> Result<u32, GuestError> {
         let what = "the start of a job";
         match self.call(what, &Request::JobStart(JobStart { id, exec })).await? {
@@ -53,7 +53,7 @@ impl Guest {
         self.done("the size of a job's terminal", &Request::JobResize { id, size }).await
     }
 
-    /// Sends a Linux signal number to what is in a job's foreground.
+    /// Sends a Linux signal number to a job's foreground process group.
     pub async fn job_signal(&self, id: JobId, signal: i32) -> Result<(), GuestError> {
         self.done("a signal for a job", &Request::JobSignal { id, signal }).await
     }

@@ -1,7 +1,8 @@
 //! The guest client: calls over the one byte stream of a VM.
 //!
-//! A [`Guest`] is one session. A task of its own drives the multiplexer; dropping the last handle ends the session, and the
-//! guest then kills all that the session's calls started. Every call opens its stream in one place, the module `source`.
+//! A [`Guest`] is one session. A task of its own drives the multiplexer; dropping the last handle ends the session, and
+//! the guest then kills all that the session's calls started. Every call opens its stream in one place, the module
+//! `source`.
 //!
 //! Invariant: the guest is hostile. Nothing that it sends is used as a path, a size to allocate or a name on the host,
 //! everything is bounded by [`pyro_proto`], and every wait here has a deadline.
@@ -30,8 +31,8 @@ pub use files::FileContent;
 pub use jobs::{JobEvent, JobOutput};
 use source::{CallStream, StreamSource};
 
-/// Longest time that a short call may take before the guest counts as silent. A guest under software emulation on a busy
-/// host, with a fork bomb inside, still answers within a few seconds.
+/// Longest time that a short call may take before the guest counts as silent. A guest under software emulation on a
+/// busy host, with a fork bomb inside, still answers within a few seconds.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
 /// Failure of a call to the guest.
@@ -112,8 +113,8 @@ impl Guest {
         Self::meet(stream, nonce, deadline, Duration::from_secs(1)).await
     }
 
-    /// As [`Guest::connect`], with an agent that was in the middle of another session when its memory was saved: the agent
-    /// discards the first greeting.
+    /// As [`Guest::connect`], with an agent that was in the middle of another session when its memory was saved: the
+    /// agent discards the first greeting.
     pub async fn reconnect(
         stream: UnixStream,
         nonce: [u8; 16],
@@ -154,8 +155,8 @@ impl Guest {
         }
     }
 
-    /// Moves the guest's wall clock by so many nanoseconds, which may be zero; returns its new time, nanoseconds since 1970
-    /// UTC, by the guest's word.
+    /// Moves the guest's wall clock by so many nanoseconds, which may be zero; returns its new time, nanoseconds since
+    /// 1970 UTC, by the guest's word.
     pub async fn clock(&self, by_ns: i64) -> Result<u64, GuestError> {
         match self.call("the time", &Request::Clock(by_ns)).await? {
             Reply::Clock(unix_time_ns) => Ok(unix_time_ns),
@@ -183,7 +184,8 @@ impl Guest {
         self.done("the order to shut down", &Request::Shutdown).await
     }
 
-    /// Starts a command. Its output comes from the [`Execution`]; dropping that kills the command and all that it started.
+    /// Starts a command. Its output comes from the [`Execution`]; dropping that kills the command and all that it
+    /// started.
     pub async fn exec(&self, exec: ExecRequest) -> Result<Execution, GuestError> {
         let mut stream = self.open("a command").await?;
         self.send("a command", &mut stream, &Request::Exec(exec)).await?;

@@ -1,7 +1,7 @@
 //! Source of a guest's streams: the one place where a call gets a stream of its own.
 //!
 //! Every call, whether about files, trees, jobs, commands or the disk, opens its stream by [`StreamSource::open`] and
-//! frames what it sends itself. So a stream may come from anywhere that carries bytes to the guest's agent and back: a
+//! frames its bytes itself. So a stream may come from anywhere that carries bytes to the guest's agent and back: a
 //! further source is a variant here, and no call changes.
 
 use std::sync::{Arc, Mutex};

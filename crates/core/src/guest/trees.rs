@@ -9,8 +9,8 @@ use super::{Guest, GuestError};
 const ELSE: &str = "the reply belongs to another call";
 
 impl Guest {
-    /// Unpacks `archive`, an uncompressed tar, below a directory of the workspace: all of it, or nothing. `progress` gets the
-    /// totals unpacked so far, about every MiB.
+    /// Unpacks `archive`, an uncompressed tar, below a directory of the workspace: all of it, or nothing. `progress`
+    /// gets the totals unpacked so far, about every MiB.
     pub async fn tree_put(
         &self,
         put: TreePut,
@@ -24,9 +24,9 @@ impl Guest {
         }
     }
 
-    /// Packs a file or directory of the workspace as an uncompressed tar archive, at most `most` bytes of it. The first entry
-    /// has the last name of `path`; the archive of the workspace itself has only its content. The bytes come from the guest:
-    /// they must be checked like any other archive of a stranger.
+    /// Packs a file or directory of the workspace as an uncompressed tar archive, at most `most` bytes of it. The first
+    /// entry has the last name of `path`; the archive of the workspace itself has only its content. The bytes come from
+    /// the guest: they must be checked like any other archive of a stranger.
     pub async fn tree_get(&self, path: &[u8], most: u64) -> Result<Download, GuestError> {
         let (call, write) = self.begin("a tree", &Request::TreeGet { path: path.into() }).await?;
         Ok(Download::new(call, write, most))

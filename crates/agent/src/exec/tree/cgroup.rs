@@ -103,8 +103,8 @@ impl Cgroups {
         made().map_err(|errno| failure(resource_kind(errno), "cgroup", errno, "a cgroup for the command"))
     }
 
-    /// Takes a command's cgroup back; says whether processes are left in it. A cgroup that is known to be `empty` is not
-    /// examined.
+    /// Takes a command's cgroup back; says whether processes are left in it. A cgroup that is known to be `empty` is
+    /// not examined.
     pub fn give_back(&self, mut lease: Lease, empty: bool) -> bool {
         lease.used = true;
         if empty || lease.is_empty() {

@@ -47,7 +47,8 @@ impl ProcessTrees {
         }
     }
 
-    /// Kills all processes of commands, including those left behind, and everything else that descends from this process.
+    /// Kills all processes of commands, including those left behind, and everything else that descends from this
+    /// process.
     pub fn kill_all(&self) {
         match self {
             Self::Cgroups(cgroups) => cgroups.kill_all(),
@@ -116,8 +117,8 @@ impl ProcessTree {
         }
     }
 
-    /// Takes in the processes left behind by the command's main process, which has ended and was reaped; says whether there
-    /// are any.
+    /// Takes in the processes left behind by the command's main process, which has ended and was reaped; says whether
+    /// there are any.
     pub fn settle(&mut self) -> bool {
         if let (Some(TreeMembers::Walk(Some((_, reaper)), left)), ProcessTrees::Walk(orphans)) =
             (&mut self.kind, &*self.trees)
@@ -136,8 +137,8 @@ impl ProcessTree {
         }
     }
 
-    /// Lets go of the processes left behind by the command's main process, which has ended and was reaped; says whether there
-    /// are any. There are none if the process was `alone`.
+    /// Lets go of the processes left behind by the command's main process, which has ended and was reaped; says whether
+    /// there are any. There are none if the process was `alone`.
     pub fn release(mut self, alone: bool) -> bool {
         match (self.kind.take(), &*self.trees) {
             (Some(TreeMembers::Cgroup(lease)), ProcessTrees::Cgroups(cgroups)) => {

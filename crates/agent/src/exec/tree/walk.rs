@@ -31,8 +31,8 @@ impl Orphans {
         fresh
     }
 
-    /// Processes of `left` that are still there. Only the agent reaps its children, so an id that is among them is still
-    /// the same process.
+    /// Processes of `left` that are still there. Only the agent reaps its children, so an id that is among them is
+    /// still the same process.
     fn still(&self, left: &[i32]) -> Vec<i32> {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let children = living().remove(&own).unwrap_or_default();
