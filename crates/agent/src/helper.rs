@@ -5,8 +5,8 @@
 //! answered by a fork of the agent: plain blocking code, which speaks the call's own protocol over a socket, and the
 //! agent carries bytes between that and the stream.
 //!
-//! A host that abandons the call closes that socket. The helper finds out when it next speaks or listens, undoes what
-//! is half done, and ends; it is not killed, because what it has begun to put in place must be finished or undone.
+//! A host that abandons the call closes that socket. The helper finds out when it next sends or reads, undoes
+//! unfinished changes, and ends; it is not killed, because changes that it has begun must be finished or undone.
 
 use std::cell::Cell;
 use std::io;
@@ -17,7 +17,7 @@ use std::rc::Rc;
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_CHUNK, MAX_MESSAGE};
-use pyro_proto::message::{Amount, ExecInput, ExitStatus, Failure, FailureKind, Reply};
+use pyro_proto::message::{ExecInput, ExitStatus, Failure, FailureKind, Reply, TreeTotals};
 use pyro_proto::mux::Stream;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, recv, send, socketpair};
@@ -27,68 +27,68 @@ use tokio::io::unix::AsyncFd;
 use crate::failure::{failure, refusal, resource_kind};
 use crate::reaper::Reaper;
 
-/// Bytes in one packet between agent and helper: half of what a socket holds by default.
+/// Bytes in one packet between agent and helper: half of a socket's default buffer.
 const PACKET: usize = 64 * 1024;
 /// Bytes of input between two reports of progress.
-const TOLD: usize = 1024 * 1024;
+const PROGRESS_STEP: usize = 1024 * 1024;
 
-/// Why a helper does not go on.
+/// Reason why a helper stops.
 #[derive(Debug)]
-pub enum Stop {
+pub enum HelperStop {
     /// Nobody listens any more.
     Gone,
-    /// It cannot be done.
+    /// The call failed.
     Failed(Failure),
 }
 
-impl From<Failure> for Stop {
+impl From<Failure> for HelperStop {
     fn from(failure: Failure) -> Self {
         Self::Failed(failure)
     }
 }
 
-/// The helper's end of the conversation.
-pub struct Talk {
+/// The helper's end of its socket to the agent, in frames of the call.
+pub struct HelperChannel {
     socket: OwnedFd,
     packet: Vec<u8>,
-    /// What of the packet was not looked at yet.
+    /// Bytes of the packet that were not looked at yet.
     left: std::ops::Range<usize>,
     /// Bytes of the input frame that is being read.
     owed: usize,
     over: bool,
 }
 
-impl Talk {
+impl HelperChannel {
     fn new(socket: OwnedFd) -> Self {
         Self { socket, packet: Vec::new(), left: 0..0, owed: 0, over: false }
     }
 
-    /// Says something.
-    pub fn say(&mut self, reply: &Reply) -> Result<(), Stop> {
+    /// Sends a reply.
+    pub fn send_reply(&mut self, reply: &Reply) -> Result<(), HelperStop> {
         let frame = frame::encode(reply)
             .map_err(|error| refusal(FailureKind::Internal, "reply", error.to_string()))?;
         self.send(&frame)
     }
 
     /// Sends the bytes behind the first [`HEADER`] of `buffer`, where the header is put; at most 64 KiB of them.
-    pub fn chunk(&mut self, buffer: &mut [u8]) -> Result<(), Stop> {
+    pub fn send_chunk(&mut self, buffer: &mut [u8]) -> Result<(), HelperStop> {
         let len = buffer.len() - HEADER;
         buffer[..HEADER].copy_from_slice(&frame::header(Channel::Stdout, len));
         self.send(buffer)
     }
 
-    fn send(&mut self, frame: &[u8]) -> Result<(), Stop> {
+    fn send(&mut self, frame: &[u8]) -> Result<(), HelperStop> {
         loop {
             match send(&self.socket, frame, SendFlags::NOSIGNAL) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(Stop::Gone),
+                Err(_) => return Err(HelperStop::Gone),
             }
         }
     }
 
     /// Reads up to `out.len()` bytes of input; 0 at its end.
-    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, Stop> {
+    pub fn read(&mut self, out: &mut [u8]) -> Result<usize, HelperStop> {
         while self.owed == 0 {
             if self.over {
                 return Ok(0);
@@ -118,7 +118,7 @@ impl Talk {
         Ok(n)
     }
 
-    fn exactly(&mut self, out: &mut [u8]) -> Result<(), Stop> {
+    fn exactly(&mut self, out: &mut [u8]) -> Result<(), HelperStop> {
         let mut done = 0;
         while done < out.len() {
             let n = self.some(out.len() - done)?;
@@ -130,20 +130,20 @@ impl Talk {
     }
 
     /// Makes sure that there is something in the packet; says how much, at most `most`.
-    fn some(&mut self, most: usize) -> Result<usize, Stop> {
+    fn some(&mut self, most: usize) -> Result<usize, HelperStop> {
         while self.left.is_empty() {
             self.packet.resize(PACKET, 0);
             match recv(&self.socket, &mut self.packet[..], RecvFlags::empty()) {
-                Ok((0, _)) => return Err(Stop::Gone),
+                Ok((0, _)) => return Err(HelperStop::Gone),
                 Ok((n, _)) => self.left = 0..n,
                 Err(Errno::INTR) => {}
-                Err(_) => return Err(Stop::Gone),
+                Err(_) => return Err(HelperStop::Gone),
             }
         }
         Ok(self.left.len().min(most))
     }
 
-    /// Waits until the host says that the input is over, or is gone (both `true`), or `limit` milliseconds have passed.
+    /// Waits until the host ends the input or is gone (both `true`), or `limit` milliseconds have passed (`false`).
     pub fn over_within(&mut self, limit: u64) -> bool {
         let until = std::time::Instant::now() + std::time::Duration::from_millis(limit);
         loop {
@@ -162,34 +162,34 @@ impl Talk {
     }
 }
 
-/// Input as what the standard library reads from. What stopped it is kept aside.
-pub struct Reader<'a> {
-    talk: &'a mut Talk,
-    amount: Rc<Cell<Amount>>,
-    /// Bytes that were read since the host was told last.
+/// Input as a [`io::Read`]. The reason why it stopped is kept aside.
+pub struct InputReader<'a> {
+    channel: &'a mut HelperChannel,
+    amount: Rc<Cell<TreeTotals>>,
+    /// Bytes read since the last report of progress.
     untold: usize,
-    /// Why it stopped.
-    pub stop: Option<Stop>,
+    /// Reason why reading stopped.
+    pub stop: Option<HelperStop>,
 }
 
-impl<'a> Reader<'a> {
-    /// Reads from `talk`, and says every [`TOLD`] bytes how far `amount` has come.
-    pub fn new(talk: &'a mut Talk, amount: Rc<Cell<Amount>>) -> Self {
-        Self { talk, amount, untold: 0, stop: None }
+impl<'a> InputReader<'a> {
+    /// Reads from `channel`, and reports `amount` to the host every [`PROGRESS_STEP`] bytes.
+    pub fn new(channel: &'a mut HelperChannel, amount: Rc<Cell<TreeTotals>>) -> Self {
+        Self { channel, amount, untold: 0, stop: None }
     }
 
-    fn next(&mut self, out: &mut [u8]) -> Result<usize, Stop> {
-        let n = self.talk.read(out)?;
+    fn next(&mut self, out: &mut [u8]) -> Result<usize, HelperStop> {
+        let n = self.channel.read(out)?;
         self.untold += n;
-        if self.untold >= TOLD {
+        if self.untold >= PROGRESS_STEP {
             self.untold = 0;
-            self.talk.say(&Reply::Progress(self.amount.get()))?;
+            self.channel.send_reply(&Reply::Progress(self.amount.get()))?;
         }
         Ok(n)
     }
 }
 
-impl io::Read for Reader<'_> {
+impl io::Read for InputReader<'_> {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         self.next(out).map_err(|stop| {
             self.stop = Some(stop);
@@ -199,13 +199,13 @@ impl io::Read for Reader<'_> {
 }
 
 /// Answers a call by `work` in a fork of this process, which keeps no descriptor but `keep`. Should that be killed,
-/// another one does `mend`, which is told which it was.
+/// another fork does `mend` with its process id.
 pub async fn run(
     reaper: &Rc<Reaper>,
     frames: FrameReader<ReadHalf<Stream>>,
     mut write: WriteHalf<Stream>,
     keep: &[BorrowedFd<'_>],
-    work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>,
+    work: impl FnOnce(&mut HelperChannel) -> Result<Reply, HelperStop>,
     mend: impl FnOnce(Pid) -> Result<(), Failure>,
 ) {
     let mut read = frames.into_inner();
@@ -213,7 +213,7 @@ pub async fn run(
         Ok(begun) => begun,
         Err(errno) => {
             let why = failure(resource_kind(errno), "helper", errno, "no new process");
-            return crate::session::last_word(&mut write, &Reply::Failed(why)).await;
+            return crate::wire::last_word(&mut write, &Reply::Failed(why)).await;
         }
     };
     let ended = reaper.watch(pid);
@@ -241,21 +241,21 @@ pub async fn run(
                 let _ = reaper.watch(pid).await;
             }
             let why = refusal(FailureKind::Exhausted, "helper", why);
-            crate::session::last_word(&mut write, &Reply::Failed(why)).await;
+            crate::wire::last_word(&mut write, &Reply::Failed(why)).await;
         }
         _ => drop(write.close().await),
     }
-    // Input may still be on its way; see [`crate::exec::talk::run`].
+    // Input may still be on its way; see [`crate::exec::drive::run`].
     let mut rest = vec![0; PACKET];
     while matches!(read.read(&mut rest).await, Ok(n) if n > 0) {}
 }
 
-/// Carries what the host says, until it is gone.
+/// Carries the host's bytes to the helper, until the host is gone.
 async fn down(read: &mut ReadHalf<Stream>, socket: &AsyncFd<OwnedFd>) {
     let mut buffer = vec![0; PACKET];
     let mut deaf = false;
     while let Ok(n @ 1..) = read.read(&mut buffer).await {
-        // A helper that has ended does not listen; what it said last is still to be carried.
+        // A helper that has ended does not listen; its last reply is still to be carried.
         while !deaf {
             let Ok(mut ready) = socket.writable().await else { return };
             match send(socket.get_ref(), &buffer[..n], SendFlags::NOSIGNAL) {
@@ -268,7 +268,7 @@ async fn down(read: &mut ReadHalf<Stream>, socket: &AsyncFd<OwnedFd>) {
     }
 }
 
-/// Carries what the helper says, until it has ended; `false` when the host is gone before.
+/// Carries the helper's bytes to the host, until the helper has ended; `false` when the host is gone before.
 async fn up(socket: &AsyncFd<OwnedFd>, write: &mut WriteHalf<Stream>) -> bool {
     let mut buffer = vec![0; HEADER + MAX_CHUNK];
     loop {
@@ -281,17 +281,17 @@ async fn up(socket: &AsyncFd<OwnedFd>, write: &mut WriteHalf<Stream>) -> bool {
                 }
             }
             Err(Errno::AGAIN) => ready.clear_ready(),
-            // Said once where the helper ended with input unread; what it said itself comes after that.
+            // Reported once where the helper ended with input unread; the helper's own bytes come after that.
             Err(Errno::INTR | Errno::CONNRESET) => {}
             Err(_) => return true,
         }
     }
 }
 
-/// Starts the helper; gives the agent's end of the socket.
+/// Starts the helper; returns the agent's end of the socket, and the process id.
 fn begin(
     keep: &[BorrowedFd<'_>],
-    work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>,
+    work: impl FnOnce(&mut HelperChannel) -> Result<Reply, HelperStop>,
 ) -> Result<(OwnedFd, Pid), Errno> {
     let (ours, theirs) = socketpair(AddressFamily::UNIX, SocketType::SEQPACKET, SocketFlags::CLOEXEC, None)?;
     rustix::io::ioctl_fionbio(&ours, true)?;
@@ -302,15 +302,19 @@ fn begin(
             let code = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
                 child(theirs, keep, work);
             }));
-            // SAFETY: ends the child without running what the agent has registered for its own exit.
+            // SAFETY: ends the child without running the agent's own exit handlers.
             unsafe { libc::_exit(if code.is_ok() { 0 } else { 101 }) }
         }
         pid => Ok((ours, Pid::from_raw(pid).ok_or(Errno::SRCH)?)),
     }
 }
 
-/// The helper.
-fn child(socket: OwnedFd, keep: &[BorrowedFd<'_>], work: impl FnOnce(&mut Talk) -> Result<Reply, Stop>) {
+/// Runs in the helper: keeps only the descriptors it needs, does `work`, sends its reply.
+fn child(
+    socket: OwnedFd,
+    keep: &[BorrowedFd<'_>],
+    work: impl FnOnce(&mut HelperChannel) -> Result<Reply, HelperStop>,
+) {
     // With every other descriptor of the agent's this would hold terminals and pipes of commands open.
     let mut kept: Vec<i32> = keep.iter().map(|fd| fd.as_raw_fd()).chain([socket.as_raw_fd()]).collect();
     kept.sort_unstable();
@@ -321,22 +325,22 @@ fn child(socket: OwnedFd, keep: &[BorrowedFd<'_>], work: impl FnOnce(&mut Talk) 
     }
     close_range(from, i32::MAX);
     let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
-    // What it has begun is better finished than mended.
+    // Never the out-of-memory killer's choice: begun work is better finished than mended.
     let _ = std::fs::write("/proc/self/oom_score_adj", "-1000");
-    // Permissions are given as they are meant.
+    // No mask: files get exactly the permissions that are asked for.
     rustix::process::umask(rustix::fs::Mode::empty());
-    let mut talk = Talk::new(socket);
-    let last = match work(&mut talk) {
+    let mut channel = HelperChannel::new(socket);
+    let last = match work(&mut channel) {
         Ok(reply) => reply,
-        Err(Stop::Failed(failure)) => Reply::Failed(failure),
-        Err(Stop::Gone) => return,
+        Err(HelperStop::Failed(failure)) => Reply::Failed(failure),
+        Err(HelperStop::Gone) => return,
     };
-    let _ = talk.say(&last);
+    let _ = channel.send_reply(&last);
 }
 
 fn close_range(from: i32, to: i32) {
     if from <= to {
-        // SAFETY: the child uses none of these; what of the agent's memory owns them is never dropped here.
+        // SAFETY: the child uses none of these; their owners in the agent's memory are never dropped here.
         unsafe { libc::close_range(from as libc::c_uint, to as libc::c_uint, 0) };
     }
 }

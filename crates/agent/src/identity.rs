@@ -1,24 +1,24 @@
-//! Who the guest is: clock, randomness, host name, machine id, boot id and generation, given by the host at the start
-//! of each session.
+//! Identity of the guest: clock, randomness, host name, machine id, boot id and generation, given by the host at the
+//! start of each session.
 //!
 //! A restored guest is its template's twin until this was done, so it is done before any command of the session.
 
 use std::fmt::Write as _;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pyro_proto::message::{Failure, FailureKind, Identity as Given};
+use pyro_proto::message::{Failure, FailureKind, GuestIdentity};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::time::{ClockId, Timespec};
 
 use crate::failure::{failure, refusal};
 
-/// `RNDADDENTROPY`'s argument.
+/// Argument of the ioctl `RNDADDENTROPY`.
 #[repr(C)]
 struct PoolInfo {
-    /// What the bytes are worth, in bits.
+    /// Entropy credited for the bytes, in bits.
     entropy_count: libc::c_int,
-    /// Their number.
+    /// Number of bytes.
     buf_size: libc::c_int,
     buf: [u8; 32],
 }
@@ -27,33 +27,33 @@ const RNDADDENTROPY: libc::Ioctl = 0x4008_5203;
 const RNDRESEEDCRNG: libc::Ioctl = 0x5207;
 
 /// Refuses an identity that no guest can take on.
-pub fn check(given: &Given) -> Result<(), Failure> {
+pub fn check(given: &GuestIdentity) -> Result<(), Failure> {
     if is_host_name(&given.hostname) {
         return Ok(());
     }
     Err(refusal(FailureKind::BadRequest, "identity", format!("{:?} is no host name", given.hostname)))
 }
 
-/// Where the guest finds what of its identity has no other place.
+/// Directory for the parts of the identity that have no other place.
 pub const DIRECTORY: &str = "/run/pyro";
-/// What `/etc/machine-id` shows: a file in memory, so that an identity costs no write to the guest's disk and shows up in
-/// no comparison of it.
+/// File that `/etc/machine-id` shows: it is in memory, so that an identity costs no write to the guest's disk and shows
+/// up in no comparison of it.
 pub const MACHINE_ID: &str = "/run/pyro/machine-id";
 const GENERATION: &str = "/run/pyro/generation";
-/// What `/etc/hosts` shows where the image has none of its own: the guest's own name among others.
+/// File that `/etc/hosts` leads to where the image has none of its own: it has the guest's name among others.
 pub const HOSTS: &str = "/run/pyro/hosts";
 
-/// The places of a guest's identity, open from the start: what a restored guest need not look up it need not wait for.
+/// Files of a guest's identity, open from the start: a restored guest need not wait for looking them up.
 #[derive(Debug)]
-pub struct Identity {
+pub struct IdentityFiles {
     random: OwnedFd,
     machine_id: OwnedFd,
     generation: OwnedFd,
     hosts: OwnedFd,
 }
 
-impl Identity {
-    /// Opens them; those that are files are made in [`DIRECTORY`].
+impl IdentityFiles {
+    /// Opens the files, and makes those in [`DIRECTORY`].
     pub fn prepare() -> std::io::Result<Self> {
         let device = OFlags::WRONLY | OFlags::CLOEXEC;
         Ok(Self {
@@ -65,7 +65,7 @@ impl Identity {
     }
 
     /// Takes `given` on. No command of the session runs before that is done.
-    pub fn assume(&self, given: &Given) -> Result<(), Failure> {
+    pub fn assume(&self, given: &GuestIdentity) -> Result<(), Failure> {
         let say =
             |what: &'static str| move |errno: Errno| failure(FailureKind::Internal, "identity", errno, what);
         // First the clock: the time in the message ages.
@@ -82,10 +82,11 @@ impl Identity {
     }
 }
 
-/// Moves the wall clock of a guest by so many nanoseconds, and says what it is then.
+/// Moves the wall clock of a guest by so many nanoseconds; returns its new time, nanoseconds since 1970 UTC.
 pub fn move_clock(by_ns: i64) -> Result<u64, Failure> {
     if by_ns != 0 {
-        // In one step of the kernel's: read and set, it would lose the time in which the guest does not run between them.
+        // In one step of the kernel's: read and set, it would lose the time in which the guest does not run between
+        // them.
         let time = libc::timeval {
             tv_sec: by_ns.div_euclid(1_000_000_000),
             tv_usec: by_ns.rem_euclid(1_000_000_000),

@@ -46,10 +46,10 @@ fn plain() -> Result<(), String> {
                 .map_err(|error| error.to_string())
         }
         (Some("--socket"), Some(path)) => {
-            boot::plain(boot::Listen::Socket(path.into()), disk).map_err(|error| format!("{error}"))
+            boot::plain(boot::ListenOn::Socket(path.into()), disk).map_err(|error| format!("{error}"))
         }
         (Some("--fd"), Some(number)) => {
-            boot::plain(boot::Listen::Stream(inherited(number)?), disk).map_err(|error| format!("{error}"))
+            boot::plain(boot::ListenOn::Stream(inherited(number)?), disk).map_err(|error| format!("{error}"))
         }
         _ => Err(USAGE.to_owned()),
     }

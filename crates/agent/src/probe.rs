@@ -1,18 +1,18 @@
 //! Whether a service is ready: asked where it runs, on the guest's own loopback or in its own files.
 //!
-//! What answers is a stranger: it is read within bounds and within [`PROBE_MS`], and only the kind of its answer counts.
+//! The answering program is a stranger: it is read within bounds and within [`PROBE_MS`], and only its status counts.
 
 use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
-use pyro_proto::message::{Failure, FailureKind, PROBE_MS, Readiness};
+use pyro_proto::message::{Failure, FailureKind, PROBE_MS, ProbeResult};
 use tokio::net::TcpStream;
 
 use crate::failure::refusal;
 
-/// Longest address.
+/// Longest address, bytes.
 const MAX_URL: usize = 2048;
-/// `HTTP/1.1 200`, and no more.
+/// Bytes of an answer that are read: `HTTP/1.1 200`, and no more.
 const STATUS: usize = 12;
 
 fn bad(why: impl Into<String>) -> Failure {
@@ -24,7 +24,7 @@ fn addresses(port: u16) -> [SocketAddr; 2] {
 }
 
 /// Whether something listens on `port`.
-pub async fn tcp(port: u16) -> Result<Readiness, Failure> {
+pub async fn tcp(port: u16) -> Result<ProbeResult, Failure> {
     if port == 0 {
         return Err(bad("0 is no port"));
     }
@@ -32,7 +32,7 @@ pub async fn tcp(port: u16) -> Result<Readiness, Failure> {
 }
 
 /// Whether `url` answers well.
-pub async fn http(url: &str) -> Result<Readiness, Failure> {
+pub async fn http(url: &str) -> Result<ProbeResult, Failure> {
     let Url { hosts, authority, path } = parse(url)?;
     Ok(within(async {
         let stream = dial(&hosts).await?;
@@ -63,15 +63,15 @@ pub async fn http(url: &str) -> Result<Readiness, Failure> {
     .await)
 }
 
-async fn within(asked: impl Future<Output = Result<(), String>>) -> Readiness {
+async fn within(asked: impl Future<Output = Result<(), String>>) -> ProbeResult {
     match tokio::time::timeout(Duration::from_millis(PROBE_MS), asked).await {
-        Ok(Ok(())) => Readiness::Ready,
-        Ok(Err(why)) => Readiness::NotReady(why),
-        Err(_) => Readiness::NotReady(format!("no answer within {PROBE_MS} ms")),
+        Ok(Ok(())) => ProbeResult::Ready,
+        Ok(Err(why)) => ProbeResult::NotReady(why),
+        Err(_) => ProbeResult::NotReady(format!("no answer within {PROBE_MS} ms")),
     }
 }
 
-/// The first of `hosts` that answers.
+/// Connects to the first of `hosts` that answers.
 async fn dial(hosts: &[SocketAddr]) -> Result<TcpStream, String> {
     let mut first = None;
     for host in hosts {

@@ -1,7 +1,7 @@
 //! The one place that waits for children.
 //!
-//! As PID 1 (or a subreaper) the agent inherits every orphan. One loop takes them all; the ends of commands go to
-//! whoever registered them. Because nobody else waits, a registered process id stays the command's own until its
+//! As PID 1 (or a subreaper) the agent inherits every orphan. One loop takes them all; the ends of commands go to the
+//! futures that registered them. Because nobody else waits, a registered process id stays the command's own until its
 //! end was delivered, so it is safe to signal.
 
 use std::cell::RefCell;
@@ -15,21 +15,21 @@ use pyro_proto::message::ExitStatus;
 use rustix::process::{Pid, WaitOptions};
 use tokio::io::unix::AsyncFd;
 
-/// How a child ended, and when that was seen.
+/// End of a child, and the time at which it was seen.
 #[derive(Clone, Copy, Debug)]
-pub struct Ended {
-    /// Its code or signal.
+pub struct ChildExit {
+    /// Exit code or signal.
     pub status: ExitStatus,
-    /// When it was reaped.
+    /// Time at which it was reaped.
     pub at: Instant,
-    /// Whether the agent had no other child then, and so nothing was left of what this one started.
+    /// Whether the agent had no other child then, so that none of the processes that this one started was left.
     pub alone: bool,
 }
 
 /// Waits for children. One per process.
 pub struct Reaper {
     signals: AsyncFd<OwnedFd>,
-    waiting: RefCell<HashMap<i32, oneshot::Sender<Ended>>>,
+    waiting: RefCell<HashMap<i32, oneshot::Sender<ChildExit>>>,
 }
 
 /// A signal that asks the agent itself to end.
@@ -61,8 +61,8 @@ impl Reaper {
         Ok(Self { signals: crate::wire::watch(fd)?, waiting: RefCell::default() })
     }
 
-    /// The end of the child `pid`, which must not have been reaped yet.
-    pub fn watch(&self, pid: Pid) -> oneshot::Receiver<Ended> {
+    /// Receives the end of the child `pid`, which must not have been reaped yet.
+    pub fn watch(&self, pid: Pid) -> oneshot::Receiver<ChildExit> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.borrow_mut().insert(pid.as_raw_nonzero().get(), sender);
         receiver
@@ -87,7 +87,7 @@ impl Reaper {
                 Err(rustix::io::Errno::INTR) => continue,
                 Err(error) => return Err(error.into()),
             };
-            // It had fewer than fit, so it is empty now; what comes later is told anew.
+            // Fewer records came than fit, so the descriptor is empty now; later ones are announced anew.
             if n < buffer.len() {
                 ready.clear_ready();
             }
@@ -102,7 +102,7 @@ impl Reaper {
         }
     }
 
-    /// Takes every child that has ended.
+    /// Reaps every child that has ended.
     pub fn reap(&self) {
         let mut over = Vec::new();
         let alone = loop {
@@ -121,7 +121,7 @@ impl Reaper {
             }
         };
         for (waiter, status, at) in over {
-            let _ = waiter.send(Ended { status, at, alone });
+            let _ = waiter.send(ChildExit { status, at, alone });
         }
     }
 }

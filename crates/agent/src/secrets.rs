@@ -1,11 +1,11 @@
 //! Secrets in the guest: files in memory that only root can read.
 //!
-//! `/run` is a tmpfs: nothing here reaches a disk by our doing.
+//! `/run` is a tmpfs: no secret reaches a disk by the agent's doing.
 
 use std::os::fd::OwnedFd;
 
 use pyro_proto::message::{Failure, FailureKind, MAX_SECRET};
-use rustix::fs::{AtFlags, Mode, OFlags, mkdirat, openat, renameat, unlinkat};
+use rustix::fs::{Mode, OFlags, mkdirat, openat, renameat};
 use rustix::io::Errno;
 
 use crate::failure::{failure, refusal, resource_kind};
@@ -13,7 +13,7 @@ use crate::failure::{failure, refusal, resource_kind};
 const DIRECTORY: &str = "pyro-secrets";
 const FRESH: &str = ".new";
 
-/// Keeps `bytes` as `name` below the directory `run`, in place of what has that name.
+/// Keeps `bytes` as `name` below the directory `run`, in place of a secret of that name.
 pub fn put(run: &str, name: &str, bytes: &[u8]) -> Result<(), Failure> {
     check(name)?;
     if bytes.len() > MAX_SECRET {
@@ -32,17 +32,7 @@ pub fn put(run: &str, name: &str, bytes: &[u8]) -> Result<(), Failure> {
     written().map_err(|errno| failure(resource_kind(errno), "secret", errno, name))
 }
 
-/// Deletes `name`, if it is there.
-pub fn delete(run: &str, name: &str) -> Result<(), Failure> {
-    check(name)?;
-    let deleted = directory(run).and_then(|directory| unlinkat(&directory, name, AtFlags::empty()));
-    match deleted {
-        Ok(()) | Err(Errno::NOENT) => Ok(()),
-        Err(errno) => Err(failure(FailureKind::Internal, "secret", errno, name)),
-    }
-}
-
-/// The directory, made if need be, and nobody's but root's.
+/// Opens the directory of secrets, made if need be, and nobody's but root's.
 fn directory(run: &str) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let run = rustix::fs::open(run, flags, Mode::empty())?;
@@ -55,7 +45,7 @@ fn directory(run: &str) -> Result<OwnedFd, Errno> {
     Ok(directory)
 }
 
-/// A name that is one file in the directory, and shown in no odd way. The value is nowhere in what is said about it.
+/// Refuses a name that is not one file in the directory, or cannot be printed. The failure never holds the value.
 fn check(name: &str) -> Result<(), Failure> {
     let fits = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-' | b'.');
     if (1..=64).contains(&name.len()) && name.bytes().all(fits) && !name.starts_with('.') {
@@ -81,12 +71,8 @@ mod tests {
         assert_eq!((mode(&directory), mode(&directory.join("TOKEN.a-1"))), (0o700, 0o600));
         assert_eq!(std::fs::read(directory.join("TOKEN.a-1")).unwrap(), b"second");
         assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 1);
-        delete(run, "TOKEN.a-1").unwrap();
-        delete(run, "TOKEN.a-1").unwrap();
-        assert_eq!(std::fs::read_dir(&directory).unwrap().count(), 0);
         for name in ["", ".", "..", "a/b", ".new", "a b", "a\n", &"x".repeat(65), "ä"] {
             assert_eq!(put(run, name, b"value").unwrap_err().kind, FailureKind::BadRequest, "{name:?}");
-            assert_eq!(delete(run, name).unwrap_err().kind, FailureKind::BadRequest, "{name:?}");
         }
         assert_eq!(put(run, "x", &vec![0; MAX_SECRET + 1]).unwrap_err().kind, FailureKind::TooLarge);
     }

@@ -1,4 +1,4 @@
-//! Who may speak: one session at a time, on one of three transports.
+//! Sessions, one at a time, on one of four transports.
 //!
 //! ```text
 //!   socket   connections come and go; a new one replaces the old
@@ -18,18 +18,19 @@ use pyro_proto::link::{Link, LinkError};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::UnixListener;
 
-use crate::boot::vsock::Listener;
-use crate::session::{Agent, End, Order, serve};
+use crate::session::{Agent, SessionEnd, SessionOrder, serve};
 use crate::wire::Wire;
+use crate::wire::vsock::VsockListener;
 
-/// A number that no session had before. Never waits for the kernel's pool: it tells sessions apart, it is no key.
+/// Makes a number that no session had before. Never waits for the kernel's pool: the number tells sessions apart and is
+/// no key.
 fn nonce() -> Nonce {
     let mut nonce = Nonce::default();
     let _ = getrandom(&mut nonce, GetRandomFlags::INSECURE);
     nonce
 }
 
-/// Serves whoever connects to a Unix socket at `path`, which is replaced if nobody listens there. Ends on an order to
+/// Serves sessions on a Unix socket at `path`, which is replaced if nobody listens there. Ends on an order to
 /// shut down.
 pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
     let listener = match UnixListener::bind(path) {
@@ -47,9 +48,9 @@ pub async fn on_socket(agent: &Agent, path: &Path) -> io::Result<()> {
     std::fs::remove_file(path)
 }
 
-/// Serves whoever connects to `listener`; a new connection replaces the old. Ends on an order to shut down and, in a
+/// Serves sessions on `listener`; a new connection replaces the old. Ends on an order to shut down and, in a
 /// guest that is for one session, when the host closes a connection after a session without having detached.
-pub async fn on_vsock(agent: &Agent, listener: &Listener) -> io::Result<()> {
+pub async fn on_vsock(agent: &Agent, listener: &VsockListener) -> io::Result<()> {
     on_connections(agent, async || listener.accept().await).await
 }
 
@@ -63,17 +64,17 @@ async fn on_connections(agent: &Agent, accept: impl AsyncFn() -> io::Result<Owne
         };
         let wire = Wire::new(connection)?;
         match select(pin!(one(agent, wire)), pin!(accept())).await {
-            Either::Left(((Outcome::Shutdown, _), _)) => return Ok(()),
-            Either::Left(((Outcome::Closed, true), _)) if agent.is_oneshot() => return Ok(()),
+            Either::Left(((SessionOutcome::Shutdown, _), _)) => return Ok(()),
+            Either::Left(((SessionOutcome::Closed, true), _)) if agent.is_oneshot() => return Ok(()),
             Either::Left(_) => {}
             Either::Right((accepted, _)) => next = Some(accepted?),
         }
     }
 }
 
-/// What comes after a session.
+/// Next step of the server after a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Outcome {
+pub enum SessionOutcome {
     /// Another session, on the same stream if it has no boundaries.
     Next,
     /// The other side closed the stream.
@@ -82,38 +83,38 @@ pub enum Outcome {
     Shutdown,
 }
 
-/// Serves one session on `wire`. Says what comes next, and whether there was a session at all.
-async fn one(agent: &Agent, wire: Wire) -> (Outcome, bool) {
+/// Serves one session on `wire`. Returns the next step, and whether there was a session at all.
+async fn one(agent: &Agent, wire: Wire) -> (SessionOutcome, bool) {
     match Link::accept(wire.clone(), nonce).await {
         Ok((link, _)) => {
             let outcome = match serve(agent, link).await {
-                End::Ordered(Order::Shutdown) => Outcome::Shutdown,
-                End::Ordered(Order::Detach) => Outcome::Next,
-                _ if wire.hung_up() => Outcome::Closed,
-                _ => Outcome::Next,
+                SessionEnd::Ordered(SessionOrder::Shutdown) => SessionOutcome::Shutdown,
+                SessionEnd::Ordered(SessionOrder::Detach) => SessionOutcome::Next,
+                _ if wire.hung_up() => SessionOutcome::Closed,
+                _ => SessionOutcome::Next,
             };
             (outcome, true)
         }
         // A host of another age: it may come back as another.
-        Err(LinkError::Handshake(_)) => (Outcome::Next, false),
-        Err(LinkError::Closed | LinkError::Io(_)) => (Outcome::Closed, false),
+        Err(LinkError::Handshake(_)) => (SessionOutcome::Next, false),
+        Err(LinkError::Closed | LinkError::Io(_)) => (SessionOutcome::Closed, false),
     }
 }
 
 /// Serves session after session on `wire`, which has no boundaries, until it is closed or an order to shut down comes.
-/// Says which, and whether there was a session at all.
-pub async fn on_wire(agent: &Agent, wire: &Wire) -> (Outcome, bool) {
+/// Returns which of these, and whether there was a session at all.
+pub async fn on_wire(agent: &Agent, wire: &Wire) -> (SessionOutcome, bool) {
     let mut established = false;
     loop {
         match Link::accept(wire.clone(), nonce).await {
             Ok((link, _)) => {
                 established = true;
-                if let End::Ordered(Order::Shutdown) = serve(agent, link).await {
-                    return (Outcome::Shutdown, established);
+                if let SessionEnd::Ordered(SessionOrder::Shutdown) = serve(agent, link).await {
+                    return (SessionOutcome::Shutdown, established);
                 }
             }
             Err(LinkError::Handshake(_)) => {}
-            Err(LinkError::Closed | LinkError::Io(_)) => return (Outcome::Closed, established),
+            Err(LinkError::Closed | LinkError::Io(_)) => return (SessionOutcome::Closed, established),
         }
     }
 }

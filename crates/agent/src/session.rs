@@ -1,4 +1,4 @@
-//! One session: the streams that the host opens, one future each.
+//! Sessions: the streams that the host opens, one future each.
 //!
 //! The futures live inside [`serve`]'s own: when it is dropped, because the host is gone or another took its place,
 //! they are dropped with it, and a dropped command kills its whole tree.
@@ -11,53 +11,55 @@ use std::rc::Rc;
 use std::task::Poll;
 
 use futures::channel::oneshot;
-use futures::io::{AsyncReadExt, AsyncWriteExt, WriteHalf};
+use futures::io::AsyncReadExt;
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_REQUEST};
 use pyro_proto::link::Link;
 use pyro_proto::message::{
-    AgentInfo, ExecEvent, Failure, FailureKind, Identity as Given, Probe, Readiness, Reply, Request,
+    AgentInfo, ExecEvent, Failure, FailureKind, GuestIdentity, ProbeResult, Reply, Request, ServiceProbe,
 };
 use pyro_proto::mux::{self, ConnectionError, Stream};
 
-use crate::boot::{Root, disk};
+use crate::console;
 use crate::exec::{self, Commands};
 use crate::failure::refusal;
-use crate::files::{self, area::Area};
+use crate::files::{self, area::WorkspaceArea};
 use crate::helper;
 use crate::identity;
 use crate::jobs::Jobs;
 use crate::probe;
+use crate::root::{GuestRoot, disk};
 use crate::secrets;
-use crate::wire::Wire;
+use crate::wire::{Wire, last_word};
 
-/// What an agent is, for as long as it runs.
+/// State of the agent, for as long as it runs.
 pub struct Agent {
-    /// The commands and what they need.
+    /// State of running commands.
     pub commands: Commands,
     /// The commands that outlive a session.
     pub jobs: Jobs,
-    /// What became of the root filesystem.
-    root: RefCell<Root>,
-    /// What a plain process has not.
-    pub guest: Option<Guest>,
+    /// State of the root file system.
+    root: RefCell<GuestRoot>,
+    /// Parts that only a guest has; `None` in a plain process.
+    pub guest: Option<GuestParts>,
     freezing: Cell<bool>,
-    /// As its host said last.
+    /// Whether the guest is for one session, as the host said last.
     oneshot: Cell<bool>,
 }
 
-/// What PID 1 of a guest has to look after.
-pub struct Guest {
-    /// Where its identity goes.
-    pub identity: identity::Identity,
-    /// Its disk.
-    pub disk: Rc<disk::Watch>,
+/// Parts of the agent that only PID 1 of a guest has.
+pub struct GuestParts {
+    /// Files of the guest's identity.
+    pub identity: identity::IdentityFiles,
+    /// Watch for errors of the disk.
+    pub disk: Rc<disk::DiskWatch>,
 }
 
 impl Agent {
-    /// One that has not been told who it is.
-    pub fn new(commands: Commands, root: Root, guest: Option<Guest>) -> Self {
+    /// Makes an agent without an identity.
+    pub fn new(commands: Commands, root: GuestRoot, guest: Option<GuestParts>) -> Self {
         let (freezing, oneshot) = (Cell::new(false), Cell::new(false));
+        recover(&root);
         Self { commands, jobs: Jobs::default(), root: RefCell::new(root), guest, freezing, oneshot }
     }
 
@@ -66,8 +68,8 @@ impl Agent {
         self.oneshot.get()
     }
 
-    /// Takes `identity` on, and says what answers here.
-    fn identify(&self, given: &Given) -> Result<AgentInfo, Failure> {
+    /// Takes on the identity `given`, and describes the agent.
+    fn identify(&self, given: &GuestIdentity) -> Result<AgentInfo, Failure> {
         identity::check(given)?;
         if let Some(guest) = &self.guest {
             guest.identity.assume(given)?;
@@ -91,25 +93,25 @@ impl Agent {
         }
     }
 
-    /// Where secrets are kept, below this: in a guest's own memory and nowhere else.
+    /// Directory below which secrets are kept: in a guest's own memory and nowhere else.
     fn secrets(&self) -> Result<&'static str, Failure> {
         let why = "only a guest keeps secrets";
         self.guest.as_ref().map(|_| "/run").ok_or_else(|| refusal(FailureKind::Unsupported, "secret", why))
     }
 
-    /// What a call about files works with.
-    fn area(&self, request: &Request) -> Result<(Area, Option<Thaw<'_>>), Failure> {
+    /// Prepares a call about files: the workspace, and a guard where the call freezes the disk.
+    fn area(&self, request: &Request) -> Result<(WorkspaceArea, Option<ThawGuard<'_>>), Failure> {
         let root = self.root.borrow();
         let none = || refusal(FailureKind::Unsupported, "disk", "there is no disk");
-        // Its descriptors are its own: the root may be assembled while the call goes on.
-        let area = Area::new(root.disk().ok_or_else(none)?)?;
+        // With descriptors of its own: the root may be assembled while the call goes on.
+        let area = WorkspaceArea::new(root.disk().ok_or_else(none)?)?;
         drop(root);
         Ok((area, self.freezes(request)?))
     }
 
-    /// Lets one freeze the disk at a time, and only one that is the guest's own. What comes back thaws it when the call
-    /// is over, also when its helper was killed.
-    fn freezes(&self, request: &Request) -> Result<Option<Thaw<'_>>, Failure> {
+    /// Admits one freeze at a time, and only of a guest's own disk. The guard thaws the disk when the call is over,
+    /// also when its helper was killed.
+    fn freezes(&self, request: &Request) -> Result<Option<ThawGuard<'_>>, Failure> {
         if !matches!(request, Request::Freeze { .. }) {
             return Ok(None);
         }
@@ -121,14 +123,14 @@ impl Agent {
             let why = "the disk is being frozen by another call";
             return Err(refusal(FailureKind::Exists, "freeze", why));
         }
-        Ok(Some(Thaw(self)))
+        Ok(Some(ThawGuard(self)))
     }
 
     /// Assembles a root that waits for it.
     fn assemble(&self) -> Result<(), Failure> {
         let assembled = match &*self.root.borrow() {
-            Root::Waiting(waiting) => waiting.assemble(),
-            Root::Failed(failure) => return Err(failure.clone()),
+            GuestRoot::Waiting(waiting) => waiting.assemble(),
+            GuestRoot::Failed(failure) => return Err(failure.clone()),
             _ => {
                 return Err(refusal(
                     FailureKind::BadRequest,
@@ -137,16 +139,27 @@ impl Agent {
                 ));
             }
         };
+        recover(&assembled);
         self.root.replace(assembled);
         self.watch_disk();
         self.root.borrow().problem().map_or(Ok(()), |failure| Err(failure.clone()))
     }
 }
 
-/// The disk is frozen, or is about to be.
-struct Thaw<'a>(&'a Agent);
+/// Undoes changes on the disk of `root` that a guest that died left half done.
+fn recover(root: &GuestRoot) {
+    if let Some(disk) = root.disk()
+        && let Err(problem) = files::stage::recover(disk, None)
+    {
+        // Nobody else can do better; it is tried again at the next start.
+        console::note(&format!("{}: {}", problem.stage, problem.message));
+    }
+}
 
-impl Drop for Thaw<'_> {
+/// Guard of a frozen disk, or of one that is about to be: thaws it when dropped.
+struct ThawGuard<'a>(&'a Agent);
+
+impl Drop for ThawGuard<'_> {
     fn drop(&mut self) {
         self.0.freezing.set(false);
         if let Some(disk) = self.0.root.borrow().disk() {
@@ -155,28 +168,28 @@ impl Drop for Thaw<'_> {
     }
 }
 
-/// Why a session ended, where the host asked for it.
+/// Request of the host that ends a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Order {
+pub enum SessionOrder {
     /// Listen for a new session.
     Detach,
-    /// Power off.
+    /// Power the guest off.
     Shutdown,
 }
 
-/// How a session ended.
+/// End of a session.
 #[derive(Debug)]
-pub enum End {
+pub enum SessionEnd {
     /// The host asked for it.
-    Ordered(Order),
-    /// The stream ended, or what came was not this session's.
+    Ordered(SessionOrder),
+    /// The stream ended, or carried bytes that were not this session's.
     Lost(Option<ConnectionError>),
 }
 
 /// Serves the session on `link` until it ends.
-pub async fn serve(agent: &Agent, link: Link<Wire>) -> End {
+pub async fn serve(agent: &Agent, link: Link<Wire>) -> SessionEnd {
     let opened: RefCell<Vec<Stream>> = RefCell::default();
-    let ordered: Rc<Cell<Option<Order>>> = Rc::default();
+    let ordered: Rc<Cell<Option<SessionOrder>>> = Rc::default();
     let (stop, stopped) = oneshot::channel::<()>();
     let stop = RefCell::new(Some(stop));
     // An order is only followed when it was given: a dropped sender means nothing.
@@ -197,7 +210,7 @@ pub async fn serve(agent: &Agent, link: Link<Wire>) -> End {
                     let _ = stop.send(());
                 }
             }
-            // Last, so that what the calls just wrote goes out before anything waits.
+            // Last, so that bytes that the calls just wrote go out before anything waits.
             if let Poll::Ready(end) = mux.as_mut().poll(cx) {
                 return Poll::Ready(end);
             }
@@ -210,13 +223,13 @@ pub async fn serve(agent: &Agent, link: Link<Wire>) -> End {
     })
     .await;
     match ordered.get() {
-        Some(order) => End::Ordered(order),
-        None => End::Lost(end.err()),
+        Some(order) => SessionEnd::Ordered(order),
+        None => SessionEnd::Lost(end.err()),
     }
 }
 
 /// Answers the request on one stream.
-async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
+async fn call(agent: &Agent, stream: Stream) -> Option<SessionOrder> {
     let (read, mut write) = AsyncReadExt::split(stream);
     let mut frames = FrameReader::new(read);
     let request = match frames.next(MAX_REQUEST).await {
@@ -249,11 +262,11 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
         Ok(Request::Assemble) => done(agent.assemble()),
         Ok(Request::Ping) => Reply::Done,
         Ok(Request::Detach) => {
-            order = Some(Order::Detach);
+            order = Some(SessionOrder::Detach);
             Reply::Done
         }
         Ok(Request::Shutdown) => {
-            order = Some(Order::Shutdown);
+            order = Some(SessionOrder::Shutdown);
             Reply::Done
         }
         Ok(Request::JobStart(request)) => {
@@ -272,22 +285,19 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
             Err(failure) => Reply::Failed(failure),
         },
         Ok(Request::JobResize { id, size }) => done(agent.jobs.resize(id, size)),
-        Ok(Request::JobSignal { id, signal, target }) => done(agent.jobs.signal(id, signal, target)),
+        Ok(Request::JobSignal { id, signal }) => done(agent.jobs.signal(id, signal)),
         Ok(Request::JobStop { id, grace_ms }) => agent.jobs.stop(id, grace_ms).await,
         Ok(Request::JobList) => Reply::Jobs(agent.jobs.list()),
         Ok(Request::JobForget { id }) => done(agent.jobs.forget(id)),
-        Ok(Request::Probe(Probe::Tcp { port })) => probed(probe::tcp(port).await),
-        Ok(Request::Probe(Probe::Http { url })) => probed(probe::http(&url).await),
+        Ok(Request::Probe(ServiceProbe::Tcp { port })) => probed(probe::tcp(port).await),
+        Ok(Request::Probe(ServiceProbe::Http { url })) => probed(probe::http(&url).await),
         Ok(Request::SecretPut { name, bytes }) => {
             done(agent.secrets().and_then(|run| secrets::put(run, &name, &bytes.0)))
-        }
-        Ok(Request::SecretDelete { name }) => {
-            done(agent.secrets().and_then(|run| secrets::delete(run, &name)))
         }
         Ok(request) => match agent.area(&request) {
             Ok((area, _thaw)) => {
                 let keep = [area.disk.as_fd(), area.workspace.as_fd()];
-                let work = |talk: &mut helper::Talk| files::serve(&area, talk, request);
+                let work = |channel: &mut helper::HelperChannel| files::serve(&area, channel, request);
                 let mend = |dead| files::stage::recover(area.disk.as_fd(), Some(dead));
                 helper::run(agent.commands.reaper(), frames, write, &keep, work, mend).await;
                 return None;
@@ -301,7 +311,7 @@ async fn call(agent: &Agent, stream: Stream) -> Option<Order> {
     order
 }
 
-fn probed(result: Result<Readiness, Failure>) -> Reply {
+fn probed(result: Result<ProbeResult, Failure>) -> Reply {
     result.map_or_else(Reply::Failed, Reply::Probed)
 }
 
@@ -309,12 +319,5 @@ fn done(result: Result<(), Failure>) -> Reply {
     match result {
         Ok(()) => Reply::Done,
         Err(failure) => Reply::Failed(failure),
-    }
-}
-
-/// Says the last word of a call. A host that is gone does not hear it, which its session will see by itself.
-pub async fn last_word(write: &mut WriteHalf<Stream>, message: &impl serde::Serialize) {
-    if frame::send(write, message).await.is_ok() {
-        let _ = write.close().await;
     }
 }

@@ -1,5 +1,5 @@
 //! Users and groups of the guest, read from `/etc/passwd` and `/etc/group` by hand: a static program cannot load NSS
-//! modules, and what an image needs beyond these files is the image's own affair.
+//! modules, and user databases beyond these files are the image's own affair.
 
 use std::io::Read;
 
@@ -10,24 +10,24 @@ use crate::failure::refusal;
 /// Longest database that is read, in bytes.
 const LIMIT: u64 = 8 * 1024 * 1024;
 
-/// Whom a command runs as.
+/// Account that a command runs as.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Account {
-    /// User id.
+    /// Numeric user id.
     pub uid: u32,
-    /// Primary group.
+    /// Numeric id of the primary group.
     pub gid: u32,
-    /// Supplementary groups.
+    /// Numeric ids of the supplementary groups.
     pub groups: Vec<u32>,
     /// Login name, or the number where it has none.
     pub name: Vec<u8>,
-    /// Home directory.
+    /// Path of the home directory.
     pub home: Vec<u8>,
-    /// Login shell.
+    /// Path of the login shell.
     pub shell: Vec<u8>,
 }
 
-/// The account that the agent itself runs under: root in a guest.
+/// Account that the agent itself runs under: root in a guest.
 pub fn own() -> Account {
     let uid = rustix::process::getuid().as_raw();
     if uid == 0 {
@@ -47,7 +47,7 @@ pub fn own() -> Account {
         .unwrap_or(Account { gid, ..nameless(uid) })
 }
 
-/// The account that `spec` names: a user's name or number, optionally `:` and a group's.
+/// Looks up the account that `spec` names: a user's name or number, optionally `:` and a group's.
 ///
 /// A number need not be in the database. With a group, the supplementary groups are left out.
 pub fn resolve(spec: &str) -> Result<Account, Failure> {
@@ -135,7 +135,7 @@ fn number(field: Option<&&[u8]>) -> Option<u32> {
     std::str::from_utf8(field?).ok()?.parse().ok().filter(|id| *id != u32::MAX)
 }
 
-/// A database that does not exist is empty: the smallest images have none.
+/// Reads a database; one that does not exist is empty, since the smallest images have none.
 fn read(path: &str) -> Result<Vec<u8>, Failure> {
     let mut bytes = Vec::new();
     match std::fs::File::open(path).and_then(|file| file.take(LIMIT).read_to_end(&mut bytes)) {

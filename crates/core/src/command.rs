@@ -4,7 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::time::{Duration, Instant};
 
-use pyro_proto::message::{Bytes, Exec, ExitStatus, Failure, FailureKind, Stdio};
+use pyro_proto::message::{Bytes, ExecRequest, ExecStdio, ExitStatus, Failure, FailureKind};
 use pyro_vmm::{Death, Watch};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
@@ -187,15 +187,15 @@ pub async fn execute(
     streams: &mut Streams,
 ) -> Result<Outcome, CommandError> {
     let begin = Instant::now();
-    let request = Exec {
+    let request = ExecRequest {
         argv: command.argv().into_iter().map(|word| Bytes(word.into_vec())).collect(),
         env: options.env.iter().map(|(k, v)| (k.as_bytes().into(), v.as_bytes().into())).collect(),
         cwd: options.cwd.as_ref().map(|cwd| cwd.as_bytes().into()),
         user: options.user.clone(),
         stdio: match (&streams.terminal, &streams.stdin) {
-            (Some((size, _)), _) => Stdio::Terminal(*size),
-            (None, Some(_)) => Stdio::Piped,
-            (None, None) => Stdio::Output,
+            (Some((size, _)), _) => ExecStdio::Terminal(*size),
+            (None, Some(_)) => ExecStdio::Piped,
+            (None, None) => ExecStdio::Output,
         },
         timeout_ms: options.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         drain_ms: DRAIN.as_millis() as u64,
@@ -285,7 +285,7 @@ struct Sinks<'a> {
 async fn drain(
     output: &mut Output,
     sinks: &mut Sinks<'_>,
-) -> Result<pyro_proto::message::Exit, CommandError> {
+) -> Result<pyro_proto::message::CommandExit, CommandError> {
     loop {
         let (sink, capture, bytes) = match output.next().await.map_err(CommandError::Guest)? {
             OutputEvent::Started(_) => continue,

@@ -2,7 +2,7 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_proto::message::Identity;
+use pyro_proto::message::GuestIdentity;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 /// The kernel would not give random bytes. It is not recoverable: without them twins would share keys.
@@ -32,8 +32,8 @@ pub fn new_id() -> Result<String, NoRandomness> {
 /// The identity for a guest that has just started: this moment's time, fresh entropy, a machine id of its own. With
 /// `oneshot` it ends with the session.
 /// Take it right before it is sent: the time in it ages.
-pub fn fresh(hostname: String, oneshot: bool) -> Result<Identity, NoRandomness> {
-    Ok(Identity {
+pub fn fresh(hostname: String, oneshot: bool) -> Result<GuestIdentity, NoRandomness> {
+    Ok(GuestIdentity {
         entropy: random()?,
         machine_id: random()?,
         hostname,

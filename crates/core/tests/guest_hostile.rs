@@ -10,7 +10,7 @@ use futures::io::{AsyncReadExt, AsyncWriteExt};
 use pyro_core::guest::{Guest, GuestError};
 use pyro_proto::frame::{self, Channel, FrameReader, MAX_REQUEST};
 use pyro_proto::link::Link;
-use pyro_proto::message::{Exec, ExecEvent, Exit, ExitStatus, Stdio};
+use pyro_proto::message::{CommandExit, ExecEvent, ExecRequest, ExecStdio, ExitStatus};
 use pyro_proto::mux::{self, Stream};
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
@@ -40,13 +40,13 @@ where
     Guest::connect(host, [1; 16], LONG).await.unwrap()
 }
 
-fn exec() -> Exec {
-    Exec {
+fn exec() -> ExecRequest {
+    ExecRequest {
         argv: vec!["true".into()],
         env: Vec::new(),
         cwd: None,
         user: None,
-        stdio: Stdio::Piped,
+        stdio: ExecStdio::Piped,
         timeout_ms: None,
         drain_ms: 100,
     }
@@ -159,7 +159,8 @@ async fn input_from_the_guest_and_credit_for_nothing_are_refused() {
 
 #[tokio::test]
 async fn nothing_follows_the_exit() {
-    let exit = Exit { status: ExitStatus::Code(0), timed_out: false, duration_us: 1, left_running: false };
+    let exit =
+        CommandExit { status: ExitStatus::Code(0), timed_out: false, duration_us: 1, left_running: false };
     let bytes =
         [frame::encode(&ExecEvent::Exited(exit)).unwrap(), frame::header(Channel::Stdout, 0).to_vec()]
             .concat();

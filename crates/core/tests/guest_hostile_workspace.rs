@@ -46,10 +46,10 @@ fn says(replies: &[Reply]) -> Vec<u8> {
     replies.iter().flat_map(|reply| frame::encode(reply).unwrap()).collect()
 }
 
-fn entry() -> Entry {
-    Entry {
+fn entry() -> FileEntry {
+    FileEntry {
         path: "x".into(),
-        kind: EntryKind::File,
+        kind: FileKind::File,
         mode: 0o644,
         size: 3,
         mtime_ns: 0,
@@ -73,7 +73,7 @@ async fn replies_to_other_calls_are_refused() {
     unexpected(guest.job_list().await, "job_list");
     unexpected(guest.job_attach(id, 0).await, "job_attach");
     unexpected(guest.job_stop(id, Duration::ZERO).await, "job_stop");
-    unexpected(guest.probe(Probe::Tcp { port: 1 }).await, "probe");
+    unexpected(guest.probe(ServiceProbe::Tcp { port: 1 }).await, "probe");
     unexpected(guest.file_stat(b"x").await, "file_stat");
     unexpected(guest.file_list(b"x", true).await, "file_list");
     unexpected(guest.file_read(b"x", 0, 9).await, "file_read");
@@ -107,7 +107,7 @@ async fn endless_listings_are_given_up() {
     let many = Reply::Entries(vec![entry(); 1000]);
     let listing = guest(says(&vec![many; 101]), false).await;
     unexpected(listing.file_list(b"", true).await, "entries");
-    let long = Entry { path: Bytes(vec![b'x'; 60_000]), ..entry() };
+    let long = FileEntry { path: Bytes(vec![b'x'; 60_000]), ..entry() };
     let listing = guest(says(&vec![Reply::Entries(vec![long]); 1200]), false).await;
     unexpected(listing.file_list(b"", true).await, "long entries");
 }

@@ -1,7 +1,7 @@
 //! Files and trees of the workspace, as data.
 //!
-//! Every path is relative to the workspace (`/workspace/` in front of it is taken off), and nothing that it names lies
-//! outside, through links or otherwise: that is refused as `OutsideWorkspace`.
+//! Every path is relative to the workspace; a leading `/workspace/` is taken off. A path that leads outside, through
+//! links or otherwise, is refused as `OutsideWorkspace`.
 
 use serde::{Deserialize, Serialize};
 
@@ -13,14 +13,14 @@ pub const MAX_ENTRIES: u64 = 100_000;
 pub const MAX_BATCH: usize = 10_000;
 /// Longest path, in bytes: as Linux has it.
 pub const MAX_PATH: usize = 4095;
-/// Longest time that writing may be held up, milliseconds.
+/// Longest freeze of the disk, milliseconds.
 pub const FREEZE_MS: u64 = 60_000;
 /// Most bytes of a secret.
 pub const MAX_SECRET: usize = 64 * 1024;
 
-/// What a path is.
+/// Kind of a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum EntryKind {
+pub enum FileKind {
     /// A regular file.
     File,
     /// A directory.
@@ -31,131 +31,117 @@ pub enum EntryKind {
     Other,
 }
 
-/// One file, directory or link.
+/// Description of a file, directory or link.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Entry {
-    /// Its path below the workspace; empty for the workspace itself.
+pub struct FileEntry {
+    /// Path below the workspace; empty for the workspace itself.
     pub path: Bytes,
-    /// What it is.
-    pub kind: EntryKind,
+    /// Kind of the file.
+    pub kind: FileKind,
     /// Permission bits, 0 to 0o7777.
     pub mode: u32,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// Last change of the content, nanoseconds since 1970 UTC.
     pub mtime_ns: i64,
-    /// Names that it has.
+    /// Number of hard links.
     pub links: u32,
-    /// Where a link leads.
+    /// Target of a symbolic link.
     pub target: Option<Bytes>,
 }
 
-/// Several changes, of which all are made or none.
+/// Several changes: all of them are made, or none.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileBatch {
-    /// One after the other; at most [`MAX_BATCH`].
+    /// Changes in the order in which they are made; at most [`MAX_BATCH`].
     pub ops: Vec<FileOp>,
     /// Whether directories that deletions leave empty are removed.
     pub prune: bool,
 }
 
-/// One change. None of the paths may be a directory, and links are not followed at their ends.
+/// A change of one file. No path may be a directory, and links are not followed at its end.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FileOp {
     /// Makes or replaces a file; missing directories above it are made.
     Write {
-        /// Which.
+        /// Path of the file.
         path: Bytes,
-        /// Bytes of its content, which follows.
+        /// Bytes of its content, which follows as Stdin chunks.
         len: u64,
-        /// Its permissions; absent to keep what is there, or 0644.
+        /// Permission bits; absent to keep those of the file that is replaced, or 0644.
         mode: Option<u32>,
     },
     /// Removes a file or link.
     Delete {
-        /// Which.
+        /// Path of the file or link.
         path: Bytes,
-    },
-    /// Gives a file another name, in place of what has it; missing directories above it are made.
-    Rename {
-        /// Which.
-        from: Bytes,
-        /// Its new name.
-        to: Bytes,
-    },
-    /// Sets permissions.
-    Mode {
-        /// Which.
-        path: Bytes,
-        /// 0 to 0o7777.
-        mode: u32,
     },
     /// Makes or replaces a symbolic link; missing directories above it are made.
     Link {
-        /// Which.
+        /// Path of the link.
         path: Bytes,
-        /// Where it leads; not checked, and followed by nothing that would leave the workspace.
+        /// Target of the link; not checked, since nothing follows a link out of the workspace.
         target: Bytes,
     },
 }
 
-/// Where to unpack a tree.
+/// Request to unpack a tree.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TreePut {
-    /// A directory, which is made if it does not exist. What is in it stays, unless the archive has it too.
+    /// Destination directory, made if it does not exist. Files in it stay, unless the archive has them too.
     pub dest: Bytes,
-    /// Refuse archives with more entries.
+    /// Most entries that are accepted.
     pub max_entries: u64,
-    /// Refuse archives with more bytes of content.
+    /// Most bytes of content that are accepted.
     pub max_bytes: u64,
 }
 
-/// How much of a tree.
+/// Totals of a tree, or of a part of it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Amount {
+pub struct TreeTotals {
     /// Files, directories and links.
     pub entries: u64,
     /// Bytes of content.
     pub bytes: u64,
 }
 
-/// One difference from the baseline.
+/// A difference from the baseline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Change {
-    /// Which.
+pub struct FileChange {
+    /// Path that differs.
     pub path: Bytes,
-    /// In what way.
-    pub kind: ChangeKind,
-    /// What it was.
-    pub before: Option<State>,
-    /// What it is.
-    pub after: Option<State>,
+    /// Kind of the difference.
+    pub kind: FileChangeKind,
+    /// State in the baseline; absent for an added path.
+    pub before: Option<FileState>,
+    /// Present state; absent for a deleted path.
+    pub after: Option<FileState>,
 }
 
-/// What is compared of a file.
+/// Attributes of a file that are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// What it is.
-    pub kind: EntryKind,
-    /// Permission bits.
+pub struct FileState {
+    /// Kind of the file.
+    pub kind: FileKind,
+    /// Permission bits, 0 to 0o7777.
     pub mode: u32,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
 }
 
-/// In what way a path differs from the baseline.
+/// Kind of a difference from the baseline.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum ChangeKind {
-    /// It is new.
+pub enum FileChangeKind {
+    /// The path is new.
     Added,
-    /// It is gone.
+    /// The path is gone.
     Deleted,
-    /// Its content differs for certain: another size, or a link that leads elsewhere.
+    /// The content differs for certain: another size, or another target of a link.
     Modified,
-    /// It was touched; only its content can tell. `before` and `after` show whether its permissions differ too.
+    /// The file was touched; only its content can tell. `before` and `after` show whether its permissions differ too.
     Touched,
-    /// It is something else than it was.
+    /// The path has another kind of file.
     Type,
-    /// Only its permissions differ for certain: a directory's.
+    /// Only the permissions of a directory differ.
     Mode,
 }

@@ -14,24 +14,24 @@ use serde::{Deserialize, Serialize};
 
 /// Bytes before each frame's body.
 pub const HEADER: usize = 4;
-/// Most bytes in one chunk: twice what a pipe holds, so that a full pipe is one chunk.
+/// Most bytes in one chunk: twice the capacity of a pipe, so that a full pipe is one chunk.
 pub const MAX_CHUNK: usize = 128 * 1024;
 /// Most bytes of a request: an argument list and environment as long as Linux itself would take, and some.
 pub const MAX_REQUEST: usize = 4 * 1024 * 1024;
 /// Most bytes of any other message.
 pub const MAX_MESSAGE: usize = 64 * 1024;
 
-/// What a frame carries.
+/// Content of a frame, by its channel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub enum Channel {
-    /// A message.
+    /// A message of [`crate::message`].
     Message = 0,
     /// Bytes for the command's standard input.
     Stdin = 1,
-    /// Bytes from its standard output, or from its terminal.
+    /// Bytes from the command's standard output, or from its terminal.
     Stdout = 2,
-    /// Bytes from its standard error.
+    /// Bytes from the command's standard error.
     Stderr = 3,
 }
 
@@ -44,23 +44,24 @@ pub enum FrameError {
     /// The stream ended inside a frame.
     #[error("the stream ended in the middle of a frame")]
     Truncated,
-    /// The frame is longer than its kind may be.
+    /// The frame is longer than its channel allows.
     #[error("a frame of {len} bytes, where at most {limit} are allowed")]
     TooLong {
-        /// Its announced length.
+        /// Announced length, bytes.
         len: usize,
-        /// What is allowed.
+        /// Longest allowed length, bytes.
         limit: usize,
     },
-    /// No such channel.
+    /// The channel does not exist.
     #[error("a frame on the unknown channel {0}")]
     Channel(u8),
-    /// The message is not one of this generation.
+    /// The message does not belong to this generation.
     #[error("a message that is not understood")]
     Message(#[source] postcard::Error),
 }
 
-/// Splits a header into channel and length, refusing what no frame may be. `limit` bounds messages.
+/// Splits a header into channel and length; refuses unknown channels and frames that are too long. `limit` bounds
+/// messages, in bytes.
 pub fn parse_header(header: [u8; HEADER], limit: usize) -> Result<(Channel, usize), FrameError> {
     let word = u32::from_le_bytes(header);
     let (len, channel) = ((word & 0xff_ffff) as usize, (word >> 24) as u8);
@@ -75,12 +76,12 @@ pub fn parse_header(header: [u8; HEADER], limit: usize) -> Result<(Channel, usiz
     if len > limit { Err(FrameError::TooLong { len, limit }) } else { Ok((channel, len)) }
 }
 
-/// A frame's header; `len` must be below 2^24.
+/// Makes a frame's header; `len` must be below 2^24.
 pub fn header(channel: Channel, len: usize) -> [u8; HEADER] {
     (u32::from(channel as u8) << 24 | (len as u32 & 0xff_ffff)).to_le_bytes()
 }
 
-/// A whole frame that carries `message`.
+/// Encodes `message` as a whole frame.
 pub fn encode(message: &impl Serialize) -> Result<Vec<u8>, FrameError> {
     let mut out = postcard::to_extend(message, vec![0; HEADER]).map_err(FrameError::Message)?;
     let len = out.len() - HEADER;
@@ -99,7 +100,7 @@ pub fn decode<'a, M: Deserialize<'a>>(body: &'a [u8]) -> Result<M, FrameError> {
 /// Reads frames from a stream, reusing one buffer.
 pub struct FrameReader<R> {
     io: R,
-    /// As long as the longest frame so far; only its first `len` bytes belong to the last one.
+    /// As long as the longest frame so far; only the first `len` bytes belong to the last frame.
     buffer: Vec<u8>,
     len: usize,
 }
@@ -110,7 +111,7 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
         Self { io, buffer: Vec::new(), len: 0 }
     }
 
-    /// The next frame, its body valid until the next call; `None` when the stream ended between two frames.
+    /// Reads the next frame, whose body is valid until the next call; `None` when the stream ended between two frames.
     /// A message longer than `limit` bytes is refused before it is read. Not cancel-safe.
     pub async fn next(&mut self, limit: usize) -> Result<Option<(Channel, &[u8])>, FrameError> {
         let mut head = [0; HEADER];
@@ -140,12 +141,12 @@ impl<R: AsyncRead + Unpin> FrameReader<R> {
 }
 
 impl<R> FrameReader<R> {
-    /// The stream, to write the answer to.
+    /// Gives the stream back, to write the answer to.
     pub fn into_inner(self) -> R {
         self.io
     }
 
-    /// The body of the frame that was read last.
+    /// Body of the frame that was read last.
     pub fn body(&self) -> &[u8] {
         &self.buffer[..self.len]
     }

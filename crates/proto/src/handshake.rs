@@ -1,4 +1,4 @@
-//! How a connection begins: a nonce each way, so that no byte of an earlier session is taken for one of this.
+//! Handshake of a connection: a nonce each way, so that no byte of an earlier session is taken for one of this.
 //!
 //! A virtio-serial port has no connection boundary. After a reconnect either side may first receive the rest of the
 //! old session, and a new request may be glued to half of an old one. So:
@@ -49,12 +49,12 @@ impl Tags {
     }
 }
 
-/// What the two sides agreed on.
+/// Agreement of the two sides.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Agreement {
     /// The session's record tags.
     pub tags: Tags,
-    /// The generation both speak: the lower of the two.
+    /// Generation that both speak: the lower of the two.
     pub generation: u16,
 }
 
@@ -89,7 +89,7 @@ fn block(magic: &[u8; 8], first: &Nonce, second: &Nonce) -> [u8; BLOCK] {
     out
 }
 
-/// A block found in the input.
+/// Handshake block found in the input.
 struct Block {
     magic: [u8; 8],
     first: Nonce,
@@ -153,7 +153,7 @@ impl Scanner {
         None
     }
 
-    /// Drops leading bytes until what is held is a prefix of some block.
+    /// Drops leading bytes until the held bytes are a prefix of some block.
     fn trim(&mut self) {
         let plausible = |held: &[u8]| {
             let n = held.len().min(8);
@@ -213,7 +213,7 @@ impl Default for GuestHandshake {
     }
 }
 
-/// What the guest must do after [`GuestHandshake::advance`].
+/// Next step of the guest after [`GuestHandshake::advance`].
 #[derive(Debug, PartialEq, Eq)]
 pub enum GuestStep {
     /// Send these bytes and go on.

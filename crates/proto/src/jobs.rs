@@ -1,13 +1,13 @@
-//! Jobs: commands that go on while nobody listens, and the question whether one of them is ready.
+//! Jobs: commands that go on while nobody listens, and probes of their readiness.
 //!
 //! A job belongs to the guest, not to a stream: a session may end, or be cut off by a snapshot, and the next one finds
-//! it again by the id that the host chose.
+//! the job again by the id that the host chose.
 
 use serde::{Deserialize, Serialize};
 
-use crate::message::{Bytes, Exec, Exit};
+use crate::message::{Bytes, CommandExit, ExecRequest};
 
-/// Most jobs at once, those that have ended and are not forgotten included.
+/// Most jobs at once, including those that have ended and are not forgotten.
 pub const MAX_JOBS: usize = 64;
 /// Bytes of a job's output that the guest keeps.
 pub const JOB_KEPT: usize = 1024 * 1024;
@@ -16,7 +16,7 @@ pub const JOB_INPUT: usize = 64 * 1024;
 /// Longest time that a probe may take, milliseconds.
 pub const PROBE_MS: u64 = 2000;
 
-/// A job's name: chosen by the host, never used twice in a guest's life.
+/// Id of a job: chosen by the host, never used twice in a guest's life.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct JobId(pub [u8; 6]);
 
@@ -26,69 +26,58 @@ impl std::fmt::Display for JobId {
     }
 }
 
-/// What to start as a job.
+/// Request to start a job.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobStart {
-    /// Its name.
+    /// Id of the new job.
     pub id: JobId,
-    /// The command. With `Stdio::Terminal` it is the leader of a session on a terminal of its own and takes input;
-    /// otherwise its input is empty. `Stdio::Piped` is refused.
-    pub exec: Exec,
+    /// The command. With `ExecStdio::Terminal` it leads a session on a terminal of its own and takes input;
+    /// otherwise its input is empty. `ExecStdio::Piped` is refused.
+    pub exec: ExecRequest,
 }
 
-/// Who in a job gets a signal.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum SignalTarget {
-    /// The process group of its first process.
-    Group,
-    /// What is in the foreground of its terminal, as if the person had typed it; `Group` where there is none.
-    Foreground,
-    /// Every process that it started.
-    Tree,
-}
-
-/// What is known of a job.
+/// Description of a job.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct JobInfo {
-    /// Its name.
+    /// Id of the job.
     pub id: JobId,
-    /// The process id of its first process.
+    /// Process id of its first process.
     pub pid: u32,
-    /// Whether it has a terminal.
+    /// Whether the job has a terminal.
     pub terminal: bool,
-    /// How it ended, once it has.
-    pub exit: Option<Exit>,
-    /// The first byte of its output that is still kept.
+    /// End of the job; absent while it runs.
+    pub exit: Option<CommandExit>,
+    /// First byte of its output that is still kept.
     pub kept_from: u64,
-    /// Bytes that it has written so far.
+    /// Bytes written so far.
     pub written: u64,
 }
 
-/// How to ask whether a service is ready.
+/// Probe of a service's readiness.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Probe {
-    /// Something listens on this port of the guest's loopback.
+pub enum ServiceProbe {
+    /// Ready when a program listens on this port of the guest's loopback.
     Tcp {
-        /// 1 to 65,535.
+        /// Port, 1 to 65,535.
         port: u16,
     },
-    /// This `http://` address on the guest's loopback answers with a status from 200 to 399.
+    /// Ready when this `http://` address on the guest's loopback answers with a status from 200 to 399.
     Http {
-        /// At most 2,048 bytes.
+        /// Address, at most 2,048 bytes.
         url: String,
     },
-    /// This file exists: below the workspace, or anywhere in the guest if it begins with `/`.
+    /// Ready when this file exists: below the workspace, or anywhere in the guest if the path begins with `/`.
     File {
-        /// Its path.
+        /// Path of the file.
         path: Bytes,
     },
 }
 
-/// The answer to a [`Probe`].
+/// Answer to a [`ServiceProbe`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Readiness {
-    /// It is ready.
+pub enum ProbeResult {
+    /// The service is ready.
     Ready,
-    /// It is not, for this reason.
+    /// The service is not ready, for this reason.
     NotReady(String),
 }

@@ -1,9 +1,9 @@
-//! The language of the wall: what host and guest say to each other over one byte stream per VM.
+//! The language of the wall: all that host and guest send each other over one byte stream per VM.
 //!
 //! Four layers, each in its own module, from the wire up:
 //!
 //! ```text
-//!   message    what is said: requests, events, failures       (serde + postcard)
+//!   message    requests, events, replies, failures            (serde + postcard)
 //!   frame      one message or one chunk of bytes in a stream  (4-byte header, bounded)
 //!   mux        one logical stream per call                    (yamux, bounded)
 //!   link       bytes of THIS connection, never of an older one (handshake + records)
@@ -28,10 +28,10 @@ mod samples;
 /// The generation of everything in this crate that goes over the wire.
 ///
 /// Any change to bytes on the wire raises it by one; `schema/generation-N.txt` holds the frozen encodings, and a
-/// test fails when they differ from what this code writes. Host and agent travel together in one runtime bundle,
+/// test fails when they differ from this code's encodings. Host and agent travel together in one runtime bundle,
 /// but a restored guest may be older than the host: the lower generation wins, and a host refuses a guest whose
 /// generation it no longer speaks.
-pub const GENERATION: u16 = 4;
+pub const GENERATION: u16 = 5;
 
 /// The oldest generation that this code still speaks.
-pub const OLDEST_GENERATION: u16 = 4;
+pub const OLDEST_GENERATION: u16 = 5;

@@ -1,6 +1,6 @@
 //! A session's byte stream over a raw one: the handshake, then records, as `AsyncRead` + `AsyncWrite`.
 //!
-//! [`Link`] is what the multiplexer sits on. It buffers what is written until it is flushed or a record is full, so
+//! [`Link`] carries the multiplexer. It buffers written bytes until it is flushed or a record is full, so
 //! a small frame header and its body cross the wall in one write.
 
 use std::io;
@@ -26,7 +26,7 @@ pub enum LinkError {
     Handshake(#[from] HandshakeError),
 }
 
-/// One session over a raw byte stream.
+/// Session over a raw byte stream.
 pub struct Link<T> {
     io: T,
     input: Decoder,

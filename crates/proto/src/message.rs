@@ -1,14 +1,14 @@
-//! What is said: the first message of a stream is a [`Request`], and what follows depends on it.
+//! Messages of the wall: a stream begins with a [`Request`], and the request decides which messages follow.
 //!
 //! ```text
 //!   Identify, Clock, Assemble, Ping, Detach, Shutdown:  one Reply, then the stream ends
 //!   Exec:  host -> guest  Stdin chunks and ExecInput messages
 //!          guest -> host  Stdout and Stderr chunks and ExecEvent messages; Exited or Failed is the last
-//!   all others: what each says beside it; from the guest Reply messages and chunks, Failed at any time the last
+//!   all others: as documented at each; from the guest Reply messages and chunks, a Failed at any time is the last
 //! ```
 //!
 //! The host abandons a call by dropping its stream, or by ending its half of it: the guest then kills everything the
-//! call started. Where input has an end, that is said with [`ExecInput::Eof`].
+//! call started. [`ExecInput::Eof`] marks the end of a call's input.
 //! Enum variants are encoded by position: add at the end, and raise [`crate::GENERATION`].
 
 use serde::{Deserialize, Serialize};
@@ -20,168 +20,149 @@ pub use crate::jobs::*;
 /// waits for [`ExecEvent::StdinConsumed`], so that signals never queue behind input nobody reads.
 pub const STDIN_WINDOW: usize = 256 * 1024;
 
-/// How a stream begins.
+/// First message of a stream.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Request {
-    /// Who the guest is from now on; always the first call of a session.
-    Identify(Identity),
-    /// Run a command.
-    Exec(Exec),
-    /// Are you there?
+    /// Gives the guest its identity; always the first call of a session.
+    Identify(GuestIdentity),
+    /// Runs a command.
+    Exec(ExecRequest),
+    /// Asks for a sign of life.
     Ping,
-    /// End this session and listen for a new one: sent before the guest's state is saved.
+    /// Ends this session; the guest then listens for a new one. Sent before the guest's state is saved.
     Detach,
-    /// Stop all processes, unmount, power off.
+    /// Stops all processes, unmounts, powers off.
     Shutdown,
-    /// Move the wall clock by so many nanoseconds, which may be none, and say what it is then. The host asks as often as it
-    /// takes to know how far off the clock is, whatever a message takes on its way.
+    /// Moves the wall clock by so many nanoseconds, zero included, and answers with the new time. The host repeats the
+    /// call until the time that a message takes on its way no longer matters.
     Clock(i64),
-    /// Mount the writable disk and assemble the root, in a guest that was told at its boot to wait for this.
+    /// Mounts the writable disk and assembles the root, in a guest whose kernel command line told it to wait for this
+    /// call.
     Assemble,
-    /// Start a job: a command that belongs to no stream and no session.
+    /// Starts a job: a command that belongs to no stream and no session.
     JobStart(JobStart),
-    /// Follow what a job writes: one [`Reply::Attached`], Stdout and Stderr chunks, [`Reply::Ended`] as the last.
+    /// Follows a job's output: one [`Reply::Attached`], Stdout and Stderr chunks, [`Reply::Ended`] as the last.
     ///
-    /// Who follows and does not read holds the job up once a megabyte waits: what is followed is not lost.
+    /// A follower that does not read holds the job up once a megabyte waits: followed output is not lost.
     JobAttach {
-        /// Which.
+        /// Id of the job.
         id: JobId,
-        /// From which byte on, counted from the job's start over both of its streams.
+        /// First byte wanted, counted from the job's start over both of its streams.
         cursor: u64,
     },
     /// Bytes for a terminal job; answered by [`Reply::Taken`].
     JobInput {
-        /// Which.
+        /// Id of the job.
         id: JobId,
-        /// At most [`JOB_INPUT`] of them.
+        /// At most [`JOB_INPUT`] bytes.
         bytes: Bytes,
     },
-    /// A job's terminal has a new size.
+    /// Sets the size of a job's terminal.
     JobResize {
-        /// Which.
+        /// Id of the job.
         id: JobId,
-        /// Its size.
+        /// New size of the terminal.
         size: TerminalSize,
     },
-    /// Send a signal to a job.
+    /// Sends a signal to the foreground process group of a job's terminal, as if the person had typed it; to the
+    /// process group of the job's first process where there is no terminal.
     JobSignal {
-        /// Which.
+        /// Id of the job.
         id: JobId,
         /// A Linux signal number.
         signal: i32,
-        /// To whom in it.
-        target: SignalTarget,
     },
-    /// End a job and all that it started: TERM, and KILL for what is left after `grace_ms`. Answered when all of it is
-    /// gone, by [`Reply::Ended`]; goes on when nobody waits for that.
+    /// Ends a job and all that it started: TERM, and KILL for the processes left after `grace_ms`. Answered by
+    /// [`Reply::Ended`] when all of them are gone; goes on when nobody waits for the answer.
     JobStop {
-        /// Which.
+        /// Id of the job.
         id: JobId,
         /// Milliseconds between TERM and KILL.
         grace_ms: u64,
     },
-    /// Which jobs there are: [`Reply::Jobs`].
+    /// Lists all jobs: [`Reply::Jobs`].
     JobList,
-    /// Drop a job that has ended, and what is kept of it. What it left behind lives on.
+    /// Drops a job that has ended, and its kept output. Processes that it left behind live on.
     JobForget {
-        /// Which.
+        /// Id of the job.
         id: JobId,
     },
-    /// Is a service ready? Answered by [`Reply::Probed`], within [`PROBE_MS`].
-    Probe(Probe),
-    /// What is in a directory: [`Reply::Entries`] as often as needed, then [`Reply::Listed`].
+    /// Asks whether a service is ready. Answered by [`Reply::Probed`], within [`PROBE_MS`].
+    Probe(ServiceProbe),
+    /// Lists a directory: [`Reply::Entries`] as often as needed, then [`Reply::Listed`].
     FileList {
-        /// The directory, or one file.
+        /// The directory, or a single file.
         path: Bytes,
-        /// Whether also what is below its directories.
+        /// Whether to list subdirectories too.
         recursive: bool,
     },
-    /// One file's content: [`Reply::Stat`], Stdout chunks, [`Reply::Done`].
+    /// Reads a file's content: [`Reply::Stat`], Stdout chunks, [`Reply::Done`].
     FileRead {
-        /// Which; links are followed as far as they stay inside.
+        /// The file; links are followed as far as they stay inside the workspace.
         path: Bytes,
-        /// From which byte on.
+        /// First byte wanted.
         offset: u64,
-        /// At most so many bytes.
+        /// Most bytes wanted.
         limit: u64,
     },
-    /// Replaces one file's content at once, or makes the file: Stdin chunks and [`ExecInput::Eof`] follow, and
+    /// Replaces a file's content in one step, or makes the file: Stdin chunks and [`ExecInput::Eof`] follow, and
     /// [`Reply::Stat`] comes back.
     FileWrite {
-        /// Which; links are followed as far as they stay inside.
+        /// The file; links are followed as far as they stay inside the workspace.
         path: Bytes,
-        /// Its permissions; absent to keep those of the file that is there, or 0644.
+        /// Permission bits; absent to keep those of the file that is replaced, or 0644.
         mode: Option<u32>,
         /// Whether to make the directories above it.
         parents: bool,
     },
-    /// What a path is, links not followed: [`Reply::Stat`].
+    /// Describes a path, links not followed: [`Reply::Stat`].
     FileStat {
-        /// Which.
+        /// Path to describe.
         path: Bytes,
     },
-    /// Removes a file, a link or a directory.
-    FileRemove {
-        /// Which.
-        path: Bytes,
-        /// Whether a directory may have something in it.
-        recursive: bool,
-    },
-    /// Gives a file or directory another name; what has that name must not exist.
-    FileRename {
-        /// Which.
-        from: Bytes,
-        /// Its new name.
-        to: Bytes,
-    },
-    /// Several changes, all or none: the contents follow one after the other as Stdin chunks, then
+    /// Makes several changes, all or none: the contents follow one after the other as Stdin chunks, then
     /// [`ExecInput::Eof`].
     FileBatch(FileBatch),
-    /// A tar archive to be unpacked, all of it or nothing: Stdin chunks and [`ExecInput::Eof`] follow; back come
-    /// [`Reply::Progress`] now and then and at last [`Reply::Put`].
+    /// Unpacks a tar archive, all of it or nothing: Stdin chunks and [`ExecInput::Eof`] follow; [`Reply::Progress`]
+    /// comes back about every megabyte, and [`Reply::Put`] as the last.
     TreePut(TreePut),
-    /// A file or directory as a tar archive: Stdout chunks, [`Reply::Got`].
+    /// Packs a file or directory as a tar archive: Stdout chunks, [`Reply::Got`].
     TreeGet {
-        /// Which; a link is not followed.
+        /// The file or directory; a link is not followed.
         path: Bytes,
     },
     /// Notes the present state of every file as a baseline: [`Reply::Baseline`]. All others but one are forgotten.
     BaselineTake {
-        /// What it is called: at most 64 letters, digits and hyphens. Absent for the one without a name.
+        /// Name of the new baseline: at most 64 letters, digits and hyphens. Absent for the unnamed baseline.
         name: Option<String>,
-        /// Which other one is kept, in the same way.
+        /// Name of the one other baseline that is kept; absent for the unnamed one.
         keep: Option<String>,
     },
-    /// What differs from a baseline: [`Reply::Changes`] as often as needed, then [`Reply::Scanned`].
+    /// Lists the differences from a baseline: [`Reply::Changes`] as often as needed, then [`Reply::Scanned`].
     DiffScan {
-        /// Which one.
+        /// Name of the baseline; absent for the unnamed one.
         baseline: Option<String>,
     },
     /// Writes everything to the disk.
     Sync,
-    /// Writes everything to the disk and holds up whoever wants to write: [`Reply::Done`] when it is so. It ends with
-    /// [`ExecInput::Eof`], with the stream, or after `max_ms`; then comes [`Reply::Thawed`].
+    /// Writes everything to the disk and holds up all writers: [`Reply::Done`] once the disk is frozen. The freeze ends
+    /// with [`ExecInput::Eof`], with the stream, or after `max_ms`; then comes [`Reply::Thawed`].
     Freeze {
-        /// Milliseconds, at most [`FREEZE_MS`].
+        /// Longest freeze, milliseconds; at most [`FREEZE_MS`].
         max_ms: u64,
     },
     /// Keeps a secret in memory, as `/run/pyro-secrets/NAME`.
     SecretPut {
-        /// At most 64 bytes of letters, digits, `_`, `-` and `.`, the first of them no `.`.
+        /// File name: at most 64 bytes of letters, digits, `_`, `-` and `.`, the first of them no `.`.
         name: String,
-        /// At most 64 KiB.
+        /// The secret; at most 64 KiB.
         bytes: Bytes,
-    },
-    /// Deletes a secret; one that does not exist is deleted already.
-    SecretDelete {
-        /// Which.
-        name: String,
     },
 }
 
-/// The identity that makes a guest itself and nobody's twin.
+/// Identity of a guest: all that tells it from its template and from other guests restored from that.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Identity {
+pub struct GuestIdentity {
     /// The wall clock: nanoseconds since 1970 UTC, taken by the host just before sending.
     pub unix_time_ns: u64,
     /// Fresh randomness from the host, credited to the guest kernel.
@@ -190,10 +171,10 @@ pub struct Identity {
     pub hostname: String,
     /// `/etc/machine-id`, as 16 bytes.
     pub machine_id: [u8; 16],
-    /// A number that no other start or restore has, for programs that must notice that they were copied: the guest
+    /// Number that no other start or restore has, for programs that must notice that they were copied: the guest
     /// finds it in `/run/pyro/generation`.
     pub generation: [u8; 16],
-    /// A boot id to show instead of the kernel's, in a guest whose kernel may have made one before it was saved.
+    /// Boot id to show instead of the kernel's, in a guest whose kernel may have made one before it was saved.
     /// Absent where nobody can have asked for it yet: the kernel makes a fresh one then.
     pub boot_id: Option<[u8; 16]>,
     /// Whether the guest is for this session alone: it powers off when the host closes the stream without having
@@ -201,22 +182,22 @@ pub struct Identity {
     pub oneshot: bool,
 }
 
-/// A command to run.
+/// Request to run a command.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exec {
+pub struct ExecRequest {
     /// Program and arguments, no shell in between; the program is looked up in the command's `PATH`.
     pub argv: Vec<Bytes>,
-    /// Added to the guest's default environment, replacing what has the same name.
+    /// Variables added to the guest's default environment; they replace variables of the same name.
     pub env: Vec<(Bytes, Bytes)>,
     /// Working directory; the guest's default (`/workspace`, else `/`) when absent.
     pub cwd: Option<Bytes>,
     /// User name or number, optionally `:group`; root when absent.
     pub user: Option<String>,
-    /// Where standard streams go.
-    pub stdio: Stdio,
-    /// Kill everything the command started after so many milliseconds.
+    /// Connection of the standard streams.
+    pub stdio: ExecStdio,
+    /// Milliseconds after which everything that the command started is killed; absent for no limit.
     pub timeout_ms: Option<u64>,
-    /// Once the main process has ended, how many milliseconds to go on reading what others still write.
+    /// Milliseconds to go on reading other processes' output once the main process has ended.
     pub drain_ms: u64,
 }
 
@@ -252,38 +233,38 @@ impl<'de> Deserialize<'de> for Bytes {
     }
 }
 
-/// How a command's standard streams are connected.
+/// Connection of a command's standard streams.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Stdio {
-    /// Separate stdout and stderr; stdin is empty.
+pub enum ExecStdio {
+    /// Pipes for stdout and stderr; stdin is empty.
     Output,
-    /// Separate stdout and stderr; stdin is fed by the host.
+    /// Pipes for stdout and stderr; stdin is fed by the host.
     Piped,
-    /// A terminal of this size; its output comes on the stdout channel.
+    /// Terminal of this size; its output comes on the stdout channel.
     Terminal(TerminalSize),
 }
 
-/// A terminal's size in characters.
+/// Size of a terminal, in characters.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TerminalSize {
-    /// Lines.
+    /// Number of lines.
     pub rows: u16,
     /// Characters per line.
     pub cols: u16,
 }
 
-/// What the host may say while a command runs.
+/// Messages from the host while a command runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExecInput {
-    /// No more standard input.
+    /// Ends standard input.
     Eof,
-    /// Send this signal (a Linux signal number) to the command's process group.
+    /// Sends this signal (a Linux signal number) to the command's process group.
     Signal(i32),
-    /// The person's terminal has a new size.
+    /// Sets the size of the command's terminal.
     Resize(TerminalSize),
 }
 
-/// What the guest says while a command runs.
+/// Messages from the guest while a command runs.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExecEvent {
     /// The command runs, under this process id in the guest.
@@ -293,45 +274,45 @@ pub enum ExecEvent {
     },
     /// The command took so many more bytes of standard input (or closed it, and they were dropped).
     StdinConsumed {
-        /// How many, since the last such event.
+        /// Bytes taken since the last such event.
         bytes: u32,
     },
     /// The command ended, and its output was read to the end or for `drain_ms` more.
-    Exited(Exit),
+    Exited(CommandExit),
     /// The command could not be started, or the guest lost hold of it.
     Failed(Failure),
 }
 
-/// How a command ended.
+/// End of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Exit {
-    /// Its exit code, or the signal that ended it.
+pub struct CommandExit {
+    /// Exit code, or the signal that ended the command.
     pub status: ExitStatus,
-    /// Whether it was killed because its time was up.
+    /// Whether the command was killed because its time was up.
     pub timed_out: bool,
-    /// From its start to its end, microseconds.
+    /// Time from start to end, microseconds.
     pub duration_us: u64,
-    /// Whether processes that it started still run.
+    /// Whether processes that the command started still run.
     pub left_running: bool,
 }
 
 /// An exit code or a signal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ExitStatus {
-    /// It exited with this code.
+    /// Exited with this code.
     Code(u8),
-    /// It was killed by this Linux signal number.
+    /// Killed by this Linux signal number.
     Signal(u8),
 }
 
-/// The answer to a request that is not `Exec`.
+/// Answer to any request but [`Request::Exec`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Reply {
-    /// It is done.
+    /// The request was carried out.
     Done,
-    /// To `Identify`: what answers here.
+    /// To `Identify`: description of the agent that answers.
     Identified(AgentInfo),
-    /// It could not be done.
+    /// The request failed.
     Failed(Failure),
     /// A job runs.
     Started {
@@ -340,63 +321,63 @@ pub enum Reply {
     },
     /// Output of a job follows.
     Attached {
-        /// The first byte that follows, counted from the job's start. Above what was asked for where older bytes are
+        /// First byte that follows, counted from the job's start. Above the requested one where older bytes are
         /// lost, below it where the job has not written so many.
         from: u64,
     },
-    /// A job has ended, and its output is read.
-    Ended(Exit),
-    /// So many bytes of input were taken, the first ones.
+    /// A job has ended, and all its output was read.
+    Ended(CommandExit),
+    /// Part of the input was taken, from its beginning.
     Taken {
-        /// None at all where the program does not read.
+        /// Number of bytes taken; zero where the program does not read.
         bytes: u32,
     },
-    /// All jobs.
+    /// All jobs of the guest.
     Jobs(Vec<JobInfo>),
     /// Whether a service is ready.
-    Probed(Readiness),
+    Probed(ProbeResult),
     /// Some of a directory's entries.
-    Entries(Vec<Entry>),
-    /// All entries were told, or as many as may be.
+    Entries(Vec<FileEntry>),
+    /// The listing is complete, or as long as it may be.
     Listed {
-        /// Whether there are more.
+        /// Whether there are more entries.
         truncated: bool,
     },
-    /// What a file is.
-    Stat(Entry),
-    /// So much has come.
-    Progress(Amount),
-    /// A tree is in place.
-    Put(Amount),
+    /// Description of a path.
+    Stat(FileEntry),
+    /// Entries and bytes unpacked so far.
+    Progress(TreeTotals),
+    /// A tree is in place; its totals.
+    Put(TreeTotals),
     /// A tree was sent.
     Got {
-        /// What was sent.
-        sent: Amount,
-        /// Sockets, pipes and devices, which were not.
+        /// Entries and bytes sent.
+        sent: TreeTotals,
+        /// Sockets, pipes and devices that were left out.
         skipped: u64,
     },
-    /// A baseline is noted.
+    /// A baseline is stored.
     Baseline {
-        /// Files, directories and links in it.
+        /// Files, directories and links in the baseline.
         entries: u64,
     },
     /// Some differences, in order.
-    Changes(Vec<Change>),
-    /// All differences were told.
+    Changes(Vec<FileChange>),
+    /// The list of differences is complete.
     Scanned {
-        /// Files, directories and links that were looked at.
+        /// Files, directories and links that were compared.
         entries: u64,
     },
-    /// Writing goes on.
+    /// The freeze is over, and writing goes on.
     Thawed {
-        /// Whether the time was up before the host said so.
+        /// Whether the time was up before the host ended the freeze.
         timed_out: bool,
     },
     /// To `Clock`: the wall clock, nanoseconds since 1970 UTC.
     Clock(u64),
 }
 
-/// What a guest says of itself. Informative only: nothing on the host may depend on its truth.
+/// Description that a guest gives of itself. Informative only: nothing on the host may depend on its truth.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AgentInfo {
     /// The agent's version.
@@ -405,25 +386,25 @@ pub struct AgentInfo {
     pub kernel: String,
     /// Whether the agent is PID 1 of a guest whose root filesystem and disk are mounted.
     pub root_ready: bool,
-    /// What happened when the root was set up, where it is not ready.
+    /// Failure that kept the root from being set up; absent where there was none.
     pub root_problem: Option<Failure>,
 }
 
-/// A failure as data: it crosses the wall and is worded at the edge.
+/// Failure of a call, as data: it crosses the wall and is worded at the edge.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
 #[error("{message}")]
 pub struct Failure {
-    /// Its kind.
+    /// Kind of the failure.
     pub kind: FailureKind,
-    /// The step that failed, such as `exec` or `mount`; a single word.
+    /// Step that failed, such as `exec` or `mount`; a single word.
     pub stage: String,
-    /// The Linux error number, where there is one.
+    /// Linux error number, where there is one.
     pub errno: Option<i32>,
-    /// What failed, on what, in one line.
+    /// Description of the failed step and its object, in one line.
     pub message: String,
 }
 
-/// The closed set of ways in which the guest fails a call.
+/// Closed set of ways in which the guest fails a call; matched without `_`, so that a new kind is met everywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FailureKind {
     /// The program does not exist (a shell would say 127).
@@ -442,7 +423,7 @@ pub enum FailureKind {
     Exhausted,
     /// The guest cannot do this.
     Unsupported,
-    /// Anything else; `errno` and `message` say more.
+    /// Any other failure; `errno` and `message` say more.
     Internal,
     /// The path is a directory.
     IsDirectory,
@@ -450,17 +431,17 @@ pub enum FailureKind {
     NotDirectory,
     /// The path leads out of the workspace.
     OutsideWorkspace,
-    /// More than may be.
+    /// A limit on entries or bytes was exceeded.
     TooLarge,
-    /// It exists already.
+    /// The path, job or name exists already.
     Exists,
     /// The disk is full.
     NoSpace,
     /// The directory is not empty.
     NotEmpty,
-    /// The file is none that this can be done with: a socket, a pipe, a device.
+    /// The operation is not possible on a socket, a pipe or a device.
     NotRegular,
-    /// The archive is broken, or holds what is refused.
+    /// The archive is broken, or has an entry that is refused.
     BadArchive,
 }
 
@@ -470,10 +451,39 @@ mod tests {
     use crate::frame::{decode, encode};
     use std::fmt::Write;
 
+    /// Every kind, found by decoding one number after the other: a new kind has its samples without being listed.
+    fn failure_kinds() -> Vec<FailureKind> {
+        (0..u8::MAX).map_while(|number| postcard::from_bytes(&[number]).ok()).collect()
+    }
+
+    /// Name of a kind in the frozen schema.
+    fn name(kind: FailureKind) -> &'static str {
+        match kind {
+            FailureKind::NotFound => "NotFound",
+            FailureKind::NotExecutable => "NotExecutable",
+            FailureKind::BadDirectory => "BadDirectory",
+            FailureKind::NoSuchUser => "NoSuchUser",
+            FailureKind::BadRequest => "BadRequest",
+            FailureKind::TooLong => "TooLong",
+            FailureKind::Exhausted => "Exhausted",
+            FailureKind::Unsupported => "Unsupported",
+            FailureKind::Internal => "Internal",
+            FailureKind::IsDirectory => "IsDirectory",
+            FailureKind::NotDirectory => "NotDirectory",
+            FailureKind::OutsideWorkspace => "OutsideWorkspace",
+            FailureKind::TooLarge => "TooLarge",
+            FailureKind::Exists => "Exists",
+            FailureKind::NoSpace => "NoSpace",
+            FailureKind::NotEmpty => "NotEmpty",
+            FailureKind::NotRegular => "NotRegular",
+            FailureKind::BadArchive => "BadArchive",
+        }
+    }
+
     fn samples() -> Vec<(&'static str, Vec<u8>)> {
         let failure = |kind| Failure { kind, stage: "exec".into(), errno: Some(2), message: "no".into() };
         let exec = |stdio| {
-            Request::Exec(Exec {
+            Request::Exec(ExecRequest {
                 argv: vec!["a b".into(), b"\xff\n".into()],
                 env: vec![("K".into(), "V".into())],
                 cwd: Some("/w".into()),
@@ -485,9 +495,14 @@ mod tests {
         };
         let size = TerminalSize { rows: 30, cols: 120 };
         let exit = |status| {
-            ExecEvent::Exited(Exit { status, timed_out: true, duration_us: 70_000, left_running: true })
+            ExecEvent::Exited(CommandExit {
+                status,
+                timed_out: true,
+                duration_us: 70_000,
+                left_running: true,
+            })
         };
-        let identity = Identity {
+        let identity = GuestIdentity {
             unix_time_ns: 1_700_000_000_000_000_000,
             entropy: [7; 32],
             hostname: "pyro".into(),
@@ -507,9 +522,9 @@ mod tests {
         }
         let mut all = sample![
             Request::Identify(identity),
-            exec(Stdio::Output),
-            exec(Stdio::Piped),
-            exec(Stdio::Terminal(size)),
+            exec(ExecStdio::Output),
+            exec(ExecStdio::Piped),
+            exec(ExecStdio::Terminal(size)),
             Request::Ping,
             Request::Detach,
             Request::Shutdown,
@@ -527,29 +542,9 @@ mod tests {
             Reply::Clock(1_700_000_000_000_000_000),
         ];
         all.extend(crate::samples::workspace());
-        use FailureKind::*;
-        for (name, kind) in [
-            ("NotFound", NotFound),
-            ("NotExecutable", NotExecutable),
-            ("BadDirectory", BadDirectory),
-            ("NoSuchUser", NoSuchUser),
-            ("BadRequest", BadRequest),
-            ("TooLong", TooLong),
-            ("Exhausted", Exhausted),
-            ("Unsupported", Unsupported),
-            ("Internal", Internal),
-            ("IsDirectory", IsDirectory),
-            ("NotDirectory", NotDirectory),
-            ("OutsideWorkspace", OutsideWorkspace),
-            ("TooLarge", TooLarge),
-            ("Exists", Exists),
-            ("NoSpace", NoSpace),
-            ("NotEmpty", NotEmpty),
-            ("NotRegular", NotRegular),
-            ("BadArchive", BadArchive),
-        ] {
-            all.push((name, encode(&Reply::Failed(failure(kind))).unwrap()));
-            all.push((name, encode(&ExecEvent::Failed(failure(kind))).unwrap()));
+        for kind in failure_kinds() {
+            all.push((name(kind), encode(&Reply::Failed(failure(kind))).unwrap()));
+            all.push((name(kind), encode(&ExecEvent::Failed(failure(kind))).unwrap()));
         }
         all
     }

@@ -15,14 +15,14 @@ use crate::link::Link;
 /// Most streams open at once on one connection.
 pub const MAX_STREAMS: usize = 128;
 /// Most bytes that all streams of a connection may hold undelivered. yamux needs 256 KiB for each stream; the rest is
-/// what it gives to streams that carry much, which otherwise wait for the peer every 256 KiB (a fifth of their speed).
+/// given to streams that carry much, which otherwise wait for the peer every 256 KiB (a fifth of their speed).
 pub const MAX_WINDOW: usize = MAX_STREAMS * 256 * 1024 + 8 * 1024 * 1024;
 
 fn config() -> Config {
     let mut config = Config::default();
     config.set_max_num_streams(MAX_STREAMS);
     config.set_max_connection_receive_window(Some(MAX_WINDOW));
-    // One chunk of output is one frame, and with its header one record.
+    // A chunk of output is one frame, and with its header one record.
     config.set_split_send_size(crate::record::MAX_PAYLOAD - 64);
     config
 }
@@ -46,7 +46,7 @@ impl Opener {
 }
 
 /// The host's end: a handle that opens streams, and the driver, which must be polled for anything to move. The
-/// driver ends when the connection does, or once every [`Opener`] is dropped and what they sent went out.
+/// driver ends when the connection does, or once every [`Opener`] is dropped and all sent bytes went out.
 ///
 /// Streams that the guest opens are refused: nothing in this generation lets a guest call the host.
 pub fn host<T>(link: Link<T>) -> (Opener, impl Future<Output = Result<(), ConnectionError>>)
@@ -94,7 +94,7 @@ where
 }
 
 /// The guest's end: calls `handle` with every stream that the host opens, until the connection ends or `stop` is
-/// ready, in which case what was written before goes out first.
+/// ready, in which case bytes written before go out first.
 pub async fn guest<T>(
     link: Link<T>,
     mut handle: impl FnMut(Stream),
@@ -116,7 +116,7 @@ where
         match connection.poll_next_inbound(cx) {
             Poll::Ready(Some(Ok(stream))) => {
                 handle(stream);
-                // What was asked on it is here already, mostly: it is begun before more is read.
+                // The stream's request is here already, mostly: it is begun before more is read.
                 cx.waker().wake_by_ref();
                 Poll::Pending
             }

@@ -179,7 +179,7 @@ mod tests {
             let second = record(tag, b"never whole");
             let cut = cut % second.len();
             let rest = [&second[..cut], &glued].concat();
-            // What is glued may happen to be what was cut off: then the record is whole.
+            // The glued bytes may happen to be those that were cut off: then the record is whole.
             prop_assume!(!rest.starts_with(&second));
             let wire = [whole, rest].concat();
             let mut decoder = Decoder::new(tag, &[]);

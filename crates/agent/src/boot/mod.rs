@@ -1,11 +1,6 @@
-//! How the agent starts: as a plain process, or as PID 1 of a guest.
+//! Start of the agent: as a plain process, or as PID 1 of a guest.
 
-pub mod disk;
-pub mod mounts;
-pub mod port;
 pub mod power;
-pub mod root;
-pub mod vsock;
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -14,81 +9,29 @@ use std::pin::pin;
 use std::rc::Rc;
 
 use futures::future::{Either, select};
-use pyro_proto::message::{Failure, FailureKind};
 use rustix::process::Resource;
 
+use crate::console;
 use crate::exec::Commands;
-use crate::exec::spawn::Setup;
-use crate::exec::tree::{Trees, cgroup};
-use crate::failure::refusal;
-use crate::identity::Identity;
+use crate::exec::spawn::ChildSetup;
+use crate::exec::tree::{ProcessTrees, cgroup};
+use crate::identity::IdentityFiles;
 use crate::reaper::Reaper;
-use crate::server::{self, Outcome};
-use crate::session::{Agent, Guest};
+use crate::root::{self, GuestRoot, disk, mounts};
+use crate::server::{self, SessionOutcome};
+use crate::session::{Agent, GuestParts};
+use crate::wire::{Wire, port, vsock};
 
-/// Where a plain agent listens.
+/// Transport of a plain agent.
 #[derive(Debug)]
-pub enum Listen {
+pub enum ListenOn {
     /// On a Unix socket at this path.
     Socket(PathBuf),
     /// On this stream.
     Stream(OwnedFd),
 }
 
-/// What became of the root filesystem.
-#[derive(Debug)]
-pub enum Root {
-    /// This is a plain process: the root is the machine's own. What it was told to take for its disk's root.
-    Plain(Option<OwnedFd>),
-    /// PID 1 without a base image: only the initramfs is there.
-    Diskless,
-    /// PID 1 with its base mounted, waiting for an order to assemble the rest.
-    Waiting(root::Waiting),
-    /// PID 1 with its root assembled; the disk's own root, from where workspace and what is beside it are one mount.
-    Ready(OwnedFd),
-    /// PID 1 whose root could not be assembled.
-    Failed(Failure),
-}
-
-impl Root {
-    /// Whether the agent is PID 1.
-    pub fn is_pid1(&self) -> bool {
-        !matches!(self, Self::Plain(_))
-    }
-
-    /// Whether the guest's own root is there.
-    pub fn is_ready(&self) -> bool {
-        matches!(self, Self::Ready(_))
-    }
-
-    /// The disk's own root.
-    pub fn disk(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        match self {
-            Self::Ready(disk) | Self::Plain(Some(disk)) => Some(std::os::fd::AsFd::as_fd(disk)),
-            _ => None,
-        }
-    }
-
-    /// What went wrong when it was assembled.
-    pub fn problem(&self) -> Option<&Failure> {
-        match self {
-            Self::Failed(problem) => Some(problem),
-            _ => None,
-        }
-    }
-
-    /// Why commands cannot run.
-    pub fn refuses(&self) -> Option<Failure> {
-        match self {
-            Self::Waiting(_) => {
-                Some(refusal(FailureKind::Unsupported, "root", "the root file system is not assembled yet"))
-            }
-            other => other.problem().cloned(),
-        }
-    }
-}
-
-/// Open files: what the agent needs for itself with all calls in use, and what commands get (soft, hard).
+/// Open files: the agent's own need with all calls in use, and the commands' limits (soft, hard).
 const OWN_OPEN_FILES: u64 = 65_536;
 const COMMANDS_OPEN_FILES: (u64, u64) = (1024, 1_048_576);
 
@@ -96,14 +39,15 @@ fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
 }
 
-/// Writing to what nobody reads is an error, not a death; see [`crate::exec::spawn`] for the children.
+/// Makes writing to a closed pipe an error instead of a death; see [`crate::exec::spawn`] for the children.
 fn ignore_broken_pipes() {
     // SAFETY: only changes the disposition of one signal, before anything else runs.
     unsafe { libc::signal(libc::SIGPIPE, libc::SIG_IGN) };
 }
 
 /// Keeps freed memory instead of giving it back to the kernel with every chunk of output: under software emulation a
-/// page fault costs as much as copying ten pages. What is kept is bounded by what the calls of a session may hold.
+/// page fault costs as much as copying ten pages. Kept memory is bounded by the most that the calls of a session may
+/// hold.
 fn keep_freed_memory() {
     // SAFETY: sets parameters of the allocator, before there is another thread.
     unsafe {
@@ -113,13 +57,13 @@ fn keep_freed_memory() {
     }
 }
 
-/// Keeps what this process inherited from reaching commands.
+/// Keeps descriptors that this process inherited from reaching commands.
 fn keep_inherited_files() {
     // SAFETY: only sets the close-on-exec flag of whatever is open above the standard streams.
     unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
 }
 
-/// Undoes what the parent ignored, for the commands' sake; all of it, the C library's own two signals included.
+/// Resets the signals that the parent ignored, for the commands' sake; all of them, including the C library's own two.
 fn reset_signals() {
     let default = [0_u64; 4];
     for signal in 1..=64 {
@@ -145,9 +89,9 @@ async fn first<T>(beside: impl Future<Output = ()> + Unpin, main: impl Future<Ou
     }
 }
 
-/// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills what is left.
-/// With `disk` there is a workspace: the directory `workspace` in that one.
-pub fn plain(listen: Listen, disk: Option<PathBuf>) -> io::Result<()> {
+/// Runs as a plain process until the stream closes, an order to shut down or a signal comes; then kills all processes
+/// that are left. With `disk` there is a workspace: its directory `workspace`.
+pub fn plain(listen: ListenOn, disk: Option<PathBuf>) -> io::Result<()> {
     mounts::fill_standard_streams()?;
     keep_inherited_files();
     reset_signals();
@@ -158,14 +102,14 @@ pub fn plain(listen: Listen, disk: Option<PathBuf>) -> io::Result<()> {
     };
     runtime()?.block_on(async {
         let reaper = Rc::new(Reaper::new(true)?);
-        let setup = Setup { subreaper: true, ..Setup::default() };
-        let commands = Commands::new(Rc::clone(&reaper), Trees::walking()?, setup)?;
-        let agent = Agent::new(commands, Root::Plain(disk), None);
+        let setup = ChildSetup { subreaper: true, ..ChildSetup::default() };
+        let commands = Commands::new(Rc::clone(&reaper), ProcessTrees::walking()?, setup)?;
+        let agent = Agent::new(commands, GuestRoot::Plain(disk), None);
         let serve = async {
             match listen {
-                Listen::Socket(path) => server::on_socket(&agent, &path).await,
-                Listen::Stream(fd) => {
-                    let wire = crate::wire::Wire::new(fd)?;
+                ListenOn::Socket(path) => server::on_socket(&agent, &path).await,
+                ListenOn::Stream(fd) => {
+                    let wire = Wire::new(fd)?;
                     server::on_wire(&agent, &wire).await;
                     Ok(())
                 }
@@ -183,7 +127,7 @@ pub fn plain(listen: Listen, disk: Option<PathBuf>) -> io::Result<()> {
     })
 }
 
-/// Runs as PID 1. What fails is remembered and told to the host; only a guest without an agent is of no use at all.
+/// Runs as PID 1. Failures are remembered and told to the host; only a guest without an agent is of no use at all.
 pub fn run() -> ! {
     ignore_broken_pipes();
     keep_freed_memory();
@@ -192,51 +136,59 @@ pub fn run() -> ! {
     let words = power::CommandLine::read();
     let memory = mounts::late();
     // Before the root, which shows one of its files.
-    let identity = Identity::prepare();
+    let identity = IdentityFiles::prepare();
     let root = match begun {
         Ok(()) => root::begin(words.bare),
-        Err(failure) => Root::Failed(failure),
+        Err(failure) => GuestRoot::Failed(failure),
     };
     if let Some(problem) = root.problem() {
-        power::note(&format!("{}: {}", problem.stage, problem.message));
+        console::note(&format!("{}: {}", problem.stage, problem.message));
     }
     let cgroups = memory.and_then(cgroup::Cgroups::new);
     let limit =
         rustix::process::Rlimit { current: Some(OWN_OPEN_FILES), maximum: Some(COMMANDS_OPEN_FILES.1) };
     let _ = rustix::process::setrlimit(Resource::Nofile, limit);
     let trees = match cgroups {
-        Ok(cgroups) => Ok(Trees::Cgroups(cgroups)),
+        Ok(cgroups) => Ok(ProcessTrees::Cgroups(cgroups)),
         Err(error) => {
-            power::note(&format!("no cgroups: {error}"));
-            Trees::walking()
+            console::note(&format!("no cgroups: {error}"));
+            ProcessTrees::walking()
         }
     };
     let served = trees.and_then(|trees| runtime()?.block_on(serve(trees, root, identity?, &words)));
     if let Err(error) = served {
-        power::note(&format!("cannot go on: {error}"));
+        console::note(&format!("cannot go on: {error}"));
     }
     power::off(&words)
 }
 
 /// The out-of-memory killer never takes PID 1, so nothing need be said about that.
-async fn serve(trees: Trees, root: Root, identity: Identity, words: &power::CommandLine) -> io::Result<()> {
+async fn serve(
+    trees: ProcessTrees,
+    root: GuestRoot,
+    identity: IdentityFiles,
+    words: &power::CommandLine,
+) -> io::Result<()> {
     let reaper = Rc::new(Reaper::new(false)?);
-    let setup = Setup { subreaper: matches!(trees, Trees::Walk(_)), open_files: Some(COMMANDS_OPEN_FILES) };
+    let setup = ChildSetup {
+        subreaper: matches!(trees, ProcessTrees::Walk(_)),
+        open_files: Some(COMMANDS_OPEN_FILES),
+    };
     let commands = Commands::new(Rc::clone(&reaper), trees, setup)?;
-    let disk = Rc::new(disk::Watch::new()?);
-    let agent = Agent::new(commands, root, Some(Guest { identity, disk: Rc::clone(&disk) }));
+    let disk = Rc::new(disk::DiskWatch::new()?);
+    let agent = Agent::new(commands, root, Some(GuestParts { identity, disk: Rc::clone(&disk) }));
     agent.watch_disk();
     let sessions = async {
         if words.vsock {
-            let listener = vsock::Listener::new()?;
+            let listener = vsock::VsockListener::new()?;
             return server::on_vsock(&agent, &listener).await;
         }
         let mut port = port::open().await?;
         loop {
             port = port::host_present(port).await?;
-            let wire = crate::wire::Wire::new(port)?;
+            let wire = Wire::new(port)?;
             let (outcome, established) = server::on_wire(&agent, &wire).await;
-            if outcome == Outcome::Shutdown || (established && agent.is_oneshot()) {
+            if outcome == SessionOutcome::Shutdown || (established && agent.is_oneshot()) {
                 return Ok(());
             }
             port = wire.into_fd().ok_or_else(|| io::Error::other("the port is still in use"))?;

@@ -1,6 +1,4 @@
-//! The end of a guest, what the kernel command line says about it, and the last resort of telling anyone.
-
-use std::io::Write;
+//! The kernel command line, and the end of a guest.
 
 use rustix::mount::{MountFlags, mount_remount};
 use rustix::process::{Pid, Signal, WaitOptions};
@@ -16,7 +14,7 @@ pub struct CommandLine {
 }
 
 impl CommandLine {
-    /// Reads `/proc/cmdline`.
+    /// Reads the words from `/proc/cmdline`.
     pub fn read() -> Self {
         Self::parse(&std::fs::read("/proc/cmdline").unwrap_or_default())
     }
@@ -27,17 +25,9 @@ impl CommandLine {
     }
 }
 
-/// Says something on the console, where the host keeps the last lines: for when no session can.
-pub fn note(text: &str) {
-    if let Ok(mut console) = std::fs::OpenOptions::new().write(true).open("/dev/kmsg") {
-        // Level 3, an error: shown even on a quiet console.
-        let _ = console.write_all(format!("<3>pyro-agent: {text}\n").as_bytes());
-    }
-}
-
 /// Ends all processes, writes everything out, and ends the guest, which was started with these words.
 pub fn off(words: &CommandLine) -> ! {
-    // Commands are dead already; what may be left are programs that left their cgroups.
+    // Commands are dead already; programs that left their cgroups may be left.
     let _ = rustix::process::kill_process_group(Pid::INIT, Signal::KILL);
     // SAFETY: sends a signal to all processes but this one, which is PID 1.
     unsafe { libc::kill(-1, libc::SIGKILL) };

@@ -1,20 +1,21 @@
-//! Running commands.
+//! Running commands: each belongs to one stream of a session.
 //!
 //! ```text
-//!   plan       the request, checked and turned into what the kernel takes
+//!   plan       a request, checked and turned into arguments of the kernel
 //!   spawn      a child process from a plan
 //!   tree       everything a command started, so that all of it can be killed
 //!   stdio      pipes and terminals: stdin with its credit, sources of output
-//!   talk       the conversation while it runs
+//!   drive      input, output, end and deadline of a running command
 //! ```
 //!
 //! Invariant: a command belongs to its stream. Dropping [`run`]'s future, for whatever reason, kills its whole tree.
-//! What belongs to no stream is a job: [`crate::jobs`].
+//! A command that belongs to no stream is a job: [`crate::jobs`].
 
+pub mod drive;
 pub mod plan;
 pub mod spawn;
 pub mod stdio;
-pub mod talk;
+
 pub mod tree;
 
 use std::cell::RefCell;
@@ -26,37 +27,41 @@ use rustix::fs::{Mode, OFlags};
 
 use crate::reaper::Reaper;
 
-pub use talk::run;
+pub use drive::run;
 
 /// Buffers kept for the next command.
 const KEPT_BUFFERS: usize = 4;
 
-/// What all commands share.
+/// State that all commands share.
 pub struct Commands {
     reaper: Rc<Reaper>,
-    trees: Rc<tree::Trees>,
+    trees: Rc<tree::ProcessTrees>,
     spawner: RefCell<spawn::Spawner>,
     null: OwnedFd,
     buffers: RefCell<Vec<Box<[u8]>>>,
-    /// For the next command.
-    pipes: RefCell<Option<stdio::Spare>>,
+    /// Pipes for the next command.
+    pipes: RefCell<Option<stdio::SparePipes>>,
 }
 
 impl Commands {
     /// Commands whose ends come through `reaper` and whose processes are kept together by `trees`.
-    pub fn new(reaper: Rc<Reaper>, trees: tree::Trees, setup: spawn::Setup) -> std::io::Result<Self> {
+    pub fn new(
+        reaper: Rc<Reaper>,
+        trees: tree::ProcessTrees,
+        setup: spawn::ChildSetup,
+    ) -> std::io::Result<Self> {
         let null = rustix::fs::open("/dev/null", OFlags::RDWR | OFlags::CLOEXEC, Mode::empty())?;
         let spawner = RefCell::new(spawn::Spawner::new(setup));
-        let pipes = RefCell::new(stdio::Spare::new().ok());
+        let pipes = RefCell::new(stdio::SparePipes::new().ok());
         Ok(Self { reaper, trees: Rc::new(trees), spawner, null, buffers: RefCell::default(), pipes })
     }
 
-    /// Makes what the next command needs, while nobody waits for it.
+    /// Makes the pipes for the next command, while nobody waits for them.
     fn prepare(&self) {
         let mut pipes = self.pipes.borrow_mut();
         if pipes.is_none() {
-            // It makes its own where these cannot be had now.
-            *pipes = stdio::Spare::new().ok();
+            // A command makes its own where these cannot be had now.
+            *pipes = stdio::SparePipes::new().ok();
         }
     }
 
@@ -74,7 +79,7 @@ impl Commands {
 }
 
 impl Commands {
-    /// Waits for children.
+    /// The reaper of the commands' processes.
     pub fn reaper(&self) -> &Rc<Reaper> {
         &self.reaper
     }

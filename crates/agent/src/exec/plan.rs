@@ -1,9 +1,9 @@
-//! A request, checked and turned into what the kernel takes; pure but for reading the user database.
+//! A request, checked and turned into arguments of the kernel; pure but for reading the user database.
 
 use std::ffi::{CString, OsStr};
 use std::os::unix::ffi::OsStrExt;
 
-use pyro_proto::message::{Bytes, Exec, Failure, FailureKind, Stdio};
+use pyro_proto::message::{Bytes, ExecRequest, ExecStdio, Failure, FailureKind};
 
 use crate::failure::refusal;
 use crate::users::{self, Account};
@@ -13,14 +13,14 @@ pub const DEFAULT_PATH: &[u8] = b"/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/
 /// Where commands start, when it exists.
 pub const WORKSPACE: &[u8] = b"/workspace";
 
-/// A command as the kernel takes it.
+/// Command as the kernel takes it.
 #[derive(Debug)]
-pub struct Plan {
+pub struct SpawnPlan {
     /// Program and arguments.
     pub argv: Vec<CString>,
     /// `NAME=value`, each name once.
     pub env: Vec<CString>,
-    /// What to execute: the first that exists.
+    /// Paths of the program: the first that exists is executed.
     pub candidates: Vec<CString>,
     /// Working directories: the first that can be entered.
     pub directories: Vec<CString>,
@@ -28,9 +28,9 @@ pub struct Plan {
     pub account: Option<Account>,
 }
 
-impl Plan {
+impl SpawnPlan {
     /// Checks `request` and looks up its user.
-    pub fn new(request: &Exec) -> Result<Self, Failure> {
+    pub fn new(request: &ExecRequest) -> Result<Self, Failure> {
         let argv =
             request.argv.iter().map(|word| text(word, "an argument")).collect::<Result<Vec<_>, _>>()?;
         let Some(program) = request.argv.first().filter(|word| !word.0.is_empty()) else {
@@ -69,8 +69,8 @@ fn c_string(bytes: &[u8], what: &str) -> Result<CString, Failure> {
 
 type Variables = Vec<(Vec<u8>, Vec<u8>)>;
 
-/// The guest's defaults, then what the request sets.
-fn environment(request: &Exec, account: Option<&Account>) -> Result<Variables, Failure> {
+/// Environment of a command: the guest's defaults, replaced and extended by the request's.
+fn environment(request: &ExecRequest, account: Option<&Account>) -> Result<Variables, Failure> {
     let own;
     let account = match account {
         Some(account) => account,
@@ -87,7 +87,7 @@ fn environment(request: &Exec, account: Option<&Account>) -> Result<Variables, F
         (b"SHELL".to_vec(), account.shell.clone()),
         (b"LANG".to_vec(), b"C.UTF-8".to_vec()),
     ];
-    if matches!(request.stdio, Stdio::Terminal(_)) {
+    if matches!(request.stdio, ExecStdio::Terminal(_)) {
         env.push((b"TERM".to_vec(), b"xterm-256color".to_vec()));
     }
     // By hand for few, sorted for many: an environment may have thousands of names.
@@ -109,7 +109,7 @@ fn environment(request: &Exec, account: Option<&Account>) -> Result<Variables, F
     Ok(env)
 }
 
-/// The files that `program` may mean, in order.
+/// Paths that `program` may mean, in order of preference.
 fn candidates(program: &[u8], path: &[u8]) -> Result<Vec<CString>, Failure> {
     if program.contains(&b'/') {
         return Ok(vec![c_string(program, "an argument")?]);
@@ -127,13 +127,13 @@ fn candidates(program: &[u8], path: &[u8]) -> Result<Vec<CString>, Failure> {
 mod tests {
     use super::*;
 
-    fn exec(argv: &[&[u8]], env: &[(&[u8], &[u8])]) -> Exec {
-        Exec {
+    fn exec(argv: &[&[u8]], env: &[(&[u8], &[u8])]) -> ExecRequest {
+        ExecRequest {
             argv: argv.iter().map(|word| (*word).into()).collect(),
             env: env.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect(),
             cwd: None,
             user: None,
-            stdio: Stdio::Output,
+            stdio: ExecStdio::Output,
             timeout_ms: None,
             drain_ms: 0,
         }
@@ -141,15 +141,15 @@ mod tests {
 
     #[test]
     fn the_commands_own_path_is_searched() {
-        let plan = Plan::new(&exec(&[b"x"], &[(b"PATH", b"/a::/b")])).unwrap();
+        let plan = SpawnPlan::new(&exec(&[b"x"], &[(b"PATH", b"/a::/b")])).unwrap();
         assert_eq!(plan.candidates, [c"/a/x", c"./x", c"/b/x"].map(CString::from));
-        let plan = Plan::new(&exec(&[b"./x"], &[])).unwrap();
+        let plan = SpawnPlan::new(&exec(&[b"./x"], &[])).unwrap();
         assert_eq!(plan.candidates, [CString::from(c"./x")]);
     }
 
     #[test]
     fn the_last_setting_of_a_name_counts() {
-        let plan = Plan::new(&exec(&[b"x"], &[(b"A", b"1"), (b"LANG", b"xx"), (b"A", b"2")])).unwrap();
+        let plan = SpawnPlan::new(&exec(&[b"x"], &[(b"A", b"1"), (b"LANG", b"xx"), (b"A", b"2")])).unwrap();
         let named = |name: &[u8]| {
             plan.env.iter().filter(|pair| pair.as_bytes().starts_with(name)).collect::<Vec<_>>()
         };
@@ -169,7 +169,7 @@ mod tests {
             exec(&[b"a"], &[(b"A=B", b"x")]),
             exec(&[b"a"], &[(b"A", b"\0")]),
         ] {
-            assert_eq!(Plan::new(&request).unwrap_err().kind, FailureKind::BadRequest, "{request:?}");
+            assert_eq!(SpawnPlan::new(&request).unwrap_err().kind, FailureKind::BadRequest, "{request:?}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! A child process from a [`Plan`].
+//! A child process from a [`SpawnPlan`].
 //!
 //! The child is made by `clone3` with `CLONE_VFORK | CLONE_VM`, like `posix_spawn` does it: nothing is copied, and a
 //! failure in the child is written where the agent reads it. `CLONE_INTO_CGROUP` puts it into its cgroup at birth;
@@ -12,12 +12,12 @@ use pyro_proto::message::{Failure, FailureKind};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::plan::Plan;
+use super::plan::SpawnPlan;
 use crate::failure::{failure, refusal, resource_kind};
 
-/// What differs between a guest's PID 1 and a plain process.
+/// Set-up of children, which differs between a guest's PID 1 and a plain process.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Setup {
+pub struct ChildSetup {
     /// Make each command the subreaper of its tree, so that the tree can be found by walking `/proc`.
     pub subreaper: bool,
     /// The limit on open files that children get: soft, hard.
@@ -26,7 +26,7 @@ pub struct Setup {
 
 /// The child's standard streams.
 #[derive(Clone, Copy, Debug)]
-pub struct Streams<'a> {
+pub struct ChildStreams<'a> {
     /// Standard input, output and error. None of them may be 0, 1 or 2.
     pub fds: [BorrowedFd<'a>; 3],
     /// Whether they are a terminal, which becomes the child's controlling one.
@@ -35,19 +35,19 @@ pub struct Streams<'a> {
 
 /// Makes children; holds the stack they run on until they execute their program.
 pub struct Spawner {
-    setup: Setup,
+    setup: ChildSetup,
     stack: Vec<u128>,
 }
 
 /// Of `clone3`'s flags word, beyond 32 bits.
 const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-/// 64 KiB.
+/// Size of a child's stack, in words of 16 bytes: 64 KiB.
 const STACK: usize = 4096;
 
-/// Where a child was when it failed.
+/// Stage at which a child failed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u32)]
-enum Stage {
+enum SpawnStage {
     None,
     Setup,
     Terminal,
@@ -56,23 +56,23 @@ enum Stage {
     Exec,
 }
 
-/// What the child reads and where it writes its failure. Everything it points to was made before the child.
-struct Job {
-    plan: *const Plan,
+/// Arguments of the child, and the place for its failure. Everything that is pointed to was made before the child.
+struct ChildJob {
+    plan: *const SpawnPlan,
     argv: *const *const c_char,
     envp: *const *const c_char,
     /// `sh`, and room for the script before the arguments; see [`execute`].
     script_argv: *mut *const c_char,
     fds: [c_int; 3],
     terminal: bool,
-    setup: Setup,
-    stage: Stage,
+    setup: ChildSetup,
+    stage: SpawnStage,
     errno: c_int,
 }
 
 impl Spawner {
     /// Makes children as `setup` says.
-    pub fn new(setup: Setup) -> Self {
+    pub fn new(setup: ChildSetup) -> Self {
         Self { setup, stack: vec![0; STACK] }
     }
 
@@ -80,8 +80,8 @@ impl Spawner {
     /// is left, or a dead one that the reaper takes.
     pub fn spawn(
         &mut self,
-        plan: &Plan,
-        streams: Streams<'_>,
+        plan: &SpawnPlan,
+        streams: ChildStreams<'_>,
         cgroup: Option<BorrowedFd<'_>>,
     ) -> Result<Pid, SpawnError> {
         let pointers = |words: &[CString]| -> Vec<*const c_char> {
@@ -92,7 +92,7 @@ impl Spawner {
         // sh, script, the arguments after the program's name, null.
         let mut script_argv = vec![c"/bin/sh".as_ptr(), std::ptr::null()];
         script_argv.extend(&argv[1..]);
-        let mut job = Job {
+        let mut job = ChildJob {
             plan,
             argv: argv.as_ptr(),
             envp: envp.as_ptr(),
@@ -100,7 +100,7 @@ impl Spawner {
             fds: streams.fds.map(|fd| fd.as_raw_fd()),
             terminal: streams.terminal,
             setup: self.setup,
-            stage: Stage::None,
+            stage: SpawnStage::None,
             errno: 0,
         };
         // SAFETY: clone_args is a plain struct of integers, for which zero means "unused".
@@ -123,44 +123,44 @@ impl Spawner {
         if result < 0 {
             return Err(SpawnError::Clone(Errno::from_raw_os_error(-result as i32)));
         }
-        if stage != Stage::None {
+        if stage != SpawnStage::None {
             return Err(SpawnError::Child(stage, Errno::from_raw_os_error(errno)));
         }
         Pid::from_raw(result as i32).ok_or(SpawnError::Clone(Errno::SRCH))
     }
 }
 
-/// Why there is no child.
+/// Failure to start a child.
 #[derive(Debug)]
 pub enum SpawnError {
-    /// It was not made.
+    /// No child was made.
     Clone(Errno),
-    /// It failed before its program ran.
+    /// The child failed before its program ran.
     #[expect(private_interfaces, reason = "only this module tells the stages apart")]
-    Child(Stage, Errno),
+    Child(SpawnStage, Errno),
 }
 
 impl SpawnError {
     /// The failure to tell the host.
-    pub fn describe(self, plan: &Plan) -> Failure {
+    pub fn describe(self, plan: &SpawnPlan) -> Failure {
         let show = |word: &CStr| word.to_string_lossy().into_owned();
         let program = plan.argv.first().map(|word| show(word)).unwrap_or_default();
         match self {
             Self::Clone(errno) => failure(resource_kind(errno), "spawn", errno, "no new process"),
-            Self::Child(Stage::Directory, errno) => {
+            Self::Child(SpawnStage::Directory, errno) => {
                 let directory = plan.directories.last().map(|word| show(word)).unwrap_or_default();
                 failure(FailureKind::BadDirectory, "cwd", errno, directory)
             }
-            Self::Child(Stage::User, errno) => {
+            Self::Child(SpawnStage::User, errno) => {
                 failure(FailureKind::Unsupported, "user", errno, "changing the user")
             }
-            Self::Child(Stage::Terminal, errno) => {
+            Self::Child(SpawnStage::Terminal, errno) => {
                 failure(resource_kind(errno), "terminal", errno, "the terminal")
             }
-            Self::Child(Stage::None | Stage::Setup, errno) => {
+            Self::Child(SpawnStage::None | SpawnStage::Setup, errno) => {
                 failure(resource_kind(errno), "setup", errno, "preparing the command")
             }
-            Self::Child(Stage::Exec, errno) => {
+            Self::Child(SpawnStage::Exec, errno) => {
                 let kind = match errno {
                     Errno::NOENT | Errno::NOTDIR => FailureKind::NotFound,
                     Errno::TOOBIG => FailureKind::TooLong,
@@ -168,14 +168,12 @@ impl SpawnError {
                     _ => FailureKind::NotExecutable,
                 };
                 let slash = program.contains('/');
-                match kind {
-                    FailureKind::NotFound if !slash => {
-                        let mut failure = refusal(kind, "exec", format!("{program}: command not found"));
-                        failure.errno = Some(errno.raw_os_error());
-                        failure
-                    }
-                    _ => failure(kind, "exec", errno, program),
+                if kind == FailureKind::NotFound && !slash {
+                    let mut failure = refusal(kind, "exec", format!("{program}: command not found"));
+                    failure.errno = Some(errno.raw_os_error());
+                    return failure;
                 }
+                failure(kind, "exec", errno, program)
             }
         }
     }
@@ -190,8 +188,8 @@ impl SpawnError {
 #[cfg(target_arch = "x86_64")]
 unsafe fn clone_vfork(
     args: &libc::clone_args,
-    entry: unsafe extern "C" fn(*mut Job) -> !,
-    job: *mut Job,
+    entry: unsafe extern "C" fn(*mut ChildJob) -> !,
+    job: *mut ChildJob,
 ) -> isize {
     let result: isize;
     // SAFETY: the parent sees an ordinary system call, which clobbers rax, rcx and r11 only. The child starts after the
@@ -223,7 +221,7 @@ unsafe fn clone_vfork(
 ///
 /// # Safety
 /// Only as the entry of [`clone_vfork`], with a job whose pointers are valid.
-unsafe extern "C" fn child(job: *mut Job) -> ! {
+unsafe extern "C" fn child(job: *mut ChildJob) -> ! {
     // SAFETY: as promised by the caller; the parent does not look until this process is gone or executed.
     unsafe {
         let job = &mut *job;
@@ -238,20 +236,20 @@ unsafe extern "C" fn child(job: *mut Job) -> ! {
 ///
 /// # Safety
 /// As [`child`].
-unsafe fn prepare(job: &mut Job) -> Stage {
+unsafe fn prepare(job: &mut ChildJob) -> SpawnStage {
     // SAFETY: plain system calls on values that were made for them; pointers come from `job`, as promised.
     unsafe {
         let plan = &*job.plan;
         if libc::setsid() < 0 {
-            return Stage::Setup;
+            return SpawnStage::Setup;
         }
         for (target, fd) in job.fds.iter().enumerate() {
             if libc::dup2(*fd, target as c_int) < 0 {
-                return Stage::Setup;
+                return SpawnStage::Setup;
             }
         }
         if job.terminal && libc::ioctl(0, libc::TIOCSCTTY, 0) < 0 {
-            return Stage::Terminal;
+            return SpawnStage::Terminal;
         }
         if let Some((soft, hard)) = job.setup.open_files {
             let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
@@ -267,13 +265,13 @@ unsafe fn prepare(job: &mut Job) -> Stage {
                 || libc::syscall(libc::SYS_setresgid, gid, gid, gid) < 0
                 || libc::syscall(libc::SYS_setresuid, uid, uid, uid) < 0
             {
-                return Stage::User;
+                return SpawnStage::User;
             }
         }
         if !plan.directories.iter().any(|directory| libc::chdir(directory.as_ptr()) == 0) {
-            return Stage::Directory;
+            return SpawnStage::Directory;
         }
-        // The agent ignores SIGPIPE and blocks what it reads from a descriptor; its children do neither.
+        // The agent ignores SIGPIPE and blocks the signals that it reads from a descriptor; its children do neither.
         libc::signal(libc::SIGPIPE, libc::SIG_DFL);
         let none: u64 = 0;
         libc::syscall(
@@ -284,7 +282,7 @@ unsafe fn prepare(job: &mut Job) -> Stage {
             size_of::<u64>(),
         );
         execute(job, plan);
-        Stage::Exec
+        SpawnStage::Exec
     }
 }
 
@@ -293,7 +291,7 @@ unsafe fn prepare(job: &mut Job) -> Stage {
 ///
 /// # Safety
 /// As [`child`].
-unsafe fn execute(job: &mut Job, plan: &Plan) {
+unsafe fn execute(job: &mut ChildJob, plan: &SpawnPlan) {
     // SAFETY: as in `prepare`; `script_argv` has room for the script's name at index 1.
     unsafe {
         let mut verdict = libc::ENOENT;

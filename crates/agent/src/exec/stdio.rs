@@ -1,8 +1,8 @@
 //! A command's standard streams, seen from the agent.
 //!
 //! Output is read straight into the buffer it is sent from, behind room for the frame's header. Input is written
-//! straight from the frame it came in; only what the command does not take at once is kept, and the host may have no
-//! more than [`STDIN_WINDOW`] bytes on their way.
+//! straight from the frame it came in; only bytes that the command does not take at once are kept, and the host may
+//! have no more than [`STDIN_WINDOW`] bytes on their way.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
 use pyro_proto::frame::Channel;
-use pyro_proto::message::{STDIN_WINDOW, Stdio, TerminalSize};
+use pyro_proto::message::{ExecStdio, STDIN_WINDOW, TerminalSize};
 use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::{PipeFlags, fcntl_setpipe_size, pipe_with};
@@ -22,8 +22,8 @@ use tokio::io::unix::AsyncFd;
 
 use crate::users::Account;
 
-/// A stream that is shared by those who read and write it.
-pub type Watched = Rc<AsyncFd<OwnedFd>>;
+/// Descriptor of a stream, shared by its reader and its writer.
+pub type WatchedFd = Rc<AsyncFd<OwnedFd>>;
 
 /// Room in a pipe that carries much: fewer and larger reads.
 const WIDE_PIPE: usize = 256 * 1024;
@@ -33,22 +33,22 @@ const CREDIT_STEP: u32 = (STDIN_WINDOW / 4) as u32;
 const END_OF_TRANSMISSION: u8 = 4;
 
 /// Both ends of a command's streams.
-pub struct Ends {
-    /// The agent's.
-    pub ours: Streams,
-    /// The command's: stdin, stdout, stderr; to be dropped once it has them.
-    pub theirs: Theirs,
+pub struct StreamEnds {
+    /// The agent's ends.
+    pub ours: AgentStreams,
+    /// The command's ends: stdin, stdout, stderr; to be dropped once the command has them.
+    pub theirs: ChildEnds,
 }
 
 /// The command's ends.
-pub enum Theirs {
-    /// Three of them; `None` for an empty stdin.
+pub enum ChildEnds {
+    /// Pipes of stdin, stdout and stderr; `None` for an empty stdin.
     Pipes(Option<OwnedFd>, OwnedFd, OwnedFd),
-    /// One terminal.
+    /// The command's side of a terminal.
     Terminal(OwnedFd),
 }
 
-impl Theirs {
+impl ChildEnds {
     /// Standard input, output and error; `null` is an empty one.
     pub fn fds<'a>(&'a self, null: &'a OwnedFd) -> [BorrowedFd<'a>; 3] {
         match self {
@@ -61,24 +61,24 @@ impl Theirs {
 }
 
 /// The agent's ends.
-pub struct Streams {
-    /// Where input goes.
+pub struct AgentStreams {
+    /// Standard input of the command.
     pub stdin: Stdin,
-    /// Where output comes from.
-    pub sources: Vec<Source>,
-    /// The terminal, if it is one.
-    pub terminal: Option<Watched>,
+    /// Sources of output.
+    pub sources: Vec<OutputSource>,
+    /// The agent's side of the terminal, if there is one.
+    pub terminal: Option<WatchedFd>,
 }
 
-/// Pipes for what a command writes, made before it is asked for: making and watching them is six system calls.
-pub struct Spare {
-    stdout: Watched,
-    stderr: Watched,
+/// Pipes for a command's output, made before the command is asked for: making and watching them is six system calls.
+pub struct SparePipes {
+    stdout: WatchedFd,
+    stderr: WatchedFd,
     theirs: [OwnedFd; 2],
 }
 
-impl Spare {
-    /// Makes them.
+impl SparePipes {
+    /// Makes both pipes.
     pub fn new() -> io::Result<Self> {
         let (stdout, their_stdout) = pipe_with(PipeFlags::CLOEXEC)?;
         let (stderr, their_stderr) = pipe_with(PipeFlags::CLOEXEC)?;
@@ -86,24 +86,30 @@ impl Spare {
     }
 }
 
-/// Makes the streams that `kind` asks for, of the `spare` ones if it can; a terminal belongs to `account`.
-pub fn open(kind: Stdio, account: Option<&Account>, spare: &mut Option<Spare>) -> io::Result<Ends> {
-    let Stdio::Terminal(size) = kind else {
+/// Makes the streams that `kind` asks for, from the `spare` pipes if there are some; a terminal belongs to `account`.
+pub fn open(
+    kind: ExecStdio,
+    account: Option<&Account>,
+    spare: &mut Option<SparePipes>,
+) -> io::Result<StreamEnds> {
+    let ExecStdio::Terminal(size) = kind else {
         let (stdin, input) = match kind {
-            Stdio::Piped => {
+            ExecStdio::Piped => {
                 let (theirs, ours) = pipe_with(PipeFlags::CLOEXEC)?;
                 (Some(theirs), Some(watch(ours)?))
             }
             _ => (None, None),
         };
-        let Spare { stdout, stderr, theirs: [their_stdout, their_stderr] } = match spare.take() {
+        let SparePipes { stdout, stderr, theirs: [their_stdout, their_stderr] } = match spare.take() {
             Some(spare) => spare,
-            None => Spare::new()?,
+            None => SparePipes::new()?,
         };
-        let sources =
-            vec![Source::new(stdout, Channel::Stdout, false), Source::new(stderr, Channel::Stderr, false)];
-        let ours = Streams { stdin: Stdin::new(input, false), sources, terminal: None };
-        return Ok(Ends { ours, theirs: Theirs::Pipes(stdin, their_stdout, their_stderr) });
+        let sources = vec![
+            OutputSource::new(stdout, Channel::Stdout, false),
+            OutputSource::new(stderr, Channel::Stderr, false),
+        ];
+        let ours = AgentStreams { stdin: Stdin::new(input, false), sources, terminal: None };
+        return Ok(StreamEnds { ours, theirs: ChildEnds::Pipes(stdin, their_stdout, their_stderr) });
     };
     let flags = OFlags::RDWR | OFlags::NOCTTY | OFlags::CLOEXEC;
     let master = rustix::fs::open("/dev/ptmx", flags | OFlags::NONBLOCK, Mode::empty())?;
@@ -117,15 +123,15 @@ pub fn open(kind: Stdio, account: Option<&Account>, spare: &mut Option<Spare>) -
     }
     resize(master.as_fd(), size)?;
     let master = Rc::new(crate::wire::watch(master)?);
-    let ours = Streams {
+    let ours = AgentStreams {
         stdin: Stdin::new(Some(Rc::clone(&master)), true),
-        sources: vec![Source::new(Rc::clone(&master), Channel::Stdout, true)],
+        sources: vec![OutputSource::new(Rc::clone(&master), Channel::Stdout, true)],
         terminal: Some(master),
     };
-    Ok(Ends { ours, theirs: Theirs::Terminal(slave) })
+    Ok(StreamEnds { ours, theirs: ChildEnds::Terminal(slave) })
 }
 
-fn watch(fd: OwnedFd) -> io::Result<Watched> {
+fn watch(fd: OwnedFd) -> io::Result<WatchedFd> {
     rustix::io::ioctl_fionbio(&fd, true)?;
     Ok(Rc::new(crate::wire::watch(fd)?))
 }
@@ -136,30 +142,30 @@ pub fn resize(terminal: BorrowedFd<'_>, size: TerminalSize) -> io::Result<()> {
     Ok(rustix::termios::tcsetwinsize(terminal, size)?)
 }
 
-/// One stream of output.
-pub struct Source {
-    fd: Watched,
+/// Stream of a command's output.
+pub struct OutputSource {
+    fd: WatchedFd,
     closed: bool,
     channel: Channel,
     terminal: bool,
     wide: bool,
-    owed: Owed,
+    owed: OutputOwed,
 }
 
-/// What must still be read although the command has ended: it was there when it did.
-enum Owed {
-    /// All that is there when it is looked at, what others wrote since included.
+/// Output that must still be read after the command's end, because it was there at that moment.
+enum OutputOwed {
+    /// All that is there at the next look, including bytes that others wrote since.
     Unknown,
-    /// So many bytes.
+    /// Number of bytes still owed.
     Bytes(usize),
 }
 
-impl Source {
-    fn new(fd: Watched, channel: Channel, terminal: bool) -> Self {
-        Self { fd, closed: false, channel, terminal, wide: terminal, owed: Owed::Bytes(0) }
+impl OutputSource {
+    fn new(fd: WatchedFd, channel: Channel, terminal: bool) -> Self {
+        Self { fd, closed: false, channel, terminal, wide: terminal, owed: OutputOwed::Bytes(0) }
     }
 
-    /// Which it is.
+    /// Channel of the stream.
     pub fn channel(&self) -> Channel {
         self.channel
     }
@@ -173,19 +179,19 @@ impl Source {
     pub fn owes(&self) -> bool {
         !self.closed
             && match self.owed {
-                Owed::Unknown => waiting(&self.fd) > 0,
-                Owed::Bytes(owed) => owed > 0,
+                OutputOwed::Unknown => waiting(&self.fd) > 0,
+                OutputOwed::Bytes(owed) => owed > 0,
             }
     }
 
-    /// Says that the command has ended: what is in the stream now may be the last it wrote.
+    /// Notes that the command has ended: the stream may now hold its last output.
     pub fn command_ended(&mut self) {
         // Mostly the next read finds the stream closed, and how much there was need not be asked.
-        self.owed = Owed::Unknown;
+        self.owed = OutputOwed::Unknown;
     }
 
-    /// Reads what there is; `Ready(0)` once, when the stream closes. Pending for ever after that. It is left open until
-    /// this is dropped, which can wait until the host has its answer.
+    /// Reads the waiting bytes; `Ready(0)` once, when the stream closes, and pending for ever after that. The
+    /// descriptor is left open until this is dropped, which can wait until the host has its answer.
     pub fn poll_read(&mut self, cx: &mut Context<'_>, out: &mut [u8]) -> Poll<usize> {
         if self.closed {
             return Poll::Pending;
@@ -196,8 +202,8 @@ impl Source {
                 Ok(0) => break,
                 Ok(n) => {
                     self.owed = match self.owed {
-                        Owed::Unknown => Owed::Bytes(waiting(fd)),
-                        Owed::Bytes(owed) => Owed::Bytes(owed.saturating_sub(n)),
+                        OutputOwed::Unknown => OutputOwed::Bytes(waiting(fd)),
+                        OutputOwed::Bytes(owed) => OutputOwed::Bytes(owed.saturating_sub(n)),
                     };
                     if n == out.len() && !self.wide {
                         self.wide = true;
@@ -210,7 +216,7 @@ impl Source {
                     return Poll::Ready(n);
                 }
                 Err(Errno::AGAIN) => {
-                    self.owed = Owed::Bytes(0);
+                    self.owed = OutputOwed::Bytes(0);
                     ready.clear_ready();
                 }
                 Err(Errno::INTR) => {}
@@ -223,31 +229,31 @@ impl Source {
     }
 }
 
-/// How many bytes wait to be read.
-fn waiting(fd: &Watched) -> usize {
+/// Number of bytes that wait to be read.
+fn waiting(fd: &WatchedFd) -> usize {
     rustix::io::ioctl_fionread(fd.get_ref()).map_or(0, |n| n as usize)
 }
 
 /// A command's standard input.
 pub struct Stdin {
-    fd: RefCell<Option<Watched>>,
+    fd: RefCell<Option<WatchedFd>>,
     terminal: bool,
-    /// Came from the host and not taken by the command yet; at most [`STDIN_WINDOW`].
+    /// Bytes from the host that the command has not taken yet; at most [`STDIN_WINDOW`].
     queue: RefCell<VecDeque<u8>>,
     eof: Cell<bool>,
     wide: Cell<bool>,
-    /// Came from the host and not credited yet.
+    /// Bytes from the host that are not credited yet.
     held: Cell<usize>,
-    /// Taken by the command and not credited yet.
+    /// Bytes that the command took and that are not credited yet.
     taken: Cell<u32>,
 }
 
 /// The host sent more than it had credit for.
 #[derive(Debug)]
-pub struct WindowExceeded;
+pub struct StdinWindowExceeded;
 
 impl Stdin {
-    fn new(fd: Option<Watched>, terminal: bool) -> Self {
+    fn new(fd: Option<WatchedFd>, terminal: bool) -> Self {
         Self {
             fd: RefCell::new(fd),
             terminal,
@@ -259,10 +265,10 @@ impl Stdin {
         }
     }
 
-    /// Takes bytes from the host. What the command cannot take now is kept; see [`Stdin::poll_feed`].
-    pub fn push(&self, mut bytes: &[u8]) -> Result<(), WindowExceeded> {
+    /// Takes bytes from the host. Bytes that the command cannot take now are kept; see [`Stdin::poll_feed`].
+    pub fn push(&self, mut bytes: &[u8]) -> Result<(), StdinWindowExceeded> {
         if self.held.get() + bytes.len() > STDIN_WINDOW {
-            return Err(WindowExceeded);
+            return Err(StdinWindowExceeded);
         }
         self.held.set(self.held.get() + bytes.len());
         let mut queue = self.queue.borrow_mut();
@@ -272,7 +278,7 @@ impl Stdin {
                     Some(fd) => match rustix::io::write(fd.get_ref(), bytes) {
                         Ok(n) => n,
                         Err(Errno::INTR) => continue,
-                        // Also when the reader is gone: the feeder finds out and drops what is kept.
+                        // Also when the reader is gone: the feeder finds out and drops the kept bytes.
                         Err(_) => break,
                     },
                     None => bytes.len(),
@@ -288,27 +294,27 @@ impl Stdin {
         Ok(())
     }
 
-    /// Takes as many of `bytes` as there is room for, from a host that is given no credit; says how many.
+    /// Takes as many of `bytes` as there is room for, from a host that is given no credit; returns their number.
     pub fn offer(&self, bytes: &[u8]) -> usize {
         self.held.set(self.held.get().saturating_sub(self.taken.replace(0) as usize));
         let bytes = &bytes[..bytes.len().min(STDIN_WINDOW - self.held.get())];
         if self.push(bytes).is_ok() { bytes.len() } else { 0 }
     }
 
-    /// No more will come.
+    /// Ends the input once the kept bytes are in.
     pub fn end(&self) {
         if !self.eof.replace(true) && self.terminal {
             self.queue.borrow_mut().push_back(END_OF_TRANSMISSION);
         }
     }
 
-    /// Closes it, whatever is left.
+    /// Closes the input and drops the bytes that are left.
     pub fn close(&self) {
         self.queue.borrow_mut().clear();
         *self.fd.borrow_mut() = None;
     }
 
-    /// Moves what is kept into the command; closes its input when all is in and no more comes.
+    /// Moves kept bytes into the command; closes its input when all are in and no more come.
     pub fn poll_feed(&self, cx: &mut Context<'_>) {
         let mut slot = self.fd.borrow_mut();
         let Some(fd) = &*slot else { return };

@@ -6,10 +6,10 @@ use pyro_proto::message::{Failure, FailureKind, MAX_PATH};
 use rustix::fs::{Mode, OFlags, ResolveFlags, mkdirat, openat2, readlinkat};
 use rustix::io::Errno;
 
-use super::trouble;
+use super::file_failure;
 use crate::failure::refusal;
 
-/// Where the workspace is, for commands; what the host may put in front of a path.
+/// Path of the workspace for commands; the host may put it in front of a path.
 const PREFIX: &[u8] = b"/workspace";
 /// Links at the end of a path that are followed, one after the other: as many as Linux does.
 const MAX_LINKS: usize = 40;
@@ -17,24 +17,24 @@ const DIRECTORY: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::
 
 /// The workspace and the disk that it is on.
 ///
-/// Reached from the disk's own root and not from `/workspace`: a rename between the workspace and what is beside it on
-/// the disk crosses no mount that way.
-pub struct Area {
+/// Reached from the disk's own root and not from `/workspace`: a rename between the workspace and the files beside it
+/// on the disk crosses no mount that way.
+pub struct WorkspaceArea {
     /// The disk's own root.
     pub disk: OwnedFd,
     /// The workspace in it.
     pub workspace: OwnedFd,
 }
 
-impl Area {
+impl WorkspaceArea {
     /// The workspace of the disk whose root is `disk`.
     pub fn new(disk: BorrowedFd<'_>) -> Result<Self, Failure> {
         let disk = disk.try_clone_to_owned().map_err(|error| {
             let errno = Errno::from_io_error(&error).unwrap_or(Errno::IO);
-            trouble("disk", b"")(errno)
+            file_failure("disk", b"")(errno)
         })?;
         let workspace = beneath(disk.as_fd(), b"workspace", DIRECTORY, ResolveFlags::NO_SYMLINKS)
-            .map_err(trouble("workspace", b""))?;
+            .map_err(file_failure("workspace", b""))?;
         Ok(Self { disk, workspace })
     }
 
@@ -64,12 +64,12 @@ impl Area {
         Ok((self.open(parent, OFlags::RDONLY | OFlags::DIRECTORY)?, name))
     }
 
-    /// The path that `path` stands for when links at its end are followed.
+    /// Resolves the links at the end of `path`; links on the way stay as they are.
     pub fn followed(&self, path: &[u8]) -> Result<Vec<u8>, Errno> {
         let mut path = path.to_vec();
         for _ in 0..MAX_LINKS {
             let (parent, name) = match self.parent(&path) {
-                // What does not exist is no link.
+                // A path that does not exist is no link.
                 Err(Errno::NOENT) => return Ok(path),
                 other => other?,
             };
@@ -81,7 +81,7 @@ impl Area {
             if target.starts_with(b"/") {
                 return Err(Errno::XDEV);
             }
-            // `..` in it is for the kernel to resolve, when the parent of what it leads to is opened.
+            // The kernel resolves `..` in it, when the parent of its target is opened.
             let mut next = split(&path).map_or_else(Vec::new, |(parent, _)| parent.to_vec());
             if !next.is_empty() {
                 next.push(b'/');
@@ -99,7 +99,7 @@ impl Area {
     }
 }
 
-/// Opens `path` beneath `root`: whatever it says, nothing outside is reached.
+/// Opens `path` beneath `root`; the kernel refuses whatever leads outside.
 pub fn beneath(
     root: BorrowedFd<'_>,
     path: &[u8],
@@ -128,12 +128,12 @@ pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     }
 }
 
-/// Both, with a slash between.
+/// Joins both, with a slash between.
 pub fn join(path: &[u8], name: &[u8]) -> Vec<u8> {
     if path.is_empty() { name.to_vec() } else { [path, b"/", name].concat() }
 }
 
-/// What the host says, as a path below the workspace without `.`, `..` and doubled slashes.
+/// Turns the host's path into one below the workspace, without `.`, `..` and doubled slashes.
 pub fn relative(path: &[u8]) -> Result<Vec<u8>, Failure> {
     let shown = || String::from_utf8_lossy(path).into_owned();
     let bad = |kind, why: &str| Err(refusal(kind, "path", format!("{}: {why}", shown())));

@@ -1,23 +1,27 @@
-//! A list of changes, all of them or none.
+//! Batches of changes: all of them are made, or none.
 
 use std::collections::HashSet;
 use std::io::Write;
 use std::os::fd::AsFd;
 
-use pyro_proto::message::{Bytes, EntryKind, Failure, FailureKind, FileBatch, FileOp, MAX_BATCH, Reply};
+use pyro_proto::message::{Bytes, Failure, FailureKind, FileBatch, FileKind, FileOp, MAX_BATCH, Reply};
 use rustix::fs::{OFlags, symlinkat};
 use rustix::io::Errno;
 
-use super::area::{Area, relative, split};
+use super::area::{WorkspaceArea, relative, split};
 use super::journal::{self, Journal};
-use super::single::{PIECE, dress, io_trouble};
+use super::single::{PIECE, io_failure, set_owner_and_mode};
 use super::stage::Stage;
-use super::{trouble, walk};
+use super::{file_failure, walk};
 use crate::failure::refusal;
-use crate::helper::{Stop, Talk};
+use crate::helper::{HelperChannel, HelperStop};
 
-pub(super) fn apply(area: &Area, talk: &mut Talk, batch: &FileBatch) -> Result<Reply, Stop> {
-    let bad = |why: String| Stop::Failed(refusal(FailureKind::BadRequest, "batch", why));
+pub(super) fn apply(
+    area: &WorkspaceArea,
+    channel: &mut HelperChannel,
+    batch: &FileBatch,
+) -> Result<Reply, HelperStop> {
+    let bad = |why: String| HelperStop::Failed(refusal(FailureKind::BadRequest, "batch", why));
     if batch.ops.len() > MAX_BATCH {
         return Err(bad(format!("more than {MAX_BATCH} changes at once")));
     }
@@ -31,16 +35,16 @@ pub(super) fn apply(area: &Area, talk: &mut Talk, batch: &FileBatch) -> Result<R
         let mut left = *len;
         while left > 0 {
             let most = PIECE.min(usize::try_from(left).unwrap_or(PIECE));
-            let n = talk.read(&mut buffer[..most])?;
+            let n = channel.read(&mut buffer[..most])?;
             if n == 0 {
                 return Err(bad("the contents are shorter than was said".to_owned()));
             }
-            file.write_all(&buffer[..n]).map_err(io_trouble("write", &path.0))?;
+            file.write_all(&buffer[..n]).map_err(io_failure("write", &path.0))?;
             left -= n as u64;
         }
         contents.push(name);
     }
-    if talk.read(&mut buffer)? != 0 {
+    if channel.read(&mut buffer)? != 0 {
         return Err(bad("the contents are longer than was said".to_owned()));
     }
     stage.begin(|journal, area| note(journal, area, &batch.ops))?;
@@ -49,8 +53,8 @@ pub(super) fn apply(area: &Area, talk: &mut Talk, batch: &FileBatch) -> Result<R
     Ok(Reply::Done)
 }
 
-/// Notes everything that may change, each path once: what is above one may go when it is empty.
-pub(super) fn note(journal: &mut Journal, area: &Area, ops: &[FileOp]) -> Result<(), Failure> {
+/// Notes everything that may change, each path once: a directory above one may go when it is empty.
+pub(super) fn note(journal: &mut Journal, area: &WorkspaceArea, ops: &[FileOp]) -> Result<(), Failure> {
     let mut noted = HashSet::new();
     let mut one = |path: &Bytes| {
         let path = relative(&path.0)?;
@@ -66,20 +70,15 @@ pub(super) fn note(journal: &mut Journal, area: &Area, ops: &[FileOp]) -> Result
         Ok(())
     };
     for op in ops {
-        match op {
-            FileOp::Rename { from, to } => one(from).and_then(|()| one(to))?,
-            FileOp::Write { path, .. }
-            | FileOp::Link { path, .. }
-            | FileOp::Delete { path }
-            | FileOp::Mode { path, .. } => one(path)?,
-        }
+        let (FileOp::Write { path, .. } | FileOp::Link { path, .. } | FileOp::Delete { path }) = op;
+        one(path)?;
     }
     Ok(())
 }
 
 /// Makes all changes, in order.
 pub(super) fn all(
-    area: &Area,
+    area: &WorkspaceArea,
     stage: &mut Stage<'_>,
     batch: &FileBatch,
     contents: Vec<Vec<u8>>,
@@ -91,7 +90,7 @@ pub(super) fn all(
             make_way(stage, &relative(&path.0)?, &left);
         }
         one(area, stage, op, &mut contents)?;
-        if let (true, FileOp::Delete { path } | FileOp::Rename { from: path, .. }) = (batch.prune, op) {
+        if let (true, FileOp::Delete { path }) = (batch.prune, op) {
             left.push(relative(&path.0)?);
         }
     }
@@ -99,14 +98,14 @@ pub(super) fn all(
     Ok(())
 }
 
-/// Removes the directory `path`, where it is empty because of what `left` it.
+/// Removes the directory `path`, where it is empty because of the files that `left` it.
 fn make_way(stage: &Stage<'_>, path: &[u8], left: &[Vec<u8>]) {
     let inside = |left: &&Vec<u8>| left.strip_prefix(path).is_some_and(|rest| rest.starts_with(b"/"));
     left.iter().filter(inside).for_each(|left| stage.prune(left, Some(path)));
 }
 
 fn one(
-    area: &Area,
+    area: &WorkspaceArea,
     stage: &mut Stage<'_>,
     op: &FileOp,
     contents: &mut impl Iterator<Item = Vec<u8>>,
@@ -116,15 +115,15 @@ fn one(
             let path = relative(&path.0)?;
             let Some(name) = contents.next() else { return Ok(()) };
             make_above(stage, &path)?;
-            let (parent, last) = area.parent(&path).map_err(trouble("write", &path))?;
+            let (parent, last) = area.parent(&path).map_err(file_failure("write", &path))?;
             let file = rustix::fs::openat(
                 stage.dir(),
                 &name,
                 OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC,
                 rustix::fs::Mode::empty(),
             )
-            .map_err(trouble("stage", &path))?;
-            dress(&file.into(), parent.as_fd(), last, *mode, &path)?;
+            .map_err(file_failure("stage", &path))?;
+            set_owner_and_mode(&file.into(), parent.as_fd(), last, *mode, &path)?;
             stage.place(&name, parent.as_fd(), last, &path)
         }
         FileOp::Link { path, target } => {
@@ -133,33 +132,12 @@ fn one(
                 return Err(refusal(FailureKind::BadRequest, "link", "no path to link to"));
             }
             let name = stage.fresh();
-            symlinkat(&target.0[..], stage.dir(), &name).map_err(trouble("link", &path))?;
+            symlinkat(&target.0[..], stage.dir(), &name).map_err(file_failure("link", &path))?;
             make_above(stage, &path)?;
-            let (parent, last) = area.parent(&path).map_err(trouble("link", &path))?;
+            let (parent, last) = area.parent(&path).map_err(file_failure("link", &path))?;
             stage.place(&name, parent.as_fd(), last, &path)
         }
-        FileOp::Delete { path } => take(area, stage, &relative(&path.0)?).map(drop),
-        FileOp::Rename { from, to } => {
-            let (from, to) = (relative(&from.0)?, relative(&to.0)?);
-            no_directory(area, &from)?;
-            if from == to {
-                return Ok(());
-            }
-            let name = take(area, stage, &from)?;
-            make_above(stage, &to)?;
-            let (parent, last) = area.parent(&to).map_err(trouble("rename", &to))?;
-            stage.place(&name, parent.as_fd(), last, &to)
-        }
-        FileOp::Mode { path, mode } => {
-            let path = relative(&path.0)?;
-            no_directory(area, &path)?;
-            let (parent, last) = area.parent(&path).map_err(trouble("mode", &path))?;
-            let flags =
-                OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
-            let file = rustix::fs::openat(&parent, last, flags, rustix::fs::Mode::empty())
-                .map_err(trouble("mode", &path))?;
-            stage.set_mode(file.as_fd(), &path, *mode)
-        }
+        FileOp::Delete { path } => take(area, stage, &relative(&path.0)?),
     }
 }
 
@@ -167,19 +145,19 @@ fn make_above(stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
     split(path).map_or(Ok(()), |(above, _)| stage.make_directories(above))
 }
 
-/// Moves what is at `path` into the stage; gives its name there.
-fn take(area: &Area, stage: &mut Stage<'_>, path: &[u8]) -> Result<Vec<u8>, Failure> {
+/// Moves the file at `path` into the stage.
+fn take(area: &WorkspaceArea, stage: &mut Stage<'_>, path: &[u8]) -> Result<(), Failure> {
     no_directory(area, path)?;
-    let (parent, last) = area.parent(path).map_err(trouble("remove", path))?;
+    let (parent, last) = area.parent(path).map_err(file_failure("remove", path))?;
     stage.take(parent.as_fd(), last, path)
 }
 
-/// Refuses what is a directory, or nothing.
-fn no_directory(area: &Area, path: &[u8]) -> Result<(), Failure> {
-    let fail = || trouble("file", path);
+/// Refuses a directory, and a path at which there is no file.
+fn no_directory(area: &WorkspaceArea, path: &[u8]) -> Result<(), Failure> {
+    let fail = || file_failure("file", path);
     let (parent, last) = area.parent(path).map_err(fail())?;
     match walk::kind(&walk::look(parent.as_fd(), last).map_err(fail())?) {
-        EntryKind::Directory => Err(fail()(Errno::ISDIR)),
+        FileKind::Directory => Err(fail()(Errno::ISDIR)),
         _ => Ok(()),
     }
 }

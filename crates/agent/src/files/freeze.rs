@@ -5,34 +5,38 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 use pyro_proto::message::{FREEZE_MS, FailureKind, Reply};
 use rustix::io::Errno;
 
-use super::area::Area;
-use super::trouble;
+use super::area::WorkspaceArea;
+use super::file_failure;
 use crate::failure::refusal;
-use crate::helper::{Stop, Talk};
+use crate::helper::{HelperChannel, HelperStop};
 
 const FIFREEZE: libc::Ioctl = 0xc004_5877_u32 as libc::Ioctl;
 const FITHAW: libc::Ioctl = 0xc004_5878_u32 as libc::Ioctl;
 
-pub(super) fn sync(area: &Area) -> Result<Reply, Stop> {
-    rustix::fs::syncfs(&area.disk).map_err(trouble("sync", b"the disk"))?;
+pub(super) fn sync(area: &WorkspaceArea) -> Result<Reply, HelperStop> {
+    rustix::fs::syncfs(&area.disk).map_err(file_failure("sync", b"the disk"))?;
     Ok(Reply::Done)
 }
 
-/// Holds writing up until the host says so, is gone, or `max_ms` are over. This process waits for that and touches no
-/// file meanwhile: nothing that it needs can be stuck behind what it holds up.
-pub(super) fn freeze(area: &Area, talk: &mut Talk, max_ms: u64) -> Result<Reply, Stop> {
+/// Holds writing up until the host ends it, is gone, or `max_ms` are over. This process waits for that and touches no
+/// file meanwhile: nothing that it needs can be stuck behind a held-up write.
+pub(super) fn freeze(
+    area: &WorkspaceArea,
+    channel: &mut HelperChannel,
+    max_ms: u64,
+) -> Result<Reply, HelperStop> {
     if max_ms > FREEZE_MS {
         let why = format!("at most {FREEZE_MS} ms");
         return Err(refusal(FailureKind::BadRequest, "freeze", why).into());
     }
-    let fail = trouble("freeze", b"the disk");
-    // Nobody is held up for what can be written before.
+    let fail = file_failure("freeze", b"the disk");
+    // Written out before, so that nobody is held up for it.
     sync(area)?;
     order(area.disk.as_fd(), FIFREEZE).map_err(&fail)?;
-    let told = talk.say(&Reply::Done);
-    let timed_out = told.is_ok() && !talk.over_within(max_ms);
+    let answered = channel.send_reply(&Reply::Done);
+    let timed_out = answered.is_ok() && !channel.over_within(max_ms);
     order(area.disk.as_fd(), FITHAW).map_err(&fail)?;
-    told?;
+    answered?;
     Ok(Reply::Thawed { timed_out })
 }
 

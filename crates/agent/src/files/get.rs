@@ -1,7 +1,7 @@
 //! A file or directory as a tar archive.
 //!
-//! The workspace is alive meanwhile: what vanishes is left out, and a file has the size in the archive that it had when
-//! it was opened, cut off or filled up with zeros.
+//! The workspace is alive meanwhile: a file that vanishes is left out, and a file has the size in the archive that it
+//! had when it was opened, cut off or filled up with zeros.
 
 use std::collections::HashMap;
 use std::fs::File;
@@ -10,28 +10,28 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::ffi::OsStrExt;
 
 use pyro_proto::frame::HEADER;
-use pyro_proto::message::{Amount, EntryKind, Failure, Reply};
+use pyro_proto::message::{Failure, FileKind, Reply, TreeTotals};
 use rustix::fs::{Mode, OFlags, Statx, openat, readlinkat};
 use rustix::io::Errno;
 use tar::{Builder, EntryType, Header};
 
-use super::area::{Area, relative, split};
+use super::area::{WorkspaceArea, relative, split};
+use super::file_failure;
 use super::single::PIECE;
-use super::trouble;
-use super::walk::{self, Node};
-use crate::helper::{Stop, Talk};
+use super::walk::{self, DirectoryNode};
+use crate::helper::{HelperChannel, HelperStop};
 
 /// The archive on its way to the host, in pieces.
-struct Sender<'t> {
-    talk: &'t mut Talk,
+struct ArchiveSender<'t> {
+    channel: &'t mut HelperChannel,
     buffer: Vec<u8>,
-    stop: Option<Stop>,
+    stop: Option<HelperStop>,
 }
 
-impl Sender<'_> {
+impl ArchiveSender<'_> {
     fn send(&mut self) -> io::Result<()> {
         if self.buffer.len() > HEADER
-            && let Err(stop) = self.talk.chunk(&mut self.buffer)
+            && let Err(stop) = self.channel.send_chunk(&mut self.buffer)
         {
             self.stop = Some(stop);
             return Err(io::Error::other("nobody listens"));
@@ -41,7 +41,7 @@ impl Sender<'_> {
     }
 }
 
-impl Write for Sender<'_> {
+impl Write for ArchiveSender<'_> {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         let n = bytes.len().min(HEADER + PIECE - self.buffer.len());
         self.buffer.extend(&bytes[..n]);
@@ -56,14 +56,14 @@ impl Write for Sender<'_> {
     }
 }
 
-/// Exactly `left` bytes of a file, whatever becomes of it.
-struct Exactly {
+/// Content of a file as exactly `left` bytes, whatever becomes of the file.
+struct SizedContent {
     file: File,
     left: u64,
     over: bool,
 }
 
-impl Read for Exactly {
+impl Read for SizedContent {
     fn read(&mut self, out: &mut [u8]) -> io::Result<usize> {
         let want = out.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
         let mut n = 0;
@@ -80,26 +80,34 @@ impl Read for Exactly {
     }
 }
 
-struct Packing<'t> {
-    archive: Builder<Sender<'t>>,
-    sent: Amount,
+struct TreePacking<'t> {
+    archive: Builder<ArchiveSender<'t>>,
+    sent: TreeTotals,
     skipped: u64,
-    /// Files with several names, and the first of these.
+    /// First name of each file that has several, by its inode and device.
     known: HashMap<(u64, u32, u32), Vec<u8>>,
 }
 
-pub(super) fn pack(area: &Area, talk: &mut Talk, path: &[u8]) -> Result<Reply, Stop> {
+pub(super) fn pack(
+    area: &WorkspaceArea,
+    channel: &mut HelperChannel,
+    path: &[u8],
+) -> Result<Reply, HelperStop> {
     let path = relative(path)?;
-    let fail = || trouble("read", &path);
-    let sender = Sender { talk, buffer: vec![0; HEADER], stop: None };
-    let mut packing =
-        Packing { archive: Builder::new(sender), sent: Amount::default(), skipped: 0, known: HashMap::new() };
+    let fail = || file_failure("read", &path);
+    let sender = ArchiveSender { channel, buffer: vec![0; HEADER], stop: None };
+    let mut packing = TreePacking {
+        archive: Builder::new(sender),
+        sent: TreeTotals::default(),
+        skipped: 0,
+        known: HashMap::new(),
+    };
     let packed = match split(&path) {
         None => packing.below(area.workspace.as_fd(), &[]),
         Some((_, name)) => {
             let (parent, last) = area.parent(&path).map_err(fail())?;
             let stat = walk::look(parent.as_fd(), last).map_err(fail())?;
-            let is_directory = walk::kind(&stat) == EntryKind::Directory;
+            let is_directory = walk::kind(&stat) == FileKind::Directory;
             super::single::exportable(&path, walk::kind(&stat))?;
             packing.add(parent.as_fd(), name, last, &stat).and_then(|()| {
                 if !is_directory {
@@ -111,7 +119,7 @@ pub(super) fn pack(area: &Area, talk: &mut Talk, path: &[u8]) -> Result<Reply, S
         }
     };
     let (sent, skipped) = (packing.sent, packing.skipped);
-    // Ends the archive, with what it may still hold.
+    // Ends the archive, with the bytes that it may still hold.
     if let Some(stop) = packing.archive.get_mut().stop.take() {
         return Err(stop);
     }
@@ -121,20 +129,20 @@ pub(super) fn pack(area: &Area, talk: &mut Talk, path: &[u8]) -> Result<Reply, S
     Ok(Reply::Got { sent, skipped })
 }
 
-fn lost(_: io::Error) -> Stop {
-    Stop::Gone
+fn lost(_: io::Error) -> HelperStop {
+    HelperStop::Gone
 }
 
-impl Packing<'_> {
+impl TreePacking<'_> {
     /// Everything in `dir`, under `path`.
-    fn below(&mut self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), Stop> {
+    fn below(&mut self, dir: BorrowedFd<'_>, path: &[u8]) -> Result<(), HelperStop> {
         let mut path = path.to_vec();
-        walk::walk(dir, &mut path, &mut |dir, path, node: &Node| {
+        walk::walk(dir, &mut path, &mut |dir, path, node: &DirectoryNode| {
             self.add(dir, path, node.name.as_bytes(), &node.stat)
         })
     }
 
-    fn add(&mut self, dir: BorrowedFd<'_>, path: &[u8], name: &[u8], stat: &Statx) -> Result<(), Stop> {
+    fn add(&mut self, dir: BorrowedFd<'_>, path: &[u8], name: &[u8], stat: &Statx) -> Result<(), HelperStop> {
         let vanished = |errno| matches!(errno, Errno::NOENT | Errno::LOOP | Errno::NXIO | Errno::NOTDIR);
         let mut header = Header::new_gnu();
         header.set_mode(walk::mode(stat));
@@ -144,23 +152,23 @@ impl Packing<'_> {
         header.set_size(0);
         let shown = path_of(path);
         match walk::kind(stat) {
-            EntryKind::Directory => {
+            FileKind::Directory => {
                 header.set_entry_type(EntryType::Directory);
                 self.time(stat)?;
                 let mut named = path.to_vec();
                 named.push(b'/');
                 self.archive.append_data(&mut header, path_of(&named), io::empty()).map_err(lost)?;
             }
-            EntryKind::Link => {
+            FileKind::Link => {
                 let target = match readlinkat(dir, name, Vec::new()) {
                     Err(errno) if vanished(errno) || errno == Errno::INVAL => return Ok(()),
-                    other => other.map_err(trouble("read", path))?,
+                    other => other.map_err(file_failure("read", path))?,
                 };
                 header.set_entry_type(EntryType::Symlink);
                 self.time(stat)?;
                 self.archive.append_link(&mut header, shown, path_of(target.as_bytes())).map_err(lost)?;
             }
-            EntryKind::File => {
+            FileKind::File => {
                 let key = (stat.stx_ino, stat.stx_dev_major, stat.stx_dev_minor);
                 if stat.stx_nlink > 1
                     && let Some(first) = self.known.get(&key)
@@ -174,16 +182,16 @@ impl Packing<'_> {
                     OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
                 let file = match openat(dir, name, flags, Mode::empty()) {
                     Err(errno) if vanished(errno) => return Ok(()),
-                    other => other.map_err(trouble("read", path))?,
+                    other => other.map_err(file_failure("read", path))?,
                 };
-                let now = walk::look(file.as_fd(), c"").map_err(trouble("read", path))?;
-                if walk::kind(&now) != EntryKind::File {
+                let now = walk::look(file.as_fd(), c"").map_err(file_failure("read", path))?;
+                if walk::kind(&now) != FileKind::File {
                     return Ok(());
                 }
                 header.set_size(now.stx_size);
                 header.set_entry_type(EntryType::Regular);
                 self.time(stat)?;
-                let content = Exactly { file: File::from(file), left: now.stx_size, over: false };
+                let content = SizedContent { file: File::from(file), left: now.stx_size, over: false };
                 if let Err(error) = self.archive.append_data(&mut header, shown, content) {
                     return Err(self.reason(path, error));
                 }
@@ -192,7 +200,7 @@ impl Packing<'_> {
                     self.known.insert(key, path.to_vec());
                 }
             }
-            EntryKind::Other => {
+            FileKind::Other => {
                 self.skipped += 1;
                 return Ok(());
             }
@@ -201,8 +209,8 @@ impl Packing<'_> {
         Ok(())
     }
 
-    /// The time of the next entry to the nanosecond, which a header has no room for.
-    fn time(&mut self, stat: &Statx) -> Result<(), Stop> {
+    /// Writes the time of the next entry to the nanosecond, which a header has no room for.
+    fn time(&mut self, stat: &Statx) -> Result<(), HelperStop> {
         let time = walk::nanoseconds(stat.stx_mtime);
         if time >= 0 && time % 1_000_000_000 == 0 {
             return Ok(());
@@ -213,16 +221,16 @@ impl Packing<'_> {
     }
 
     /// Whether it is the host or the file that failed.
-    fn reason(&mut self, path: &[u8], error: io::Error) -> Stop {
+    fn reason(&mut self, path: &[u8], error: io::Error) -> HelperStop {
         match self.archive.get_mut().stop.take() {
             Some(stop) => stop,
-            None => Stop::Failed(file_failed(path, error)),
+            None => HelperStop::Failed(file_failed(path, error)),
         }
     }
 }
 
 fn file_failed(path: &[u8], error: io::Error) -> Failure {
-    super::single::io_trouble("read", path)(error)
+    super::single::io_failure("read", path)(error)
 }
 
 fn path_of(bytes: &[u8]) -> &std::path::Path {

@@ -9,12 +9,12 @@ use std::path::Path;
 use proptest::prelude::*;
 use pyro_proto::message::{FailureKind, FileBatch, FileOp};
 
-use super::area::Area;
+use super::area::WorkspaceArea;
 use super::stage::{Stage, recover};
 use super::{batch, journal};
 use crate::failure::refusal;
 
-/// Every path with its permissions, owner, and what is there.
+/// Every path with its permissions, its owner and its content.
 fn tree(root: &Path) -> BTreeMap<String, (u32, u32, String)> {
     let mut found = BTreeMap::new();
     let mut left = vec![root.to_owned()];
@@ -27,7 +27,7 @@ fn tree(root: &Path) -> BTreeMap<String, (u32, u32, String)> {
             } else if stat.is_symlink() {
                 format!("-> {}", fs::read_link(entry.path()).unwrap().display())
             } else {
-                // The inode too: what was there is put back, and not a copy of it.
+                // The inode too: the former file is put back, and not a copy of it.
                 format!("{} {}", stat.ino(), fs::read_to_string(entry.path()).unwrap())
             };
             let path = entry.path().strip_prefix(root).unwrap().to_str().unwrap().to_owned();
@@ -79,8 +79,6 @@ fn op() -> impl Strategy<Value = FileOp> {
         4 => path().prop_map(|path| FileOp::Write { path, len: 0, mode: Some(0o600) }),
         2 => path().prop_map(|path| FileOp::Link { path, target: "b".into() }),
         4 => path().prop_map(|path| FileOp::Delete { path }),
-        2 => (path(), path()).prop_map(|(from, to)| FileOp::Rename { from, to }),
-        1 => path().prop_map(|path| FileOp::Mode { path, mode: 0o711 }),
     ]
 }
 
@@ -92,7 +90,7 @@ proptest! {
         let root = disk.path().join("workspace");
         let before = tree(&root);
         let file = fs::File::open(disk.path()).unwrap();
-        let area = Area::new(file.as_fd()).unwrap();
+        let area = WorkspaceArea::new(file.as_fd()).unwrap();
         let mut stage = Stage::new(&area).unwrap();
         let contents = (0..ops.len()).map(|_| stage.file().unwrap().1).collect();
         stage.begin(|journal, area| batch::note(journal, area, &ops)).unwrap();
@@ -117,7 +115,7 @@ fn what_others_put_into_a_new_directory_stays() {
     let disk = disk();
     let root = disk.path().join("workspace");
     let file = fs::File::open(disk.path()).unwrap();
-    let area = Area::new(file.as_fd()).unwrap();
+    let area = WorkspaceArea::new(file.as_fd()).unwrap();
     let mut stage = Stage::new(&area).unwrap();
     let ops = [FileOp::Write { path: "new/ours".into(), len: 0, mode: None }];
     let contents = vec![stage.file().unwrap().1];
@@ -134,7 +132,7 @@ fn a_journal_that_is_not_whole_changes_nothing() {
     let disk = disk();
     let root = disk.path().join("workspace");
     let file = fs::File::open(disk.path()).unwrap();
-    let area = Area::new(file.as_fd()).unwrap();
+    let area = WorkspaceArea::new(file.as_fd()).unwrap();
     let journal = {
         let mut stage = Stage::new(&area).unwrap();
         let ops = [FileOp::Delete { path: "a".into() }, FileOp::Delete { path: "new/x".into() }];
@@ -158,7 +156,7 @@ fn a_journal_that_is_not_whole_changes_nothing() {
     assert!(stage.exists());
     recover(file.as_fd(), rustix::process::Pid::from_raw(1)).unwrap();
     assert!(!stage.exists());
-    // What cannot be put back stays where it may be found.
+    // A file that cannot be put back stays where it may be found.
     fs::create_dir(&stage).unwrap();
     fs::write(stage.join("journal"), &journal).unwrap();
     assert!(recover(file.as_fd(), None).unwrap_err().message.contains('a'));

@@ -1,34 +1,34 @@
-//! What stood where before several changes are made as one: enough to put all of it back.
+//! Undo journal of several changes made as one: the former file at each path, so that all can be put back.
 //!
-//! It is on the disk before the first change is made, and taking it away is what makes the changes last: ext4 keeps the
-//! order of renames and removals over a crash, so that where it is gone all changes are there. Whoever finds one puts
-//! back what it says, as often as that takes.
+//! The journal is on the disk before the first change is made, and removing it makes the changes last: ext4 keeps the
+//! order of renames and removals over a crash, so that where the journal is gone all changes are there. Whoever finds a
+//! journal restores its records, as often as that takes.
 //!
 //! ```text
 //!   "pyroUNDO" version | records | end mark, number of records, sum
-//!   record: what, permissions, owner, group, inode, birth, length of the path, path
+//!   record: kind, permissions, owner, group, inode, birth, length of the path, path
 //! ```
 //!
-//! Nothing that was there is ever removed before: it is moved into the stage, where it is known again by its inode and
-//! the time at which that was made.
+//! No former file is removed before the end: it is moved into the stage, where it is known again by its inode and the
+//! time at which that was made.
 
 use std::collections::HashMap;
 use std::fs::File;
 use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, BorrowedFd};
 
-use pyro_proto::message::{EntryKind, Failure, MAX_PATH};
+use pyro_proto::message::{Failure, FileKind, MAX_PATH};
 use rustix::fs::{
     AtFlags, Gid, Mode, OFlags, RenameFlags, Statx, Uid, chownat, mkdirat, openat, renameat_with, unlinkat,
 };
 use rustix::io::Errno;
 
-use super::area::{Area, join, split};
+use super::area::{WorkspaceArea, join, split};
 use super::scan::add_to_sum;
-use super::single::io_trouble;
-use super::{trouble, walk};
+use super::single::io_failure;
+use super::{file_failure, walk};
 
-/// Its name in a stage.
+/// Name of the journal in a stage.
 const FILE: &str = "journal";
 const MAGIC: &[u8; 12] = b"pyroUNDO\x01\0\0\0";
 const END: u8 = 0xff;
@@ -36,35 +36,35 @@ const END: u8 = 0xff;
 const ROUNDS: u32 = 40;
 const FIXED: usize = 1 + 3 * 4 + 2 * 8 + 4;
 
-/// What tells an inode from every other that ever was.
-type Identity = (u64, i64);
+/// Inode number and birth time, which tell an inode from every other that ever was.
+type InodeIdentity = (u64, i64);
 
-fn identity(stat: &Statx) -> Identity {
+fn identity(stat: &Statx) -> InodeIdentity {
     let born = stat.stx_btime;
     (stat.stx_ino, born.tv_sec.wrapping_mul(1_000_000_000).wrapping_add(i64::from(born.tv_nsec)))
 }
 
-/// What stood at a path.
+/// Kind of the file that stood at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-enum What {
-    /// Nothing.
+enum RecordKind {
+    /// No file.
     Nothing,
-    /// Nothing, and a directory is to be made there: what others put into it is not ours.
+    /// No file, and a directory is to be made there: files that others put into it are not ours.
     Unmade,
     /// A directory, which stays or is removed when it is empty.
     Directory,
-    /// Anything else.
+    /// Any other file.
     Other,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
-struct Was {
-    what: What,
+struct UndoRecord {
+    what: RecordKind,
     mode: u32,
     uid: u32,
     gid: u32,
-    identity: Identity,
+    identity: InodeIdentity,
     path: Vec<u8>,
 }
 
@@ -76,35 +76,35 @@ pub(super) struct Journal {
 }
 
 impl Journal {
-    /// An empty one in the stage `dir`.
+    /// Makes an empty journal in the stage `dir`.
     pub(super) fn new(dir: BorrowedFd<'_>) -> Result<Self, Failure> {
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        let file =
-            openat(dir, FILE, flags, Mode::from_raw_mode(0o600)).map_err(trouble("stage", b"the stage"))?;
+        let file = openat(dir, FILE, flags, Mode::from_raw_mode(0o600))
+            .map_err(file_failure("stage", b"the stage"))?;
         let mut to = BufWriter::with_capacity(64 * 1024, File::from(file));
-        to.write_all(MAGIC).map_err(io_trouble("stage", b"the stage"))?;
+        to.write_all(MAGIC).map_err(io_failure("stage", b"the stage"))?;
         Ok(Self { to, count: 0, sum: 0 })
     }
 
-    /// Notes that something may come to stand at `path`, where `there` stands now.
+    /// Records that the file at `path`, which is `there` now, may change.
     pub(super) fn note(&mut self, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         let what = match there.map(walk::kind) {
-            None => What::Nothing,
-            Some(EntryKind::Directory) => What::Directory,
-            Some(_) => What::Other,
+            None => RecordKind::Nothing,
+            Some(FileKind::Directory) => RecordKind::Directory,
+            Some(_) => RecordKind::Other,
         };
         self.record(what, path, there)
     }
 
-    /// Notes `path`, at which a directory is made if there is none.
+    /// Records that a directory is made at `path` if there is none.
     pub(super) fn note_directory(&mut self, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         match there {
-            None => self.record(What::Unmade, path, None),
+            None => self.record(RecordKind::Unmade, path, None),
             there => self.note(path, there),
         }
     }
 
-    fn record(&mut self, what: What, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
+    fn record(&mut self, what: RecordKind, path: &[u8], there: Option<&Statx>) -> Result<(), Failure> {
         let mut record = Vec::with_capacity(FIXED + path.len());
         record.push(what as u8);
         let (mode, uid, gid) = there.map_or((0, 0, 0), |stat| (walk::mode(stat), stat.stx_uid, stat.stx_gid));
@@ -118,25 +118,25 @@ impl Journal {
         record.extend(path);
         self.count += 1;
         self.sum = add_to_sum(self.sum, &record);
-        self.to.write_all(&record).map_err(io_trouble("stage", b"the stage"))
+        self.to.write_all(&record).map_err(io_failure("stage", b"the stage"))
     }
 
-    /// Ends it. It counts once it is on the disk.
+    /// Ends the journal, which counts once it is on the disk.
     pub(super) fn finish(mut self) -> Result<(), Failure> {
         let mut end = vec![END];
         end.extend(self.count.to_le_bytes());
         end.extend(self.sum.to_le_bytes());
-        self.to.write_all(&end).and_then(|()| self.to.flush()).map_err(io_trouble("stage", b"the stage"))
+        self.to.write_all(&end).and_then(|()| self.to.flush()).map_err(io_failure("stage", b"the stage"))
     }
 }
 
-/// Takes the journal of the stage `dir` away: what was changed stays changed.
+/// Removes the journal of the stage `dir`: the changes last.
 pub(super) fn remove(dir: BorrowedFd<'_>) -> Result<(), Errno> {
     unlinkat(dir, FILE, AtFlags::empty())
 }
 
-/// All records; none where no change was made, because the journal is not whole.
-fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
+/// Reads all records; an error where the journal is not whole, and so no change was made.
+fn read(mut from: impl Read) -> io::Result<Vec<UndoRecord>> {
     let mut magic = [0; MAGIC.len()];
     from.read_exact(&mut magic)?;
     let broken = || io::Error::from(io::ErrorKind::InvalidData);
@@ -148,10 +148,10 @@ fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
         let mut what = [0];
         from.read_exact(&mut what)?;
         let what = match what[0] {
-            0 => What::Nothing,
-            1 => What::Unmade,
-            2 => What::Directory,
-            3 => What::Other,
+            0 => RecordKind::Nothing,
+            1 => RecordKind::Unmade,
+            2 => RecordKind::Directory,
+            3 => RecordKind::Other,
             END => break,
             _ => return Err(broken()),
         };
@@ -168,7 +168,7 @@ fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
         record.resize(FIXED + length, 0);
         from.read_exact(&mut record[FIXED..])?;
         sum = add_to_sum(sum, &record);
-        all.push(Was { what, mode, uid, gid, identity, path: record.split_off(FIXED) });
+        all.push(UndoRecord { what, mode, uid, gid, identity, path: record.split_off(FIXED) });
     }
     let mut end = [0; 16];
     from.read_exact(&mut end)?;
@@ -176,19 +176,19 @@ fn read(mut from: impl Read) -> io::Result<Vec<Was>> {
     if end[..] == wanted[..] { Ok(all) } else { Err(broken()) }
 }
 
-/// Puts back all that the journal of the stage `dir` says, if there is a whole one. What cannot be put back is told; all
-/// else is.
-pub(super) fn restore(area: &Area, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, Errno)> {
+/// Restores all records of the journal of the stage `dir`, if there is a whole one. An error names the first path that
+/// cannot be restored; all others are.
+pub(super) fn restore(area: &WorkspaceArea, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, Errno)> {
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = match openat(dir, FILE, flags, Mode::empty()) {
         Err(Errno::NOENT) => return Ok(()),
         other => other.map_err(|errno| (FILE.into(), errno))?,
     };
     let Ok(records) = read(BufReader::new(File::from(file))) else { return Ok(()) };
-    // What was changed through a link that is gone is only reached once that is back: again, while there is progress.
+    // A path through a link that is gone is only reached once the link is back: again, while there is progress.
     for round in 0.. {
         let (mut changed, mut first) = (false, None);
-        let mut done = |was: &Was, done: Result<bool, Errno>| match done {
+        let mut done = |was: &UndoRecord, done: Result<bool, Errno>| match done {
             Ok(did) => changed |= did,
             Err(errno) => drop(first.get_or_insert((was.path.clone(), errno))),
         };
@@ -207,22 +207,22 @@ pub(super) fn restore(area: &Area, dir: BorrowedFd<'_>) -> Result<(), (Vec<u8>, 
     Ok(())
 }
 
-/// Moves what stands at a path and did not before into the stage, as `aside`; says whether there was something.
-fn clear(area: &Area, dir: BorrowedFd<'_>, was: &Was, aside: &str) -> Result<bool, Errno> {
+/// Moves a file that did not stand at its path before into the stage, as `aside`; says whether there was one.
+fn clear(area: &WorkspaceArea, dir: BorrowedFd<'_>, was: &UndoRecord, aside: &str) -> Result<bool, Errno> {
     let found = area.parent(&was.path).and_then(|(parent, last)| {
         let stat = walk::look(parent.as_fd(), last)?;
         Ok((parent, last, stat))
     });
     let (parent, last, stat) = match found {
-        // What is above is not ours either, or is gone.
+        // The directory above is not ours either, or is gone.
         Err(Errno::NOENT | Errno::NOTDIR | Errno::XDEV | Errno::LOOP) => return Ok(false),
         other => other?,
     };
-    let is_directory = walk::kind(&stat) == EntryKind::Directory;
+    let is_directory = walk::kind(&stat) == FileKind::Directory;
     match was.what {
-        What::Directory if is_directory => return Ok(false),
-        What::Other if identity(&stat) == was.identity => return Ok(false),
-        What::Unmade if is_directory => {
+        RecordKind::Directory if is_directory => return Ok(false),
+        RecordKind::Other if identity(&stat) == was.identity => return Ok(false),
+        RecordKind::Unmade if is_directory => {
             return match unlinkat(&parent, last, AtFlags::REMOVEDIR) {
                 Err(Errno::NOTEMPTY | Errno::NOENT) => Ok(false),
                 done => done.map(|()| true),
@@ -233,13 +233,13 @@ fn clear(area: &Area, dir: BorrowedFd<'_>, was: &Was, aside: &str) -> Result<boo
     renameat_with(&parent, last, dir, aside, RenameFlags::NOREPLACE).map(|()| true)
 }
 
-/// What is in the stage, by what it is: files with several names are there as often.
-type Kept = HashMap<Identity, Vec<Vec<u8>>>;
+/// Files in the stage by their identity: a file with several names is there as often.
+type StagedFiles = HashMap<InodeIdentity, Vec<Vec<u8>>>;
 
-fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut Kept, depth: usize) -> Result<(), Errno> {
+fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut StagedFiles, depth: usize) -> Result<(), Errno> {
     for node in walk::children(dir)? {
         let inner = join(path, node.name.as_bytes());
-        if walk::kind(&node.stat) == EntryKind::Directory {
+        if walk::kind(&node.stat) == FileKind::Directory {
             // As deep as a tree that is put in place.
             if depth < walk::MAX_DEPTH {
                 collect(walk::enter(dir, &node.name)?.as_fd(), &inner, kept, depth + 1)?;
@@ -251,9 +251,14 @@ fn collect(dir: BorrowedFd<'_>, path: &[u8], kept: &mut Kept, depth: usize) -> R
     Ok(())
 }
 
-/// Puts back what stood at a path; says whether that was to be done.
-fn put_back(area: &Area, dir: BorrowedFd<'_>, was: &Was, kept: &mut Kept) -> Result<bool, Errno> {
-    if matches!(was.what, What::Nothing | What::Unmade) {
+/// Puts the former file of a path back; says whether that was necessary.
+fn put_back(
+    area: &WorkspaceArea,
+    dir: BorrowedFd<'_>,
+    was: &UndoRecord,
+    kept: &mut StagedFiles,
+) -> Result<bool, Errno> {
+    if matches!(was.what, RecordKind::Nothing | RecordKind::Unmade) {
         return Ok(false);
     }
     let (parent, last) = area.parent(&was.path)?;
@@ -267,15 +272,15 @@ fn put_back(area: &Area, dir: BorrowedFd<'_>, was: &Was, kept: &mut Kept) -> Res
         rustix::fs::fchmod(openat(&parent, last, flags, Mode::empty())?, mode)
     };
     match (was.what, there) {
-        (What::Directory, None) => {
+        (RecordKind::Directory, None) => {
             mkdirat(&parent, last, Mode::RWXU)?;
             let (uid, gid) = (Uid::from_raw(was.uid), Gid::from_raw(was.gid));
             chownat(&parent, last, Some(uid), Some(gid), AtFlags::SYMLINK_NOFOLLOW)?;
             set().map(|()| true)
         }
-        (What::Other, Some(stat)) if identity(&stat) != was.identity => Err(Errno::EXIST),
+        (RecordKind::Other, Some(stat)) if identity(&stat) != was.identity => Err(Errno::EXIST),
         (_, Some(stat)) => match walk::kind(&stat) {
-            EntryKind::File | EntryKind::Directory if walk::mode(&stat) != was.mode => set().map(|()| true),
+            FileKind::File | FileKind::Directory if walk::mode(&stat) != was.mode => set().map(|()| true),
             _ => Ok(false),
         },
         (_, None) => {
@@ -285,14 +290,14 @@ fn put_back(area: &Area, dir: BorrowedFd<'_>, was: &Was, kept: &mut Kept) -> Res
     }
 }
 
-/// What stands at `path`, a link not followed; `None` also where it cannot be reached.
-pub(super) fn standing(area: &Area, path: &[u8]) -> Option<Statx> {
+/// Describes the file at `path`, a link not followed; `None` also where the path cannot be reached.
+pub(super) fn standing(area: &WorkspaceArea, path: &[u8]) -> Option<Statx> {
     let (parent, last) = area.parent(path).ok()?;
     walk::look(parent.as_fd(), last).ok()
 }
 
 /// Notes the directories above `path` that are not there and are made for it, the outermost first.
-pub(super) fn note_above(journal: &mut Journal, area: &Area, path: &[u8]) -> Result<(), Failure> {
+pub(super) fn note_above(journal: &mut Journal, area: &WorkspaceArea, path: &[u8]) -> Result<(), Failure> {
     let Some((above, _)) = split(path).filter(|(above, _)| !above.is_empty()) else { return Ok(()) };
     note_above(journal, area, above)?;
     journal.note_directory(above, standing(area, above).as_ref())

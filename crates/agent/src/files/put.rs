@@ -1,7 +1,7 @@
 //! A tree from a tar archive: unpacked beside the workspace, and put in place when all of it is there.
 //!
-//! The host has looked at the archive; it is looked at again. What is refused: absolute paths and `..`, links that lead
-//! out of the workspace, hard links to what the archive does not have, devices, pipes, more than was announced.
+//! The host has checked the archive; it is checked again. Refused are absolute paths and `..`, links that lead out of
+//! the workspace, hard links to files that the archive does not have, devices, pipes, and more than was announced.
 
 use std::cell::Cell;
 use std::fs::File;
@@ -9,7 +9,7 @@ use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::rc::Rc;
 
-use pyro_proto::message::{Amount, EntryKind, Failure, FailureKind, Reply, TreePut};
+use pyro_proto::message::{Failure, FailureKind, FileKind, Reply, TreePut, TreeTotals};
 use rustix::fs::{
     AtFlags, Mode, OFlags, ResolveFlags, Statx, Timespec, Timestamps, UTIME_OMIT, futimens, linkat, mkdirat,
     openat, symlinkat, unlinkat, utimensat,
@@ -17,16 +17,16 @@ use rustix::fs::{
 use rustix::io::Errno;
 use tar::EntryType;
 
-use super::area::{Area, beneath, join, relative, split};
+use super::area::{WorkspaceArea, beneath, join, relative, split};
 use super::journal::{self, Journal};
-use super::single::{PIECE, fill, io_trouble};
+use super::single::{PIECE, fill, io_failure};
 use super::stage::Stage;
-use super::walk::Node;
-use super::{trouble, walk};
+use super::walk::DirectoryNode;
+use super::{file_failure, walk};
 use crate::failure::refusal;
-use crate::helper::{Reader, Stop, Talk};
+use crate::helper::{HelperChannel, HelperStop, InputReader};
 
-/// Where in the stage the archive is unpacked.
+/// Directory of the stage in which the archive is unpacked.
 const TREE: &[u8] = b"tree";
 /// Names in a path; as deep as trees are walked.
 const MAX_NAMES: usize = 500;
@@ -35,14 +35,18 @@ fn bad(path: &[u8], why: &str) -> Failure {
     refusal(FailureKind::BadArchive, "archive", format!("{}: {why}", String::from_utf8_lossy(path)))
 }
 
-pub(super) fn unpack(area: &Area, talk: &mut Talk, put: &TreePut) -> Result<Reply, Stop> {
+pub(super) fn unpack(
+    area: &WorkspaceArea,
+    channel: &mut HelperChannel,
+    put: &TreePut,
+) -> Result<Reply, HelperStop> {
     let dest = relative(&put.dest.0)?;
     let mut stage = Stage::new(area)?;
-    mkdirat(stage.dir(), TREE, Mode::from_raw_mode(0o755)).map_err(trouble("stage", b"the stage"))?;
-    let tree = walk::enter(stage.dir(), TREE).map_err(trouble("stage", b"the stage"))?;
-    let amount = Rc::new(Cell::new(Amount::default()));
-    let mut reader = Reader::new(talk, Rc::clone(&amount));
-    let unpacked = Unpacking {
+    mkdirat(stage.dir(), TREE, Mode::from_raw_mode(0o755)).map_err(file_failure("stage", b"the stage"))?;
+    let tree = walk::enter(stage.dir(), TREE).map_err(file_failure("stage", b"the stage"))?;
+    let amount = Rc::new(Cell::new(TreeTotals::default()));
+    let mut reader = InputReader::new(channel, Rc::clone(&amount));
+    let unpacked = TreeUnpacking {
         tree: tree.as_fd(),
         put,
         dest_depth: if dest.is_empty() { 0 } else { dest.split(|byte| *byte == b'/').count() as i64 },
@@ -64,22 +68,22 @@ pub(super) fn unpack(area: &Area, talk: &mut Talk, put: &TreePut) -> Result<Repl
 }
 
 /// An archive on its way into `tree`.
-struct Unpacking<'a> {
+struct TreeUnpacking<'a> {
     tree: BorrowedFd<'a>,
     put: &'a TreePut,
-    /// Directories between the workspace and what is unpacked.
+    /// Number of directories between the workspace and the unpacked tree.
     dest_depth: i64,
-    amount: Rc<Cell<Amount>>,
+    amount: Rc<Cell<TreeTotals>>,
     /// The directory that was used last: files of one directory come together.
     open: Option<(Vec<u8>, Rc<OwnedFd>)>,
-    /// One piece of content; kept, because most files are small and many.
+    /// Buffer for a piece of content; kept, because most files are small and many.
     buffer: Vec<u8>,
-    /// What is set last, because unpacking into a directory changes it.
+    /// Permissions and times of directories, set last because unpacking into a directory changes them.
     directories: Vec<(Vec<u8>, u32, Timespec)>,
 }
 
-impl Unpacking<'_> {
-    fn run(mut self, reader: &mut Reader<'_>) -> Result<Amount, Failure> {
+impl TreeUnpacking<'_> {
+    fn run(mut self, reader: &mut InputReader<'_>) -> Result<TreeTotals, Failure> {
         let broken =
             |error: io::Error| refusal(FailureKind::BadArchive, "archive", format!("it is broken: {error}"));
         let mut archive = tar::Archive::new(&mut *reader);
@@ -91,7 +95,7 @@ impl Unpacking<'_> {
         let mut buffer = vec![0; PIECE];
         while fill(&mut rest, &mut buffer).map_err(broken)? == buffer.len() {}
         for (path, mode, mtime) in self.directories.iter().rev() {
-            let fail = || trouble("unpack", path);
+            let fail = || file_failure("unpack", path);
             let dir = beneath(self.tree, path, OFlags::RDONLY | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
                 .map_err(fail())?;
             rustix::fs::fchmod(&dir, Mode::from_raw_mode(*mode)).map_err(fail())?;
@@ -124,7 +128,7 @@ impl Unpacking<'_> {
             return Err(refusal(FailureKind::TooLarge, "archive", why));
         }
         self.amount.set(amount);
-        let fail = || trouble("unpack", &path);
+        let fail = || file_failure("unpack", &path);
         let Some((above, name)) = split(&path) else {
             // The tree's own root: the destination keeps its permissions.
             return if kind.is_dir() { Ok(()) } else { Err(bad(&raw, "has no name")) };
@@ -163,7 +167,7 @@ impl Unpacking<'_> {
                     beneath(self.tree, other, OFlags::RDONLY | OFlags::DIRECTORY, ResolveFlags::NO_SYMLINKS)
                         .map_err(|_| nowhere())?;
                 let stat = walk::look(other.as_fd(), old).map_err(|_| nowhere())?;
-                if walk::kind(&stat) != EntryKind::File {
+                if walk::kind(&stat) != FileKind::File {
                     return Err(nowhere());
                 }
                 if target != path {
@@ -178,7 +182,7 @@ impl Unpacking<'_> {
 
     /// The directory `path` of the tree, made if the archive did not; no link is followed on the way.
     fn enter(&mut self, path: &[u8]) -> Result<Rc<OwnedFd>, Failure> {
-        let fail = || trouble("unpack", path);
+        let fail = || file_failure("unpack", path);
         if let Some((last, dir)) = &self.open
             && last == path
         {
@@ -299,7 +303,7 @@ fn create(parent: BorrowedFd<'_>, name: &[u8], mode: u32, raw: &[u8]) -> Result<
         }
         other => other,
     };
-    made.map(File::from).map_err(trouble("unpack", raw))
+    made.map(File::from).map_err(file_failure("unpack", raw))
 }
 
 /// Writes an entry's content; pieces that are all zero become holes.
@@ -320,10 +324,10 @@ fn copy(
         hole = n == PIECE && is_zero(buffer);
         let done =
             if hole { to.seek(SeekFrom::Current(n as i64)).map(drop) } else { to.write_all(&buffer[..n]) };
-        done.map_err(io_trouble("unpack", path))?;
+        done.map_err(io_failure("unpack", path))?;
     }
     if hole {
-        to.set_len(size).map_err(io_trouble("unpack", path))?;
+        to.set_len(size).map_err(io_failure("unpack", path))?;
     }
     Ok(size)
 }
@@ -334,51 +338,51 @@ fn is_zero(bytes: &[u8]) -> bool {
         && bytes[..bytes.len().saturating_sub(1)] == bytes[bytes.len().min(1)..]
 }
 
-/// Puts what is in `tree` below the directory `dest` of the workspace.
-fn place(stage: &mut Stage<'_>, area: &Area, tree: &OwnedFd, dest: &[u8]) -> Result<(), Failure> {
+/// Moves the content of `tree` below the directory `dest` of the workspace.
+fn place(stage: &mut Stage<'_>, area: &WorkspaceArea, tree: &OwnedFd, dest: &[u8]) -> Result<(), Failure> {
     stage.begin(|journal, area| {
         let into = match walk::directory(area, dest) {
             Err(Errno::NOENT) => None,
-            other => Some(other.map_err(trouble("place", dest))?),
+            other => Some(other.map_err(file_failure("place", dest))?),
         };
         journal::note_above(journal, area, &join(dest, b"."))?;
         note(journal, tree.as_fd(), into.as_ref().map(OwnedFd::as_fd), dest)
     })?;
     stage.make_directories(dest)?;
-    let into = walk::directory(area, dest).map_err(trouble("place", dest))?;
+    let into = walk::directory(area, dest).map_err(file_failure("place", dest))?;
     merge(stage, tree.as_fd(), TREE, into.as_fd(), dest)?;
     stage.finish()
 }
 
-/// What stands where an entry of the tree is to be; refuses what cannot be merged.
-fn meets(node: &Node, into: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Statx>, Failure> {
-    let fail = trouble("place", path);
+/// Describes the file in an entry's place; refuses a file that the entry cannot be merged with.
+fn meets(node: &DirectoryNode, into: BorrowedFd<'_>, path: &[u8]) -> Result<Option<Statx>, Failure> {
+    let fail = file_failure("place", path);
     let there = match walk::look(into, &node.name) {
         Err(Errno::NOENT) => return Ok(None),
         other => other.map_err(&fail)?,
     };
     match (walk::kind(&node.stat), walk::kind(&there)) {
-        (EntryKind::Directory, EntryKind::Directory) => Ok(Some(there)),
-        (EntryKind::Directory, _) => Err(fail(Errno::NOTDIR)),
-        (_, EntryKind::Directory) => Err(fail(Errno::ISDIR)),
+        (FileKind::Directory, FileKind::Directory) => Ok(Some(there)),
+        (FileKind::Directory, _) => Err(fail(Errno::NOTDIR)),
+        (_, FileKind::Directory) => Err(fail(Errno::ISDIR)),
         _ => Ok(Some(there)),
     }
 }
 
-/// Notes what [`merge`] will change: below a directory that is new, nothing need be said.
+/// Notes the paths that [`merge`] will change; those below a new directory need no note.
 fn note(
     journal: &mut Journal,
     from: BorrowedFd<'_>,
     into: Option<BorrowedFd<'_>>,
     path: &[u8],
 ) -> Result<(), Failure> {
-    for node in walk::children(from).map_err(trouble("place", path))? {
+    for node in walk::children(from).map_err(file_failure("place", path))? {
         let inner = join(path, node.name.as_bytes());
         let there = into.map_or(Ok(None), |into| meets(&node, into, &inner))?;
         journal.note(&inner, there.as_ref())?;
-        if let (Some(into), Some(EntryKind::Directory)) = (into, there.as_ref().map(walk::kind)) {
-            let from = walk::enter(from, &node.name).map_err(trouble("place", &inner))?;
-            let into = walk::enter(into, &node.name).map_err(trouble("place", &inner))?;
+        if let (Some(into), Some(FileKind::Directory)) = (into, there.as_ref().map(walk::kind)) {
+            let from = walk::enter(from, &node.name).map_err(file_failure("place", &inner))?;
+            let into = walk::enter(into, &node.name).map_err(file_failure("place", &inner))?;
             note(journal, from.as_fd(), Some(into.as_fd()), &inner)?;
         }
     }
@@ -392,12 +396,12 @@ fn merge(
     into: BorrowedFd<'_>,
     path: &[u8],
 ) -> Result<(), Failure> {
-    for node in walk::children(from).map_err(trouble("place", path))? {
+    for node in walk::children(from).map_err(file_failure("place", path))? {
         let last = node.name.as_bytes();
         let (inner_name, inner_path) = (join(name, last), join(path, last));
-        let fail = || trouble("place", &inner_path);
+        let fail = || file_failure("place", &inner_path);
         match meets(&node, into, &inner_path)? {
-            Some(there) if walk::kind(&there) == EntryKind::Directory => {
+            Some(there) if walk::kind(&there) == FileKind::Directory => {
                 let inner = walk::enter(from, last).map_err(fail())?;
                 let target = walk::enter(into, last).map_err(fail())?;
                 merge(stage, inner.as_fd(), &inner_name, target.as_fd(), &inner_path)?;

@@ -1,8 +1,8 @@
-//! The baseline: what the kernel said of every file once, and what it says differently now.
+//! The baseline: a manifest of every file's metadata, and the comparison of the present files with it.
 //!
 //! The manifest lies beside the workspace on its disk, in the order of [`walk`], so that comparing is one walk beside
-//! one pass over it, and needs no memory for either. Beside a workspace's own there may be one with a name, for forks of
-//! it, which have it on their disks from their first moment.
+//! one pass over it, and needs no memory for either. Beside a workspace's own there may be one with a name, for forks
+//! of it, which have it on their disks from their first moment.
 //!
 //! ```text
 //!   "pyroBASE" version | records | end mark, number of records, sum
@@ -15,30 +15,32 @@ use std::io::{self, BufReader, BufWriter, Read, Write};
 use std::os::fd::{AsFd, OwnedFd};
 
 use pyro_proto::frame::MAX_MESSAGE;
-use pyro_proto::message::{Bytes, Change, ChangeKind, EntryKind, Failure, FailureKind, Reply, State};
+use pyro_proto::message::{
+    Bytes, Failure, FailureKind, FileChange, FileChangeKind, FileKind, FileState, Reply,
+};
 use rustix::fs::{AtFlags, Dir, Mode, OFlags, Statx, openat, readlinkat, renameat, unlinkat};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::area::Area;
-use super::single::io_trouble;
-use super::walk::{self, Node};
-use super::{stage, trouble};
+use super::area::WorkspaceArea;
+use super::single::io_failure;
+use super::walk::{self, DirectoryNode};
+use super::{file_failure, stage};
 use crate::failure::refusal;
-use crate::helper::{Stop, Talk};
+use crate::helper::{HelperChannel, HelperStop};
 
 const MAGIC: &[u8; 12] = b"pyroBASE\x01\0\0\0";
 const FILE: &str = "baseline";
 const NAMED: &str = "baseline-";
 const FRESH: &str = "baseline.new";
-/// Longest path or link that a manifest may hold: deeper than what is walked.
+/// Longest path or link that a manifest may hold: deeper than trees are walked.
 const MAX_TEXT: usize = 512 * 256;
-/// What has changed so shortly before may change once more without a later time to show for it: the kernel's clock for
-/// files ticks every 4 to 10 ms.
+/// Age below which a change counts as racy, nanoseconds: a file changed so shortly before may change once more without
+/// a later time to show for it, since the kernel's clock for files ticks every 4 to 10 ms.
 const RACY_NS: i64 = 50_000_000;
 
-/// One file of the baseline.
+/// Record of one file in the baseline.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-struct Noted {
+struct BaselineEntry {
     path: Vec<u8>,
     kind: u8,
     mode: u32,
@@ -49,12 +51,12 @@ struct Noted {
     target: Vec<u8>,
 }
 
-const KINDS: [EntryKind; 4] = [EntryKind::File, EntryKind::Directory, EntryKind::Link, EntryKind::Other];
+const KINDS: [FileKind; 4] = [FileKind::File, FileKind::Directory, FileKind::Link, FileKind::Other];
 const END: u8 = 0xff;
 
-impl Noted {
-    fn state(&self) -> State {
-        State { kind: KINDS[usize::from(self.kind)], mode: self.mode, size: self.size }
+impl BaselineEntry {
+    fn state(&self) -> FileState {
+        FileState { kind: KINDS[usize::from(self.kind)], mode: self.mode, size: self.size }
     }
 }
 
@@ -68,7 +70,7 @@ pub(super) fn add_to_sum(mut sum: u64, bytes: &[u8]) -> u64 {
     sum
 }
 
-struct Writer<W> {
+struct BaselineWriter<W> {
     to: W,
     last: Vec<u8>,
     record: Vec<u8>,
@@ -76,7 +78,7 @@ struct Writer<W> {
     sum: u64,
 }
 
-impl<W: Write> Writer<W> {
+impl<W: Write> BaselineWriter<W> {
     fn new(mut to: W) -> io::Result<Self> {
         to.write_all(MAGIC)?;
         Ok(Self { to, last: Vec::new(), record: Vec::new(), count: 0, sum: 0 })
@@ -116,26 +118,26 @@ impl<W: Write> Writer<W> {
     }
 }
 
-struct Reader<R> {
+struct BaselineReader<R> {
     from: R,
     record: Vec<u8>,
-    current: Noted,
+    current: BaselineEntry,
     count: u64,
     sum: u64,
 }
 
-impl<R: Read> Reader<R> {
+impl<R: Read> BaselineReader<R> {
     fn new(mut from: R) -> io::Result<Self> {
         let mut magic = [0; MAGIC.len()];
         from.read_exact(&mut magic)?;
         if magic != *MAGIC {
             return Err(io::ErrorKind::InvalidData.into());
         }
-        Ok(Self { from, record: Vec::new(), current: Noted::default(), count: 0, sum: 0 })
+        Ok(Self { from, record: Vec::new(), current: BaselineEntry::default(), count: 0, sum: 0 })
     }
 
     /// The next record; `None` after the last.
-    fn next(&mut self) -> io::Result<Option<&Noted>> {
+    fn next(&mut self) -> io::Result<Option<&BaselineEntry>> {
         let broken = || io::Error::from(io::ErrorKind::InvalidData);
         let mut kind = [0];
         self.from.read_exact(&mut kind)?;
@@ -195,72 +197,76 @@ fn file_of(name: Option<&str>) -> Result<String, Failure> {
     Ok(format!("{NAMED}{name}"))
 }
 
-/// Removes all baselines but these.
+/// Removes all baselines but the `kept` ones.
 fn forget_all_but(own: &OwnedFd, kept: [&str; 2]) {
     let Ok(dir) = Dir::read_from(own) else { return };
     for entry in dir.flatten() {
         let name = entry.file_name();
         let text = name.to_str().unwrap_or_default();
         if (text == FILE || text.starts_with(NAMED)) && !kept.contains(&text) {
-            // It costs some space as long as it stays.
+            // A baseline that stays costs some space only.
             let _ = unlinkat(own, name, AtFlags::empty());
         }
     }
 }
 
-pub(super) fn take(area: &Area, name: Option<&str>, keep: Option<&str>) -> Result<Reply, Stop> {
+pub(super) fn take(
+    area: &WorkspaceArea,
+    name: Option<&str>,
+    keep: Option<&str>,
+) -> Result<Reply, HelperStop> {
     let (to, keep) = (file_of(name)?, file_of(keep)?);
-    let own = stage::own(area.disk.as_fd()).map_err(trouble("baseline", b"the baseline"))?;
+    let own = stage::own(area.disk.as_fd()).map_err(file_failure("baseline", b"the baseline"))?;
     let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::TRUNC | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let file = openat(&own, FRESH, flags, Mode::from_raw_mode(0o600));
-    let file = File::from(file.map_err(trouble("baseline", b"the baseline"))?);
-    let failed = || io_trouble("baseline", b"the baseline");
+    let file = File::from(file.map_err(file_failure("baseline", b"the baseline"))?);
+    let failed = || io_failure("baseline", b"the baseline");
     let now = clock_gettime(ClockId::Realtime);
     let racy_from = now.tv_sec.saturating_mul(1_000_000_000).saturating_add(now.tv_nsec) - RACY_NS;
-    let mut writer = Writer::new(BufWriter::with_capacity(128 * 1024, file)).map_err(failed())?;
-    let mut add = |dir: std::os::fd::BorrowedFd<'_>, path: &[u8], node: &Node| {
+    let mut writer = BaselineWriter::new(BufWriter::with_capacity(128 * 1024, file)).map_err(failed())?;
+    let mut add = |dir: std::os::fd::BorrowedFd<'_>, path: &[u8], node: &DirectoryNode| {
         let target = match walk::kind(&node.stat) {
-            EntryKind::Link => readlinkat(dir, &node.name, Vec::new()).map(|target| target.into_bytes()),
+            FileKind::Link => readlinkat(dir, &node.name, Vec::new()).map(|target| target.into_bytes()),
             _ => Ok(Vec::new()),
         };
         Ok(writer.add(path, &node.stat, &target.unwrap_or_default(), racy_from).map_err(failed())?)
     };
     walk::walk(area.workspace.as_fd(), &mut Vec::new(), &mut add)?;
     let (_, entries) = writer.finish().map_err(failed())?;
-    renameat(&own, FRESH, &own, &to).map_err(trouble("baseline", b"the baseline"))?;
+    renameat(&own, FRESH, &own, &to).map_err(file_failure("baseline", b"the baseline"))?;
     forget_all_but(&own, [&to, &keep]);
     Ok(Reply::Baseline { entries })
 }
 
 /// Differences on their way to the host.
-struct Changes<'t> {
-    talk: &'t mut Talk,
-    found: Vec<Change>,
+struct ChangeSender<'t> {
+    channel: &'t mut HelperChannel,
+    found: Vec<FileChange>,
     bytes: usize,
 }
 
-impl Changes<'_> {
+impl ChangeSender<'_> {
     fn add(
         &mut self,
         path: &[u8],
-        kind: ChangeKind,
-        before: Option<State>,
-        after: Option<State>,
-    ) -> Result<(), Stop> {
+        kind: FileChangeKind,
+        before: Option<FileState>,
+        after: Option<FileState>,
+    ) -> Result<(), HelperStop> {
         let bytes = path.len() + 64;
         if self.bytes + bytes > MAX_MESSAGE - 1024 {
             self.flush()?;
         }
         self.bytes += bytes;
-        self.found.push(Change { path: Bytes(path.to_vec()), kind, before, after });
+        self.found.push(FileChange { path: Bytes(path.to_vec()), kind, before, after });
         Ok(())
     }
 
-    fn flush(&mut self) -> Result<(), Stop> {
+    fn flush(&mut self) -> Result<(), HelperStop> {
         self.bytes = 0;
         match std::mem::take(&mut self.found) {
             none if none.is_empty() => Ok(()),
-            found => self.talk.say(&Reply::Changes(found)),
+            found => self.channel.send_reply(&Reply::Changes(found)),
         }
     }
 }
@@ -269,23 +275,29 @@ fn damaged(error: io::Error) -> Failure {
     refusal(FailureKind::Internal, "baseline", format!("the baseline cannot be read: {error}"))
 }
 
-pub(super) fn compare(area: &Area, talk: &mut Talk, baseline: Option<&str>) -> Result<Reply, Stop> {
+pub(super) fn compare(
+    area: &WorkspaceArea,
+    channel: &mut HelperChannel,
+    baseline: Option<&str>,
+) -> Result<Reply, HelperStop> {
     let from = file_of(baseline)?;
-    let own = stage::own(area.disk.as_fd()).map_err(trouble("baseline", b"the baseline"))?;
+    let own = stage::own(area.disk.as_fd()).map_err(file_failure("baseline", b"the baseline"))?;
     let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let file = openat(&own, &from, flags, Mode::empty()).map_err(trouble("baseline", b"the baseline"))?;
-    let mut before = Reader::new(BufReader::with_capacity(128 * 1024, File::from(file))).map_err(damaged)?;
-    let mut changes = Changes { talk, found: Vec::new(), bytes: 0 };
+    let file =
+        openat(&own, &from, flags, Mode::empty()).map_err(file_failure("baseline", b"the baseline"))?;
+    let mut before =
+        BaselineReader::new(BufReader::with_capacity(128 * 1024, File::from(file))).map_err(damaged)?;
+    let mut changes = ChangeSender { channel, found: Vec::new(), bytes: 0 };
     let mut entries = 0;
     // Whether `before.current` is still to be compared.
     let mut pending = before.next().map_err(damaged)?.is_some();
-    let mut visit = |dir: std::os::fd::BorrowedFd<'_>, path: &[u8], node: &Node| {
+    let mut visit = |dir: std::os::fd::BorrowedFd<'_>, path: &[u8], node: &DirectoryNode| {
         entries += 1;
         let after = walk::state(&node.stat);
         while pending {
             let old = &before.current;
             match if old.path == path { Ordering::Equal } else { walk::order(&old.path, path) } {
-                Ordering::Less => changes.add(&old.path, ChangeKind::Deleted, Some(old.state()), None)?,
+                Ordering::Less => changes.add(&old.path, FileChangeKind::Deleted, Some(old.state()), None)?,
                 Ordering::Equal => {
                     if let Some(kind) = differs(old, dir, node) {
                         changes.add(path, kind, Some(old.state()), Some(after))?;
@@ -297,39 +309,43 @@ pub(super) fn compare(area: &Area, talk: &mut Talk, baseline: Option<&str>) -> R
             }
             pending = before.next().map_err(damaged)?.is_some();
         }
-        changes.add(path, ChangeKind::Added, None, Some(after))
+        changes.add(path, FileChangeKind::Added, None, Some(after))
     };
     walk::walk(area.workspace.as_fd(), &mut Vec::new(), &mut visit)?;
     while pending {
         let old = &before.current;
-        changes.add(&old.path, ChangeKind::Deleted, Some(old.state()), None)?;
+        changes.add(&old.path, FileChangeKind::Deleted, Some(old.state()), None)?;
         pending = before.next().map_err(damaged)?.is_some();
     }
     changes.flush()?;
     Ok(Reply::Scanned { entries })
 }
 
-fn differs(old: &Noted, dir: std::os::fd::BorrowedFd<'_>, node: &Node) -> Option<ChangeKind> {
+fn differs(
+    old: &BaselineEntry,
+    dir: std::os::fd::BorrowedFd<'_>,
+    node: &DirectoryNode,
+) -> Option<FileChangeKind> {
     let (was, is) = (old.state(), walk::state(&node.stat));
     if was.kind != is.kind {
-        return Some(ChangeKind::Type);
+        return Some(FileChangeKind::Type);
     }
     match is.kind {
-        EntryKind::File => {
+        FileKind::File => {
             let same = old.mtime == walk::nanoseconds(node.stat.stx_mtime)
                 && old.ctime == walk::nanoseconds(node.stat.stx_ctime)
                 && old.inode == node.stat.stx_ino;
             match (was.size == is.size, same) {
                 (true, true) => None,
-                (true, false) => Some(ChangeKind::Touched),
-                (false, _) => Some(ChangeKind::Modified),
+                (true, false) => Some(FileChangeKind::Touched),
+                (false, _) => Some(FileChangeKind::Modified),
             }
         }
-        EntryKind::Link => {
+        FileKind::Link => {
             let target = readlinkat(dir, &node.name, Vec::new()).map(|target| target.into_bytes());
-            (target.as_ref() != Ok(&old.target)).then_some(ChangeKind::Modified)
+            (target.as_ref() != Ok(&old.target)).then_some(FileChangeKind::Modified)
         }
-        EntryKind::Directory | EntryKind::Other => (was.mode != is.mode).then_some(ChangeKind::Mode),
+        FileKind::Directory | FileKind::Other => (was.mode != is.mode).then_some(FileChangeKind::Mode),
     }
 }
 
@@ -340,7 +356,7 @@ mod tests {
 
     fn manifest() -> Vec<u8> {
         let stat = walk::look(rustix::fs::CWD, c"/").unwrap();
-        let mut writer = Writer::new(Vec::new()).unwrap();
+        let mut writer = BaselineWriter::new(Vec::new()).unwrap();
         for (path, target) in [("a", ""), ("a/b", "to"), ("a/c", ""), ("b", "elsewhere")] {
             writer.add(path.as_bytes(), &stat, target.as_bytes(), i64::MAX).unwrap();
         }
@@ -350,7 +366,7 @@ mod tests {
     }
 
     fn read(bytes: &[u8]) -> io::Result<Vec<(Vec<u8>, Vec<u8>)>> {
-        let mut reader = Reader::new(bytes)?;
+        let mut reader = BaselineReader::new(bytes)?;
         let mut all = Vec::new();
         while let Some(noted) = reader.next()? {
             all.push((noted.path.clone(), noted.target.clone()));

@@ -1,40 +1,40 @@
-//! Several changes as one: everything new is made in a directory beside the workspace and put in place by renames, with a
-//! journal that takes them back if one fails or the guest dies.
+//! Several changes as one: everything new is made in a directory beside the workspace and put in place by renames, with
+//! a journal that takes them back if one fails or the guest dies.
 //!
 //! ```text
-//!   disk:/.pyro/stage/N           what is to come; after an exchange, what was there
-//!   disk:/.pyro/stage/N/journal   what stood where: the changes are being made
+//!   disk:/.pyro/stage/N           files to come; after an exchange, the former files
+//!   disk:/.pyro/stage/N/journal   former files by path: the changes are being made
 //!
 //!   1  everything new is made in the stage          3  renames
 //!   2  begin: the journal; all of it synced         4  finish: the journal is removed, and that is synced
 //! ```
 //!
-//! A crash before 4 leaves a journal, and the next start puts back what it says; after 4 everything is on the disk. The
-//! kernel exchanges two names at once, so that no path is missing in between, and what was replaced is kept without
+//! A crash before 4 leaves a journal, and the next start restores its records; after 4 everything is on the disk. The
+//! kernel exchanges two names at once, so that no path is missing in between, and the replaced file is kept without
 //! another step.
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pyro_proto::message::{EntryKind, Failure, FailureKind};
+use pyro_proto::message::{Failure, FailureKind, FileKind};
 use rustix::fs::{AtFlags, Mode, OFlags, RenameFlags, mkdirat, openat, renameat_with, unlinkat};
 use rustix::io::Errno;
 use rustix::process::Pid;
 
-use super::area::{Area, split};
+use super::area::{WorkspaceArea, split};
 use super::journal::{self, Journal};
-use super::{trouble, walk};
+use super::{file_failure, walk};
 use crate::failure::refusal;
 
-/// What is on its way into the workspace.
+/// Changes on their way into the workspace.
 pub struct Stage<'a> {
-    area: &'a Area,
+    area: &'a WorkspaceArea,
     above: OwnedFd,
     own: String,
     dir: OwnedFd,
     next: u64,
     begun: bool,
-    /// Whether what is in it is still needed, because it could not be put back.
+    /// Whether its files are still needed, because they could not be put back.
     kept: bool,
 }
 
@@ -59,10 +59,10 @@ fn above(disk: BorrowedFd<'_>) -> Result<OwnedFd, Errno> {
     make(own(disk)?.as_fd(), "stage", 0o700)
 }
 
-/// Puts back what helpers left half done, `dead` or all of them, and removes what they staged. Nothing else may be using
-/// those stages.
+/// Undoes changes that helpers left half done, `dead` or all of them, and removes their stages. Nothing else may be
+/// using those stages.
 pub fn recover(disk: BorrowedFd<'_>, dead: Option<Pid>) -> Result<(), Failure> {
-    let fail = || trouble("stage", b"the stage");
+    let fail = || file_failure("stage", b"the stage");
     // Not made here: a guest that starts writes no more than it must.
     let above = match open_dir(disk, ".pyro").and_then(|own| open_dir(own.as_fd(), "stage")) {
         Err(Errno::NOENT) => return Ok(()),
@@ -71,14 +71,15 @@ pub fn recover(disk: BorrowedFd<'_>, dead: Option<Pid>) -> Result<(), Failure> {
     let of = |name: &[u8]| {
         dead.is_none_or(|pid| name.split(|byte| *byte == b'-').next() == Some(digits(pid).as_bytes()))
     };
-    let area = Area::new(disk)?;
+    let area = WorkspaceArea::new(disk)?;
     for node in walk::children(above.as_fd()).map_err(fail())? {
         let name = node.name.as_bytes();
         if !of(name) {
             continue;
         }
         if let Ok(dir) = walk::enter(above.as_fd(), name) {
-            journal::restore(&area, dir.as_fd()).map_err(|(path, errno)| trouble("undo", &path)(errno))?;
+            journal::restore(&area, dir.as_fd())
+                .map_err(|(path, errno)| file_failure("undo", &path)(errno))?;
         }
         walk::remove_all(above.as_fd(), name).map_err(fail())?;
     }
@@ -90,11 +91,11 @@ fn digits(pid: Pid) -> String {
 }
 
 impl<'a> Stage<'a> {
-    /// An empty one.
-    pub fn new(area: &'a Area) -> Result<Self, Failure> {
-        let fail = trouble("stage", b"the stage");
+    /// Makes an empty stage.
+    pub fn new(area: &'a WorkspaceArea) -> Result<Self, Failure> {
+        let fail = file_failure("stage", b"the stage");
         let above = above(area.disk.as_fd()).map_err(&fail)?;
-        // A helper's process id is its own while it lives; what has it already could not be put back.
+        // A helper's process id is its own while it lives; a stage that has it already could not be put back.
         let pid = digits(rustix::process::getpid());
         let (mut own, mut next) = (pid.clone(), 0_u32);
         while let Err(errno) = mkdirat(&above, &own, Mode::from_raw_mode(0o700)) {
@@ -108,49 +109,49 @@ impl<'a> Stage<'a> {
         Ok(Self { area, above, own, dir, next: 0, begun: false, kept: false })
     }
 
-    /// Its directory.
+    /// Directory of the stage.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
     }
 
-    /// A name in it that nothing has.
+    /// Makes up a name that no file in the stage has.
     pub fn fresh(&mut self) -> Vec<u8> {
         self.next += 1;
         self.next.to_string().into_bytes()
     }
 
-    /// A new file in it, and its name.
+    /// Makes a new file in the stage; returns it and its name.
     pub fn file(&mut self) -> Result<(File, Vec<u8>), Failure> {
         let name = self.fresh();
         let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = openat(&self.dir, &name, flags, Mode::from_raw_mode(0o600));
-        Ok((File::from(file.map_err(trouble("stage", b"the stage"))?), name))
+        Ok((File::from(file.map_err(file_failure("stage", b"the stage"))?), name))
     }
 
-    /// Writes down by `note` what stands wherever something is to change, and waits until that and all that is staged are
-    /// on the disk. From here on [`Self::finish`] or [`Self::undo`] must be called.
+    /// Writes the journal by `note`, and waits until the journal and all staged files are on the disk. From here on
+    /// [`Self::finish`] or [`Self::undo`] must be called.
     pub(super) fn begin(
         &mut self,
-        note: impl FnOnce(&mut Journal, &Area) -> Result<(), Failure>,
+        note: impl FnOnce(&mut Journal, &WorkspaceArea) -> Result<(), Failure>,
     ) -> Result<(), Failure> {
         let mut journal = Journal::new(self.dir())?;
         note(&mut journal, self.area)?;
         journal.finish()?;
-        rustix::fs::syncfs(&self.dir).map_err(trouble("sync", b"the disk"))?;
+        rustix::fs::syncfs(&self.dir).map_err(file_failure("sync", b"the disk"))?;
         self.begun = true;
         Ok(())
     }
 
-    /// All changes are made: they last from here on, also if the guest dies.
+    /// Makes the changes last, also if the guest dies.
     pub fn finish(&mut self) -> Result<(), Failure> {
-        journal::remove(self.dir()).map_err(trouble("stage", b"the stage"))?;
+        journal::remove(self.dir()).map_err(file_failure("stage", b"the stage"))?;
         self.begun = false;
         // The removal, and with it all that came before.
-        rustix::fs::fsync(&self.dir).map_err(trouble("sync", b"the disk"))
+        rustix::fs::fsync(&self.dir).map_err(file_failure("sync", b"the disk"))
     }
 
-    /// Puts `name` of the stage at `last` in `parent`, which is `path`, in place of what is there: nothing or something
-    /// that is no directory. `name` may be a path within the stage.
+    /// Puts `name` of the stage at `last` in `parent`, whose path is `path`, in place of the file that is there, if
+    /// any; a directory is refused. `name` may be a path within the stage.
     pub fn place(
         &self,
         name: &[u8],
@@ -158,11 +159,11 @@ impl<'a> Stage<'a> {
         last: &[u8],
         path: &[u8],
     ) -> Result<(), Failure> {
-        let fail = || trouble("place", path);
+        let fail = || file_failure("place", path);
         // Again if somebody makes or removes it in between.
         for _ in 0..100 {
             match walk::look(parent, last) {
-                Ok(stat) if walk::kind(&stat) == EntryKind::Directory => return Err(fail()(Errno::ISDIR)),
+                Ok(stat) if walk::kind(&stat) == FileKind::Directory => return Err(fail()(Errno::ISDIR)),
                 Ok(_) => match renameat_with(&self.dir, name, parent, last, RenameFlags::EXCHANGE) {
                     Err(Errno::NOENT) => {}
                     done => return done.map_err(fail()),
@@ -179,17 +180,16 @@ impl<'a> Stage<'a> {
         Err(refusal(FailureKind::Internal, "place", "somebody else keeps changing the same path"))
     }
 
-    /// Moves `last` of `parent`, which is `path`, out of the workspace; gives its name in the stage.
-    pub fn take(&mut self, parent: BorrowedFd<'_>, last: &[u8], path: &[u8]) -> Result<Vec<u8>, Failure> {
+    /// Moves `last` of `parent`, which is `path`, out of the workspace into the stage.
+    pub fn take(&mut self, parent: BorrowedFd<'_>, last: &[u8], path: &[u8]) -> Result<(), Failure> {
         let name = self.fresh();
         renameat_with(parent, last, &self.dir, &name, RenameFlags::NOREPLACE)
-            .map_err(trouble("remove", path))?;
-        Ok(name)
+            .map_err(file_failure("remove", path))
     }
 
     /// Sets the permissions of `path`, which is open as `file`.
     pub fn set_mode(&self, file: BorrowedFd<'_>, path: &[u8], mode: u32) -> Result<(), Failure> {
-        let fail = || trouble("mode", path);
+        let fail = || file_failure("mode", path);
         let before = walk::mode(&walk::look(file, c"").map_err(fail())?);
         if before != mode & 0o7777 {
             rustix::fs::fchmod(file, Mode::from_raw_mode(mode & 0o7777)).map_err(fail())?;
@@ -199,7 +199,7 @@ impl<'a> Stage<'a> {
 
     /// Makes the directory `path` and those above it, as far as they do not exist.
     pub fn make_directories(&self, path: &[u8]) -> Result<(), Failure> {
-        let fail = || trouble("mkdir", path);
+        let fail = || file_failure("mkdir", path);
         match walk::directory(self.area, path) {
             Ok(_) => return Ok(()),
             Err(Errno::NOENT) => {}
@@ -214,7 +214,8 @@ impl<'a> Stage<'a> {
         }
     }
 
-    /// Puts back all that was there. What cannot be put back is told in `why`, and put back at the next start.
+    /// Undoes all changes. The failure that is returned adds to `why` a path that could not be put back; it is tried
+    /// again at the next start.
     pub fn undo(&mut self, why: Failure) -> Failure {
         if !self.begun {
             return why;
@@ -223,7 +224,7 @@ impl<'a> Stage<'a> {
             Ok(()) => why,
             Err((path, errno)) => {
                 self.kept = true;
-                let mut worse = trouble("undo", &path)(errno);
+                let mut worse = file_failure("undo", &path)(errno);
                 worse.kind = FailureKind::Internal;
                 worse.message = format!("{}; not all could be undone: {}", why.message, worse.message);
                 worse
@@ -248,7 +249,7 @@ impl<'a> Stage<'a> {
 }
 
 impl Drop for Stage<'_> {
-    /// What is left in it is what was not wanted, or what was replaced.
+    /// Removes the files left in the stage, which were not wanted or were replaced.
     fn drop(&mut self) {
         if self.kept {
             return;

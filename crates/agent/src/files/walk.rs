@@ -1,34 +1,34 @@
-//! Directories, read in order: entries sorted by their bytes, each directory before what is in it.
+//! Directories, read in order: entries sorted by their bytes, each directory before its entries.
 
 use std::ffi::CString;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use pyro_proto::message::{Bytes, Entry, EntryKind, FailureKind, State};
+use pyro_proto::message::{Bytes, FailureKind, FileEntry, FileKind, FileState};
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, RawDir, Statx, StatxFlags, openat, readlinkat, statx};
 use rustix::io::Errno;
 
-use super::{area, trouble};
+use super::{area, file_failure};
 use crate::failure::refusal;
-use crate::helper::Stop;
+use crate::helper::HelperStop;
 
 /// Directories inside each other that are walked: each keeps a descriptor and some of the stack.
 pub const MAX_DEPTH: usize = 512;
 
-/// One entry of a directory.
-pub struct Node {
-    /// Its name.
+/// Entry of a directory.
+pub struct DirectoryNode {
+    /// Name in its directory.
     pub name: CString,
-    /// What the kernel says of it.
+    /// Metadata from the kernel.
     pub stat: Statx,
 }
 
-/// What is in the directory `dir`, sorted. What vanishes meanwhile is left out.
+/// Reads the entries of the directory `dir`, sorted. Entries that vanish meanwhile are left out.
 ///
-/// Not inlined: who walks is on the stack once for each level, and its buffer must not be.
+/// Not inlined: the walk is on the stack once for each level, and this buffer must not be.
 #[inline(never)]
-pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<Node>, Errno> {
-    // Where it was read before, it would go on from there.
+pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<DirectoryNode>, Errno> {
+    // A directory that was read before would be read on from there.
     rustix::fs::seek(dir, rustix::fs::SeekFrom::Start(0))?;
     let mut buffer = [MaybeUninit::<u8>::uninit(); 32 * 1024];
     let mut raw = RawDir::new(dir, &mut buffer);
@@ -43,7 +43,7 @@ pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<Node>, Errno> {
     let mut nodes = Vec::with_capacity(names.len());
     for name in names {
         match look(dir, &name) {
-            Ok(stat) => nodes.push(Node { name, stat }),
+            Ok(stat) => nodes.push(DirectoryNode { name, stat }),
             Err(Errno::NOENT) => {}
             Err(errno) => return Err(errno),
         }
@@ -51,50 +51,50 @@ pub fn children(dir: BorrowedFd<'_>) -> Result<Vec<Node>, Errno> {
     Ok(nodes)
 }
 
-/// What the kernel says of `name` in `dir`, a link not followed; of `dir` itself where the name is empty.
+/// Reads the metadata of `name` in `dir`, a link not followed; of `dir` itself where the name is empty.
 pub fn look(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<Statx, Errno> {
     let flags = AtFlags::SYMLINK_NOFOLLOW | AtFlags::EMPTY_PATH | AtFlags::STATX_DONT_SYNC;
     statx(dir, name, flags, StatxFlags::BASIC_STATS | StatxFlags::BTIME)
 }
 
-/// Opens the directory `name` of `dir`, if that is what it is.
+/// Opens the directory `name` of `dir`; an error if it is none.
 pub fn enter(dir: BorrowedFd<'_>, name: impl rustix::path::Arg) -> Result<OwnedFd, Errno> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     openat(dir, name, flags, Mode::empty())
 }
 
-/// What it is.
-pub fn kind(stat: &Statx) -> EntryKind {
+/// Kind of a file.
+pub fn kind(stat: &Statx) -> FileKind {
     match FileType::from_raw_mode(stat.stx_mode.into()) {
-        FileType::RegularFile => EntryKind::File,
-        FileType::Directory => EntryKind::Directory,
-        FileType::Symlink => EntryKind::Link,
-        _ => EntryKind::Other,
+        FileType::RegularFile => FileKind::File,
+        FileType::Directory => FileKind::Directory,
+        FileType::Symlink => FileKind::Link,
+        _ => FileKind::Other,
     }
 }
 
-/// Permission bits.
+/// Permission bits of a file.
 pub fn mode(stat: &Statx) -> u32 {
     u32::from(stat.stx_mode) & 0o7777
 }
 
-/// Nanoseconds since 1970.
+/// Nanoseconds since 1970 UTC.
 pub fn nanoseconds(time: rustix::fs::StatxTimestamp) -> i64 {
     time.tv_sec.saturating_mul(1_000_000_000).saturating_add(i64::from(time.tv_nsec))
 }
 
-/// What is compared of it.
-pub fn state(stat: &Statx) -> State {
-    State { kind: kind(stat), mode: mode(stat), size: stat.stx_size }
+/// Attributes of a file that are compared with the baseline.
+pub fn state(stat: &Statx) -> FileState {
+    FileState { kind: kind(stat), mode: mode(stat), size: stat.stx_size }
 }
 
-/// As the host is told; `name` of `dir`, under `path`.
-pub fn entry(dir: BorrowedFd<'_>, name: impl rustix::path::Arg, path: &[u8], stat: &Statx) -> Entry {
+/// Describes `name` of `dir` to the host, under `path`.
+pub fn entry(dir: BorrowedFd<'_>, name: impl rustix::path::Arg, path: &[u8], stat: &Statx) -> FileEntry {
     let kind = kind(stat);
-    let target = (kind == EntryKind::Link)
+    let target = (kind == FileKind::Link)
         .then(|| readlinkat(dir, name, Vec::new()).ok().map(|target| Bytes(target.into_bytes())))
         .flatten();
-    Entry {
+    FileEntry {
         path: Bytes(path.to_vec()),
         kind,
         mode: mode(stat),
@@ -105,20 +105,20 @@ pub fn entry(dir: BorrowedFd<'_>, name: impl rustix::path::Arg, path: &[u8], sta
     }
 }
 
-/// What is done with each entry: the directory it is in, its path, itself.
-pub type Visit<'v> = &'v mut dyn FnMut(BorrowedFd<'_>, &[u8], &Node) -> Result<(), Stop>;
+/// Callback for each entry: its directory, its path, the entry.
+pub type Visit<'v> = &'v mut dyn FnMut(BorrowedFd<'_>, &[u8], &DirectoryNode) -> Result<(), HelperStop>;
 
 /// Visits everything below `dir`, whose own path is `path`.
-pub fn walk(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<(), Stop> {
+pub fn walk(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>) -> Result<(), HelperStop> {
     deeper(dir, path, visit, 0)
 }
 
-fn deeper(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>, depth: usize) -> Result<(), Stop> {
+fn deeper(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>, depth: usize) -> Result<(), HelperStop> {
     if depth > MAX_DEPTH {
         let why = format!("more than {MAX_DEPTH} directories inside each other");
         return Err(refusal(FailureKind::TooLarge, "walk", why).into());
     }
-    let nodes = children(dir).map_err(trouble("list", path))?;
+    let nodes = children(dir).map_err(file_failure("list", path))?;
     let len = path.len();
     for node in nodes {
         if len > 0 {
@@ -126,12 +126,12 @@ fn deeper(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>, depth: usiz
         }
         path.extend(node.name.as_bytes());
         visit(dir, path, &node)?;
-        if kind(&node.stat) == EntryKind::Directory {
+        if kind(&node.stat) == FileKind::Directory {
             match enter(dir, &node.name) {
                 Ok(inner) => deeper(inner.as_fd(), path, visit, depth + 1)?,
-                // Gone, or something else by now.
+                // Gone, or no directory by now.
                 Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
-                Err(errno) => return Err(trouble("list", path)(errno).into()),
+                Err(errno) => return Err(file_failure("list", path)(errno).into()),
             }
         }
         path.truncate(len);
@@ -145,20 +145,20 @@ pub fn remove_all(dir: BorrowedFd<'_>, name: &[u8]) -> Result<(), Errno> {
         Err(Errno::ISDIR) => {}
         other => return other,
     }
-    // Without recursion: what is to be removed may be deeper than what is walked. A directory inside another is moved
-    // up beside it first.
+    // Without recursion: the tree may be deeper than trees are walked. A directory inside another is moved up beside it
+    // first.
     let mut next = 0_u64;
     let top = enter(dir, name)?;
     loop {
         let mut moved = false;
         for node in children(top.as_fd())? {
-            if kind(&node.stat) != EntryKind::Directory {
+            if kind(&node.stat) != FileKind::Directory {
                 rustix::fs::unlinkat(&top, &node.name, AtFlags::empty())?;
                 continue;
             }
             let inner = enter(top.as_fd(), &node.name)?;
             for below in children(inner.as_fd())? {
-                if kind(&below.stat) != EntryKind::Directory {
+                if kind(&below.stat) != FileKind::Directory {
                     rustix::fs::unlinkat(&inner, &below.name, AtFlags::empty())?;
                     continue;
                 }
@@ -187,7 +187,27 @@ pub fn order(a: &[u8], b: &[u8]) -> std::cmp::Ordering {
     a.split(|byte| *byte == b'/').cmp(b.split(|byte| *byte == b'/'))
 }
 
-/// The directory that is walked for `path`, and its own path.
-pub fn directory(area: &area::Area, path: &[u8]) -> Result<OwnedFd, Errno> {
+/// Opens the directory `path` of the workspace.
+pub fn directory(area: &area::WorkspaceArea, path: &[u8]) -> Result<OwnedFd, Errno> {
     area.open(path, OFlags::RDONLY | OFlags::DIRECTORY)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_deeper_than_trees_are_walked_is_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root =
+            rustix::fs::open(folder.path(), OFlags::RDONLY | OFlags::DIRECTORY, Mode::empty()).unwrap();
+        let mut dir = root.try_clone().unwrap();
+        for _ in 0..MAX_DEPTH + 200 {
+            rustix::fs::mkdirat(&dir, "d", Mode::RWXU).unwrap();
+            dir = enter(dir.as_fd(), "d").unwrap();
+            openat(&dir, "f", OFlags::WRONLY | OFlags::CREATE, Mode::RUSR).unwrap();
+        }
+        remove_all(root.as_fd(), b"d").unwrap();
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
 }

@@ -1,11 +1,11 @@
-//! What goes on around a job.
+//! Futures around a job: its driver and its followers.
 //!
 //! ```text
-//!   driver     reads what the job writes, feeds it, waits for its end   (a future of the guest)
-//!   follower   passes on what was written from a cursor on              (a future of a session)
+//!   driver     reads the job's output, feeds it, waits for its end   (a future of the guest)
+//!   follower   passes on the output from a cursor on                (a future of a session)
 //! ```
 //!
-//! A follower that is slow holds the driver up: what is followed is not lost. Where nobody follows, the oldest bytes go.
+//! A follower that is slow holds the driver up: followed output is not lost. Where nobody follows, the oldest bytes go.
 
 use std::cell::Cell;
 use std::future::poll_fn;
@@ -19,37 +19,37 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 use futures::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, FrameReader, HEADER, MAX_CHUNK, MAX_MESSAGE};
-use pyro_proto::message::{Exit, Failure, FailureKind, Reply};
+use pyro_proto::message::{CommandExit, Failure, FailureKind, Reply};
 use pyro_proto::mux::Stream;
 
 use super::job::Job;
-use crate::exec::stdio::Source;
+use crate::exec::stdio::OutputSource;
 use crate::failure::refusal;
-use crate::reaper::Ended;
-use crate::session::last_word;
+use crate::reaper::ChildExit;
+use crate::wire::last_word;
 
 /// Bytes that are read or passed on at once.
 const PIECE: usize = MAX_CHUNK / 2;
 
-/// How far a job's end has come.
+/// Progress of a job's end.
 #[derive(Default)]
-struct End {
+struct JobEnd {
     timed_out: Cell<bool>,
-    /// Processes that it started still run.
+    /// Whether processes that the job started still run.
     left_running: Cell<bool>,
-    /// Time to read what these still write is over.
+    /// Whether the time to read their further output is over.
     drained: Cell<bool>,
 }
 
 /// Drives `job` from its start to its end.
 pub async fn drive(
     job: &Job,
-    mut sources: Vec<Source>,
-    ended: oneshot::Receiver<Ended>,
+    mut sources: Vec<OutputSource>,
+    ended: oneshot::Receiver<ChildExit>,
     timeout: Option<Duration>,
     drain: Duration,
 ) {
-    let end = End::default();
+    let end = JobEnd::default();
     let mut buffer = vec![0; PIECE];
     let mut settled = false;
     {
@@ -60,25 +60,25 @@ pub async fn drive(
             let _ = watch.as_mut().poll(cx).is_ready();
             if job.ended.get().is_some() && !settled {
                 settled = true;
-                sources.iter_mut().for_each(Source::command_ended);
+                sources.iter_mut().for_each(OutputSource::command_ended);
             }
             if has_room(job) && read(job, &mut sources, &mut buffer, cx) {
-                // Others first, then the rest of it.
+                // Other tasks first, then the rest of the output.
                 cx.waker().wake_by_ref();
                 return Poll::Pending;
             }
-            let read = sources.iter().all(Source::is_closed)
-                || (end.drained.get() && !sources.iter().any(Source::owes));
+            let read = sources.iter().all(OutputSource::is_closed)
+                || (end.drained.get() && !sources.iter().any(OutputSource::owes));
             // A follower that lags behind holds this up only while something is left to read.
             if settled && read { Poll::Ready(()) } else { Poll::Pending }
         })
         .await;
     }
-    // Who still has its terminal open is told so, as when a person closes the window.
+    // Processes that still have the terminal open get a hang-up, as when a person closes the window.
     job.stdin.close();
     job.terminal.borrow_mut().take();
     if let Some(ended) = job.ended.get() {
-        job.exit.set(Some(Exit {
+        job.exit.set(Some(CommandExit {
             status: ended.status,
             timed_out: end.timed_out.get(),
             duration_us: ended.at.duration_since(job.since).as_micros() as u64,
@@ -88,14 +88,14 @@ pub async fn drive(
     job.wake_waiting();
 }
 
-/// Whether what is read now is lost by none who follows.
+/// Whether the next piece can be read without a follower losing output.
 fn has_room(job: &Job) -> bool {
     let record = job.record.borrow();
     job.followers.borrow().iter().all(|at| record.has_room(at.get(), PIECE))
 }
 
-/// Reads one piece, if there is one.
-fn read(job: &Job, sources: &mut [Source], buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
+/// Reads a piece of output, if there is one; says whether there was.
+fn read(job: &Job, sources: &mut [OutputSource], buffer: &mut [u8], cx: &mut Context<'_>) -> bool {
     for at in 0..sources.len() {
         if let Poll::Ready(n) = sources[at].poll_read(cx, buffer)
             && n > 0
@@ -113,8 +113,8 @@ fn read(job: &Job, sources: &mut [Source], buffer: &mut [u8], cx: &mut Context<'
 /// Waits for the end of the job's main process, kills it when its time is up, and then lets `drain` pass.
 async fn watch(
     job: &Job,
-    end: &End,
-    mut ended: oneshot::Receiver<Ended>,
+    end: &JobEnd,
+    mut ended: oneshot::Receiver<ChildExit>,
     timeout: Option<Duration>,
     drain: Duration,
 ) {
@@ -138,13 +138,13 @@ async fn watch(
     end.drained.set(true);
 }
 
-/// A place among those who follow a job; given up with the call.
-struct Follower<'a> {
+/// Place among the followers of a job; given up with the call.
+struct JobFollower<'a> {
     job: &'a Job,
     at: Rc<Cell<u64>>,
 }
 
-impl<'a> Follower<'a> {
+impl<'a> JobFollower<'a> {
     fn new(job: &'a Job, cursor: u64) -> Self {
         let record = job.record.borrow();
         let at = Rc::new(Cell::new(cursor.clamp(record.kept_from(), record.written())));
@@ -153,14 +153,14 @@ impl<'a> Follower<'a> {
     }
 }
 
-impl Drop for Follower<'_> {
+impl Drop for JobFollower<'_> {
     fn drop(&mut self) {
         self.job.followers.borrow_mut().retain(|at| !Rc::ptr_eq(at, &self.at));
         self.job.wake_driver();
     }
 }
 
-/// Tells `write` what `job` writes from byte `cursor` on, until its end, or until the host is gone.
+/// Sends the output of `job` on `write`, from byte `cursor` on, until its end, or until the host is gone.
 pub async fn attach(
     job: Result<Rc<Job>, Failure>,
     cursor: u64,
@@ -171,7 +171,7 @@ pub async fn attach(
         Ok(job) => job,
         Err(failure) => return last_word(&mut write, &Reply::Failed(failure)).await,
     };
-    let heard = async {
+    let host_input = async {
         match frames.next(MAX_MESSAGE).await {
             Ok(Some(_)) => {
                 let why = "nothing is said to whom one follows";
@@ -180,7 +180,7 @@ pub async fn attach(
             _ => None,
         }
     };
-    let last = match select(pin!(heard), pin!(follow(&job, cursor, &mut write))).await {
+    let last = match select(pin!(host_input), pin!(follow(&job, cursor, &mut write))).await {
         Either::Left((last, _)) => last,
         Either::Right((exit, _)) => exit.map(Reply::Ended),
     };
@@ -189,9 +189,9 @@ pub async fn attach(
     }
 }
 
-/// Passes on what `job` writes until it is over; `None` when the host is gone.
-async fn follow(job: &Job, cursor: u64, write: &mut WriteHalf<Stream>) -> Option<Exit> {
-    let follower = Follower::new(job, cursor);
+/// Passes on the output of `job` until it is over; `None` when the host is gone.
+async fn follow(job: &Job, cursor: u64, write: &mut WriteHalf<Stream>) -> Option<CommandExit> {
+    let follower = JobFollower::new(job, cursor);
     frame::send(write, &Reply::Attached { from: follower.at.get() }).await.ok()?;
     let mut buffer = vec![0; HEADER + PIECE];
     loop {

@@ -1,4 +1,4 @@
-//! One job: what is known of it, and what can be done to it.
+//! A single job: its state, and the operations on it.
 
 use std::cell::{Cell, RefCell};
 use std::future::poll_fn;
@@ -7,47 +7,51 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
 use pyro_proto::message::{
-    Exec, Exit, Failure, FailureKind, JOB_INPUT, JobId, JobInfo, SignalTarget, TerminalSize,
+    CommandExit, ExecRequest, Failure, FailureKind, JOB_INPUT, JobId, JobInfo, TerminalSize,
 };
 use rustix::process::{Pid, Signal, kill_process_group};
 
-use super::record::Record;
-use crate::exec::stdio::{self, Stdin, Streams, Watched};
-use crate::exec::talk::{KILL_GRACE, LONGEST, Running};
-use crate::exec::tree::Tree;
+use super::record::OutputRecord;
+use crate::exec::drive::{KILL_GRACE, LONGEST, RunningCommand};
+use crate::exec::stdio::{self, AgentStreams, Stdin, WatchedFd};
+use crate::exec::tree::ProcessTree;
 use crate::failure::{failure, refusal};
-use crate::reaper::Ended;
+use crate::reaper::ChildExit;
 
-/// How often it is looked whether a stopped job's last process is gone: the kernel tells of its main process only.
+/// Interval at which a stopped job is checked for remaining processes: the kernel reports only the main one's end.
 const LOOK: Duration = Duration::from_millis(10);
 
-/// A job.
+/// Job of the guest, shared by its driver and its followers.
 pub struct Job {
     id: JobId,
     pid: Pid,
     pub(super) since: Instant,
-    /// Its processes; `None` once it was forgotten.
-    pub(super) tree: RefCell<Option<Tree>>,
+    /// Processes of the job; `None` once it was forgotten.
+    pub(super) tree: RefCell<Option<ProcessTree>>,
     pub(super) stdin: Stdin,
-    pub(super) terminal: RefCell<Option<Watched>>,
+    pub(super) terminal: RefCell<Option<WatchedFd>>,
     is_terminal: bool,
-    pub(super) record: RefCell<Record>,
-    /// Its main process has ended.
-    pub(super) ended: Cell<Option<Ended>>,
-    /// And its output is read: it is over.
-    pub(super) exit: Cell<Option<Exit>>,
-    /// Where those are who follow it.
+    pub(super) record: RefCell<OutputRecord>,
+    /// End of the main process, once it has ended.
+    pub(super) ended: Cell<Option<ChildExit>>,
+    /// End of the job, once its output is read too.
+    pub(super) exit: Cell<Option<CommandExit>>,
+    /// Cursors of the followers.
     pub(super) followers: RefCell<Vec<Rc<Cell<u64>>>>,
-    /// Who waits for something to be written, or for its end.
+    /// Wakers of futures that wait for output, or for the job's end.
     waiting: RefCell<Vec<Waker>>,
     driver: RefCell<Option<Waker>>,
 }
 
 impl Job {
-    /// The job that `running` is, and the future that drives it.
-    pub fn new(id: JobId, request: &Exec, running: Running) -> (Rc<Self>, impl Future<Output = ()> + use<>) {
-        let Running { tree, pid, since, ended, streams } = running;
-        let Streams { stdin, sources, terminal } = streams;
+    /// Makes a job of `running`, and the future that drives it.
+    pub fn new(
+        id: JobId,
+        request: &ExecRequest,
+        running: RunningCommand,
+    ) -> (Rc<Self>, impl Future<Output = ()> + use<>) {
+        let RunningCommand { tree, pid, since, ended, streams } = running;
+        let AgentStreams { stdin, sources, terminal } = streams;
         let job = Rc::new(Self {
             id,
             pid,
@@ -69,12 +73,12 @@ impl Job {
         (job, async move { super::drive::drive(&driven, sources, ended, timeout, drain).await })
     }
 
-    /// The process id of its main process.
+    /// Process id of the main process.
     pub fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get() as u32
     }
 
-    /// What is known of it.
+    /// Describes the job to the host.
     pub fn info(&self) -> JobInfo {
         let record = self.record.borrow();
         JobInfo {
@@ -87,7 +91,7 @@ impl Job {
         }
     }
 
-    /// Feeds its terminal; says how many bytes it has room for.
+    /// Feeds the terminal; returns the number of bytes that there was room for.
     pub fn input(&self, bytes: &[u8]) -> Result<u32, Failure> {
         let refused = |why: String| Err(refusal(FailureKind::BadRequest, "input", why));
         if bytes.len() > JOB_INPUT {
@@ -104,7 +108,7 @@ impl Job {
         Ok(taken as u32)
     }
 
-    /// Sets its terminal's size.
+    /// Sets the size of the terminal.
     pub fn resize(&self, size: TerminalSize) -> Result<(), Failure> {
         match &*self.terminal.borrow() {
             Some(terminal) => {
@@ -120,17 +124,14 @@ impl Job {
         }
     }
 
-    /// Sends a signal. Nobody gets it where nobody is left.
-    pub fn signal(&self, signal: Signal, target: SignalTarget) {
-        let group = match target {
-            SignalTarget::Tree => return self.with_tree(|tree| tree.signal(signal)),
-            SignalTarget::Foreground => self
-                .terminal
-                .borrow()
-                .as_ref()
-                .and_then(|terminal| rustix::termios::tcgetpgrp(terminal.get_ref()).ok()),
-            SignalTarget::Group => None,
-        };
+    /// Sends a signal to the foreground of the terminal, else to the first process's group; to nobody where nobody is
+    /// left.
+    pub fn signal(&self, signal: Signal) {
+        let group = self
+            .terminal
+            .borrow()
+            .as_ref()
+            .and_then(|terminal| rustix::termios::tcgetpgrp(terminal.get_ref()).ok());
         // Reaped, its number may be somebody else's.
         match (group, self.ended.get()) {
             (Some(group), _) => drop(kill_process_group(group, signal)),
@@ -139,12 +140,12 @@ impl Job {
         }
     }
 
-    /// Waits until it is over.
-    pub async fn over(&self) -> Exit {
+    /// Waits until the job is over.
+    pub async fn over(&self) -> CommandExit {
         self.until(|| self.exit.get()).await
     }
 
-    /// Asks everything in it to end, and kills what has not after `grace`; an error if even that does not help.
+    /// Asks all processes of the job to end, and kills those left after `grace`; an error if even that does not help.
     pub async fn stop(&self, grace: Duration) -> Result<(), Failure> {
         self.with_tree(|tree| {
             // A shell that a person uses ignores TERM; it ends with its terminal.
@@ -157,14 +158,14 @@ impl Job {
         if self.vanishes(grace.min(LONGEST)).await {
             return Ok(());
         }
-        self.with_tree(Tree::kill);
+        self.with_tree(ProcessTree::kill);
         if self.vanishes(KILL_GRACE).await {
             return Ok(());
         }
         Err(refusal(FailureKind::Internal, "kill", "the job was killed and does not end"))
     }
 
-    /// Whether nothing is left of it, or will be within `limit`.
+    /// Waits until no process of the job is left; `false` if some are after `limit`.
     async fn vanishes(&self, limit: Duration) -> bool {
         let gone = async {
             self.until(|| self.ended.get()).await;
@@ -175,21 +176,21 @@ impl Job {
         tokio::time::timeout(limit, gone).await.is_ok()
     }
 
-    /// What it left behind lives on.
+    /// Lets the processes that the job left behind live on.
     pub fn release(&self) {
         if let Some(tree) = self.tree.borrow_mut().take() {
             tree.release(false);
         }
     }
 
-    pub(super) fn with_tree(&self, act: impl FnOnce(&Tree)) {
+    pub(super) fn with_tree(&self, act: impl FnOnce(&ProcessTree)) {
         if let Some(tree) = &*self.tree.borrow() {
             act(tree);
         }
     }
 
     fn is_vacant(&self) -> bool {
-        self.tree.borrow().as_ref().is_none_or(Tree::is_empty)
+        self.tree.borrow().as_ref().is_none_or(ProcessTree::is_empty)
     }
 
     pub(super) fn wake_driver(&self) {
@@ -216,7 +217,7 @@ impl Job {
         }
     }
 
-    /// Waits until `there` gives something.
+    /// Waits until `there` returns a value.
     pub(super) async fn until<T>(&self, mut there: impl FnMut() -> Option<T>) -> T {
         poll_fn(|cx| match there() {
             Some(found) => Poll::Ready(found),

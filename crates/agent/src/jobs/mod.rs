@@ -1,15 +1,15 @@
 //! Jobs: commands that belong to the guest and not to a stream. Shells that stay and services are jobs.
 //!
 //! ```text
-//!   job      one of them: what is known of it, what can be done to it
-//!   record   what it wrote, the last megabyte of that, by cursor
-//!   drive    what goes on around it: reading it, waiting for it, following it
+//!   job      state of a job, and the operations on it
+//!   record   the last megabyte of its output, by cursor
+//!   drive    reading a job's output, waiting for its end, following it
 //! ```
 //!
-//! The futures of jobs run in [`Jobs::run`], beside the sessions and not inside one. Whoever follows a job is a future
-//! of a session; they meet in the [`job::Job`], which wakes whom it concerns.
+//! The futures of jobs run in [`Jobs::run`], beside the sessions and not inside one. A follower of a job is a future of
+//! a session; both meet in the [`job::Job`], which wakes the one concerned.
 //!
-//! Invariant: nothing that a session does, its end included, ends a job, but an order to.
+//! Invariant: only an explicit stop ends a job; the end of a session does not.
 
 mod drive;
 mod job;
@@ -28,12 +28,12 @@ use futures::io::{ReadHalf, WriteHalf};
 use futures::stream::{FuturesUnordered, StreamExt};
 use pyro_proto::frame::FrameReader;
 use pyro_proto::message::{
-    Failure, FailureKind, JobId, JobInfo, JobStart, MAX_JOBS, Reply, SignalTarget, Stdio, TerminalSize,
+    ExecStdio, Failure, FailureKind, JobId, JobInfo, JobStart, MAX_JOBS, Reply, TerminalSize,
 };
 use pyro_proto::mux::Stream;
 use rustix::process::Signal;
 
-use crate::exec::{Commands, talk};
+use crate::exec::{self, Commands};
 use crate::failure::refusal;
 use job::Job;
 
@@ -43,7 +43,7 @@ type Task = Pin<Box<dyn Future<Output = ()>>>;
 #[derive(Default)]
 pub struct Jobs {
     jobs: RefCell<BTreeMap<JobId, Rc<Job>>>,
-    /// Started and not taken up by [`Jobs::run`] yet.
+    /// Drivers that [`Jobs::run`] has not taken up yet.
     fresh: RefCell<Vec<Task>>,
     waker: Cell<Option<Waker>>,
 }
@@ -61,10 +61,10 @@ impl Jobs {
         .await
     }
 
-    /// Starts one; gives the process id.
+    /// Starts a job; returns its process id.
     pub fn start(&self, commands: &Commands, request: JobStart) -> Result<u32, Failure> {
         let JobStart { id, exec } = request;
-        if exec.stdio == Stdio::Piped {
+        if exec.stdio == ExecStdio::Piped {
             return Err(refusal(FailureKind::BadRequest, "job", "a job's input is a terminal or empty"));
         }
         let mut jobs = self.jobs.borrow_mut();
@@ -75,7 +75,7 @@ impl Jobs {
             let why = format!("there are {MAX_JOBS} jobs, the most there may be");
             return Err(refusal(FailureKind::Exhausted, "job", why));
         }
-        let running = talk::start(commands, &exec)?;
+        let running = exec::drive::start(commands, &exec)?;
         let (job, task) = Job::new(id, &exec, running);
         let pid = job.pid();
         jobs.insert(id, job);
@@ -91,7 +91,7 @@ impl Jobs {
         }
     }
 
-    /// Tells `write` what the job writes, from `cursor` on, until its end or the host's.
+    /// Sends the job's output on `write`, from `cursor` on, until the end of the job or of the call.
     pub async fn attach(
         &self,
         id: JobId,
@@ -103,7 +103,7 @@ impl Jobs {
         drive::attach(job, cursor, frames, write).await;
     }
 
-    /// Feeds a job's terminal; says how many bytes it took.
+    /// Feeds a job's terminal; returns the number of bytes taken.
     pub fn input(&self, id: JobId, bytes: &[u8]) -> Result<u32, Failure> {
         self.find(id)?.input(bytes)
     }
@@ -113,17 +113,17 @@ impl Jobs {
         self.find(id)?.resize(size)
     }
 
-    /// Sends a signal.
-    pub fn signal(&self, id: JobId, number: i32, target: SignalTarget) -> Result<(), Failure> {
+    /// Sends a signal to the job's foreground process group.
+    pub fn signal(&self, id: JobId, number: i32) -> Result<(), Failure> {
         let job = self.find(id)?;
         let Some(signal) = Signal::from_named_raw(number) else {
             return Err(refusal(FailureKind::BadRequest, "signal", format!("{number} is no signal")));
         };
-        job.signal(signal, target);
+        job.signal(signal);
         Ok(())
     }
 
-    /// Ends a job and everything in it; answers when that is done.
+    /// Ends a job and all its processes; answers when they are gone.
     pub async fn stop(&self, id: JobId, grace_ms: u64) -> Reply {
         let job = match self.find(id) {
             Ok(job) => job,
@@ -140,12 +140,12 @@ impl Jobs {
         }
     }
 
-    /// What is known of each.
+    /// Describes all jobs.
     pub fn list(&self) -> Vec<JobInfo> {
         self.jobs.borrow().values().map(|job| job.info()).collect()
     }
 
-    /// Drops one that has ended.
+    /// Drops a job that has ended.
     pub fn forget(&self, id: JobId) -> Result<(), Failure> {
         if self.find(id)?.info().exit.is_none() {
             return Err(refusal(FailureKind::BadRequest, "job", format!("job {id} still runs")));

@@ -1,6 +1,6 @@
-//! What a job wrote: its last bytes, in the order in which they were read, with the stream that each came from.
+//! Output of a job: its last bytes, in the order in which they were read, each with the stream that it came from.
 //!
-//! One cursor counts the bytes of both streams together, from the job's start.
+//! Cursors count the bytes of both streams together, from the job's start.
 
 use std::collections::VecDeque;
 
@@ -11,16 +11,16 @@ use pyro_proto::message::JOB_KEPT;
 /// their bytes.
 const MAX_RUNS: usize = 16 * 1024;
 
-/// A job's output.
+/// Record of a job's output.
 #[derive(Default)]
-pub struct Record {
+pub struct OutputRecord {
     bytes: VecDeque<u8>,
-    /// Where each stretch of one stream ends, in order; the last one ends at `written`.
+    /// Ends of the stretches of one stream, in order; the last stretch ends at `written`.
     runs: VecDeque<(u64, Channel)>,
     written: u64,
 }
 
-impl Record {
+impl OutputRecord {
     /// Bytes written so far.
     pub fn written(&self) -> u64 {
         self.written
@@ -37,7 +37,7 @@ impl Record {
         self.written + len as u64 <= from + JOB_KEPT as u64 && runs < MAX_RUNS
     }
 
-    /// Adds what was read from `channel`.
+    /// Adds bytes that were read from `channel`.
     pub fn push(&mut self, channel: Channel, bytes: &[u8]) {
         if bytes.is_empty() {
             return;
@@ -46,7 +46,7 @@ impl Record {
         let over = (self.bytes.len() + bytes.len()).saturating_sub(JOB_KEPT);
         self.bytes.drain(..over.min(self.bytes.len()));
         let bytes = &bytes[bytes.len().saturating_sub(JOB_KEPT)..];
-        // By itself it would grow to twice of what it may hold.
+        // By itself the buffer would grow to twice its limit.
         let wanted = self.bytes.len() + bytes.len();
         if wanted > self.bytes.capacity() {
             let room = wanted.next_power_of_two().min(JOB_KEPT);
@@ -68,8 +68,8 @@ impl Record {
         }
     }
 
-    /// Copies what was written from byte `from` on into `out`: bytes of one stream, as many as fit. `from` must be
-    /// between [`Self::kept_from`] and [`Self::written`]; at its end there is nothing.
+    /// Copies output from byte `from` on into `out`: bytes of one stream, as many as fit. `from` must be between
+    /// [`Self::kept_from`] and [`Self::written`]; at the latter there is none.
     pub fn copy(&self, from: u64, out: &mut [u8]) -> Option<(Channel, usize)> {
         let at = self.runs.partition_point(|(end, _)| *end <= from);
         let (end, channel) = *self.runs.get(at)?;
@@ -98,7 +98,7 @@ mod tests {
     }
 
     /// Reads it all from `from` on, in pieces of `step`.
-    fn read(record: &Record, mut from: u64, step: usize) -> Vec<(Channel, u8)> {
+    fn read(record: &OutputRecord, mut from: u64, step: usize) -> Vec<(Channel, u8)> {
         let (mut out, mut buffer) = (Vec::new(), vec![0; step]);
         while let Some((channel, n)) = record.copy(from, &mut buffer) {
             assert!(n > 0);
@@ -111,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_cursor_reads_the_rest_and_nothing_else() {
-        let mut record = Record::default();
+        let mut record = OutputRecord::default();
         let mut all = Vec::new();
         for round in 0_usize..40 {
             let bytes: Vec<u8> = (0..round % 7).map(|at| (round * 7 + at) as u8).collect();
@@ -127,7 +127,7 @@ mod tests {
 
     #[test]
     fn the_last_megabyte_is_kept() {
-        let mut record = Record::default();
+        let mut record = OutputRecord::default();
         let mut all = Vec::new();
         for round in 0_usize..50 {
             let bytes: Vec<u8> = (0..70_001).map(|at| (at * 31 + round) as u8).collect();
@@ -145,7 +145,7 @@ mod tests {
 
     #[test]
     fn streams_that_take_turns_stay_bounded() {
-        let mut record = Record::default();
+        let mut record = OutputRecord::default();
         for round in 0..3 * MAX_RUNS {
             record.push(channel(round), &[round as u8]);
         }

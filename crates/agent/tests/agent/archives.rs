@@ -14,7 +14,7 @@ fn put(dest: &str) -> Request {
     Request::TreePut(TreePut { dest: dest.into(), max_entries: 100_000, max_bytes: 1 << 32 })
 }
 
-/// One entry, whatever it says: names are written as they are, without the builder's checks.
+/// Appends an entry, whatever its name: names are written as they are, without the builder's checks.
 fn raw(archive: &mut Vec<u8>, kind: EntryType, path: &str, link: &str, content: &[u8]) {
     let mut header = Header::new_gnu();
     header.set_entry_type(kind);
@@ -106,7 +106,7 @@ fn a_tree_goes_in_and_comes_out_the_same() {
         let again = fs::metadata(agent.workspace("again/z")).unwrap();
         let wanted = fs::metadata(inside.join("z")).unwrap();
         assert_eq!((again.mtime(), again.mtime_nsec()), (wanted.mtime(), wanted.mtime_nsec()));
-        // One link, and nothing.
+        // A single link, and nothing else.
         let (bytes, _) = client.ask(&Request::TreeGet { path: "in/side/a/link".into() }, b"").await;
         let mut archive = tar::Archive::new(&bytes[..]);
         let entry = archive.entries().unwrap().next().unwrap().unwrap();
@@ -281,9 +281,7 @@ fn an_archive_that_is_cut_off_changes_nothing() {
         let (read, write) = futures::io::AsyncReadExt::split(stream);
         let mut call = Call { frames: frame::FrameReader::new(read), write };
         call.feed(&archive).await;
-        while agent.staged().is_empty() {
-            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-        }
+        until(|| !agent.staged().is_empty()).await;
         drop((call, client));
         agent.is_childless().await;
         assert!(agent.staged().is_empty());
@@ -308,9 +306,7 @@ fn what_a_dead_guest_left_half_done_is_swept() {
             .arg(agent.disk(""))
             .spawn()
             .unwrap();
-        while tokio::net::UnixStream::connect(&socket).await.is_err() {
-            tokio::time::sleep(std::time::Duration::from_millis(5)).await;
-        }
+        until(|| std::os::unix::net::UnixStream::connect(&socket).is_ok()).await;
         assert!(agent.staged().is_empty());
         second.kill().unwrap();
         second.wait().unwrap();

@@ -9,7 +9,7 @@ use pyro_proto::message::*;
 
 const TAKE: Request = Request::BaselineTake { name: None, keep: None };
 
-async fn scan(client: &Client) -> Vec<(String, ChangeKind)> {
+async fn scan(client: &Client) -> Vec<(String, FileChangeKind)> {
     let (_, replies) = client.ask(&Request::DiffScan { baseline: None }, b"").await;
     assert!(matches!(replies.last(), Some(Reply::Scanned { .. })), "{replies:?}");
     let mut found = Vec::new();
@@ -21,8 +21,7 @@ async fn scan(client: &Client) -> Vec<(String, ChangeKind)> {
     found
 }
 
-/// What was touched so shortly before the baseline that another change might not show counts as touched; wait for that
-/// to be over.
+/// Waits until files written just now are no longer racy for the baseline. Only time makes them so, and no event tells.
 async fn settle() {
     tokio::time::sleep(Duration::from_millis(80)).await;
 }
@@ -57,7 +56,7 @@ fn every_kind_of_difference_is_found() {
         fs::remove_file(agent.workspace("z")).unwrap();
         fs::create_dir(agent.workspace("d/e/new")).unwrap();
         fs::write(agent.workspace("d/e/new/n"), "").unwrap();
-        use ChangeKind::*;
+        use FileChangeKind::*;
         let wanted = [
             ("d/e", Mode),
             ("d/e/new", Added),
@@ -99,7 +98,7 @@ fn a_change_in_the_same_instant_is_not_missed() {
             client.last(&TAKE, b"").await;
             fs::write(&file, "behind").unwrap();
             let found = scan(&client).await;
-            assert!(found.contains(&(format!("f{round}"), ChangeKind::Touched)), "{round}: {found:?}");
+            assert!(found.contains(&(format!("f{round}"), FileChangeKind::Touched)), "{round}: {found:?}");
         }
     });
 }
@@ -137,9 +136,9 @@ fn a_baseline_with_a_name_lies_beside_the_other() {
         fs::write(agent.workspace("new"), "1").unwrap();
         settle().await;
         client.last(&take("fork-1", None), b"").await;
-        assert_eq!(scan(&client).await, [("new".to_owned(), ChangeKind::Added)]);
+        assert_eq!(scan(&client).await, [("new".to_owned(), FileChangeKind::Added)]);
         assert_eq!(client.last(&compare("fork-1"), b"").await, Reply::Scanned { entries: 1 });
-        // One more is kept, by its name.
+        // Another baseline is kept, by its name.
         client.last(&take("fork-2", Some("fork-1")), b"").await;
         assert_eq!(client.refused(&Request::DiffScan { baseline: None }, b"").await, FailureKind::NotFound);
         assert_eq!(client.last(&compare("fork-1"), b"").await, Reply::Scanned { entries: 1 });

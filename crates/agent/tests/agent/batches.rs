@@ -16,10 +16,6 @@ fn delete(path: &str) -> FileOp {
     FileOp::Delete { path: path.into() }
 }
 
-fn rename(from: &str, to: &str) -> FileOp {
-    FileOp::Rename { from: from.into(), to: to.into() }
-}
-
 fn batch(ops: Vec<FileOp>) -> Request {
     Request::FileBatch(FileBatch { ops, prune: true })
 }
@@ -65,12 +61,12 @@ fn all_changes_are_made() {
             put("a", b"new a"),
             delete("dir/only/file"),
             put("x/y/z", b"deep"),
-            rename("b", "c/d"),
-            FileOp::Mode { path: "c/d".into(), mode: 0o600 },
+            delete("b"),
+            FileOp::Write { path: "c/d".into(), len: 1, mode: Some(0o600) },
             put("link", b"no link any more"),
             FileOp::Link { path: "x/l".into(), target: "y/z".into() },
         ];
-        assert_eq!(client.last(&batch(ops), b"new adeepno link any more").await, Reply::Done);
+        assert_eq!(client.last(&batch(ops), b"new adeepbno link any more").await, Reply::Done);
         let tree = tree(&agent.workspace(""));
         let has = |path: &str| tree.get(path).map(|(mode, text)| (*mode, text.as_str()));
         assert_eq!(has("a"), Some((0o755, "new a")));
@@ -94,18 +90,17 @@ fn a_failure_at_any_place_leaves_everything_as_it_was() {
         let ops = [
             put("a", b"1"),
             put("new/deep/file", b"2"),
-            rename("b", "a"),
+            delete("b"),
             delete("dir/only/file"),
-            FileOp::Mode { path: "a".into(), mode: 0o700 },
+            FileOp::Write { path: "a".into(), len: 0, mode: Some(0o700) },
             FileOp::Link { path: "link".into(), target: "b".into() },
-            rename("link", "new/link"),
+            FileOp::Link { path: "new/link".into(), target: "b".into() },
         ];
         let bad = [
             (delete("none"), FailureKind::NotFound),
             (delete("dir"), FailureKind::IsDirectory),
             (put("dir", b""), FailureKind::IsDirectory),
-            (rename("none", "x"), FailureKind::NotFound),
-            (rename("a", "dir"), FailureKind::IsDirectory),
+            (FileOp::Link { path: "dir".into(), target: "a".into() }, FailureKind::IsDirectory),
             (put("../x", b""), FailureKind::OutsideWorkspace),
             (put("a/x", b""), FailureKind::NotDirectory),
             (FileOp::Link { path: "x".into(), target: "".into() }, FailureKind::BadRequest),
@@ -145,7 +140,7 @@ fn a_file_takes_the_place_of_a_directory_that_was_emptied() {
         assert_eq!(tree(&agent.workspace("")).get("dir").map(|(_, text)| text.as_str()), Some("file"));
         let ops = vec![delete("dir"), put("dir/new", b"file")];
         assert_eq!(client.last(&batch(ops), b"file").await, Reply::Done);
-        // Its own directory stays what it was where something comes into it.
+        // A directory stays as it was where a file comes into it.
         fs::set_permissions(agent.workspace("dir"), fs::Permissions::from_mode(0o750)).unwrap();
         assert_eq!(
             client.last(&batch(vec![delete("dir/new"), put("dir/newer", b"")]), b"").await,

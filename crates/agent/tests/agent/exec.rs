@@ -60,7 +60,7 @@ fn what_cannot_be_executed_says_why() {
         }
         // As execvp and env do it, a text without #! is a script of /bin/sh.
         assert_eq!(client.run(&[&path("script"), "one"]).await.text(), "script one\n");
-        // What may not be executed does not hide what may, further on the path; alone, it is the reason.
+        // A file that may not be executed does not hide one that may, further on the path; alone, it is the reason.
         std::fs::create_dir(path("later")).unwrap();
         std::fs::copy(path("script"), path("later/plain")).unwrap();
         let mut request = exec(&["plain", "two"]);
@@ -100,7 +100,7 @@ fn another_user_is_really_another() {
         let agent = Agent::on_socket();
         let client = agent.client().await;
         if !rustix::process::getuid().is_root() {
-            // Who is not root may only stay who they are, and is told so.
+            // An agent that is not root can only run commands as itself, and says so.
             let mut request = exec(&["id"]);
             request.user = Some("0:0".to_owned());
             assert_eq!(client.exec(request).await.finish().await.failure().stage, "user");
@@ -217,7 +217,7 @@ fn identity_is_checked_and_harmless_outside_a_guest() {
         let agent = Agent::on_socket();
         let client = agent.client().await;
         let before = std::fs::read("/etc/hostname").ok();
-        let mut identity = Identity {
+        let mut identity = GuestIdentity {
             unix_time_ns: 1,
             entropy: [1; 32],
             hostname: "elsewhere".to_owned(),

@@ -8,11 +8,11 @@ use pyro_proto::mux::Stream;
 
 const ID: JobId = JobId([1; 6]);
 
-fn terminal(line: &str) -> Exec {
-    Exec { stdio: Stdio::Terminal(TerminalSize { rows: 24, cols: 80 }), ..sh(line) }
+fn terminal(line: &str) -> ExecRequest {
+    ExecRequest { stdio: ExecStdio::Terminal(TerminalSize { rows: 24, cols: 80 }), ..sh(line) }
 }
 
-async fn start(client: &Client, id: JobId, exec: Exec) -> u32 {
+async fn start(client: &Client, id: JobId, exec: ExecRequest) -> u32 {
     match client.call(&Request::JobStart(JobStart { id, exec })).await {
         Reply::Started { pid } => pid,
         other => panic!("not started: {other:?}"),
@@ -40,13 +40,13 @@ async fn input(client: &Client, bytes: &[u8]) -> u32 {
     }
 }
 
-/// One who follows a job.
+/// Follower of a job.
 struct Follower {
     frames: FrameReader<futures::io::ReadHalf<Stream>>,
     _write: futures::io::WriteHalf<Stream>,
     at: u64,
     seen: Vec<u8>,
-    exit: Option<Exit>,
+    exit: Option<CommandExit>,
 }
 
 impl Follower {
@@ -65,7 +65,7 @@ impl Follower {
         follower
     }
 
-    /// One more piece, or the end; says whether there is more to come.
+    /// Reads another piece, or the end; says whether there is more to come.
     async fn step(&mut self) -> bool {
         match self.frames.next(MAX_MESSAGE).await.unwrap() {
             Some((Channel::Stdout | Channel::Stderr, bytes)) => {
@@ -91,7 +91,7 @@ impl Follower {
         }
     }
 
-    async fn finish(&mut self) -> Exit {
+    async fn finish(&mut self) -> CommandExit {
         while self.step().await {}
         self.exit.unwrap()
     }
@@ -126,7 +126,7 @@ fn a_job_outlives_sessions_and_no_byte_is_lost_or_repeated() {
         assert!(String::from_utf8(all).unwrap() == wanted);
         let job = info(&client, ID).await;
         assert_eq!((job.written, job.kept_from, job.exit), (wanted.len() as u64, 0, Some(exit)));
-        // It is still there to be read again, from anywhere and to several, until it is forgotten.
+        // The output can be read again, from anywhere and by several, until the job is forgotten.
         let mut again = Follower::new(&client, 17).await;
         let mut other = Follower::new(&client, u64::MAX).await;
         assert_eq!((again.finish().await, other.finish().await), (exit, exit));
@@ -141,7 +141,10 @@ fn streams_are_told_apart_and_in_order() {
     run(async {
         let agent = Agent::on_socket();
         let client = agent.client().await;
-        start(&client, ID, sh("echo out; sleep 0.1; echo err >&2; sleep 0.1; echo more")).await;
+        let folder = tempfile::tempdir().unwrap();
+        let go = [folder.path().join("1"), folder.path().join("2"), folder.path().join("3")];
+        let line = format!("echo out; {}; echo err >&2; {}; echo more", wait_for(&go[0]), wait_for(&go[1]));
+        start(&client, ID, sh(&line)).await;
         let mut follower = Follower::new(&client, 0).await;
         let mut streams = Vec::new();
         while let Some((channel, body)) = follower.frames.next(MAX_MESSAGE).await.unwrap() {
@@ -149,6 +152,8 @@ fn streams_are_told_apart_and_in_order() {
                 break;
             }
             streams.push((channel, body.to_vec()));
+            // The next line is written once this one was read.
+            std::fs::write(&go[streams.len() - 1], "").unwrap();
         }
         let wanted = [(Channel::Stdout, "out\n"), (Channel::Stderr, "err\n"), (Channel::Stdout, "more\n")];
         assert_eq!(streams, wanted.map(|(channel, text)| (channel, text.as_bytes().to_vec())));
@@ -163,6 +168,7 @@ fn what_nobody_follows_goes_on_and_loses_the_oldest() {
         start(&client, ID, sh("seq 1 400000; sleep 1000")).await;
         let all: String = (1..=400_000).map(|i| format!("{i}\n")).collect();
         while info(&client, ID).await.written < all.len() as u64 {
+            // A follower would be told, but this job must have none.
             tokio::time::sleep(std::time::Duration::from_millis(10)).await;
         }
         let kept = all.len() - JOB_KEPT;
@@ -218,15 +224,15 @@ fn a_terminal_takes_input_sizes_and_signals() {
         // To the program in the foreground, not to the shell.
         input(&client, b"sh -c 'echo be''gin; exec sleep 1000'\n").await;
         follower.until("begin").await;
-        let signal = |target| Request::JobSignal { id: ID, signal: 2, target };
-        assert_eq!(client.call(&signal(SignalTarget::Foreground)).await, Reply::Done);
+        let signal = Request::JobSignal { id: ID, signal: 2 };
+        assert_eq!(client.call(&signal).await, Reply::Done);
         input(&client, b"echo code $?\n").await;
         follower.until("code 130").await;
         input(&client, b"exit 5\n").await;
         assert_eq!(follower.finish().await.status, ExitStatus::Code(5));
         assert_eq!(refused(&client, Request::JobInput { id: ID, bytes: "x".into() }).await, BAD);
         assert_eq!(refused(&client, Request::JobResize { id: ID, size }).await, BAD);
-        assert_eq!(client.call(&signal(SignalTarget::Group)).await, Reply::Done);
+        assert_eq!(client.call(&signal).await, Reply::Done);
     });
 }
 
@@ -237,7 +243,10 @@ fn input_that_nobody_reads_is_bounded_and_blocks_nobody() {
     run(async {
         let agent = Agent::on_socket();
         let client = agent.client().await;
-        start(&client, ID, terminal("stty raw -echo; echo ready; sleep 0.5; exec head -c 400000")).await;
+        let folder = tempfile::tempdir().unwrap();
+        let read = folder.path().join("read");
+        let line = format!("stty raw -echo; echo ready; {}; exec head -c 400000", wait_for(&read));
+        start(&client, ID, terminal(&line)).await;
         let mut follower = Follower::new(&client, 0).await;
         follower.until("ready").await;
         let mut taken = 0;
@@ -250,11 +259,13 @@ fn input_that_nobody_reads_is_bounded_and_blocks_nobody() {
         }
         assert!((STDIN_WINDOW..STDIN_WINDOW + 2 * JOB_INPUT).contains(&taken), "{taken}");
         assert_eq!(client.sh("echo ok").await.text(), "ok\n");
-        // Once it is read there is room again; what was taken arrives, once.
+        std::fs::write(&read, "").unwrap();
+        // Once it is read there is room again; bytes that were taken arrive, once.
         while taken < 400_000 {
             let n = input(&client, &vec![b'x'; JOB_INPUT.min(400_000 - taken)]).await as usize;
             taken += n;
             if n == 0 {
+                // The agent does not tell when there is room again: the host asks.
                 tokio::time::sleep(std::time::Duration::from_millis(5)).await;
             }
         }
@@ -270,7 +281,7 @@ fn stopping_ends_the_whole_tree() {
     run(async {
         let agent = Agent::on_socket();
         let client = agent.client().await;
-        // It asks before it kills: a program that tidies up may do so.
+        // A stop asks before it kills: a program that tidies up may do so.
         start(&client, ID, sh("trap 'echo tidy; exit 4' TERM; echo ready; while :; do sleep 0.05; done"))
             .await;
         let mut follower = Follower::new(&client, 0).await;
@@ -292,7 +303,7 @@ fn stopping_ends_the_whole_tree() {
         }
         agent.is_childless().await;
         client.call(&Request::JobForget { id: ID }).await;
-        // What its main process left behind belongs to it as well.
+        // Processes that its main process left behind belong to it as well.
         start(&client, ID, sh("sleep 1000 >/dev/null 2>&1 & exit 0")).await;
         let exit = Follower::new(&client, 0).await.finish().await;
         assert!(exit.left_running);
@@ -311,7 +322,7 @@ fn a_stop_goes_on_without_the_session_and_forgetting_kills_nobody() {
         Follower::new(&client, 0).await.until("ready").await;
         let mut stream = client.open().await;
         frame::send(&mut stream, &Request::JobStop { id: ID, grace_ms: 300 }).await.unwrap();
-        // One more call on the same session: the stop has reached the agent.
+        // Another call on the same session: the stop has reached the agent.
         assert_eq!(refused(&client, Request::JobForget { id: ID }).await, BAD);
         drop((stream, client));
         let client = agent.client().await;
@@ -333,16 +344,16 @@ fn nonsense_is_refused_and_jobs_are_bounded() {
         let client = agent.client().await;
         assert_eq!(refused(&client, Request::JobForget { id: ID }).await, FailureKind::NotFound);
         assert_eq!(refused(&client, Request::JobAttach { id: ID, cursor: 0 }).await, FailureKind::NotFound);
-        let piped = JobStart { id: ID, exec: Exec { stdio: Stdio::Piped, ..sh("cat") } };
+        let piped = JobStart { id: ID, exec: ExecRequest { stdio: ExecStdio::Piped, ..sh("cat") } };
         assert_eq!(refused(&client, Request::JobStart(piped)).await, BAD);
         let missing = JobStart { id: ID, exec: exec(&["no-such-program"]) };
         assert_eq!(refused(&client, Request::JobStart(missing)).await, FailureKind::NotFound);
-        let timed = Exec { timeout_ms: Some(1), ..sh("sleep 1000") };
+        let timed = ExecRequest { timeout_ms: Some(1), ..sh("sleep 1000") };
         start(&client, ID, timed).await;
         assert!(Follower::new(&client, 0).await.finish().await.timed_out);
         let again = JobStart { id: ID, exec: sh("true") };
         assert_eq!(refused(&client, Request::JobStart(again)).await, FailureKind::Exists);
-        let bad = Request::JobSignal { id: ID, signal: 4000, target: SignalTarget::Tree };
+        let bad = Request::JobSignal { id: ID, signal: 4000 };
         assert_eq!(refused(&client, bad).await, BAD);
         for number in 2..=MAX_JOBS as u8 {
             start(&client, JobId([number; 6]), exec(&["sleep", "1000"])).await;

@@ -9,7 +9,7 @@ use crate::support::*;
 use pyro_proto::message::*;
 use tar::{Builder, Header};
 
-/// What is put over [`prepare`]'s: every second file is there already.
+/// Archive put over the files of [`prepare`]: every second file is there already.
 fn archive() -> Vec<u8> {
     let mut archive = Builder::new(Vec::new());
     for n in 0..600 {
@@ -30,12 +30,16 @@ fn prepare(agent: &Agent) {
     }
 }
 
-/// Kills whom `whom` names of agent and helper, some time after the helper has begun to put its tree in place.
-fn kill_when_it_places(
-    agent: &Agent,
-    after: std::time::Duration,
-    whom: fn(u32, u32) -> u32,
-) -> JoinHandle<()> {
+/// The new files of [`archive`], in the order in which they are put in place.
+fn placed() -> Vec<String> {
+    let mut files: Vec<_> = (1..600).step_by(2).map(|n| format!("to/d{}/{n}", n % 7)).collect();
+    files.sort_unstable();
+    files
+}
+
+/// Kills whom `whom` names of agent and helper, once the helper has begun to put its tree in place and `file` is there.
+fn kill_when_it_places(agent: &Agent, file: Option<&String>, whom: fn(u32, u32) -> u32) -> JoinHandle<()> {
+    let file = file.map(|file| agent.workspace(file));
     let (stages, agent) = (agent.disk(".pyro/stage"), agent.process.id());
     std::thread::spawn(move || {
         let helper = loop {
@@ -45,9 +49,9 @@ fn kill_when_it_places(
                 break path.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap();
             }
         };
-        std::thread::sleep(after);
+        while file.as_ref().is_some_and(|file| !file.exists()) {}
         let _ = Command::new("kill").args(["-KILL", &whom(agent, helper).to_string()]).status();
-        // Killed with its agent it still ends what the kernel does for it.
+        // Killed with its agent the helper still ends the system call that it is in, and nothing tells when.
         while fs::read_to_string(format!("/proc/{helper}/stat")).is_ok_and(|stat| !stat.contains(") Z")) {
             std::thread::sleep(std::time::Duration::from_millis(1));
         }
@@ -63,31 +67,32 @@ fn a_tree_is_there_or_not_whoever_is_killed() {
     let before = tree(&agent.workspace(""));
     run(async { assert!(matches!(agent.client().await.last(&put(), &archive).await, Reply::Put(_))) });
     let after = tree(&agent.workspace(""));
-    for ms in [0, 1, 2, 3, 5, 8, 12, 20] {
-        let moment = std::time::Duration::from_millis(ms);
+    let placed = placed();
+    // From the journal alone to the last new file.
+    for file in std::iter::once(None).chain(placed.iter().step_by(43).chain(placed.last()).map(Some)) {
         prepare(&agent);
-        let killer = kill_when_it_places(&agent, moment, |_, helper| helper);
+        let killer = kill_when_it_places(&agent, file, |_, helper| helper);
         let reply = run(async { agent.client().await.last(&put(), &archive).await });
         killer.join().unwrap();
         let found = tree(&agent.workspace(""));
         match &reply {
-            Reply::Put(_) => assert!(found == after, "after {ms} ms: {reply:?}"),
+            Reply::Put(_) => assert!(found == after, "at {file:?}: {reply:?}"),
             Reply::Failed(failure) => {
                 assert_eq!(failure.kind, FailureKind::Exhausted);
-                assert!(found == before || found == after, "after {ms} ms: {reply:?}");
+                assert!(found == before || found == after, "at {file:?}: {reply:?}");
             }
             _ => panic!("{reply:?}"),
         }
-        assert!(agent.staged().is_empty(), "after {ms} ms");
+        assert!(agent.staged().is_empty(), "at {file:?}");
 
         prepare(&agent);
-        let killer = kill_when_it_places(&agent, moment, |agent, _| agent);
+        let killer = kill_when_it_places(&agent, file, |agent, _| agent);
         run(async { agent.client().await.ask(&put(), &archive).await });
         killer.join().unwrap();
         agent = agent.again();
         run(async { drop(agent.client().await) });
         let found = tree(&agent.workspace(""));
-        assert!(found == before || found == after, "after {ms} ms");
-        assert!(agent.staged().is_empty(), "after {ms} ms");
+        assert!(found == before || found == after, "at {file:?}");
+        assert!(agent.staged().is_empty(), "at {file:?}");
     }
 }

@@ -6,17 +6,17 @@ use std::net::TcpListener;
 use crate::support::*;
 use pyro_proto::message::*;
 
-async fn ask(client: &Client, probe: Probe) -> Readiness {
+async fn ask(client: &Client, probe: ServiceProbe) -> ProbeResult {
     match client.call(&Request::Probe(probe)).await {
         Reply::Probed(readiness) => readiness,
         other => panic!("{other:?}"),
     }
 }
 
-fn reason(readiness: Readiness) -> String {
+fn reason(readiness: ProbeResult) -> String {
     match readiness {
-        Readiness::NotReady(why) => why,
-        Readiness::Ready => panic!("ready"),
+        ProbeResult::NotReady(why) => why,
+        ProbeResult::Ready => panic!("ready"),
     }
 }
 
@@ -43,13 +43,13 @@ fn ports_addresses_and_files() {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             listener.local_addr().unwrap().port()
         };
-        assert!(reason(ask(&client, Probe::Tcp { port: closed }).await).contains("refused"));
+        assert!(reason(ask(&client, ServiceProbe::Tcp { port: closed }).await).contains("refused"));
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        assert_eq!(ask(&client, Probe::Tcp { port }).await, Readiness::Ready);
+        assert_eq!(ask(&client, ServiceProbe::Tcp { port }).await, ProbeResult::Ready);
         serve(listener, b"HTTP/1.1 302 Found\r\nLocation: /x\r\n\r\n");
-        let url = |port| Probe::Http { url: format!("http://localhost:{port}/health?x") };
-        assert_eq!(ask(&client, url(port)).await, Readiness::Ready);
+        let url = |port| ServiceProbe::Http { url: format!("http://localhost:{port}/health?x") };
+        assert_eq!(ask(&client, url(port)).await, ProbeResult::Ready);
         for (answer, why) in [
             (&b"HTTP/1.1 503 Busy\r\n\r\n"[..], "status 503"),
             (b"no HTTP at all", "HTTP/1"),
@@ -61,13 +61,13 @@ fn ports_addresses_and_files() {
             let said = reason(ask(&client, url(port)).await);
             assert!(said.contains(why), "{said}");
         }
-        let far = Request::Probe(Probe::Http { url: "http://192.0.2.1/".to_owned() });
+        let far = Request::Probe(ServiceProbe::Http { url: "http://192.0.2.1/".to_owned() });
         assert!(matches!(client.call(&far).await, Reply::Failed(f) if f.kind == FailureKind::BadRequest));
-        let file = |path: &str| Probe::File { path: path.into() };
+        let file = |path: &str| ServiceProbe::File { path: path.into() };
         assert!(reason(ask(&client, file("ready")).await).contains("No such file"));
         std::fs::write(agent.workspace("ready"), "").unwrap();
-        assert_eq!(ask(&client, file("ready")).await, Readiness::Ready);
-        assert_eq!(ask(&client, file("/")).await, Readiness::Ready);
+        assert_eq!(ask(&client, file("ready")).await, ProbeResult::Ready);
+        assert_eq!(ask(&client, file("/")).await, ProbeResult::Ready);
         let up = Request::Probe(file("../workspace/ready"));
         assert_eq!(client.refused(&up, b"").await, FailureKind::OutsideWorkspace);
     });

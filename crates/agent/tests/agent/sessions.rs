@@ -149,7 +149,8 @@ async fn relay(outer: UnixStream, inner: UnixStream, limit: usize) -> usize {
 
 /// A whole conversation: a command that leaves a mark, and one word of input for it.
 async fn converse(client: &Client, mark: &str) -> Option<ExecEvent> {
-    let request = Exec { stdio: Stdio::Piped, ..sh(&format!("read -r word; echo \"$word\" >> {mark}")) };
+    let request =
+        ExecRequest { stdio: ExecStdio::Piped, ..sh(&format!("read -r word; echo \"$word\" >> {mark}")) };
     let mut call = client.exec(request).await;
     call.feed(b"whole\n").await;
     call.finish().await.last
@@ -179,7 +180,7 @@ fn a_cut_at_any_byte_is_survived() {
             let marks = std::fs::read_to_string(&mark).unwrap_or_default();
             assert!(marks.is_empty() || marks == "whole\n", "cut at {cut}: {marks:?}");
             let _ = std::fs::remove_file(&mark);
-            // What the cut session still runs ends with it, here at the latest.
+            // Commands of the cut session end with it, here at the latest.
             let client = Client::on(split(&ours)).await;
             agent.is_childless().await;
             let marks = std::fs::read_to_string(&mark).unwrap_or_default();

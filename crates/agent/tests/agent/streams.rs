@@ -5,12 +5,12 @@ use futures::io::AsyncWriteExt;
 use pyro_proto::frame::{self, Channel};
 use pyro_proto::message::*;
 
-fn piped(line: &str) -> Exec {
-    Exec { stdio: Stdio::Piped, ..sh(line) }
+fn piped(line: &str) -> ExecRequest {
+    ExecRequest { stdio: ExecStdio::Piped, ..sh(line) }
 }
 
-fn terminal(line: &str, rows: u16, cols: u16) -> Exec {
-    Exec { stdio: Stdio::Terminal(TerminalSize { rows, cols }), ..sh(line) }
+fn terminal(line: &str, rows: u16, cols: u16) -> ExecRequest {
+    ExecRequest { stdio: ExecStdio::Terminal(TerminalSize { rows, cols }), ..sh(line) }
 }
 
 #[test]
@@ -184,6 +184,7 @@ fn who_does_not_read_stops_the_command_and_costs_no_memory() {
         let mut last = None;
         let mut same = 0;
         while same < 40 {
+            // A producer that has stopped tells nobody: it has to stand still for a second.
             tokio::time::sleep(std::time::Duration::from_millis(25)).await;
             let now = read();
             same = if now.is_some() && now == last { same + 1 } else { 0 };

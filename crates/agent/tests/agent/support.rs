@@ -37,7 +37,7 @@ pub struct Agent {
 }
 
 impl Agent {
-    /// One that listens on a socket.
+    /// Starts an agent that listens on a socket.
     pub fn on_socket() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
@@ -46,7 +46,7 @@ impl Agent {
         Self { process, socket, _folder: folder }
     }
 
-    /// One that listens on a socket and has a disk with a workspace.
+    /// Starts an agent that listens on a socket and has a disk with a workspace.
     pub fn with_disk() -> Self {
         let folder = tempfile::tempdir().unwrap();
         let socket = folder.path().join("agent.sock");
@@ -77,13 +77,13 @@ impl Agent {
         self.disk("workspace").join(path)
     }
 
-    /// What is left in the stage: names.
+    /// Names of the files left in the stage.
     pub fn staged(&self) -> Vec<String> {
         let entries = std::fs::read_dir(self.disk(".pyro/stage"));
         entries.into_iter().flatten().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
-    /// One on a stream without boundaries, whose other end is returned.
+    /// Starts an agent on a stream without boundaries, whose other end is returned.
     pub fn on_stream() -> (Self, StdUnixStream) {
         let (ours, theirs) = StdUnixStream::pair().unwrap();
         let folder = tempfile::tempdir().unwrap();
@@ -101,6 +101,7 @@ impl Agent {
         loop {
             match UnixStream::connect(&self.socket).await {
                 Ok(stream) => return stream,
+                // The agent is starting, and nothing tells of its socket.
                 Err(_) => tokio::time::sleep(Duration::from_millis(5)).await,
             }
         }
@@ -119,9 +120,7 @@ impl Agent {
 
     /// Waits until the agent has no descendant that is alive.
     pub async fn is_childless(&self) {
-        while !descendants(self.process.id()).is_empty() {
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
+        until(|| descendants(self.process.id()).is_empty()).await;
     }
 
     pub fn is_alive(&mut self) -> bool {
@@ -131,10 +130,22 @@ impl Agent {
 
 impl Drop for Agent {
     fn drop(&mut self) {
-        // It kills what it started when it is asked to end.
+        // The agent kills all that it started when it is asked to end.
         let _ = Command::new("kill").arg(self.process.id().to_string()).status();
         let _ = self.process.wait();
     }
+}
+
+/// Waits until `met`. Files and processes are looked at again and again: nothing tells a test about them.
+pub async fn until(mut met: impl FnMut() -> bool) {
+    while !met() {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+}
+
+/// A shell loop that waits until `path` exists: for a command that goes on when the test says so.
+pub fn wait_for(path: &std::path::Path) -> String {
+    format!("while ! [ -e '{}' ]; do sleep 0.01; done", path.display())
 }
 
 /// Living processes below `root`.
@@ -171,6 +182,7 @@ pub struct Client {
 
 impl Client {
     pub async fn on(stream: UnixStream) -> Self {
+        // Pause before the greeting is repeated, as the protocol has it.
         let retry = || tokio::time::sleep(Duration::from_millis(40));
         let (link, _) = Link::connect(stream.compat(), nonce(), retry).await.unwrap();
         let (opener, driver) = mux::host(link);
@@ -192,7 +204,7 @@ impl Client {
         reply(stream).await
     }
 
-    pub async fn exec(&self, exec: Exec) -> Call {
+    pub async fn exec(&self, exec: ExecRequest) -> Call {
         let mut stream = self.open().await;
         frame::send(&mut stream, &Request::Exec(exec)).await.unwrap();
         let (read, write) = stream.split();
@@ -269,19 +281,19 @@ pub async fn reply(stream: Stream) -> Reply {
 }
 
 /// A request for `argv` with nothing special.
-pub fn exec(argv: &[&str]) -> Exec {
-    Exec {
+pub fn exec(argv: &[&str]) -> ExecRequest {
+    ExecRequest {
         argv: argv.iter().map(|word| (*word).into()).collect(),
         env: Vec::new(),
         cwd: None,
         user: None,
-        stdio: Stdio::Output,
+        stdio: ExecStdio::Output,
         timeout_ms: None,
         drain_ms: 100,
     }
 }
 
-pub fn sh(line: &str) -> Exec {
+pub fn sh(line: &str) -> ExecRequest {
     exec(&["/bin/sh", "-c", line])
 }
 
@@ -291,7 +303,7 @@ pub struct Call {
     pub write: WriteHalf<Stream>,
 }
 
-/// What a command says.
+/// Message or bytes of a command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Said {
     Stdout(Vec<u8>),
@@ -311,7 +323,7 @@ pub struct Outcome {
 }
 
 impl Outcome {
-    pub fn exit(&self) -> Exit {
+    pub fn exit(&self) -> CommandExit {
         match &self.last {
             Some(ExecEvent::Exited(exit)) => *exit,
             other => panic!("not an exit: {other:?}, stderr {:?}", String::from_utf8_lossy(&self.stderr)),

@@ -1,4 +1,4 @@
-//! What commands start: kept together, killed together, or left behind on purpose.
+//! Process trees of commands: kept together, killed together, or left behind on purpose.
 
 use crate::support::*;
 use pyro_proto::message::*;
@@ -41,9 +41,7 @@ fn a_timeout_works_while_nobody_reads() {
 }
 
 async fn agent_has_children(agent: &Agent) {
-    while descendants(agent.process.id()).is_empty() {
-        tokio::time::sleep(std::time::Duration::from_millis(2)).await;
-    }
+    until(|| !descendants(agent.process.id()).is_empty()).await;
 }
 
 #[test]
@@ -70,10 +68,10 @@ fn what_is_left_behind_lives_on_and_holds_nothing_up() {
         assert_eq!((outcome.text(), outcome.code()), ("started\n", 0));
         assert!(outcome.exit().left_running);
         assert!(!descendants(agent.process.id()).is_empty());
-        // It is not the next command's.
+        // Processes left behind are not the next command's.
         assert!(!client.sh("true").await.exit().left_running);
-        // What is written while draining arrives.
-        let mut request = sh("(sleep 0.2; echo late) & echo early");
+        // Output that is written while draining, when the shell is gone, arrives.
+        let mut request = sh("(while kill -0 $$ 2>/dev/null; do sleep 0.01; done; echo late) & echo early");
         request.drain_ms = 60_000;
         let outcome = client.exec(request).await.finish().await;
         assert_eq!(outcome.text(), "early\nlate\n");
@@ -148,8 +146,10 @@ fn a_hundred_and_more_at_once() {
         let calls = (0..pyro_proto::mux::MAX_STREAMS).map(|number| {
             let client = &client;
             async move {
-                let mut request =
-                    Exec { stdio: Stdio::Piped, ..sh("read -r line; echo \"$line\"; seq 1 1000; exit 6") };
+                let mut request = ExecRequest {
+                    stdio: ExecStdio::Piped,
+                    ..sh("read -r line; echo \"$line\"; seq 1 1000; exit 6")
+                };
                 request.drain_ms = 60_000;
                 let mut call = client.exec(request).await;
                 call.feed(format!("number {number}\n").as_bytes()).await;
@@ -173,15 +173,10 @@ fn orphans_are_reaped() {
         assert_eq!(outcome.code(), 0);
         let own = agent.process.id();
         // Zombies included: nothing has the agent as its parent in the end.
-        loop {
-            let children = std::process::Command::new("ps")
-                .args(["-o", "pid=", "--ppid", &own.to_string()])
-                .output()
-                .unwrap();
-            if children.stdout.is_empty() {
-                break;
-            }
-            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
-        }
+        until(|| {
+            let mut list = std::process::Command::new("ps");
+            list.args(["-o", "pid=", "--ppid", &own.to_string()]).output().unwrap().stdout.is_empty()
+        })
+        .await;
     });
 }

@@ -1,71 +1,72 @@
-//! A call that is more than one question and one answer: bytes one way, messages the other.
+//! Calls of more than one request and one reply: bytes one way, messages the other.
 //!
-//! However long it takes, it is only given up when the guest answers no ping either. Dropping a call abandons it, and
-//! the guest undoes what it had not finished.
+//! However long a call takes, it is only given up when the guest answers no ping either. Dropping a call abandons it,
+//! and the guest undoes unfinished changes.
 
 use std::time::Duration;
 
 use futures::future::{Either, select};
 use futures::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_MESSAGE};
-use pyro_proto::message::{Amount, ExecInput, Reply, Request};
+use pyro_proto::message::{ExecInput, Reply, Request, TreeTotals};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::{Guest, GuestError, RawStream};
+use super::source::CallStream;
+use super::{Guest, GuestError};
 
-/// After so long without a word from the guest it is asked for a sign of life.
+/// Silence after which the guest is asked for a sign of life.
 pub(super) const IDLE: Duration = Duration::from_secs(10);
-/// Bytes that are sent at once.
+/// Bytes that are sent in one frame.
 const PIECE: usize = 64 * 1024;
 
-/// What the guest says in a call.
-pub(super) enum Said<'a> {
-    /// Bytes, and which stream they are of.
+/// Message or bytes from the guest in a call.
+pub(super) enum CallMessage<'a> {
+    /// Bytes, and the channel that they came on.
     Bytes(Channel, &'a [u8]),
     /// A message that is no failure.
     Reply(Reply),
 }
 
-/// The listening half of a call.
-pub(super) struct Call {
+/// Receiving half of a call.
+pub(super) struct GuestCall {
     guest: Guest,
     what: &'static str,
-    frames: FrameReader<ReadHalf<RawStream>>,
+    frames: FrameReader<ReadHalf<CallStream>>,
 }
 
 impl Guest {
-    /// Asks for `request`.
+    /// Opens a stream and sends `request` on it.
     pub(super) async fn begin(
         &self,
         what: &'static str,
         request: &Request,
-    ) -> Result<(Call, WriteHalf<RawStream>), GuestError> {
+    ) -> Result<(GuestCall, WriteHalf<CallStream>), GuestError> {
         let mut stream = self.open(what).await?;
         self.send(what, &mut stream, request).await?;
         let (read, write) = stream.split();
-        Ok((Call { guest: self.clone(), what, frames: FrameReader::new(read) }, write))
+        Ok((GuestCall { guest: self.clone(), what, frames: FrameReader::new(read) }, write))
     }
 
-    /// Sends all of `source` with `request`; gives the answer. `progress` is told what the guest says meanwhile.
+    /// Sends all of `source` with `request`; returns the answer. `progress` gets the guest's reports meanwhile.
     pub(super) async fn upload(
         &self,
         what: &'static str,
         request: &Request,
         source: impl AsyncRead + Unpin,
-        mut progress: impl FnMut(Amount),
+        mut progress: impl FnMut(TreeTotals),
     ) -> Result<Reply, GuestError> {
         let (mut call, mut write) = self.begin(what, request).await?;
         let listen = std::pin::pin!(async {
             loop {
                 match call.next().await? {
-                    Said::Reply(Reply::Progress(amount)) => progress(amount),
-                    Said::Reply(reply) => return Ok(reply),
-                    Said::Bytes(..) => return Err(call.unexpected("bytes where a reply belongs")),
+                    CallMessage::Reply(Reply::Progress(amount)) => progress(amount),
+                    CallMessage::Reply(reply) => return Ok(reply),
+                    CallMessage::Bytes(..) => return Err(call.unexpected("bytes where a reply belongs")),
                 }
             }
         });
         let feed = std::pin::pin!(feed(what, source, &mut write));
-        // A guest that refuses says so at once, and the rest need not be sent.
+        // A guest that refuses answers at once, and the rest need not be sent.
         match select(listen, feed).await {
             Either::Left((reply, _)) => reply,
             Either::Right((Err(error), _)) => Err(error),
@@ -74,11 +75,11 @@ impl Guest {
     }
 }
 
-/// Sends all of `source` and that it is all. A guest that takes no more is no error here: what it says is.
+/// Sends all of `source` and its end. A guest that takes no more is no error here: its answer is.
 async fn feed(
     what: &'static str,
     mut source: impl AsyncRead + Unpin,
-    write: &mut WriteHalf<RawStream>,
+    write: &mut WriteHalf<CallStream>,
 ) -> Result<(), GuestError> {
     let mut buffer = vec![0; HEADER + PIECE];
     loop {
@@ -95,9 +96,9 @@ async fn feed(
     }
 }
 
-impl Call {
-    /// What the guest says next. Not cancel-safe: who stops waiting must drop the call.
-    pub(super) async fn next(&mut self) -> Result<Said<'_>, GuestError> {
+impl GuestCall {
+    /// Waits for the guest's next message or bytes. Not cancel-safe: a caller that stops waiting must drop the call.
+    pub(super) async fn next(&mut self) -> Result<CallMessage<'_>, GuestError> {
         let channel = {
             let mut next = std::pin::pin!(self.frames.next(MAX_MESSAGE));
             loop {
@@ -112,20 +113,22 @@ impl Call {
         match channel {
             Channel::Message => match frame::decode(self.frames.body()) {
                 Ok(Reply::Failed(failure)) => Err(GuestError::Failed(failure)),
-                Ok(reply) => Ok(Said::Reply(reply)),
+                Ok(reply) => Ok(CallMessage::Reply(reply)),
                 Err(source) => Err(GuestError::Protocol { what: self.what, source }),
             },
             Channel::Stdin => Err(self.unexpected("it sent input instead of output")),
-            channel => Ok(Said::Bytes(channel, self.frames.body())),
+            channel => Ok(CallMessage::Bytes(channel, self.frames.body())),
         }
     }
 
-    /// The next message, where no bytes belong.
+    /// Waits for the next message; bytes are an error.
     pub(super) async fn reply(&mut self) -> Result<Reply, GuestError> {
         let what = self.what;
         match self.next().await? {
-            Said::Reply(reply) => Ok(reply),
-            Said::Bytes(..) => Err(GuestError::Unexpected { what, why: "bytes where a reply belongs" }),
+            CallMessage::Reply(reply) => Ok(reply),
+            CallMessage::Bytes(..) => {
+                Err(GuestError::Unexpected { what, why: "bytes where a reply belongs" })
+            }
         }
     }
 
@@ -134,21 +137,21 @@ impl Call {
     }
 }
 
-/// Bytes on their way from the guest.
+/// Download from the guest, in pieces.
 pub struct Download {
-    call: Call,
-    /// Its end is the call's.
-    _write: WriteHalf<RawStream>,
+    call: GuestCall,
+    /// Kept open: its end would end the call.
+    _write: WriteHalf<CallStream>,
     left: u64,
     last: Option<Reply>,
 }
 
 impl Download {
-    pub(super) fn new(call: Call, write: WriteHalf<RawStream>, most: u64) -> Self {
+    pub(super) fn new(call: GuestCall, write: WriteHalf<CallStream>, most: u64) -> Self {
         Self { call, _write: write, left: most, last: None }
     }
 
-    /// The next bytes, at most 128 KiB; `None` when all have come. More than were asked for are an error. Not
+    /// Waits for the next bytes, at most 128 KiB; `None` when all have come. More than were asked for are an error. Not
     /// cancel-safe.
     pub async fn next(&mut self) -> Result<Option<&[u8]>, GuestError> {
         if self.last.is_some() {
@@ -156,11 +159,11 @@ impl Download {
         }
         let what = self.call.what;
         match self.call.next().await? {
-            Said::Reply(reply) => {
+            CallMessage::Reply(reply) => {
                 self.last = Some(reply);
                 Ok(None)
             }
-            Said::Bytes(_, bytes) => {
+            CallMessage::Bytes(_, bytes) => {
                 self.left = self
                     .left
                     .checked_sub(bytes.len() as u64)
@@ -170,7 +173,7 @@ impl Download {
         }
     }
 
-    /// What the guest said after the bytes.
+    /// The guest's reply after the bytes, once it has come.
     pub(super) fn last(&self) -> Option<&Reply> {
         self.last.as_ref()
     }

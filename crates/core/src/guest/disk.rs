@@ -1,28 +1,29 @@
-//! The guest's disk: written out, held still, and what differs on it from the baseline.
+//! The guest's disk: writing it out, freezing it, and comparing it with a baseline.
 
 use std::time::Duration;
 
 use futures::io::WriteHalf;
 use pyro_proto::frame;
-use pyro_proto::message::{Change, ExecInput, FREEZE_MS, Reply, Request};
+use pyro_proto::message::{ExecInput, FREEZE_MS, FileChange, Reply, Request};
 
-use super::call::Call;
+use super::call::GuestCall;
 use super::files::MOST_TEXT;
-use super::{CALL_DEADLINE, Guest, GuestError, RawStream};
+use super::source::CallStream;
+use super::{CALL_DEADLINE, Guest, GuestError};
 
 const ELSE: &str = "the reply belongs to another call";
-/// Most differences that are taken in.
+/// Most differences that are accepted.
 const MOST_CHANGES: usize = 1_000_000;
-/// How long a guest may take to write out what it holds back, before it is frozen. It answers meanwhile.
+/// Longest time that a guest may take to write its dirty pages, before it is frozen. It answers pings meanwhile.
 const WRITING: Duration = Duration::from_secs(120);
 
 impl Guest {
-    /// Writes everything to the disk; takes as long as that does.
+    /// Writes everything to the disk; takes as long as the guest needs and is alive.
     pub async fn sync(&self) -> Result<(), GuestError> {
         self.finished("the order to write everything out", &Request::Sync).await
     }
 
-    /// Writes everything to the disk and then holds up whoever wants to write, until [`Frozen::thaw`], until the result is
+    /// Writes everything to the disk and then holds up all writers, until [`Frozen::thaw`], until the result is
     /// dropped, until the session ends, or for `most`, which is at most a minute.
     pub async fn freeze(&self, most: Duration) -> Result<Frozen, GuestError> {
         let what = "the order to freeze";
@@ -35,8 +36,8 @@ impl Guest {
         }
     }
 
-    /// Notes the present state of the workspace as the baseline `name`, and forgets all others but `keep`; gives the number
-    /// of entries. Absent is the one without a name.
+    /// Stores the present state of the workspace as the baseline `name`, and forgets all others but `keep`; returns the
+    /// number of entries. `None` stands for the unnamed baseline.
     pub async fn baseline_take(&self, name: Option<&str>, keep: Option<&str>) -> Result<u64, GuestError> {
         let [name, keep] = [name, keep].map(|name| name.map(str::to_owned));
         let take = Request::BaselineTake { name, keep };
@@ -47,9 +48,9 @@ impl Guest {
         }
     }
 
-    /// What differs from that baseline, in order of the paths (name by name), and how many entries were looked at. Of
-    /// what was only touched the content must tell. Paths are as the guest says them: not for use here.
-    pub async fn diff_scan(&self, baseline: Option<&str>) -> Result<(Vec<Change>, u64), GuestError> {
+    /// Lists the differences from that baseline, in order of the paths (name by name), and counts the entries compared.
+    /// For a file that was only touched the content must tell. Paths come from the guest: not for use on the host.
+    pub async fn diff_scan(&self, baseline: Option<&str>) -> Result<(Vec<FileChange>, u64), GuestError> {
         let scan = Request::DiffScan { baseline: baseline.map(str::to_owned) };
         let (mut call, _write) = self.begin("the comparison with the baseline", &scan).await?;
         let (mut all, mut text) = (Vec::new(), 0);
@@ -69,18 +70,18 @@ impl Guest {
     }
 }
 
-/// The guest's disk is still, as the guest says; thawed when this is dropped.
+/// Frozen disk, by the guest's word; thawed when dropped.
 pub struct Frozen {
-    call: Call,
-    write: WriteHalf<RawStream>,
+    call: GuestCall,
+    write: WriteHalf<CallStream>,
 }
 
 impl Frozen {
-    /// Lets writing go on. Says whether the disk was still until now: `false` when the time was up before, and what was
-    /// read from the disk meanwhile may be of several moments.
+    /// Lets writing go on. Returns whether the disk was frozen until now: `false` when the time was up before, and
+    /// bytes read from the disk meanwhile may be of several moments.
     pub async fn thaw(mut self) -> Result<bool, GuestError> {
         let what = "the order to thaw";
-        // A guest whose time was up does not listen any more; what it said is there.
+        // A guest whose time was up does not listen any more; its answer has come already.
         let _ = frame::send(&mut self.write, &ExecInput::Eof).await;
         let reply = tokio::time::timeout(CALL_DEADLINE, self.call.reply()).await;
         match reply.map_err(|_| GuestError::Silent { what, after: CALL_DEADLINE })?? {

@@ -1,4 +1,4 @@
-//! One running command: what it says, and what is said to it.
+//! Running commands: their output, and the input and signals sent to them.
 //!
 //! Output is pulled: nobody reads ahead, so a slow reader slows the command and not this process's memory. Input
 //! waits for credit from the guest, so that a signal never queues behind input that nobody reads.
@@ -7,24 +7,25 @@ use std::sync::Arc;
 
 use futures::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameReader, MAX_CHUNK, MAX_MESSAGE};
-use pyro_proto::message::{ExecEvent, ExecInput, Exit, STDIN_WINDOW, TerminalSize};
+use pyro_proto::message::{CommandExit, ExecEvent, ExecInput, STDIN_WINDOW, TerminalSize};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::call::IDLE;
-use super::{Guest, GuestError, RawStream};
+use super::source::CallStream;
+use super::{Guest, GuestError};
 
 const WHAT: &str = "a command";
 
 /// A command that was sent to the guest. Dropping both halves kills it.
 pub struct Execution {
-    /// What the command says.
+    /// Output and end of the command.
     pub output: Output,
-    /// What is said to it.
+    /// Input and signals for the command.
     pub input: Input,
 }
 
 impl Execution {
-    pub(super) fn new(guest: Guest, stream: RawStream) -> Self {
+    pub(super) fn new(guest: Guest, stream: CallStream) -> Self {
         let (read, write) = stream.split();
         let credit = Arc::new(Semaphore::new(STDIN_WINDOW));
         let output = Output {
@@ -39,27 +40,27 @@ impl Execution {
 
 /// The receiving half of an [`Execution`].
 pub struct Output {
-    frames: FrameReader<ReadHalf<RawStream>>,
+    frames: FrameReader<ReadHalf<CallStream>>,
     credit: Arc<Semaphore>,
     guest: Guest,
     over: bool,
 }
 
-/// What a command says.
+/// Event of a running command.
 #[derive(Debug, PartialEq, Eq)]
 pub enum OutputEvent<'a> {
-    /// It runs, under this process id in the guest.
+    /// The command runs, under this process id in the guest.
     Started(u32),
-    /// Bytes of its standard output, or of its terminal; at most [`MAX_CHUNK`].
+    /// Bytes of the standard output, or of the terminal; at most [`MAX_CHUNK`].
     Stdout(&'a [u8]),
-    /// Bytes of its standard error; at most [`MAX_CHUNK`].
+    /// Bytes of the standard error; at most [`MAX_CHUNK`].
     Stderr(&'a [u8]),
-    /// It ended; nothing follows.
-    Exited(Exit),
+    /// The command ended; nothing follows.
+    Exited(CommandExit),
 }
 
 impl Output {
-    /// The next event. After `Exited` or an error it gives `Lost`.
+    /// Waits for the next event. After `Exited` or an error the result is `Lost`.
     ///
     /// Waits as long as the command is silent and the guest alive: a guest that answers no ping either is
     /// [`GuestError::Silent`]. Not cancel-safe: a caller that stops waiting must drop the execution.
@@ -96,7 +97,8 @@ impl Output {
             match frame::decode::<ExecEvent>(self.frames.body()) {
                 Ok(ExecEvent::Started { pid }) => return Ok(OutputEvent::Started(pid)),
                 Ok(ExecEvent::StdinConsumed { bytes }) => {
-                    // A guest that grants more than was sent would unbound what waits in it, and overflow the count.
+                    // A guest that grants more than was sent would unbound the input that waits in it, and overflow the
+                    // count.
                     if bytes as usize > STDIN_WINDOW - self.credit.available_permits().min(STDIN_WINDOW) {
                         self.over = true;
                         return Err(GuestError::Unexpected {
@@ -133,12 +135,12 @@ impl Output {
 
 /// The sending half of an [`Execution`].
 pub struct Input {
-    stream: WriteHalf<RawStream>,
+    stream: WriteHalf<CallStream>,
     credit: Arc<Semaphore>,
     guest: Guest,
 }
 
-/// Leave to send so many bytes of standard input; given back to nobody when it is dropped unused.
+/// Credit for bytes of standard input; returned when it is dropped unused.
 pub struct Credit(OwnedSemaphorePermit);
 
 impl Input {
@@ -153,7 +155,7 @@ impl Input {
         permits.map(Credit).map_err(|_| self.guest.lost(WHAT))
     }
 
-    /// Feeds as many of `bytes` as `credit` allows, and says how many that were.
+    /// Feeds as many of `bytes` as `credit` allows, and returns their number.
     pub async fn write(&mut self, credit: Credit, bytes: &[u8]) -> Result<usize, GuestError> {
         let bytes = &bytes[..bytes.len().min(credit.0.num_permits())];
         credit.0.forget();
@@ -165,20 +167,20 @@ impl Input {
 
     /// Ends standard input.
     pub async fn eof(&mut self) -> Result<(), GuestError> {
-        self.say(&ExecInput::Eof).await
+        self.send(&ExecInput::Eof).await
     }
 
     /// Sends a signal, by its Linux number, to the command's process group.
     pub async fn signal(&mut self, number: i32) -> Result<(), GuestError> {
-        self.say(&ExecInput::Signal(number)).await
+        self.send(&ExecInput::Signal(number)).await
     }
 
-    /// Says that the terminal has a new size.
+    /// Sets the size of the terminal.
     pub async fn resize(&mut self, size: TerminalSize) -> Result<(), GuestError> {
-        self.say(&ExecInput::Resize(size)).await
+        self.send(&ExecInput::Resize(size)).await
     }
 
-    async fn say(&mut self, input: &ExecInput) -> Result<(), GuestError> {
+    async fn send(&mut self, input: &ExecInput) -> Result<(), GuestError> {
         frame::send(&mut self.stream, input).await.map_err(|error| self.guest.broken(WHAT, error))
     }
 

@@ -1,6 +1,6 @@
 //! Files of the workspace, one at a time or several as one change; secrets.
 
-use pyro_proto::message::{Bytes, Entry, FileBatch, MAX_ENTRIES, Reply, Request};
+use pyro_proto::message::{Bytes, FileBatch, FileEntry, MAX_ENTRIES, Reply, Request};
 use tokio::io::AsyncRead;
 
 use super::call::Download;
@@ -11,9 +11,13 @@ const ELSE: &str = "the reply belongs to another call";
 pub(super) const MOST_TEXT: usize = 64 * 1024 * 1024;
 
 impl Guest {
-    /// What is in a directory of the workspace, with `recursive` also in those below it, in order; and whether there
-    /// is more than may be told (100,000 entries). Paths are as the guest says them: good for showing, not for use here.
-    pub async fn file_list(&self, path: &[u8], recursive: bool) -> Result<(Vec<Entry>, bool), GuestError> {
+    /// Lists a directory of the workspace, with `recursive` also those below it, in order; and whether there are more
+    /// entries than may be listed (100,000). Paths come from the guest: good for showing, not for use on the host.
+    pub async fn file_list(
+        &self,
+        path: &[u8],
+        recursive: bool,
+    ) -> Result<(Vec<FileEntry>, bool), GuestError> {
         let request = Request::FileList { path: path.into(), recursive };
         let (mut call, _write) = self.begin("a listing", &request).await?;
         let (mut all, mut text) = (Vec::new(), 0);
@@ -35,15 +39,15 @@ impl Guest {
         }
     }
 
-    /// What a path of the workspace is; a link at its end is not followed.
-    pub async fn file_stat(&self, path: &[u8]) -> Result<Entry, GuestError> {
+    /// Describes a path of the workspace; a link at its end is not followed.
+    pub async fn file_stat(&self, path: &[u8]) -> Result<FileEntry, GuestError> {
         stat(
             "a look at a file",
             self.call("a look at a file", &Request::FileStat { path: path.into() }).await?,
         )
     }
 
-    /// The content of a regular file, from byte `offset` on, at most `limit` bytes.
+    /// Reads the content of a regular file, from byte `offset` on, at most `limit` bytes.
     pub async fn file_read(&self, path: &[u8], offset: u64, limit: u64) -> Result<FileContent, GuestError> {
         let what = "a file's content";
         let request = Request::FileRead { path: path.into(), offset, limit };
@@ -52,31 +56,21 @@ impl Guest {
         Ok(FileContent { entry, bytes: Download::new(call, write, limit) })
     }
 
-    /// Makes a file, or replaces its content at once, by all of `source`. Without `mode` it keeps the permissions that
-    /// it has, or gets 0644; with `parents` missing directories above it are made.
+    /// Makes a file, or replaces its content in one step, by all of `source`. Without `mode` the file keeps its
+    /// permissions, or gets 0644; with `parents` missing directories above it are made.
     pub async fn file_write(
         &self,
         path: &[u8],
         mode: Option<u32>,
         parents: bool,
         source: impl AsyncRead + Unpin,
-    ) -> Result<Entry, GuestError> {
+    ) -> Result<FileEntry, GuestError> {
         let what = "a file to be written";
         let request = Request::FileWrite { path: path.into(), mode, parents };
         stat(what, self.upload(what, &request, source, |_| {}).await?)
     }
 
-    /// Removes a file, a link, or a directory, which must be empty unless `recursive`.
-    pub async fn file_remove(&self, path: &[u8], recursive: bool) -> Result<(), GuestError> {
-        self.finished("a removal", &Request::FileRemove { path: path.into(), recursive }).await
-    }
-
-    /// Gives a file or directory a name that nothing has.
-    pub async fn file_rename(&self, from: &[u8], to: &[u8]) -> Result<(), GuestError> {
-        self.finished("a renaming", &Request::FileRename { from: from.into(), to: to.into() }).await
-    }
-
-    /// Makes all changes of `batch` or none. `contents` are those of its writes, one after the other.
+    /// Makes all changes of `batch` or none. `contents` are the contents of its writes, one after the other.
     pub async fn file_batch(
         &self,
         batch: FileBatch,
@@ -95,12 +89,7 @@ impl Guest {
         self.done("a secret", &request).await
     }
 
-    /// Deletes a secret, if it is there.
-    pub async fn secret_delete(&self, name: &str) -> Result<(), GuestError> {
-        self.done("the end of a secret", &Request::SecretDelete { name: name.to_owned() }).await
-    }
-
-    /// A call that may take as long as its guest is alive.
+    /// Makes a call that may take as long as its guest is alive.
     pub(super) async fn finished(&self, what: &'static str, request: &Request) -> Result<(), GuestError> {
         let (mut call, _write) = self.begin(what, request).await?;
         match call.reply().await? {
@@ -110,17 +99,17 @@ impl Guest {
     }
 }
 
-fn stat(what: &'static str, reply: Reply) -> Result<Entry, GuestError> {
+fn stat(what: &'static str, reply: Reply) -> Result<FileEntry, GuestError> {
     match reply {
         Reply::Stat(entry) => Ok(entry),
         _ => Err(GuestError::Unexpected { what, why: ELSE }),
     }
 }
 
-/// A file's content on its way.
+/// Download of a file's content.
 pub struct FileContent {
-    /// What it is, as the guest says: its size need not be what comes.
-    pub entry: Entry,
-    /// The content.
+    /// Description of the file, by the guest's word: its size need not be the length of the content.
+    pub entry: FileEntry,
+    /// Content of the file.
     pub bytes: Download,
 }

@@ -1,31 +1,28 @@
 //! The guest client: calls over the one byte stream of a VM.
 //!
-//! A [`Guest`] is one session. It owns a task that drives the multiplexer; dropping the last handle ends the
-//! session, and the guest then kills what the session's calls started.
+//! A [`Guest`] is one session. A task of its own drives the multiplexer; dropping the last handle ends the session, and
+//! the guest then kills all that the session's calls started. Every call opens its stream in one place, the module
+//! `source`.
 //!
-//! Invariant: the guest is hostile. Nothing that it sends is used as a path, a size to allocate or a name on the
-//! host, everything is bounded by [`pyro_proto`], and every wait here has a deadline.
+//! Invariant: the guest is hostile. Nothing that it sends is used as a path, a size to allocate or a name on the host,
+//! everything is bounded by [`pyro_proto`], and every wait here has a deadline.
 
 mod call;
 mod disk;
 mod exec;
 mod files;
 mod jobs;
+mod source;
 mod trees;
 
-use std::io;
 use std::os::unix::net::UnixStream;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::BoxFuture;
-use futures::io::{AsyncRead, AsyncWrite};
-
-use crate::cause;
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_MESSAGE};
 use pyro_proto::link::{Link, LinkError};
-use pyro_proto::message::{AgentInfo, Exec, Failure, Identity, Reply, Request};
-use pyro_proto::mux::{self, Opener};
+use pyro_proto::message::{AgentInfo, ExecRequest, Failure, GuestIdentity, Reply, Request};
+use pyro_proto::mux;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 pub use call::Download;
@@ -33,12 +30,15 @@ pub use disk::Frozen;
 pub use exec::{Execution, Input, Output, OutputEvent};
 pub use files::FileContent;
 pub use jobs::{JobEvent, JobOutput};
+use source::StreamSource;
 
-/// How long a short call may take before the guest counts as silent. A guest under software emulation on a busy
-/// host, with a fork bomb inside, still answers within a few seconds.
+pub use source::{ByteStream, CallStream, OpenStream};
+
+/// Longest time that a short call may take before the guest counts as silent. A guest under software emulation on a
+/// busy host, with a fork bomb inside, still answers within a few seconds.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(20);
 
-/// Why a call to the guest failed.
+/// Failure of a call to the guest.
 #[derive(Debug, thiserror::Error)]
 pub enum GuestError {
     /// The stream could not be used.
@@ -50,45 +50,45 @@ pub enum GuestError {
     /// Nothing came back in time.
     #[error("the guest did not answer {what} within {} s", .after.as_secs_f32())]
     Silent {
-        /// What was asked.
+        /// The call that waited for the answer.
         what: &'static str,
-        /// The deadline.
+        /// Time that was waited.
         after: Duration,
     },
     /// The session ended under the call.
     #[error("the connection to the guest was lost during {what}{}", .why.as_ref().map(|why| format!(" ({why})")).unwrap_or_default())]
     Lost {
-        /// What was going on.
+        /// The call during which it happened.
         what: &'static str,
-        /// What the multiplexer saw, where it saw something.
+        /// Reason given by the multiplexer, where it has one.
         why: Option<String>,
     },
-    /// The guest sent something that is no answer.
+    /// The guest sent bytes that are no answer.
     #[error("the guest broke the protocol during {what}")]
     Protocol {
-        /// What was going on.
+        /// The call during which it happened.
         what: &'static str,
-        /// What was wrong with it.
+        /// Error of the frame or message.
         #[source]
         source: FrameError,
     },
     /// The guest sent a well-formed message that has no place here.
     #[error("the guest broke the protocol during {what}: {why}")]
     Unexpected {
-        /// What was going on.
+        /// The call during which it happened.
         what: &'static str,
-        /// What was wrong with it.
+        /// Reason why the message has no place.
         why: &'static str,
     },
-    /// The guest says that it could not do it.
+    /// The guest reports that the call failed.
     #[error("the guest could not do it ({})", .0.stage)]
     Failed(#[source] Failure),
-    /// What was to be sent to the guest could not be read here.
+    /// The content to be sent to the guest could not be read on the host.
     #[error("what is sent for {what} cannot be read")]
     Source {
-        /// What was going on.
+        /// The call that the content is for.
         what: &'static str,
-        /// Why.
+        /// Error of the read.
         #[source]
         source: std::io::Error,
     },
@@ -97,45 +97,10 @@ pub enum GuestError {
     TooLong(#[source] FrameError),
 }
 
-/// One session with the agent of one guest. Clones share it.
+/// Client of one guest's agent. Clones share its source of streams: a session ends with the last of them.
 #[derive(Clone)]
 pub struct Guest {
     source: StreamSource,
-}
-
-/// Where a guest's streams come from.
-#[derive(Clone)]
-enum StreamSource {
-    /// A session that this process holds.
-    Session { opener: Opener, ended: Arc<Ended> },
-    /// Whoever holds the session and opens streams for others.
-    Elsewhere(Arc<dyn OpenStream>),
-}
-
-/// Opens streams to a guest whose session another process holds.
-pub trait OpenStream: Send + Sync {
-    /// Opens one.
-    fn open_stream(&self) -> BoxFuture<'_, io::Result<RawStream>>;
-}
-
-/// The bytes of one call, both ways.
-pub type RawStream = Box<dyn Duplex>;
-
-/// A stream that is read and written.
-pub trait Duplex: AsyncRead + AsyncWrite + Send + Unpin {}
-
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
-
-/// What is left of a session that ended, and the task that ends with its last handle.
-struct Ended {
-    why: Arc<Mutex<Option<String>>>,
-    driver: tokio::task::JoinHandle<()>,
-}
-
-impl Drop for Ended {
-    fn drop(&mut self) {
-        self.driver.abort();
-    }
 }
 
 impl Guest {
@@ -151,8 +116,8 @@ impl Guest {
         Self::meet(stream, nonce, deadline, Duration::from_secs(1)).await
     }
 
-    /// As [`Guest::connect`], with an agent that was in the middle of another session when its memory was saved: it does
-    /// not hear the first greeting.
+    /// As [`Guest::connect`], with an agent that was in the middle of another session when its memory was saved: the
+    /// agent discards the first greeting.
     pub async fn reconnect(
         stream: UnixStream,
         nonce: [u8; 16],
@@ -180,22 +145,11 @@ impl Guest {
                 .await
                 .map_err(|_| GuestError::Silent { what: "the handshake", after: deadline })??;
         let (opener, driver) = mux::host(link);
-        let why = Arc::new(Mutex::new(None));
-        let report = Arc::clone(&why);
-        let driver = tokio::spawn(async move {
-            let end = match driver.await {
-                Ok(()) => "the guest closed it".to_owned(),
-                Err(error) => cause::chain(&error),
-            };
-            if let Ok(mut report) = report.lock() {
-                *report = Some(end);
-            }
-        });
-        Ok(Self { source: StreamSource::Session { opener, ended: Arc::new(Ended { why, driver }) } })
+        Ok(Self { source: StreamSource::session(opener, driver) })
     }
 
     /// Gives the guest its identity: always the first call of a session.
-    pub async fn identify(&self, identity: Identity) -> Result<AgentInfo, GuestError> {
+    pub async fn identify(&self, identity: GuestIdentity) -> Result<AgentInfo, GuestError> {
         match self.call("its identity", &Request::Identify(identity)).await? {
             Reply::Identified(info) => Ok(info),
             _ => {
@@ -204,8 +158,8 @@ impl Guest {
         }
     }
 
-    /// Moves the guest's wall clock by so many nanoseconds, which may be none; what it is then, nanoseconds since 1970
-    /// UTC, as the guest says.
+    /// Moves the guest's wall clock by so many nanoseconds, which may be zero; returns its new time, nanoseconds since
+    /// 1970 UTC, by the guest's word.
     pub async fn clock(&self, by_ns: i64) -> Result<u64, GuestError> {
         match self.call("the time", &Request::Clock(by_ns)).await? {
             Reply::Clock(unix_time_ns) => Ok(unix_time_ns),
@@ -228,14 +182,14 @@ impl Guest {
         self.done("the order to detach", &Request::Detach).await
     }
 
-    /// Tells the guest to end all processes, write its disk and power off; it does so after this returns.
+    /// Tells the guest to end all processes, write its disk and power off, all of it after this returns.
     pub async fn shutdown(&self) -> Result<(), GuestError> {
         self.done("the order to shut down", &Request::Shutdown).await
     }
 
-    /// Starts a command. What it says comes from the [`Execution`]; dropping that kills the command and all that
-    /// it started.
-    pub async fn exec(&self, exec: Exec) -> Result<Execution, GuestError> {
+    /// Starts a command. Its output comes from the [`Execution`]; dropping that kills the command and all that it
+    /// started.
+    pub async fn exec(&self, exec: ExecRequest) -> Result<Execution, GuestError> {
         let mut stream = self.open("a command").await?;
         self.send("a command", &mut stream, &Request::Exec(exec)).await?;
         Ok(Execution::new(self.clone(), stream))
@@ -280,8 +234,8 @@ impl Guest {
         }
     }
 
-    /// A guest whose session another process holds.
-    pub fn elsewhere(source: Arc<dyn OpenStream>) -> Self {
+    /// Guest whose session another process holds, which opens the streams of calls.
+    pub fn through(source: Arc<dyn OpenStream>) -> Self {
         Self { source: StreamSource::Elsewhere(source) }
     }
 
@@ -289,24 +243,18 @@ impl Guest {
     ///
     /// # Errors
     /// When the session is over.
-    pub async fn raw_stream(&self) -> Result<RawStream, GuestError> {
+    pub async fn open_for_another(&self) -> Result<CallStream, GuestError> {
         self.open("a call of another process").await
     }
 
-    async fn open(&self, what: &'static str) -> Result<RawStream, GuestError> {
-        match &self.source {
-            StreamSource::Session { opener, .. } => {
-                let stream = opener.clone().open().await.map_err(|_| self.lost(what))?;
-                Ok(Box::new(stream))
-            }
-            StreamSource::Elsewhere(source) => source.open_stream().await.map_err(GuestError::Stream),
-        }
+    async fn open(&self, what: &'static str) -> Result<CallStream, GuestError> {
+        self.source.open(what).await
     }
 
     async fn send(
         &self,
         what: &'static str,
-        stream: &mut RawStream,
+        stream: &mut CallStream,
         message: &impl serde::Serialize,
     ) -> Result<(), GuestError> {
         frame::send(stream, message).await.map_err(|error| match error {
@@ -316,11 +264,7 @@ impl Guest {
     }
 
     fn lost(&self, what: &'static str) -> GuestError {
-        let why = match &self.source {
-            StreamSource::Session { ended, .. } => ended.why.lock().ok().and_then(|why| why.clone()),
-            StreamSource::Elsewhere(_) => None,
-        };
-        GuestError::Lost { what, why }
+        self.source.lost(what)
     }
 
     /// Tells a stream that ended from a guest that sent nonsense.

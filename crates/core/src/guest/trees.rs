@@ -1,6 +1,6 @@
 //! Trees of the workspace, as tar archives.
 
-use pyro_proto::message::{Amount, Reply, Request, TreePut};
+use pyro_proto::message::{Reply, Request, TreePut, TreeTotals};
 use tokio::io::AsyncRead;
 
 use super::call::Download;
@@ -10,13 +10,13 @@ const ELSE: &str = "the reply belongs to another call";
 
 impl Guest {
     /// Unpacks `archive`, an uncompressed tar, below a directory of the workspace: all of it, or nothing. `progress`
-    /// is told how far the guest has come, about every MiB.
+    /// gets the totals unpacked so far, about every MiB.
     pub async fn tree_put(
         &self,
         put: TreePut,
         archive: impl AsyncRead + Unpin,
-        progress: impl FnMut(Amount),
-    ) -> Result<Amount, GuestError> {
+        progress: impl FnMut(TreeTotals),
+    ) -> Result<TreeTotals, GuestError> {
         let what = "a tree to be unpacked";
         match self.upload(what, &Request::TreePut(put), archive, progress).await? {
             Reply::Put(amount) => Ok(amount),
@@ -24,9 +24,9 @@ impl Guest {
         }
     }
 
-    /// A file or directory of the workspace as an uncompressed tar archive, at most `most` bytes of it. Its first entry
-    /// has the last name of `path`; of the workspace itself there is only what is in it. It comes from the guest: it
-    /// must be looked at like any other archive of a stranger.
+    /// Packs a file or directory of the workspace as an uncompressed tar archive, at most `most` bytes of it. The first
+    /// entry has the last name of `path`; the archive of the workspace itself has only its content. The bytes come from
+    /// the guest: they must be checked like any other archive of a stranger.
     pub async fn tree_get(&self, path: &[u8], most: u64) -> Result<Download, GuestError> {
         let (call, write) = self.begin("a tree", &Request::TreeGet { path: path.into() }).await?;
         Ok(Download::new(call, write, most))
@@ -34,8 +34,8 @@ impl Guest {
 }
 
 impl Download {
-    /// Of a tree that has come to its end: what was sent, and how many sockets, pipes and devices were left out.
-    pub fn tree(&self) -> Option<(Amount, u64)> {
+    /// Totals of a tree that has come to its end, and the number of sockets, pipes and devices left out.
+    pub fn tree(&self) -> Option<(TreeTotals, u64)> {
         match self.last() {
             Some(Reply::Got { sent, skipped }) => Some((*sent, *skipped)),
             _ => None,

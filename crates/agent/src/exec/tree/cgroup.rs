@@ -1,4 +1,4 @@
-//! One cgroup a command, below one cgroup for all of them.
+//! Cgroups: one for each command, below one for all of them.
 //!
 //! ```text
 //!   /sys/fs/cgroup          the agent (and kernel threads)
@@ -37,7 +37,7 @@ pub struct Cgroups {
     lingering: RefCell<Vec<Lease>>,
 }
 
-/// One command's cgroup.
+/// Cgroup of one command.
 pub struct Lease {
     name: String,
     directory: OwnedFd,
@@ -69,7 +69,7 @@ impl Cgroups {
         Ok(Self { parent, next: Cell::new(1), idle: RefCell::default(), lingering: RefCell::default() })
     }
 
-    /// An empty cgroup, an old one if there is one.
+    /// Leases an empty cgroup, an old one if there is one.
     pub fn lease(&self) -> Result<Lease, Failure> {
         let mut lingering = self.lingering.borrow_mut();
         let mut idle = self.idle.borrow_mut();
@@ -88,7 +88,7 @@ impl Cgroups {
         }
     }
 
-    /// A new cgroup.
+    /// Makes a new cgroup.
     pub fn fresh(&self) -> Result<Lease, Failure> {
         let number = self.next.replace(self.next.get() + 1);
         let name = number.to_string();
@@ -103,8 +103,8 @@ impl Cgroups {
         made().map_err(|errno| failure(resource_kind(errno), "cgroup", errno, "a cgroup for the command"))
     }
 
-    /// Takes a command's cgroup back; says whether processes are left in it. It is not looked at where it is known to be
-    /// `empty`.
+    /// Takes a command's cgroup back; says whether processes are left in it. A cgroup that is known to be `empty` is
+    /// not examined.
     pub fn give_back(&self, mut lease: Lease, empty: bool) -> bool {
         lease.used = true;
         if empty || lease.is_empty() {
@@ -140,13 +140,13 @@ impl Lease {
         self.used
     }
 
-    /// Kills all in it, those that are just being made included.
+    /// Kills all processes in it, including those that are just being made.
     pub fn kill(&self) {
         self.killed.set(true);
         let _ = write(self.directory.as_fd(), "cgroup.kill");
     }
 
-    /// Sends `signal` to all that are in it now.
+    /// Sends `signal` to all processes in it.
     pub fn signal(&self, signal: Signal) {
         let Ok(file) =
             openat(&self.directory, "cgroup.procs", OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())
@@ -160,7 +160,7 @@ impl Lease {
         }
     }
 
-    /// Whether nothing is in it.
+    /// Whether no process is in it.
     pub fn is_empty(&self) -> bool {
         let mut text = [0; 64];
         let n = rustix::io::pread(&self.events, &mut text, 0).unwrap_or(0);

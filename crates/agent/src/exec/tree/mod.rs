@@ -13,41 +13,42 @@ use rustix::process::{Pid, Signal};
 
 use crate::reaper::Reaper;
 
-/// Makes trees.
-pub enum Trees {
-    /// One cgroup each.
+/// Maker of process trees.
+pub enum ProcessTrees {
+    /// Trees that are cgroups.
     Cgroups(cgroup::Cgroups),
-    /// By parent and child.
+    /// Trees found by parent and child in `/proc`.
     Walk(walk::Orphans),
 }
 
-impl Trees {
+impl ProcessTrees {
     /// Trees that are found by walking `/proc`. Makes the calling process a subreaper.
     pub fn walking() -> std::io::Result<Self> {
         rustix::process::set_child_subreaper(Some(rustix::process::getpid()))?;
         Ok(Self::Walk(walk::Orphans::default()))
     }
 
-    /// An empty tree.
-    pub fn begin(self: &Rc<Self>) -> Result<Tree, Failure> {
-        Ok(Tree::new(
+    /// Makes an empty tree.
+    pub fn begin(self: &Rc<Self>) -> Result<ProcessTree, Failure> {
+        Ok(ProcessTree::new(
             self,
             match &**self {
-                Self::Cgroups(cgroups) => Kind::Cgroup(cgroups.lease()?),
-                Self::Walk(_) => Kind::Walk(None, Vec::new()),
+                Self::Cgroups(cgroups) => TreeMembers::Cgroup(cgroups.lease()?),
+                Self::Walk(_) => TreeMembers::Walk(None, Vec::new()),
             },
         ))
     }
 
-    /// An empty tree that nothing ever was in.
-    pub fn begin_fresh(self: &Rc<Self>) -> Result<Tree, Failure> {
+    /// Makes an empty tree that no command ever was in.
+    pub fn begin_fresh(self: &Rc<Self>) -> Result<ProcessTree, Failure> {
         match &**self {
-            Self::Cgroups(cgroups) => Ok(Tree::new(self, Kind::Cgroup(cgroups.fresh()?))),
+            Self::Cgroups(cgroups) => Ok(ProcessTree::new(self, TreeMembers::Cgroup(cgroups.fresh()?))),
             Self::Walk(_) => self.begin(),
         }
     }
 
-    /// Kills what commands left behind when they ended, and everything else that descends from this process.
+    /// Kills all processes of commands, including those left behind, and everything else that descends from this
+    /// process.
     pub fn kill_all(&self) {
         match self {
             Self::Cgroups(cgroups) => cgroups.kill_all(),
@@ -56,48 +57,48 @@ impl Trees {
     }
 }
 
-enum Kind {
+enum TreeMembers {
     Cgroup(cgroup::Lease),
-    /// Its first process, and what that left behind.
+    /// First process of the command, and the processes that it left behind.
     Walk(Option<(i32, Rc<Reaper>)>, Vec<i32>),
 }
 
-/// One command's processes. Dropping it kills them all.
-pub struct Tree {
-    trees: Rc<Trees>,
-    kind: Option<Kind>,
+/// Processes of one command. Dropping the tree kills them all.
+pub struct ProcessTree {
+    trees: Rc<ProcessTrees>,
+    kind: Option<TreeMembers>,
 }
 
-impl Tree {
-    fn new(trees: &Rc<Trees>, kind: Kind) -> Self {
+impl ProcessTree {
+    fn new(trees: &Rc<ProcessTrees>, kind: TreeMembers) -> Self {
         Self { trees: Rc::clone(trees), kind: Some(kind) }
     }
 
     /// The cgroup to start the command in.
     pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {
         match &self.kind {
-            Some(Kind::Cgroup(lease)) => Some(lease.directory()),
+            Some(TreeMembers::Cgroup(lease)) => Some(lease.directory()),
             _ => None,
         }
     }
 
     /// Whether another command was in it before.
     pub fn is_reused(&self) -> bool {
-        matches!(&self.kind, Some(Kind::Cgroup(lease)) if lease.is_reused())
+        matches!(&self.kind, Some(TreeMembers::Cgroup(lease)) if lease.is_reused())
     }
 
-    /// Says which process is its first.
+    /// Notes the command's first process.
     pub fn started(&mut self, pid: Pid, reaper: &Rc<Reaper>) {
-        if let Some(Kind::Walk(main, _)) = &mut self.kind {
+        if let Some(TreeMembers::Walk(main, _)) = &mut self.kind {
             *main = Some((pid.as_raw_nonzero().get(), Rc::clone(reaper)));
         }
     }
 
-    /// Kills everything in it.
+    /// Kills all processes of the tree.
     pub fn kill(&self) {
         match (&self.kind, &*self.trees) {
-            (Some(Kind::Cgroup(lease)), _) => lease.kill(),
-            (Some(Kind::Walk(Some((main, reaper)), left)), Trees::Walk(orphans)) => {
+            (Some(TreeMembers::Cgroup(lease)), _) => lease.kill(),
+            (Some(TreeMembers::Walk(Some((main, reaper)), left)), ProcessTrees::Walk(orphans)) => {
                 orphans.kill(*main, reaper);
                 orphans.kill_left(left);
             }
@@ -105,21 +106,21 @@ impl Tree {
         }
     }
 
-    /// Sends `signal` to everything that is in it now.
+    /// Sends `signal` to all present processes of the tree.
     pub fn signal(&self, signal: Signal) {
         match (&self.kind, &*self.trees) {
-            (Some(Kind::Cgroup(lease)), _) => lease.signal(signal),
-            (Some(Kind::Walk(Some((main, reaper)), left)), Trees::Walk(orphans)) => {
+            (Some(TreeMembers::Cgroup(lease)), _) => lease.signal(signal),
+            (Some(TreeMembers::Walk(Some((main, reaper)), left)), ProcessTrees::Walk(orphans)) => {
                 orphans.signal(*main, reaper, left, signal);
             }
             _ => {}
         }
     }
 
-    /// The command's main process has ended and was reaped; the tree keeps what it left behind. Says whether there is
-    /// any.
+    /// Takes in the processes left behind by the command's main process, which has ended and was reaped; says whether
+    /// there are any.
     pub fn settle(&mut self) -> bool {
-        if let (Some(Kind::Walk(Some((_, reaper)), left)), Trees::Walk(orphans)) =
+        if let (Some(TreeMembers::Walk(Some((_, reaper)), left)), ProcessTrees::Walk(orphans)) =
             (&mut self.kind, &*self.trees)
         {
             left.extend(orphans.take_fresh(reaper));
@@ -127,21 +128,23 @@ impl Tree {
         !self.is_empty()
     }
 
-    /// Whether nothing is left in it, of a command whose main process has ended.
+    /// Whether no process is left, of a command whose main process has ended.
     pub fn is_empty(&self) -> bool {
         match (&self.kind, &*self.trees) {
-            (Some(Kind::Cgroup(lease)), _) => lease.is_empty(),
-            (Some(Kind::Walk(_, left)), Trees::Walk(orphans)) => !orphans.any(left),
+            (Some(TreeMembers::Cgroup(lease)), _) => lease.is_empty(),
+            (Some(TreeMembers::Walk(_, left)), ProcessTrees::Walk(orphans)) => !orphans.any(left),
             _ => true,
         }
     }
 
-    /// The command's main process has ended and was reaped, and nothing was left then if it was `alone`: what it left
-    /// behind lives on. Says whether there is any.
+    /// Lets go of the processes left behind by the command's main process, which has ended and was reaped; says whether
+    /// there are any. There are none if the process was `alone`.
     pub fn release(mut self, alone: bool) -> bool {
         match (self.kind.take(), &*self.trees) {
-            (Some(Kind::Cgroup(lease)), Trees::Cgroups(cgroups)) => cgroups.give_back(lease, alone),
-            (Some(Kind::Walk(Some((_, reaper)), left)), Trees::Walk(orphans)) => {
+            (Some(TreeMembers::Cgroup(lease)), ProcessTrees::Cgroups(cgroups)) => {
+                cgroups.give_back(lease, alone)
+            }
+            (Some(TreeMembers::Walk(Some((_, reaper)), left)), ProcessTrees::Walk(orphans)) => {
                 orphans.release(&reaper) || orphans.any(&left)
             }
             _ => false,
@@ -149,10 +152,12 @@ impl Tree {
     }
 }
 
-impl Drop for Tree {
+impl Drop for ProcessTree {
     fn drop(&mut self) {
         self.kill();
-        if let (Some(Kind::Cgroup(lease)), Trees::Cgroups(cgroups)) = (self.kind.take(), &*self.trees) {
+        if let (Some(TreeMembers::Cgroup(lease)), ProcessTrees::Cgroups(cgroups)) =
+            (self.kind.take(), &*self.trees)
+        {
             cgroups.give_back(lease, false);
         }
     }

@@ -11,7 +11,7 @@ use rustix::process::{Pid, Signal, kill_process};
 
 use crate::reaper::Reaper;
 
-/// How often a tree that does not get empty is walked before it is given up.
+/// Rounds in which a tree that does not get empty is walked before it is given up.
 const ROUNDS: usize = 10_000;
 
 /// Processes whose command ended and left them running.
@@ -19,20 +19,20 @@ const ROUNDS: usize = 10_000;
 pub struct Orphans(RefCell<HashSet<i32>>);
 
 impl Orphans {
-    /// Takes in what the command that was just reaped left behind; says whether there is any.
+    /// Takes in the processes left behind by the command that was just reaped; says whether there are any.
     pub fn release(&self, reaper: &Reaper) -> bool {
         !self.take_fresh(reaper).is_empty()
     }
 
-    /// Like [`Self::release`], and says which they are.
+    /// Like [`Self::release`], and returns the process ids.
     pub fn take_fresh(&self, reaper: &Reaper) -> Vec<i32> {
         let fresh = self.fresh(reaper);
         self.0.borrow_mut().extend(&fresh);
         fresh
     }
 
-    /// Those of `left` that are still there. Only the agent reaps its children, so a number that is among them is the
-    /// same process as before.
+    /// Processes of `left` that are still there. Only the agent reaps its children, so an id that is among them is
+    /// still the same process.
     fn still(&self, left: &[i32]) -> Vec<i32> {
         let own = rustix::process::getpid().as_raw_nonzero().get();
         let children = living().remove(&own).unwrap_or_default();
@@ -46,7 +46,7 @@ impl Orphans {
         !left.is_empty() && !self.still(left).is_empty()
     }
 
-    /// Kills what is still there of `left`, and all below it.
+    /// Kills the processes of `left` that are still there, and all below them.
     pub fn kill_left(&self, left: &[i32]) {
         if left.is_empty() {
             return;
@@ -57,7 +57,7 @@ impl Orphans {
         }
     }
 
-    /// Sends `signal` to the tree of `main`, if that still runs, and to what is still there of `left`.
+    /// Sends `signal` to the tree of `main`, if that still runs, and to the processes of `left` that are still there.
     pub fn signal(&self, main: i32, reaper: &Reaper, left: &[i32], signal: Signal) {
         let mut found = self.still(left);
         if reaper.is_watched(main) {

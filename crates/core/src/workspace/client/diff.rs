@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use pyro_formats::disk::{self, DiskError, Ext4, Merged, Node};
 use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
 use pyro_formats::redact::Redactor;
-use pyro_proto::message::{Change, ChangeKind, Entry, EntryKind, State as FileState};
+use pyro_proto::message::{FileChange, FileChangeKind, FileEntry, FileKind, FileState};
 
 use super::Workspaces;
 use super::guest::RunningGuest;
@@ -48,20 +48,20 @@ fn path_of(bytes: Vec<u8>) -> PathBuf {
     std::ffi::OsString::from_vec(bytes).into()
 }
 
-impl From<Change> for Difference {
-    fn from(change: Change) -> Self {
+impl From<FileChange> for Difference {
+    fn from(change: FileChange) -> Self {
         Self {
             path: path_of(change.path.0),
-            touched: change.kind == ChangeKind::Touched,
+            touched: change.kind == FileChangeKind::Touched,
             before: change.before.map(permissions),
             after: change.after.map(permissions),
         }
     }
 }
 
-impl From<Entry> for Difference {
+impl From<FileEntry> for Difference {
     /// Something that is there, as new.
-    fn from(entry: Entry) -> Self {
+    fn from(entry: FileEntry) -> Self {
         let state = FileState { kind: entry.kind, mode: entry.mode, size: entry.size };
         Self { path: path_of(entry.path.0), touched: false, before: None, after: Some(permissions(state)) }
     }
@@ -93,12 +93,12 @@ impl Content {
     }
 }
 
-fn kind(kind: EntryKind) -> patch::Kind {
+fn kind(kind: FileKind) -> patch::Kind {
     match kind {
-        EntryKind::File => patch::Kind::File,
-        EntryKind::Directory => patch::Kind::Directory,
-        EntryKind::Link => patch::Kind::Symlink,
-        EntryKind::Other => patch::Kind::Other,
+        FileKind::File => patch::Kind::File,
+        FileKind::Directory => patch::Kind::Directory,
+        FileKind::Link => patch::Kind::Symlink,
+        FileKind::Other => patch::Kind::Other,
     }
 }
 
@@ -260,7 +260,7 @@ impl RunningGuest {
             (Some(_), Some(state), _) | (None, _, Some(state)) | (_, Some(state), None) => {
                 kind_name(state.kind)
             }
-            _ => kind_name(EntryKind::Other),
+            _ => kind_name(FileKind::Other),
         };
         let (named, redactor) = (path.clone(), self.redactor.clone());
         let rendered = blocking(move || {
@@ -311,10 +311,10 @@ impl RunningGuest {
         let mut bytes = Vec::new();
         let (mut at, mut equal) = (0_u64, compare.is_some());
         let done = match state.kind {
-            EntryKind::File if compare.is_none() && self.is_binary(name, state).await? => {
+            FileKind::File if compare.is_none() && self.is_binary(name, state).await? => {
                 return Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes: None }), false));
             }
-            EntryKind::File => {
+            FileKind::File => {
                 // Only what is to be compared is read beyond what can be text.
                 let limit = if equal { u64::MAX } else { MAX_FILE as u64 + 1 };
                 let each = |piece: &[u8]| {
@@ -329,10 +329,10 @@ impl RunningGuest {
                 };
                 self.content(name, 0, limit, each).await.map(|_| ())
             }
-            EntryKind::Link => self.stat(name).await.map(|entry| {
+            FileKind::Link => self.stat(name).await.map(|entry| {
                 bytes = entry.target.map_or_else(Vec::new, |target| target.0);
             }),
-            EntryKind::Directory | EntryKind::Other => Ok(()),
+            FileKind::Directory | FileKind::Other => Ok(()),
         };
         match done {
             Ok(()) => {
@@ -395,12 +395,12 @@ fn is_same_link(old: &Content, new: &Content) -> bool {
     old.kind == patch::Kind::Symlink && new.kind == old.kind && old.bytes.is_some() && old.bytes == new.bytes
 }
 
-fn kind_on_disk(kind: disk::Kind) -> EntryKind {
+fn kind_on_disk(kind: disk::Kind) -> FileKind {
     match kind {
-        disk::Kind::File => EntryKind::File,
-        disk::Kind::Directory => EntryKind::Directory,
-        disk::Kind::Symlink => EntryKind::Link,
-        _ => EntryKind::Other,
+        disk::Kind::File => FileKind::File,
+        disk::Kind::Directory => FileKind::Directory,
+        disk::Kind::Symlink => FileKind::Link,
+        _ => FileKind::Other,
     }
 }
 
@@ -422,11 +422,11 @@ async fn believe_disk(
             });
             let same_kind = before.zip(change.after).filter(|(was, is)| was.kind == is.kind);
             // What files and links hold must tell.
-            let has_content = |kind| matches!(kind, EntryKind::File | EntryKind::Link);
+            let has_content = |kind| matches!(kind, FileKind::File | FileKind::Link);
             if same_kind.is_some_and(|(was, is)| was.mode == is.mode && !has_content(is.kind)) {
                 return Ok(None);
             }
-            let touched = same_kind.is_some_and(|(_, is)| is.kind == EntryKind::File);
+            let touched = same_kind.is_some_and(|(_, is)| is.kind == FileKind::File);
             Ok(Some(Difference { before, touched, ..change }))
         };
         let corrected = changes.into_iter().filter_map(|change| correct(change).transpose());
@@ -454,13 +454,13 @@ async fn read_old(
     let content = |bytes| Content { kind: kind(state.kind), mode: state.mode, bytes };
     let (Some(baseline), Some(node)) = (baseline.clone(), node) else { return Ok(content(None)) };
     let read = blocking(move || match state.kind {
-        EntryKind::File if node.inode().size() <= MAX_FILE as u64 => {
+        FileKind::File if node.inode().size() <= MAX_FILE as u64 => {
             let mut bytes = vec![0; usize::try_from(node.inode().size()).unwrap_or(MAX_FILE)];
             let length = baseline.read_at(&node, 0, &mut bytes)?;
             bytes.truncate(length);
             Ok(Some(bytes))
         }
-        EntryKind::Link => Ok(baseline.link_target(&node).map(Some)?),
+        FileKind::Link => Ok(baseline.link_target(&node).map(Some)?),
         _ => Ok::<_, WorkspaceError>(None),
     });
     Ok(content(read.await?))

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use pyro_proto::message::Entry;
+use pyro_proto::message::FileEntry as GuestFile;
 use tokio::io::AsyncRead;
 
 use super::Workspaces;
@@ -17,7 +17,7 @@ const MOST: u64 = 64 << 20;
 
 impl RunningGuest {
     /// What stands at a plain path; a link is not followed.
-    pub(super) async fn stat(&self, path: &[u8]) -> Result<Entry, WorkspaceError> {
+    pub(super) async fn stat(&self, path: &[u8]) -> Result<GuestFile, WorkspaceError> {
         match self.guest.file_stat(path).await {
             Ok(entry) => Ok(entry),
             Err(error) => Err(self.failed(error).await),
@@ -29,7 +29,7 @@ impl RunningGuest {
         &self,
         path: &[u8],
         recursive: bool,
-    ) -> Result<(Vec<Entry>, bool), WorkspaceError> {
+    ) -> Result<(Vec<GuestFile>, bool), WorkspaceError> {
         match self.guest.file_list(path, recursive).await {
             Ok(listed) => Ok(listed),
             Err(error) => Err(self.failed(error).await),
@@ -43,7 +43,7 @@ impl RunningGuest {
         offset: u64,
         limit: u64,
         mut each: impl FnMut(&[u8]) -> Result<(), WorkspaceError>,
-    ) -> Result<Entry, WorkspaceError> {
+    ) -> Result<GuestFile, WorkspaceError> {
         let mut content = match self.guest.file_read(path, offset, limit).await {
             Ok(content) => content,
             Err(error) => return Err(self.failed(error).await),

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use pyro_formats::archive::{Seen, look};
 use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
-use pyro_proto::message::{EntryKind, State as FileState};
+use pyro_proto::message::{FileKind, FileState};
 
 use super::diff::{Difference, is_gits};
 use super::guest::RunningGuest;
@@ -48,12 +48,12 @@ fn roots(changes: &[Difference], all: bool) -> Vec<PathBuf> {
         let path = &change.path;
         let root = path.ancestors().skip(1).find(|above| sums.contains_key(*above)).map(Path::to_path_buf);
         match root.and_then(|root| sums.get_mut(&root)) {
-            Some((files, bytes)) if kind == EntryKind::File => {
+            Some((files, bytes)) if kind == FileKind::File => {
                 *files += usize::from(!is_gits(path));
                 *bytes = bytes.saturating_add(size);
             }
             Some(_) => {}
-            None if kind == EntryKind::Directory => {
+            None if kind == FileKind::Directory => {
                 sums.insert(path.clone(), (0, 0));
             }
             None => {}
@@ -120,21 +120,21 @@ impl RunningGuest {
 mod tests {
     use super::*;
 
-    fn change(path: &str, kind: EntryKind, before: bool) -> Difference {
+    fn change(path: &str, kind: FileKind, before: bool) -> Difference {
         let state = FileState { kind, mode: 0o644, size: 10 };
         Difference { path: path.into(), touched: false, before: before.then_some(state), after: Some(state) }
     }
 
     #[test]
     fn only_new_directories_with_many_files_are_read_in_one_go() {
-        let mut changes = vec![change("a", EntryKind::Directory, true)];
+        let mut changes = vec![change("a", FileKind::Directory, true)];
         for dir in ["a/new", "few"] {
-            changes.push(change(dir, EntryKind::Directory, false));
-            changes.push(change(&format!("{dir}/deep"), EntryKind::Directory, false));
+            changes.push(change(dir, FileKind::Directory, false));
+            changes.push(change(&format!("{dir}/deep"), FileKind::Directory, false));
             let count = if dir == "few" { FEW - 1 } else { FEW };
-            changes.extend((0..count).map(|n| change(&format!("{dir}/deep/{n}"), EntryKind::File, false)));
+            changes.extend((0..count).map(|n| change(&format!("{dir}/deep/{n}"), FileKind::File, false)));
         }
-        changes.extend((0..FEW).map(|n| change(&format!("z{n}"), EntryKind::File, false)));
+        changes.extend((0..FEW).map(|n| change(&format!("z{n}"), FileKind::File, false)));
         assert_eq!(roots(&changes, false), [PathBuf::from("a/new")]);
         changes.remove(0);
         assert_eq!(roots(&changes, true), [PathBuf::new()]);

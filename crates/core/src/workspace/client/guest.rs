@@ -10,7 +10,7 @@ use tokio_util::compat::TokioAsyncReadCompatExt as _;
 
 use super::Workspaces;
 use super::reach::{self, Conversation};
-use crate::guest::{Guest, GuestError, OpenStream, RawStream};
+use crate::guest::{CallStream, Guest, GuestError, OpenStream};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::life::Phase;
 use crate::workspace::store::layout::Home;
@@ -33,7 +33,7 @@ struct ThroughKeeper {
 }
 
 impl OpenStream for ThroughKeeper {
-    fn open_stream(&self) -> BoxFuture<'_, io::Result<RawStream>> {
+    fn open_stream(&self) -> BoxFuture<'_, io::Result<CallStream>> {
         async {
             let opened = open(&self.workspaces, &self.home).await;
             opened.map_err(|error| io::Error::other(Refused(error)))
@@ -47,7 +47,7 @@ impl OpenStream for ThroughKeeper {
 #[error(transparent)]
 struct Refused(WorkspaceError);
 
-async fn open(workspaces: &Workspaces, home: &Home) -> Result<RawStream, WorkspaceError> {
+async fn open(workspaces: &Workspaces, home: &Home) -> Result<CallStream, WorkspaceError> {
     let Some(mut conversation) = workspaces.meet(home).await? else { return Err(WorkspaceError::Stopped) };
     if conversation.greeting.guest_generation != u32::from(pyro_proto::GENERATION) {
         return Err(WorkspaceError::Generation { version: conversation.greeting.version });
@@ -62,7 +62,7 @@ impl Workspaces {
     pub(super) async fn running(&self, home: Home) -> Result<RunningGuest, WorkspaceError> {
         let redactor = super::redactor(&home).await?;
         let source = ThroughKeeper { workspaces: self.clone(), home: home.clone() };
-        Ok(RunningGuest { home, guest: Guest::elsewhere(Arc::new(source)), redactor })
+        Ok(RunningGuest { home, guest: Guest::through(Arc::new(source)), redactor })
     }
 
     /// As [`Self::running`], by id or name.

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
 use pyro_formats::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
-use pyro_proto::message::{EntryKind, FileBatch, FileOp};
+use pyro_proto::message::{FileBatch, FileKind, FileOp};
 
 use super::Workspaces;
 use super::guest::RunningGuest;
@@ -149,10 +149,10 @@ impl RunningGuest {
         let path = path.as_os_str().as_bytes();
         let entry = self.stat(path).await?;
         let (kind, mut bytes) = match entry.kind {
-            EntryKind::File => (Kind::File, Vec::new()),
-            EntryKind::Directory => (Kind::Directory, Vec::new()),
-            EntryKind::Link => (Kind::Symlink, entry.target.map_or_else(Vec::new, |target| target.0)),
-            EntryKind::Other => (Kind::Other, Vec::new()),
+            FileKind::File => (Kind::File, Vec::new()),
+            FileKind::Directory => (Kind::Directory, Vec::new()),
+            FileKind::Link => (Kind::Symlink, entry.target.map_or_else(Vec::new, |target| target.0)),
+            FileKind::Other => (Kind::Other, Vec::new()),
         };
         if kind == Kind::File && read {
             // One byte more than may be, which tells that it is too long.

@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pyro_formats::redact::{RedactedStream, Redactor};
-use pyro_proto::message::{Bytes, Exec, Exit, ExitStatus, JobId};
+use pyro_proto::message::{Bytes, CommandExit, ExecRequest, ExitStatus, JobId};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -65,7 +65,7 @@ pub(super) struct Progress {
     /// When it wrote last.
     pub(super) wrote: Instant,
     /// How it ended, if that is known; its output is all there then.
-    pub(super) exit: Option<Exit>,
+    pub(super) exit: Option<CommandExit>,
     /// Nothing more comes.
     pub(super) over: bool,
 }
@@ -120,7 +120,7 @@ pub(super) fn variables(env: Vec<(OsString, OsString)>) -> Vec<(Bytes, Bytes)> {
 }
 
 /// As payloads have it: 128 and the signal's number when one ended it.
-pub(super) fn exit_code(exit: Exit) -> i32 {
+pub(super) fn exit_code(exit: CommandExit) -> i32 {
     match exit.status {
         ExitStatus::Code(code) => i32::from(code),
         ExitStatus::Signal(signal) => 128 + i32::from(signal),
@@ -141,7 +141,7 @@ impl Live {
     }
 
     /// Waits for its end, and until all of its output is there.
-    pub(super) async fn over(&self) -> Option<Exit> {
+    pub(super) async fn over(&self) -> Option<CommandExit> {
         let mut progress = self.progress.clone();
         progress.wait_for(|progress| progress.over).await.ok().and_then(|progress| progress.exit)
     }
@@ -182,7 +182,7 @@ impl Keeper {
     pub(super) async fn start_job<J: Job>(
         self: &Arc<Self>,
         key: Key,
-        exec: Exec,
+        exec: ExecRequest,
         output: Output,
         record: impl FnOnce(u32) -> J,
     ) -> Result<(Live, J), WorkspaceError> {
@@ -235,7 +235,7 @@ impl Keeper {
     }
 
     /// A job ended, or cannot be followed any more.
-    async fn job_ended(&self, key: &Key, live: &Live, guest: &Guest, ended: Result<Exit, GuestError>) {
+    async fn job_ended(&self, key: &Key, live: &Live, guest: &Guest, ended: Result<CommandExit, GuestError>) {
         let exit = match ended {
             Ok(exit) => exit,
             Err(error) => {
@@ -262,7 +262,7 @@ impl Keeper {
         }
     }
 
-    fn write_end<J: Job>(&self, name: &str, live: &Live, exit: Exit) -> Result<(), WorkspaceError> {
+    fn write_end<J: Job>(&self, name: &str, live: &Live, exit: CommandExit) -> Result<(), WorkspaceError> {
         let ending = locked(&live.ending).clone();
         let books = self.books();
         let Some(mut job) = books.state.job::<J>(name)? else { return Ok(()) };
@@ -347,7 +347,7 @@ impl Keeper {
 }
 
 /// Writes down what a job says, until its end.
-async fn read_on(live: &Live, guest: &Guest) -> Result<Exit, GuestError> {
+async fn read_on(live: &Live, guest: &Guest) -> Result<CommandExit, GuestError> {
     let cursor = locked(&live.output).cursor;
     let mut events = guest.job_attach(live.id, cursor).await?;
     {

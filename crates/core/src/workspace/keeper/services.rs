@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyro_formats::plain::plain;
-use pyro_proto::message::{Bytes, Exec, Probe, Readiness as Probed, Stdio};
+use pyro_proto::message::{Bytes, ExecRequest, ExecStdio, ProbeResult, ServiceProbe};
 
 use super::Caller;
 use crate::command::{self, CommandLine, Options, Outcome, Streams};
@@ -67,12 +67,12 @@ impl Keeper {
         let redactor = self.secrets.redactor();
         let output = Output::new(spool(out)?, Some(spool(err)?), redactor);
         let argv = command.argv().into_iter();
-        let exec = Exec {
+        let exec = ExecRequest {
             argv: argv.map(|word| Bytes(std::os::unix::ffi::OsStringExt::into_vec(word))).collect(),
             env: variables(self.secrets.env(&secret_env)?),
             cwd: Some(cwd.as_bytes().into()),
             user: None,
-            stdio: Stdio::Output,
+            stdio: ExecStdio::Output,
             timeout_ms: None,
             drain_ms: DRAIN_MS,
         };
@@ -174,15 +174,15 @@ impl Keeper {
         left: Duration,
     ) -> Result<Option<String>, WorkspaceError> {
         let probe = match readiness {
-            Readiness::File { path } => Probe::File { path: path.as_bytes().into() },
-            Readiness::Http { url } => Probe::Http { url: url.clone() },
-            Readiness::Tcp { .. } => Probe::Tcp { port: readiness.port()? },
+            Readiness::File { path } => ServiceProbe::File { path: path.as_bytes().into() },
+            Readiness::Http { url } => ServiceProbe::Http { url: url.clone() },
+            Readiness::Tcp { .. } => ServiceProbe::Tcp { port: readiness.port()? },
             Readiness::Command { command } => return self.look_by_command(command, cwd, left).await,
         };
         let what = "the service cannot be looked at";
         match self.guest()?.probe(probe).await.map_err(|source| WorkspaceError::Job { what, source })? {
-            Probed::Ready => Ok(None),
-            Probed::NotReady(why) => Ok(Some(line(&why))),
+            ProbeResult::Ready => Ok(None),
+            ProbeResult::NotReady(why) => Ok(Some(line(&why))),
         }
     }
 

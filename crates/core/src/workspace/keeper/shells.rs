@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pyro_formats::plain::replay;
-use pyro_proto::message::{Exec, SignalTarget, Stdio, TerminalSize};
+use pyro_proto::message::{ExecRequest, ExecStdio, TerminalSize};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 
 use super::Caller;
@@ -85,7 +85,7 @@ impl Keeper {
     /// Sends a signal to what runs in the foreground of a shell.
     pub(crate) async fn signal_shell(&self, id: &str, number: i32) -> Result<Shell, WorkspaceError> {
         let live = self.running_shell(id)?;
-        let sent = self.guest()?.job_signal(live.id, number, SignalTarget::Foreground).await;
+        let sent = self.guest()?.job_signal(live.id, number).await;
         sent.map_err(|source| WorkspaceError::Job { what: "the signal cannot be sent", source })?;
         self.find_shell(id)
     }
@@ -122,12 +122,12 @@ impl Keeper {
         let dir = self.home.shell(&id);
         let out = Spool::create(&dir, OUT, Room::SHELL)
             .map_err(|error| WorkspaceError::file(&dir, "written", error))?;
-        let exec = Exec {
+        let exec = ExecRequest {
             argv: PROGRAM.iter().map(|word| word.into()).collect(),
             env,
             cwd: Some(cwd.as_bytes().into()),
             user: None,
-            stdio: Stdio::Terminal(size.into()),
+            stdio: ExecStdio::Terminal(size.into()),
             timeout_ms: None,
             drain_ms: DRAIN_MS,
         };
@@ -202,7 +202,7 @@ impl Keeper {
         let resized = async {
             guest.job_resize(live.id, size.into()).await?;
             // Also where the size is the same: who draws on all of it draws it anew for who joined.
-            guest.job_signal(live.id, WINDOW_CHANGED, SignalTarget::Foreground).await
+            guest.job_signal(live.id, WINDOW_CHANGED).await
         };
         if let Err(source) = resized.await {
             return Err(self.input_failed(live, id, source));

@@ -54,7 +54,7 @@ impl Keeper {
             Ok(using) => using,
             Err(error) => return Some(error),
         };
-        let stream = match using.handle.guest.raw_stream().await {
+        let stream = match using.handle.guest.open_for_another().await {
             Ok(stream) => stream,
             Err(source) => return Some(WorkspaceError::Guest { what: "take another call", source }),
         };
@@ -127,7 +127,7 @@ async fn first_frame(reader: &mut OwnedReadHalf) -> io::Result<Option<Vec<u8>>> 
 
 #[cfg(test)]
 mod tests {
-    use pyro_proto::message::Exec;
+    use pyro_proto::message::{ExecRequest, ExecStdio};
     use tokio::io::AsyncWriteExt as _;
     use tokio::net::UnixStream;
 
@@ -147,12 +147,12 @@ mod tests {
     async fn only_calls_about_files_pass() {
         assert!(seen(&Request::FileStat { path: "a".into() }).await.is_some());
         assert!(seen(&Request::Ping).await.is_some());
-        let exec = Exec {
+        let exec = ExecRequest {
             argv: vec!["true".into()],
             env: Vec::new(),
             cwd: None,
             user: None,
-            stdio: pyro_proto::message::Stdio::Output,
+            stdio: ExecStdio::Output,
             timeout_ms: None,
             drain_ms: 0,
         };

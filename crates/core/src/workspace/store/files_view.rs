@@ -2,19 +2,19 @@
 
 use pyro_formats::archive::SkippedLink;
 use pyro_formats::redact::Redactor;
-use pyro_proto::message::{Entry, EntryKind};
+use pyro_proto::message::{FileEntry as GuestFile, FileKind};
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::paths::shown;
 
 /// What stands at a path, as payloads name it.
-pub(crate) fn kind_name(kind: EntryKind) -> &'static str {
+pub(crate) fn kind_name(kind: FileKind) -> &'static str {
     match kind {
-        EntryKind::File => "file",
-        EntryKind::Directory => "directory",
-        EntryKind::Link => "symlink",
-        EntryKind::Other => "other",
+        FileKind::File => "file",
+        FileKind::Directory => "directory",
+        FileKind::Link => "symlink",
+        FileKind::Other => "other",
     }
 }
 
@@ -52,8 +52,8 @@ pub struct FileEntry {
     pub modified_at: f64,
 }
 
-impl From<Entry> for FileEntry {
-    fn from(entry: Entry) -> Self {
+impl From<GuestFile> for FileEntry {
+    fn from(entry: GuestFile) -> Self {
         Self {
             path: shown(&entry.path.0),
             artifact_type: kind_name(entry.kind),

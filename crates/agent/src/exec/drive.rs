@@ -1,8 +1,8 @@
-//! The conversation while a command runs.
+//! Driving a command: its input, its output, its end and its deadline.
 //!
-//! One task a command, in which four things go on side by side: frames from the host, input into the command, the
-//! command's end and its deadline, output to the host. They share plain cells and need no wake-ups among each other:
-//! whatever wakes the task, all four are looked at, in this order. So a host that does not read cannot keep a
+//! Each command has one task, in which four futures go on side by side: frames from the host, input into the command,
+//! the command's end and its deadline, output to the host. The four share plain cells and need no wake-ups among each
+//! other: whatever wakes the task, all four are polled, in this order. So a host that does not read cannot keep a
 //! timeout, a signal or its own disappearance from taking effect.
 
 use std::cell::Cell;
@@ -16,64 +16,64 @@ use futures::channel::oneshot;
 use futures::future::{Either, select};
 use futures::io::{AsyncWriteExt, ReadHalf, WriteHalf};
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, HEADER, MAX_MESSAGE};
-use pyro_proto::message::{Exec, ExecEvent, ExecInput, Exit, Failure, FailureKind};
+use pyro_proto::message::{CommandExit, ExecEvent, ExecInput, ExecRequest, Failure, FailureKind};
 use pyro_proto::mux::Stream;
 use rustix::process::{Pid, Signal};
 
 use super::Commands;
-use super::plan::Plan;
-use super::spawn::{SpawnError, Streams as ChildStreams};
-use super::stdio::{self, Source, Stdin, Streams};
-use super::tree::Tree;
+use super::plan::SpawnPlan;
+use super::spawn::{ChildStreams, SpawnError};
+use super::stdio::{self, AgentStreams, OutputSource, Stdin};
+use super::tree::ProcessTree;
 use crate::failure::{failure, refusal, resource_kind};
-use crate::reaper::Ended;
-use crate::session::last_word;
+use crate::reaper::ChildExit;
+use crate::wire::last_word;
 
-/// How long a killed command may take to be gone, before the host is told that it is not.
+/// Longest time that a killed command may take to be gone, before the host is told of a failure.
 pub(crate) const KILL_GRACE: Duration = Duration::from_secs(10);
 /// Longest timeout or drain that is taken literally: a year.
 pub(crate) const LONGEST: Duration = Duration::from_secs(365 * 24 * 3600);
 
-/// A command that runs.
-pub(crate) struct Running {
-    pub tree: Tree,
+/// Running command, and the agent's ends of its streams.
+pub(crate) struct RunningCommand {
+    pub tree: ProcessTree,
     pub pid: Pid,
     pub since: Instant,
-    pub ended: oneshot::Receiver<Ended>,
-    pub streams: Streams,
+    pub ended: oneshot::Receiver<ChildExit>,
+    pub streams: AgentStreams,
 }
 
-/// What the four sides tell each other.
+/// State that the four futures of a command share.
 #[derive(Default)]
-struct State {
-    ended: Cell<Option<Ended>>,
+struct RunState {
+    ended: Cell<Option<ChildExit>>,
     timed_out: Cell<bool>,
     /// `drain_ms` are over.
     drained: Cell<bool>,
-    /// It was killed and is still there.
+    /// The command was killed and is still there.
     stuck: Cell<bool>,
 }
 
-/// How a conversation ends.
-enum End {
-    /// The command did.
-    Over(Ended),
+/// End of a command's call.
+enum RunEnd {
+    /// The command ended.
+    Over(ChildExit),
     /// The host is gone, or has dropped the stream.
     Gone,
     /// The call cannot go on.
     Failed(Failure),
 }
 
-use End::{Failed, Gone, Over};
+use RunEnd::{Failed, Gone, Over};
 
-/// Runs `request` and tells the host about it on `write`.
+/// Runs `request` and reports its output and end to the host on `write`.
 pub async fn run(
     commands: &Commands,
     mut frames: FrameReader<ReadHalf<Stream>>,
     mut write: WriteHalf<Stream>,
-    request: Exec,
+    request: ExecRequest,
 ) {
-    if converse(commands, &mut frames, &mut write, request).await {
+    if run_to_end(commands, &mut frames, &mut write, request).await {
         commands.prepare();
         // Input may still be on its way. Left unread it would hold the host up where it waits to send the rest: a
         // stream that was closed properly is not reset. The host closes its side when it has read the last word.
@@ -84,30 +84,30 @@ pub async fn run(
     }
 }
 
-/// Runs `request` until the last word is said, or there is nobody to say it to; says which.
-async fn converse(
+/// Runs `request` until the last event is sent; `false` when the host was gone before.
+async fn run_to_end(
     commands: &Commands,
     frames: &mut FrameReader<ReadHalf<Stream>>,
     write: &mut WriteHalf<Stream>,
-    request: Exec,
+    request: ExecRequest,
 ) -> bool {
     let limit = |ms: u64| Duration::from_millis(ms).min(LONGEST);
     let (timeout, drain) = (request.timeout_ms.map(limit), limit(request.drain_ms));
     let started = start(commands, &request);
-    // A request may be megabytes; what is left of it is not needed.
+    // A request may be megabytes, and nothing in it is needed any more.
     drop(request);
     let running = match started {
         Ok(running) => running,
         Err(failure) => {
-            answer(write, &ExecEvent::Failed(failure)).await;
+            send_last(write, &ExecEvent::Failed(failure)).await;
             return true;
         }
     };
-    let Streams { stdin, mut sources, terminal } = running.streams;
+    let AgentStreams { stdin, mut sources, terminal } = running.streams;
     // Declared after the streams and so dropped before them: a command that is given up is killed before it could
-    // take its closed input for the end of what it was sent, and act on half of it.
-    let Running { tree, pid, since, ended, .. } = running;
-    let state = State::default();
+    // take its closed input for a complete one, and act on half of it.
+    let RunningCommand { tree, pid, since, ended, .. } = running;
+    let state = RunState::default();
     let mut buffer = commands.buffer();
     let end = {
         let resize = |size| {
@@ -120,12 +120,12 @@ async fn converse(
                 let _ = rustix::process::kill_process_group(pid, signal);
             }
         };
-        let mut input = pin!(listen(frames, &stdin, signal, |size| {
+        let mut input = pin!(read_input(frames, &stdin, signal, |size| {
             let _ = resize(size);
         }));
-        // It is polled again after its end.
-        let mut watch = pin!(watch(&state, &tree, ended, timeout, drain).fuse());
-        let mut output = pin!(speak(&state, &stdin, &mut sources, &mut buffer, write, pid));
+        // Fused: the future is polled again after its end.
+        let mut watch = pin!(wait_for_exit(&state, &tree, ended, timeout, drain).fuse());
+        let mut output = pin!(send_output(&state, &stdin, &mut sources, &mut buffer, write, pid));
         poll_fn(|cx| {
             if let Poll::Ready(end) = input.as_mut().poll(cx) {
                 return Poll::Ready(end);
@@ -138,7 +138,7 @@ async fn converse(
     };
     commands.give_back(buffer);
     let event = match end {
-        Over(ended) => ExecEvent::Exited(Exit {
+        Over(ended) => ExecEvent::Exited(CommandExit {
             status: ended.status,
             timed_out: state.timed_out.get(),
             duration_us: ended.at.duration_since(since).as_micros() as u64,
@@ -152,20 +152,20 @@ async fn converse(
         }
     };
     // Before the streams are closed, which nobody waits for.
-    answer(write, &event).await;
+    send_last(write, &event).await;
     true
 }
 
-/// Says the last word, and lets it go out, which it does when all wait.
-async fn answer(write: &mut WriteHalf<Stream>, event: &ExecEvent) {
+/// Sends the last event, and yields, so that it goes out before the streams are closed.
+async fn send_last(write: &mut WriteHalf<Stream>, event: &ExecEvent) {
     last_word(write, event).await;
     tokio::task::yield_now().await;
 }
 
 /// Starts the command.
-pub(crate) fn start(commands: &Commands, request: &Exec) -> Result<Running, Failure> {
-    let plan = Plan::new(request)?;
-    let terminal = matches!(request.stdio, pyro_proto::message::Stdio::Terminal(_));
+pub(crate) fn start(commands: &Commands, request: &ExecRequest) -> Result<RunningCommand, Failure> {
+    let plan = SpawnPlan::new(request)?;
+    let terminal = matches!(request.stdio, pyro_proto::message::ExecStdio::Terminal(_));
     let mut spare = commands.pipes.borrow_mut();
     let ends = stdio::open(request.stdio, plan.account.as_ref(), &mut spare).map_err(|error| {
         let errno = rustix::io::Errno::from_io_error(&error).unwrap_or(rustix::io::Errno::IO);
@@ -190,16 +190,16 @@ pub(crate) fn start(commands: &Commands, request: &Exec) -> Result<Running, Fail
     };
     tree.started(pid, &commands.reaper);
     let ended = commands.reaper.watch(pid);
-    Ok(Running { tree, pid, since, ended, streams: ends.ours })
+    Ok(RunningCommand { tree, pid, since, ended, streams: ends.ours })
 }
 
-/// Follows what the host says, until it says something that ends the call.
-async fn listen(
+/// Follows the host's frames until one of them, or their end, ends the call.
+async fn read_input(
     frames: &mut FrameReader<ReadHalf<Stream>>,
     stdin: &Stdin,
     signal: impl Fn(Signal),
     resize: impl Fn(pyro_proto::message::TerminalSize),
-) -> End {
+) -> RunEnd {
     let bad = |why: String| Failed(refusal(FailureKind::BadRequest, "input", why));
     loop {
         match frames.next(MAX_MESSAGE).await {
@@ -225,10 +225,10 @@ async fn listen(
 }
 
 /// Waits for the command's end, kills it when its time is up, and then lets `drain` pass.
-async fn watch(
-    state: &State,
-    tree: &Tree,
-    mut ended: oneshot::Receiver<Ended>,
+async fn wait_for_exit(
+    state: &RunState,
+    tree: &ProcessTree,
+    mut ended: oneshot::Receiver<ChildExit>,
     timeout: Option<Duration>,
     drain: Duration,
 ) {
@@ -247,28 +247,28 @@ async fn watch(
     } else {
         state.ended.set(ended.await.ok());
     }
-    // What it wrote is looked at first: mostly that is all of it, and no timer is needed.
+    // Output is read first: mostly nothing more comes, and no timer is needed.
     tokio::task::yield_now().await;
     tokio::time::sleep(drain).await;
     state.drained.set(true);
 }
 
-/// What there is to tell the host.
-enum Step {
+/// Next message to the host.
+enum OutputStep {
     Credit(u32),
     Chunk(Channel, usize),
-    End(End),
+    End(RunEnd),
 }
 
-/// Tells the host what the command writes, until it has ended and its output is read.
-async fn speak(
-    state: &State,
+/// Sends the command's output to the host, until the command has ended and all of it is read.
+async fn send_output(
+    state: &RunState,
     stdin: &Stdin,
-    sources: &mut [Source],
+    sources: &mut [OutputSource],
     buffer: &mut [u8],
     write: &mut WriteHalf<Stream>,
     pid: Pid,
-) -> End {
+) -> RunEnd {
     if frame::send(write, &ExecEvent::Started { pid: pid.as_raw_nonzero().get() as u32 }).await.is_err() {
         return Gone;
     }
@@ -276,45 +276,47 @@ async fn speak(
     loop {
         let step = poll_fn(|cx| {
             if let Some(credit) = stdin.credit() {
-                return Poll::Ready(Step::Credit(credit));
+                return Poll::Ready(OutputStep::Credit(credit));
             }
             let ended = state.ended.get();
             if ended.is_some() && !settled {
                 settled = true;
-                sources.iter_mut().for_each(Source::command_ended);
+                sources.iter_mut().for_each(OutputSource::command_ended);
             }
             for at in 0..sources.len() {
                 if let Poll::Ready(n) = sources[at].poll_read(cx, &mut buffer[HEADER..])
                     && n > 0
                 {
                     let channel = sources[at].channel();
-                    // The other one is next, so that neither can drown it.
+                    // The other source is next, so that neither can drown the other.
                     sources.rotate_left(1);
-                    return Poll::Ready(Step::Chunk(channel, n));
+                    return Poll::Ready(OutputStep::Chunk(channel, n));
                 }
             }
             if state.stuck.get() {
                 let why = "the command was killed and does not end";
-                return Poll::Ready(Step::End(Failed(refusal(FailureKind::Internal, "kill", why))));
+                return Poll::Ready(OutputStep::End(Failed(refusal(FailureKind::Internal, "kill", why))));
             }
             match ended {
                 Some(ended)
-                    if sources.iter().all(Source::is_closed)
-                        || (state.drained.get() && !sources.iter().any(Source::owes)) =>
+                    if sources.iter().all(OutputSource::is_closed)
+                        || (state.drained.get() && !sources.iter().any(OutputSource::owes)) =>
                 {
-                    Poll::Ready(Step::End(Over(ended)))
+                    Poll::Ready(OutputStep::End(Over(ended)))
                 }
                 _ => Poll::Pending,
             }
         })
         .await;
         let sent = match step {
-            Step::Credit(bytes) => frame::send(write, &ExecEvent::StdinConsumed { bytes }).await.is_ok(),
-            Step::Chunk(channel, n) => {
+            OutputStep::Credit(bytes) => {
+                frame::send(write, &ExecEvent::StdinConsumed { bytes }).await.is_ok()
+            }
+            OutputStep::Chunk(channel, n) => {
                 buffer[..HEADER].copy_from_slice(&frame::header(channel, n));
                 write.write_all(&buffer[..HEADER + n]).await.is_ok()
             }
-            Step::End(end) => return end,
+            OutputStep::End(end) => return end,
         };
         if !sent {
             return Gone;

@@ -5,11 +5,11 @@
 //!   disk:/.pyro/upper --+-- overlay = /        disk:/workspace = /workspace
 //! ```
 //!
-//! Devices are told apart by what they allow, not by their order: the read-only one is the base.
+//! Devices are told apart by their access mode, not by their order: the read-only one is the base.
 
 use std::ffi::CStr;
 use std::fs;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use pyro_proto::message::{Failure, FailureKind};
@@ -17,52 +17,61 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind, mount_move};
 
-use super::Root;
+use super::GuestRoot;
 use crate::failure::{failure, refusal};
 
 /// Assembles the root and makes it this process's; `/dev`, `/proc`, `/sys` and `/run` come along. With `wait` the disk
-/// is left alone: what comes back is [`Root::Waiting`], to be finished by [`Waiting::assemble`].
-pub fn begin(wait: bool) -> Root {
+/// is left alone: the result is [`GuestRoot::Waiting`], to be finished by [`UnassembledRoot::assemble`].
+pub fn begin(wait: bool) -> GuestRoot {
     let (base, disk) = match devices() {
-        (None, None) => return Root::Diskless,
+        (None, None) => return GuestRoot::Diskless,
         (Some(base), Some(disk)) => (base, disk),
         (None, Some(_)) => {
-            return Root::Failed(refusal(FailureKind::Internal, "base", "there is a disk and no base image"));
+            return GuestRoot::Failed(refusal(
+                FailureKind::Internal,
+                "base",
+                "there is a disk and no base image",
+            ));
         }
         (Some(_), None) => {
-            return Root::Failed(refusal(FailureKind::Internal, "disk", "there is a base image and no disk"));
+            return GuestRoot::Failed(refusal(
+                FailureKind::Internal,
+                "disk",
+                "there is a base image and no disk",
+            ));
         }
     };
     let waiting = match mount_base(&base) {
-        Ok(()) => Waiting { disk },
-        Err(failure) => return Root::Failed(failure),
+        Ok(()) => UnassembledRoot { disk },
+        Err(failure) => return GuestRoot::Failed(failure),
     };
     if wait {
         warm();
-        Root::Waiting(waiting)
+        GuestRoot::Waiting(waiting)
     } else {
         waiting.assemble()
     }
 }
 
-/// A guest with its base mounted and its disk untouched: it can be saved and be given another disk when it is
-/// restored.
+/// Root of a guest with its base mounted and its disk untouched: the guest can be saved, and be given another disk when
+/// it is restored.
 #[derive(Debug)]
-pub struct Waiting {
+pub struct UnassembledRoot {
     disk: String,
 }
 
-impl Waiting {
+impl UnassembledRoot {
     /// Mounts the disk, assembles the root and makes it this process's.
-    pub fn assemble(&self) -> Root {
+    pub fn assemble(&self) -> GuestRoot {
         match assemble(&self.disk) {
-            Ok(disk) => Root::Ready(disk),
-            Err(failure) => Root::Failed(failure),
+            Ok(disk) => GuestRoot::Ready(disk),
+            Err(failure) => GuestRoot::Failed(failure),
         }
     }
 }
 
-/// Runs a shell from the base once, so that what every command needs is in the page cache when the guest is saved.
+/// Runs a shell from the base once, so that the files every command needs are in the page cache when the guest is
+/// saved.
 fn warm() {
     use std::os::unix::process::CommandExt;
     let mut shell = std::process::Command::new("/bin/sh");
@@ -74,11 +83,11 @@ fn warm() {
             Ok(rustix::process::chdir("/")?)
         });
     }
-    // It only warms: an image without a shell is as good.
+    // Only warms: an image without a shell is as good.
     let _ = shell.status();
 }
 
-/// The block devices: base and disk.
+/// Finds the block devices: base and disk.
 fn devices() -> (Option<String>, Option<String>) {
     let (mut base, mut disk) = (None, None);
     for entry in fs::read_dir("/sys/block").into_iter().flatten().flatten() {
@@ -142,19 +151,14 @@ fn assemble(disk: &str) -> Result<OwnedFd, Failure> {
     Ok(own)
 }
 
-/// Opens the root of the disk that is mounted at `path`, and puts back what a guest that died left half done.
-pub(super) fn open_disk(path: &Path) -> Result<OwnedFd, Errno> {
-    let disk = rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())?;
-    if let Err(problem) = crate::files::stage::recover(disk.as_fd(), None) {
-        // Nobody else can do better; it is tried again at the next start.
-        super::power::note(&format!("{}: {}", problem.stage, problem.message));
-    }
-    Ok(disk)
+/// Opens the root of the disk that is mounted at `path`.
+pub fn open_disk(path: &Path) -> Result<OwnedFd, Errno> {
+    rustix::fs::open(path, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty())
 }
 
 const BLKFLSBUF: libc::Ioctl = 0x1261;
 
-/// Drops what the kernel may hold of the device: it looked for partitions when the guest booted, maybe on another disk.
+/// Drops the kernel's cache of the device: it looked for partitions when the guest booted, maybe on another disk.
 fn forget(device: &str) -> Result<(), Errno> {
     let device = rustix::fs::open(device, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty())?;
     // SAFETY: BLKFLSBUF takes no argument.

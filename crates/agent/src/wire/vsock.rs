@@ -1,23 +1,23 @@
-//! The vsock port on which the agent of a guest without a virtio-serial port listens. The host connects; a connection that
-//! was open when the guest was saved is dead afterwards, and the listener is not.
+//! The vsock port on which the agent of a guest without a virtio-serial port listens. The host connects; a connection
+//! that was open when the guest was saved is dead afterwards, and the listener is not.
 
 use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 
 use tokio::io::unix::AsyncFd;
 
-use crate::wire::watch;
+use super::watch;
 
-/// The host connects to this one.
+/// Port that the host connects to.
 const PORT: u32 = 52;
-/// One host, one connection at a time, and one that takes its place.
+/// Backlog: one connection at a time, those that take its place, and some to spare.
 const BACKLOG: libc::c_int = 4;
 
-/// A listening socket.
-pub struct Listener(AsyncFd<OwnedFd>);
+/// Listening vsock socket.
+pub struct VsockListener(AsyncFd<OwnedFd>);
 
-impl Listener {
-    /// Listens.
+impl VsockListener {
+    /// Listens on [`PORT`].
     pub fn new() -> io::Result<Self> {
         let flags = libc::SOCK_STREAM | libc::SOCK_CLOEXEC | libc::SOCK_NONBLOCK;
         // SAFETY: creates a descriptor, which is owned from here on if it is valid.
@@ -40,7 +40,7 @@ impl Listener {
         Ok(Self(watch(socket)?))
     }
 
-    /// The host's next connection. Others than the host, which are programs in this guest, are hung up on.
+    /// Accepts the host's next connection. Peers other than the host are programs in this guest, and are hung up on.
     pub async fn accept(&self) -> io::Result<OwnedFd> {
         loop {
             let mut ready = self.0.readable().await?;

@@ -1,4 +1,4 @@
-//! The kernel's own filesystems and what else every guest has: `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, cgroups,
+//! The kernel's own file systems and the rest that every guest has: `/dev`, `/proc`, `/sys`, `/run`, `/tmp`, cgroups,
 //! loopback, host name.
 
 use std::ffi::CStr;
@@ -12,15 +12,16 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, mount, mount_bind};
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
+use crate::console;
 use crate::failure::failure;
 
 const HOST_NAME: &str = "pyro";
-/// The line by which an image says that its hosts are nobody's in particular.
+/// Line by which an image marks its hosts file as nobody's in particular.
 const ANYBODYS: &str = "127.0.1.1\tpyro\n";
 /// No name server is reachable in this generation; with the file in place a lookup fails at once.
 const RESOLV_CONF: &str = "nameserver 127.0.0.1\noptions timeout:1 attempts:1\n";
 
-/// Mounts what the agent itself needs first.
+/// Mounts the file systems that the agent itself needs first.
 pub fn early() -> Result<(), Failure> {
     for (path, kind) in [("/dev", "devtmpfs"), ("/proc", "proc"), ("/sys", "sysfs")] {
         let _ = fs::create_dir(path);
@@ -48,8 +49,8 @@ pub fn fill_standard_streams() -> io::Result<()> {
     Ok(())
 }
 
-/// Mounts and makes the rest of what is not on a disk. Each is useful without the others, so none that fails stops the
-/// next. Gives the guest's memory in MiB.
+/// Mounts and makes everything else that is not on a disk. Each is useful without the others, so none that fails stops
+/// the next. Returns the guest's memory in MiB.
 pub fn late() -> io::Result<u64> {
     let tmpfs = MountFlags::NOSUID | MountFlags::NODEV;
     let table: [(&str, &str, MountFlags, &CStr); 5] = [
@@ -62,7 +63,7 @@ pub fn late() -> io::Result<u64> {
     for (path, kind, flags, options) in table {
         let _ = fs::create_dir(path);
         if let Err(errno) = mount(kind, path, kind, flags, options) {
-            super::power::note(&format!("mounting {path}: {}", io::Error::from(errno)));
+            console::note(&format!("mounting {path}: {}", io::Error::from(errno)));
         }
     }
     for (target, link) in [
@@ -78,13 +79,13 @@ pub fn late() -> io::Result<u64> {
     let _ = fs::create_dir(crate::identity::DIRECTORY);
     let _ = rustix::system::sethostname(HOST_NAME.as_bytes());
     if let Err(error) = loopback_up() {
-        super::power::note(&format!("loopback: {error}"));
+        console::note(&format!("loopback: {error}"));
     }
     let info = rustix::system::sysinfo();
     Ok(u64::from(info.mem_unit) * info.totalram as u64 / (1024 * 1024))
 }
 
-/// Makes what every root has on its disk.
+/// Makes the files that every root has on its disk.
 pub fn files() {
     // On the disk, not in memory: builds fill it, and the disk is the larger of the two.
     if fs::symlink_metadata("/tmp")
@@ -102,7 +103,7 @@ pub fn files() {
 }
 
 /// Lets `/etc/hosts` lead to the guest's own, which change with its name, unless the image or somebody in the guest has
-/// hosts of his own there. A link, so that whoever edits it in place or anew can.
+/// hosts of his own there. A link, so that an editor can change it in place or replace it.
 fn show_hosts() {
     const SHOWN: &str = "/etc/hosts";
     let anybodys = match fs::symlink_metadata(SHOWN) {
@@ -123,7 +124,7 @@ fn show_machine_id() {
         Err(_) => fs::write(SHOWN, "").is_ok(),
     };
     if shown && let Err(errno) = mount_bind(crate::identity::MACHINE_ID, SHOWN) {
-        super::power::note(&format!("the machine id: {}", io::Error::from(errno)));
+        console::note(&format!("the machine id: {}", io::Error::from(errno)));
     }
 }
 

@@ -7,12 +7,12 @@ use rustix::fs::{Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, netlink};
 
-use crate::wire::{hung_up, watch};
+use super::{hung_up, watch};
 
 const NAME: &[u8] = b"pyro";
 const PORTS: &str = "/sys/class/virtio-ports";
 
-/// Opens the port, once it is there: it appears a little after PID 1 starts, and its name after that. The kernel
+/// Opens the port, once it is there: the port appears a little after PID 1 starts, and its name after that. The kernel
 /// announces both.
 pub async fn open() -> io::Result<OwnedFd> {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
@@ -34,7 +34,7 @@ pub async fn open() -> io::Result<OwnedFd> {
             }
         }
         let mut ready = events.readable().await?;
-        // What they say does not matter, nor that some were lost.
+        // The content of the events does not matter, nor that some were lost.
         loop {
             match rustix::io::read(events.get_ref(), &mut buffer) {
                 Ok(_) | Err(Errno::NOBUFS | Errno::INTR) => {}

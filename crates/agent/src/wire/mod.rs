@@ -3,13 +3,18 @@
 //! A [`Wire`] is shared, not owned, by the session on it: on a virtio-serial port or an inherited socket the
 //! descriptor outlives the session, and the next one begins on the same bytes.
 
+pub mod port;
+pub mod vsock;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, ready};
 
-use futures::io::{AsyncRead, AsyncWrite};
+use futures::io::{AsyncRead, AsyncWrite, AsyncWriteExt, WriteHalf};
+use pyro_proto::frame;
+use pyro_proto::mux::Stream;
 use rustix::event::{PollFd, PollFlags};
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use tokio::io::unix::AsyncFd;
@@ -83,5 +88,12 @@ impl AsyncWrite for Wire {
     /// Nothing: the descriptor may carry another session, and closing it is its owner's business.
     fn poll_close(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         Poll::Ready(Ok(()))
+    }
+}
+
+/// Sends the last message of a call and closes the stream. A host that is gone is no error: its session ends by itself.
+pub async fn last_word(write: &mut WriteHalf<Stream>, message: &impl serde::Serialize) {
+    if frame::send(write, message).await.is_ok() {
+        let _ = write.close().await;
     }
 }

@@ -1,0 +1,101 @@
+//! Source of a guest's streams: the one place where a call gets a stream of its own.
+//!
+//! Every call, whether about files, trees, jobs, commands or the disk, opens its stream by [`StreamSource::open`] and
+//! frames its bytes itself. So a stream may come from anywhere that carries bytes to the guest's agent and back: a
+//! further source is a variant here, and no call changes.
+
+use std::io;
+use std::sync::{Arc, Mutex};
+
+use futures::future::BoxFuture;
+use futures::io::{AsyncRead, AsyncWrite};
+use pyro_proto::mux::{ConnectionError, Opener};
+
+use super::GuestError;
+use crate::cause;
+
+/// Bytes to and from the guest's agent that belong to one call.
+pub trait ByteStream: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> ByteStream for T {}
+
+/// Stream of one call; the guest abandons the call when it is dropped.
+pub type CallStream = Box<dyn ByteStream>;
+
+/// Source of the streams of calls. Clones share it.
+#[derive(Clone)]
+pub(super) enum StreamSource {
+    /// Streams of a session's multiplexer.
+    Session {
+        /// Opens streams on the session's connection.
+        opener: Opener,
+        /// Task that drives the connection, and ends with the last clone.
+        driver: Arc<SessionDriver>,
+    },
+    /// Streams that another process opens, which holds the session.
+    Elsewhere(Arc<dyn OpenStream>),
+}
+
+/// Opens streams to a guest whose session another process holds.
+pub trait OpenStream: Send + Sync {
+    /// Opens one stream.
+    ///
+    /// # Errors
+    /// Whatever keeps the other process from it; [`GuestError::Stream`] carries it to the caller.
+    fn open_stream(&self) -> BoxFuture<'_, io::Result<CallStream>>;
+}
+
+/// Task that drives a session's connection; aborted when dropped, which ends the session.
+pub(super) struct SessionDriver {
+    /// Reason for the end of the connection, once it has ended.
+    end: Arc<Mutex<Option<String>>>,
+    task: tokio::task::JoinHandle<()>,
+}
+
+impl Drop for SessionDriver {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl StreamSource {
+    /// Makes the source of a session, whose connection `driver` keeps going.
+    pub(super) fn session(
+        opener: Opener,
+        driver: impl Future<Output = Result<(), ConnectionError>> + Send + 'static,
+    ) -> Self {
+        let end = Arc::new(Mutex::new(None));
+        let report = Arc::clone(&end);
+        let task = tokio::spawn(async move {
+            let reason = match driver.await {
+                Ok(()) => "the guest closed it".to_owned(),
+                Err(error) => cause::chain(&error),
+            };
+            if let Ok(mut report) = report.lock() {
+                *report = Some(reason);
+            }
+        });
+        Self::Session { opener, driver: Arc::new(SessionDriver { end, task }) }
+    }
+
+    /// Opens a stream for the call `what`.
+    pub(super) async fn open(&self, what: &'static str) -> Result<CallStream, GuestError> {
+        match self {
+            Self::Session { opener, .. } => match opener.clone().open().await {
+                Ok(stream) => Ok(Box::new(stream)),
+                Err(_) => Err(self.lost(what)),
+            },
+            Self::Elsewhere(source) => source.open_stream().await.map_err(GuestError::Stream),
+        }
+    }
+
+    /// Error of the call `what`, whose stream ended under it.
+    pub(super) fn lost(&self, what: &'static str) -> GuestError {
+        match self {
+            Self::Session { driver, .. } => {
+                GuestError::Lost { what, why: driver.end.lock().ok().and_then(|end| end.clone()) }
+            }
+            Self::Elsewhere(_) => GuestError::Lost { what, why: None },
+        }
+    }
+}
