@@ -89,7 +89,7 @@ fn flags(places: &Places) -> OsString {
     all
 }
 
-/// What the program says its version is: it runs here as it does in the guest.
+/// Version that the program names itself; the agent runs here as it does in the guest.
 fn version(program: &Path) -> Result<String, TaskError> {
     let mode = fs::metadata(program).map_err(at(program, "read"))?.permissions().mode();
     let output = Command::new(program)

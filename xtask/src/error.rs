@@ -1,4 +1,4 @@
-//! What can go wrong in a task, worded for the person at the terminal.
+//! Failures of a task, worded for the person at the terminal.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -12,29 +12,29 @@ pub enum TaskError {
     /// A file could not be used.
     #[error("{} could not be {doing}", .path.display())]
     Io {
-        /// Which.
+        /// File that was used.
         path: PathBuf,
-        /// What was being done, as a participle.
+        /// Attempted action, as a participle: `read`.
         doing: &'static str,
-        /// Why.
+        /// Cause, from the operating system.
         #[source]
         source: io::Error,
     },
     /// A program could not be started.
     #[error("{program} could not be started")]
     Spawn {
-        /// Which.
+        /// Name or path of the program.
         program: String,
-        /// Why.
+        /// Cause, from the operating system.
         #[source]
         source: io::Error,
     },
     /// A program failed, and said why itself.
     #[error("{what} failed ({status})")]
     Command {
-        /// What it was for.
+        /// Purpose of the program, as the subject of a sentence.
         what: String,
-        /// How it ended.
+        /// Exit status or signal, in words.
         status: String,
     },
     /// There is no place for the cache.
@@ -43,18 +43,18 @@ pub enum TaskError {
     /// A JSON file could not be written.
     #[error("{} could not be put into words", .path.display())]
     Json {
-        /// Which.
+        /// File that was to be written.
         path: PathBuf,
-        /// Why.
+        /// Cause, from the serializer.
         #[source]
         source: serde_json::Error,
     },
     /// A file is not what it should be.
     #[error("{} {why}", .path.display())]
     Unfit {
-        /// Which.
+        /// File that was read.
         path: PathBuf,
-        /// What is wrong, as the rest of a sentence.
+        /// Defect, as the rest of a sentence that begins with the path.
         why: String,
     },
     /// The kernel could not be built.

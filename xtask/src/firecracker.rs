@@ -18,7 +18,7 @@ use crate::error::{TaskError, at};
 use crate::places::Places;
 use crate::progress::say;
 
-/// The release.
+/// Release that is obtained.
 pub const VERSION: &str = "1.12.1";
 
 /// The files of the release for x86-64, and what is in them.
@@ -44,9 +44,9 @@ struct Pin {
 pub struct Binaries {
     /// The directory that holds both and nothing else.
     pub dir: PathBuf,
-    /// The VMM.
+    /// Program of the VMM.
     pub firecracker: PathBuf,
-    /// What puts it into its jail.
+    /// Program that puts the VMM into its jail.
     pub jailer: PathBuf,
 }
 

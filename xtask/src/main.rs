@@ -18,6 +18,8 @@ const USAGE: &str = "usage: cargo xtask TASK
   runtime          kernel, agent, the floor's guest and manifest in target/lib/pyro/runtime, booted once to see what
                    they can do
   check [DIR]      checks how the tree is put together
+  edges [DIR]      prints which module refers to which, as the table of allowed edges has it, circles marked
+  prose [DIR]      prints the doc comments that do not name their subject, and each crate's share of them
 
 PYRO_BUILD_CACHE_DIR says where results are kept; the default is pyro-mcp/build in the user's cache directory.";
 
@@ -41,6 +43,10 @@ fn main() -> ExitCode {
         ["runtime"] => Places::find().and_then(|places| runtime::make(&places).map(|()| true)),
         ["check"] => Places::find().and_then(|places| check(places.root)),
         ["check", dir] => check(dir.into()),
+        ["edges"] => Places::find().and_then(|places| describe(structure::edges(&places.root))),
+        ["edges", dir] => describe(structure::edges(dir.as_ref())),
+        ["prose"] => Places::find().and_then(|places| describe(structure::prose(&places.root))),
+        ["prose", dir] => describe(structure::prose(dir.as_ref())),
         ["help" | "--help" | "-h"] => {
             say(USAGE);
             Ok(true)
@@ -66,6 +72,12 @@ fn print(paths: &[PathBuf]) {
     for path in paths {
         println!("{}", path.display());
     }
+}
+
+#[expect(clippy::print_stdout, reason = "this is the command's result")]
+fn describe(text: Result<String, TaskError>) -> Result<bool, TaskError> {
+    print!("{}", text?);
+    Ok(true)
 }
 
 fn check(root: PathBuf) -> Result<bool, TaskError> {

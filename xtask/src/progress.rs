@@ -1,4 +1,4 @@
-//! What a person sees while a task runs: on a terminal one line that changes, elsewhere a line now and then.
+//! Progress of a task as a person sees it: on a terminal one line that changes, elsewhere a line now and then.
 //!
 //! Everything goes to stderr; stdout belongs to results.
 

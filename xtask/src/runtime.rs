@@ -39,7 +39,7 @@ pub enum BundleError {
     /// The bundle could not be written or is not fit.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
-    /// It was written and did not boot.
+    /// The bundle was written and did not boot.
     #[error("the runtime was written and could not be booted, so it claims nothing")]
     Probe(#[from] ProbeError),
 }
@@ -75,16 +75,16 @@ pub fn make(places: &Places) -> Result<(), TaskError> {
     Ok(())
 }
 
-/// What goes into the bundle.
+/// Files that go into the bundle.
 struct Parts<'a> {
     kernel: &'a Kernel,
     agent: &'a Agent,
     floor: &'a Path,
-    /// Where it could be had.
+    /// `None` where the release could not be had.
     firecracker: Option<&'a Binaries>,
 }
 
-/// What the bundle was made from, in words that need no other file.
+/// Sources of the bundle's parts, in words that need no other file.
 fn components(kernel: &Kernel, agent: &Agent, firecracker: bool) -> BTreeMap<String, String> {
     let record = &kernel.record;
     let source = format!(

@@ -5,20 +5,27 @@
 use std::fs;
 use std::path::Path;
 
-use xtask::structure::check;
+use tempfile::TempDir;
+use xtask::structure::{check, paths, prose};
 
 fn root() -> &'static Path {
     Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap()
 }
 
-/// What is found in a tree of these files, as `path: what`.
-fn found(files: &[(&str, &str)]) -> Vec<String> {
+/// A tree of these files.
+fn planted(files: &[(&str, &str)]) -> TempDir {
     let dir = tempfile::tempdir().unwrap();
     for (path, text) in files {
         let path = dir.path().join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     }
+    dir
+}
+
+/// What is found in a tree of these files, as `path: what`.
+fn found(files: &[(&str, &str)]) -> Vec<String> {
+    let dir = planted(files);
     check(dir.path()).unwrap().iter().map(ToString::to_string).collect()
 }
 
@@ -184,4 +191,123 @@ fn the_name_of_a_package_host_is_found() {
     let host = ["index.crates", ".io"].concat();
     one(&[("scripts/x", &host)], "names the package host");
     assert!(found(&[("Cargo.lock", &host), ("target/x", &host)]).is_empty());
+}
+
+const LOCK: &str = "
+[[package]]
+name = \"pyro-formats\"
+version = \"0.1.0\"
+dependencies = [\"harmless\", \"tests-only\"]
+
+[[package]]
+name = \"harmless\"
+version = \"1.0.0\"
+dependencies = [\"twice 2.0.0\"]
+
+[[package]]
+name = \"tests-only\"
+version = \"1.0.0\"
+dependencies = [\"tokio\"]
+
+[[package]]
+name = \"twice\"
+version = \"1.0.0\"
+dependencies = [\"rusqlite\"]
+
+[[package]]
+name = \"twice\"
+version = \"2.0.0\"
+dependencies = [\"harmless\"]
+";
+
+#[test]
+fn a_decoder_that_is_built_with_a_runtime_is_found() {
+    let dependencies = |rest: &str| manifest("pyro-formats", rest);
+    for (line, dependency) in [
+        ("[dependencies]\ntokio.workspace = true", "tokio"),
+        ("[dependencies]\nrusqlite = \"0\"", "rusqlite"),
+        ("[target.'cfg(unix)'.dependencies]\nx = { package = \"tokio\", version = \"1\" }", "tokio"),
+        ("[build-dependencies]\ntokio = \"1\"", "tokio"),
+    ] {
+        let expected =
+            format!("pyro-formats must be built without {dependency}, which comes by {dependency}");
+        one(&[("crates/formats/Cargo.toml", &dependencies(line))], &expected);
+    }
+    for dependency in ["pyro-vmm", "pyro-core", "pyro-proto"] {
+        let text = dependencies(&format!("[dependencies]\n{dependency}.workspace = true"));
+        let found = found(&[("crates/formats/Cargo.toml", &text)]);
+        let expected = format!("must be built without {dependency}, which comes by {dependency}");
+        assert!(found.iter().any(|line| line.contains(&expected)), "{expected}: {found:#?}");
+    }
+    // Far away, and only by what the manifest itself says is no test's.
+    let text = dependencies("[dependencies]\nharmless = \"1\"\n[dev-dependencies]\ntests-only = \"1\"");
+    let files = [("crates/formats/Cargo.toml", text.as_str()), ("Cargo.lock", LOCK)];
+    assert_eq!(found(&files), Vec::<String>::new());
+    for (from, to, expected) in [
+        (
+            "[\"twice 2.0.0\"]",
+            "[\"twice 1.0.0\"]",
+            "without rusqlite, which comes by harmless -> twice 1.0.0 -> rusqlite",
+        ),
+        (
+            "[\"harmless\"]\n",
+            "[\"tokio\"]\n",
+            "without tokio, which comes by harmless -> twice 2.0.0 -> tokio",
+        ),
+        ("[\"harmless\"]\n", "[\"pyro-vmm\"]\n", "without pyro-vmm, which comes by"),
+    ] {
+        let lock = LOCK.replace(from, to);
+        one(&[("crates/formats/Cargo.toml", &text), ("Cargo.lock", &lock)], expected);
+    }
+}
+
+/// A file with this many doc comments, of which the first `pronouns` begin with one.
+fn comments(pronouns: usize, all: usize) -> String {
+    let comment = |n| {
+        if n < pronouns {
+            "/// Its end is near.\nconst A: u8 = 0;\n"
+        } else {
+            "/// End of it all.\nconst A: u8 = 0;\n"
+        }
+    };
+    "// x\n".to_owned() + &(0..all).map(comment).collect::<String>()
+}
+
+#[test]
+fn doc_comments_that_begin_with_a_pronoun_are_counted() {
+    let check = |files: &[(&str, &str)], table: &[(&str, bool)]| {
+        let dir = planted(files);
+        let found = prose::check(dir.path(), &paths(dir.path()).unwrap(), table).unwrap();
+        found.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    let (few, many) = (comments(1, 101), comments(1, 100));
+    let files = [("crates/core/src/x.rs", many.as_str()), ("crates/vmm/src/deep/x.rs", few.as_str())];
+    let found = check(&files, &[("core", true), ("vmm", true)]);
+    assert!(
+        found.len() == 1
+            && found[0].starts_with("crates/core: doc comments begin with a pronoun: 1 of 100 (1.0 %)"),
+        "{found:#?}"
+    );
+    assert_eq!(check(&files, &[("core", false), ("vmm", true)]), Vec::<String>::new());
+    let found = check(&files, &[("core", false)]);
+    assert!(found.len() == 1 && found[0].starts_with("crates/vmm: vmm has no row"), "{found:#?}");
+    // Tests beside a crate's src are nobody's reading.
+    assert_eq!(check(&[("crates/core/tests/x.rs", &many)], &[]), Vec::<String>::new());
+    let found = check(&[("xtask/src/x.rs", &many)], &[("xtask", true)]);
+    assert!(found.len() == 1 && found[0].starts_with("xtask: doc comments"), "{found:#?}");
+}
+
+#[test]
+fn offending_doc_comments_are_listed_by_their_place() {
+    let text = "//! That is the file.\n\n/// A field's unit in MiB.\nconst A: u8 = 0;\n/// Why.\n/// Which\nconst B: u8 = 0;\n/// Which\n/// one.\nconst C: u8 = 0;\n";
+    let dir = planted(&[("crates/core/src/x.rs", text)]);
+    let listed = prose::describe(dir.path(), &paths(dir.path()).unwrap(), &[("core", true)]).unwrap();
+    assert_eq!(
+        listed,
+        "crates/core/src/x.rs:1: begins with a pronoun: That is the file.
+crates/core/src/x.rs:8: begins with a pronoun: Which
+crates/core/src/x.rs:5: says too little: Why.
+core (enforced): a pronoun begins 2 of 4 (50.0 %); a word or two are 1 of 4 (25.0 %)
+"
+    );
 }

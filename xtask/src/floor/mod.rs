@@ -11,7 +11,7 @@ use crate::agent::pack;
 use crate::error::{TaskError, at};
 use crate::places::{self, Places};
 
-/// What it is made from.
+/// Source of the floor's init, relative to the root of the tree.
 const SOURCE: &str = "xtask/src/floor/init.c";
 /// Small, with nothing in it that tells where or when it was made.
 const FLAGS: [&str; 5] = ["-static", "-Os", "-s", "-Wall", "-Wl,--build-id=none"];

@@ -14,7 +14,7 @@ use crate::error::{TaskError, at};
 use crate::places::plain_environment;
 use crate::progress::Counter;
 
-/// What of the log is shown when the build fails.
+/// Most bytes of the log's end that are shown when the build fails.
 const TAIL_BYTES: u64 = 4096;
 const TAIL_LINES: usize = 25;
 
@@ -61,7 +61,7 @@ impl Tree {
         self.run(strip, &mut |_| {})
     }
 
-    /// What the kernel calls itself.
+    /// Release as the kernel names itself, `uname -r`.
     pub(super) fn release(&self) -> Result<String, TaskError> {
         let path = self.dir.join("include/config/kernel.release");
         Ok(fs::read_to_string(&path).map_err(at(&path, "read"))?.trim().to_owned())

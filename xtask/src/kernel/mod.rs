@@ -38,7 +38,7 @@ const OBJECTS: usize = 1520;
 pub struct Kernel {
     /// The ELF file.
     pub vmlinux: PathBuf,
-    /// What it was made from.
+    /// Inputs that the kernel was made from.
     pub record: Record,
 }
 
@@ -47,9 +47,9 @@ pub struct Kernel {
 pub struct Record {
     /// Debian's source package.
     pub source_package: String,
-    /// Its version.
+    /// Version of the source package.
     pub source_version: String,
-    /// Digest of its tarball.
+    /// Digest of the source package's tarball.
     pub tarball_sha256: String,
     /// Digest of the requested configuration.
     pub fragment_sha256: String,
@@ -57,7 +57,7 @@ pub struct Record {
     pub toolchain: String,
     /// The way of building.
     pub recipe: u32,
-    /// What the kernel calls itself.
+    /// Release as the kernel names itself, `uname -r`.
     pub release: String,
     /// Digest of `vmlinux`.
     pub vmlinux_sha256: String,
@@ -76,14 +76,14 @@ pub enum KernelError {
     /// The configuration cannot be had.
     #[error("the kernel's configuration cannot be as requested:\n{}", .0.iter().map(|unmet| format!("  {unmet}")).collect::<Vec<_>>().join("\n"))]
     Config(Vec<Unmet>),
-    /// Make failed.
+    /// Make failed, or was killed.
     #[error("building the kernel failed ({status}); the end of {}:\n{tail}", .log.display())]
     Make {
-        /// How it ended.
+        /// Exit status or signal of make.
         status: String,
         /// The whole log.
         log: PathBuf,
-        /// Its last lines.
+        /// Last lines of the log.
         tail: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What a kernel is built from: the source package, and the tools of this machine.
+//! Inputs of a kernel's build: the source package, and the tools of this machine.
 
 use std::fs;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! One boot of a bundle that was just written: does its kernel come up, does its agent answer and run a command.
+//! A boot of a bundle that was just written: does its kernel come up, does its agent answer and run a command.
 //!
 //! Under software emulation, because that runs on every machine that can build: what is measured is the bundle, and
 //! which accelerator a host's guests get is asked again on that host.
@@ -19,7 +19,7 @@ const EXEC_DEADLINE: Duration = Duration::from_secs(30);
 /// Why nothing was seen.
 #[derive(Debug, thiserror::Error)]
 pub enum ProbeError {
-    /// No QEMU.
+    /// QEMU is not installed.
     #[error(
         "there is no qemu-system-x86_64 on this machine: apt-get install --no-install-recommends qemu-system-x86"
     )]
@@ -30,7 +30,7 @@ pub enum ProbeError {
     /// The guest did not come up.
     #[error("the probe boot failed")]
     Boot(#[from] backend::ProbeError),
-    /// It came up and could not run its own init.
+    /// The guest came up and could not run its own init.
     #[error("`/init --version` could not be run in the guest")]
     Exec(#[from] CommandError),
 }

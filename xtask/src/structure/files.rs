@@ -11,7 +11,7 @@ const UNSAFE_ROOMS: [&str; 2] = ["crates/vmm", "crates/agent"];
 const LIBRARIES: [&str; 4] = ["crates/proto/src", "crates/vmm/src", "crates/core/src", "crates/agent/src"];
 const PROGRAMS: [&str; 1] = ["crates/agent/src/main.rs"];
 
-/// What a library does not do, and how that looks.
+/// Words of code that no library has, each with the action it stands for.
 const CALLERS_BUSINESS: [(&str, &str); 14] = [
     ("println!", "prints"),
     ("print!", "prints"),
@@ -62,7 +62,7 @@ pub(super) fn check(path: &Path, text: &str) -> Vec<Violation> {
     let is_library = LIBRARIES.iter().any(|dir| path.starts_with(dir))
         && !PROGRAMS.iter().any(|file| path == Path::new(file));
     if is_library && !is_test {
-        for (number, line) in (1..).zip(without_tests(&code).lines()) {
+        for (number, line) in (1..).zip(lex::without_tests(&code).lines()) {
             for (name, what) in CALLERS_BUSINESS {
                 if has_word(line, name) {
                     violation(number, format!("a library that {what}: {name}"));
@@ -81,31 +81,4 @@ fn has_word(line: &str, word: &str) -> bool {
         let after = line[at + word.len()..].chars().next();
         !before.is_some_and(part_of_word) && !after.is_some_and(|c| part_of_word(c) && !word.ends_with('!'))
     })
-}
-
-/// `code` with every item under `#[cfg(test)]` made blank; lines stay where they were.
-fn without_tests(code: &str) -> String {
-    const MARK: &str = "#[cfg(test)]";
-    let mut out = code.to_owned();
-    let mut from = 0;
-    while let Some(begin) = out[from..].find(MARK).map(|at| from + at) {
-        let mut depth = 0_usize;
-        let mut end = out.len();
-        for (at, c) in out[begin + MARK.len()..].char_indices() {
-            let at = begin + MARK.len() + at;
-            match c {
-                '{' => depth += 1,
-                '}' => depth = depth.saturating_sub(1),
-                _ => {}
-            }
-            if depth == 0 && (c == '}' || c == ';') {
-                end = at + 1;
-                break;
-            }
-        }
-        let blank: String = out[begin..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
-        from = begin + blank.len();
-        out.replace_range(begin..end, &blank);
-    }
-    out
 }

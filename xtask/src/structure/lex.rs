@@ -1,41 +1,150 @@
 //! Just enough of Rust's lexical rules to tell code from comments and literals.
 
-/// `source` with comments and the content of literals replaced by spaces; lines stay where they were.
+/// Parts of a source text that are not code.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Blank {
+    Comment,
+    Literal,
+}
+
+/// Copy of `source` with comments and the content of literals replaced by spaces; lines stay where they were.
 pub(super) fn code(source: &str) -> String {
+    without(source, &[Blank::Comment, Blank::Literal])
+}
+
+/// Copy of `source` with the content of literals replaced by spaces, comments untouched; lines stay where they were.
+pub(super) fn without_literals(source: &str) -> String {
+    without(source, &[Blank::Literal])
+}
+
+fn without(source: &str, unwanted: &[Blank]) -> String {
     let bytes = source.as_bytes();
     let mut out = bytes.to_vec();
     let mut at = 0;
     while at < bytes.len() {
         let rest = &bytes[at..];
-        let end = match rest {
-            [b'/', b'/', ..] => at + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len()),
-            [b'/', b'*', ..] => at + block_comment(rest),
-            [b'"', ..] => at + string(rest),
-            [b'r', ..] if !continues_a_word(bytes, at) && raw_hashes(rest).is_some() => at + raw_string(rest),
+        let (blank, end) = match rest {
+            [b'/', b'/', ..] => {
+                (Blank::Comment, at + rest.iter().position(|byte| *byte == b'\n').unwrap_or(rest.len()))
+            }
+            [b'/', b'*', ..] => (Blank::Comment, at + block_comment(rest)),
+            [b'"', ..] => (Blank::Literal, at + string(rest)),
+            [b'r', ..] if !continues_a_word(bytes, at) && raw_hashes(rest).is_some() => {
+                (Blank::Literal, at + raw_string(rest))
+            }
             // A byte or C string's prefix: what follows it is looked at next.
             [b'b' | b'c', b'r', ..] if !continues_a_word(bytes, at) && raw_hashes(&rest[1..]).is_some() => {
-                at + 1 + raw_string(&rest[1..])
+                (Blank::Literal, at + 1 + raw_string(&rest[1..]))
             }
-            [b'\'', ..] => match character(rest) {
-                Some(len) => at + len,
-                None => {
-                    at += 1;
-                    continue;
-                }
-            },
+            [b'\'', ..] if let Some(len) = character(rest) => (Blank::Literal, at + len),
             _ => {
                 at += 1;
                 continue;
             }
         };
-        for byte in &mut out[at..end] {
-            if *byte != b'\n' {
-                *byte = b' ';
+        if unwanted.contains(&blank) {
+            for byte in &mut out[at..end] {
+                if *byte != b'\n' {
+                    *byte = b' ';
+                }
             }
         }
         at = end;
     }
     String::from_utf8_lossy(&out).into_owned()
+}
+
+/// Words that open an item or a statement, in which a comma ends nothing.
+const ITEMS: [&str; 15] = [
+    "async",
+    "const",
+    "enum",
+    "extern",
+    "fn",
+    "impl",
+    "let",
+    "macro_rules",
+    "mod",
+    "static",
+    "struct",
+    "trait",
+    "type",
+    "unsafe",
+    "use",
+];
+
+/// Copy of `code` (a result of [`code`]) with everything under `#[cfg(test)]` made blank: items, statements, fields
+/// and arms; lines stay where they were.
+pub(super) fn without_tests(code: &str) -> String {
+    const MARKS: [&str; 2] = ["#[cfg(test)]", "#[cfg(all(test,"];
+    let mut out = code.to_owned();
+    let mut from = 0;
+    while let Some(begin) = MARKS.iter().filter_map(|mark| out[from..].find(mark)).min().map(|at| from + at) {
+        let end = begin + end_of_item(&out[begin..]);
+        let blank: String = out[begin..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+        from = begin + blank.len();
+        out.replace_range(begin..end, &blank);
+    }
+    out
+}
+
+/// Length of the item, field or arm at the begin of `rest`, its attributes included.
+fn end_of_item(rest: &str) -> usize {
+    let begin = attributes(rest);
+    let word: String = rest[begin..].chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect();
+    // A field's visibility looks like an item's, so the word after it decides.
+    let word = if word == "pub" { after_visibility(&rest[begin..]) } else { word };
+    let is_item = ITEMS.contains(&word.as_str());
+    let (mut depth, mut angles, mut before) = (0_usize, 0_usize, ' ');
+    for (at, c) in rest[begin..].char_indices() {
+        let at = begin + at;
+        match c {
+            '{' | '(' | '[' => depth += 1,
+            // What encloses the field or arm ends here, and is not part of it.
+            '}' | ')' | ']' if depth == 0 => return at,
+            '}' | ')' | ']' => depth -= 1,
+            '<' => angles += 1,
+            '>' if before != '-' && before != '=' => angles = angles.saturating_sub(1),
+            _ => {}
+        }
+        if depth == 0 && (c == '}' || c == ';' || c == ',' && angles == 0 && !is_item) {
+            return at + 1;
+        }
+        before = c;
+    }
+    rest.len()
+}
+
+/// Length of the attributes at the begin of `rest`, the white space after them included.
+fn attributes(rest: &str) -> usize {
+    let mut at = 0;
+    loop {
+        at += rest[at..].len() - rest[at..].trim_start().len();
+        if !rest[at..].starts_with("#[") {
+            return at;
+        }
+        let mut depth = 0_usize;
+        let end = rest[at..].find(|c| {
+            match c {
+                '[' => depth += 1,
+                ']' => depth = depth.saturating_sub(1),
+                _ => {}
+            }
+            c == ']' && depth == 0
+        });
+        let Some(end) = end else { return rest.len() };
+        at += end + 1;
+    }
+}
+
+/// The word after the visibility that `item` begins with.
+fn after_visibility(item: &str) -> String {
+    let rest = item.trim_start_matches("pub").trim_start();
+    let rest = match rest.strip_prefix('(') {
+        Some(inner) => inner.split_once(')').map_or("", |(_, rest)| rest).trim_start(),
+        None => rest,
+    };
+    rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect()
 }
 
 fn continues_a_word(bytes: &[u8], at: usize) -> bool {
@@ -97,7 +206,7 @@ fn character(rest: &[u8]) -> Option<usize> {
 
 #[cfg(test)]
 mod tests {
-    use super::code;
+    use super::{code, without_literals, without_tests};
 
     #[test]
     fn comments_and_literals_are_blank() {
@@ -126,6 +235,30 @@ mod tests {
     fn what_never_ends_is_no_trouble() {
         for source in ["\"abc", "/* abc", "r##\"abc\"#", "'", "'\\", "\"\\", "b", "r"] {
             assert_eq!(code(source).len(), source.len(), "{source}");
+        }
+    }
+    #[test]
+    fn literals_can_be_blank_alone() {
+        assert_eq!(without_literals("/// It \"is\"\nf(\"/// It\")"), "/// It \"is\"\nf(        )");
+    }
+
+    #[test]
+    fn what_is_under_a_test_attribute_is_blank_and_no_more() {
+        for (source, expected) in [
+            ("#[cfg(test)] mod a { fn f() {} } fn g() {}", "fn g() {}"),
+            ("#[cfg(test)] use a; use b;", "use b;"),
+            ("#[cfg(test)] #[derive(A, B)] struct C { d: [u8; 2], e: F } use b;", "use b;"),
+            ("#[cfg(test)] const A: [u8; 2] = [a, b]; use b;", "use b;"),
+            ("#[cfg(test)] pub(crate) fn f<A>(a: A) where A: B, C: D { g(a); } use b;", "use b;"),
+            ("#[cfg(all(test, unix))] fn f() {} use b;", "use b;"),
+            ("#[cfg(not(test))] use b;", "#[cfg(not(test))] use b;"),
+            ("struct A { #[cfg(test)] b: M<u8, C>, d: E }", "struct A { d: E }"),
+            ("struct A { b: u8, #[cfg(test)] pub d: E } use b;", "struct A { b: u8, } use b;"),
+            ("#[cfg(test)] mod tests;\n#[cfg(test)]\nmod more;\nuse b;", "use b;"),
+        ] {
+            let rest = without_tests(source);
+            assert_eq!(rest.len(), source.len(), "{source}");
+            assert_eq!(rest.split_whitespace().collect::<Vec<_>>().join(" "), expected, "{source}");
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Which room may depend on which, as ARCHITECTURE.md has it. A new edge is a decision: it comes with its reason.
+//! Dependencies between rooms, as ARCHITECTURE.md has them. A new edge is a decision: it comes with its reason.
 
 use std::path::Path;
 
@@ -75,7 +75,7 @@ pub(super) fn check(path: &Path, text: &str) -> Result<Vec<Violation>, TaskError
 }
 
 /// The dependency tables of a manifest, those for single platforms included.
-fn dependency_tables(manifest: &Table) -> Vec<(&'static str, &Table)> {
+pub(super) fn dependency_tables(manifest: &Table) -> Vec<(&'static str, &Table)> {
     let platforms = manifest.get("target").and_then(Value::as_table).into_iter().flat_map(|all| all.values());
     let tables = std::iter::once(manifest).chain(platforms.filter_map(Value::as_table));
     tables

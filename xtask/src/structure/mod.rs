@@ -1,12 +1,18 @@
-//! What must be true of the tree as a whole: who may depend on whom, and how a file may look.
+//! Rules for the tree as a whole: which crate and which module may depend on which, how a file may look and read.
 //!
 //! Each check reads files below a root and gives violations; nothing is skipped silently. The tree's own test is
 //! `tests/structure.rs`, which also plants a violation of every kind.
 
+mod closure;
+mod edges;
 mod files;
+mod graph;
 mod hosts;
 mod lex;
 mod manifests;
+pub mod modules;
+pub mod prose;
+mod references;
 
 use std::fmt;
 use std::fs;
@@ -14,14 +20,14 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{TaskError, at};
 
-/// Something that must not be.
+/// Place that breaks a rule.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Violation {
     /// The file, relative to the root.
     pub path: PathBuf,
     /// The line, from 1; 0 when it is about the whole file.
     pub line: usize,
-    /// What is wrong, in one line.
+    /// Broken rule, in one line.
     pub what: String,
 }
 
@@ -42,9 +48,9 @@ const FOREIGN: [&str; 5] = [".git", "target", "corpus", "artifacts", "node_modul
 /// # Errors
 /// When a file cannot be read or a manifest not be parsed.
 pub fn check(root: &Path) -> Result<Vec<Violation>, TaskError> {
-    let mut paths = Vec::new();
-    collect(root, root, &mut paths)?;
-    let mut found = Vec::new();
+    let paths = paths(root)?;
+    let mut found = modules::check(root, &edges::CRATES)?;
+    found.extend(prose::check(root, &paths, &prose::CRATES)?);
     for path in paths {
         let full = root.join(&path);
         let bytes = fs::read(&full).map_err(at(&full, "read"))?;
@@ -52,6 +58,7 @@ pub fn check(root: &Path) -> Result<Vec<Violation>, TaskError> {
         let Ok(text) = String::from_utf8(bytes) else { continue };
         if path.file_name().is_some_and(|name| name == "Cargo.toml") {
             found.extend(manifests::check(&path, &text)?);
+            found.extend(closure::check(root, &path, &text)?);
         }
         if path.extension().is_some_and(|extension| extension == "rs") {
             found.extend(files::check(&path, &text));
@@ -60,6 +67,33 @@ pub fn check(root: &Path) -> Result<Vec<Violation>, TaskError> {
     }
     found.sort();
     Ok(found)
+}
+
+/// The edges between modules that the tree at `root` has, in the form of the table that allows them.
+///
+/// # Errors
+/// When a source file cannot be read.
+pub fn edges(root: &Path) -> Result<String, TaskError> {
+    modules::describe(root, &edges::CRATES)
+}
+
+/// Doc comments of the tree at `root` that do not name their subject, and how many there are in each crate.
+///
+/// # Errors
+/// When a source file cannot be read.
+pub fn prose(root: &Path) -> Result<String, TaskError> {
+    prose::describe(root, &paths(root)?, &prose::CRATES)
+}
+
+/// Every file of ours below `root`, relative to it.
+///
+/// # Errors
+/// When a directory cannot be read.
+pub fn paths(root: &Path) -> Result<Vec<PathBuf>, TaskError> {
+    let mut paths = Vec::new();
+    collect(root, root, &mut paths)?;
+    paths.sort();
+    Ok(paths)
 }
 
 fn collect(root: &Path, dir: &Path, paths: &mut Vec<PathBuf>) -> Result<(), TaskError> {
