@@ -6,12 +6,12 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use pyro_formats::disk::{DiskError, Ext4, Merged};
+use pyro_formats::disk::{DiskError, Ext4, Kind, Merged};
 use pyro_fuzz::Input;
 use pyro_fuzz::image::{ALL, Changed};
 
 /// Files of a listing that are looked into.
-const FILES: usize = 100;
+const FILES: usize = 60;
 /// Bytes that are read of a file, and that a copy of one is let have.
 const CONTENT: usize = 20_000;
 
@@ -25,15 +25,18 @@ fn ask(image: &File) -> Result<(), DiskError> {
         if found.len() < FILES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
     let mut buffer = vec![0; CONTENT];
-    for file in &found {
+    for (index, file) in found.iter().enumerate() {
         let inode = file.node.inode();
-        let _ = merged.find(&file.path);
-        let _ = merged.find_link(&file.path.join("x/../.."));
-        let _ = merged.children(&file.node);
-        let _ = merged.read(&file.path, 1, CONTENT).map(|content| assert!(content.len() <= CONTENT));
+        // What costs most and differs least from file to file.
+        if index % 4 == 0 {
+            let _ = merged.find(&file.path);
+            let _ = merged.find_link(&file.path.join("x/../.."));
+            let _ = merged.children(&file.node);
+            let _ = merged.read(&file.path, 1, CONTENT).map(|content| assert!(content.len() <= CONTENT));
+        }
         let _ = merged.read_at(&file.node, inode.size().saturating_sub(10), &mut buffer);
         let mut at = 0;
-        for _ in 0..20 {
+        for _ in 0..10 {
             match merged.next_data(&file.node, at) {
                 Ok(Some(data)) => {
                     assert!(data.start >= at && data.end > data.start && data.end <= inode.size());
@@ -47,6 +50,9 @@ fn ask(image: &File) -> Result<(), DiskError> {
         }
         for name in ext4.attribute_names(inode).unwrap_or_default().iter().take(50) {
             let _ = ext4.attribute(inode, name);
+        }
+        if file.node.kind() != Kind::File {
+            continue;
         }
         let mut left = 2_u64 << 20;
         let to = tempfile::tempfile_in("/dev/shm").unwrap();
