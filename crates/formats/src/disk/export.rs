@@ -127,8 +127,7 @@ fn replay(source: &Volume, copy: &File, to: &Path) -> Result<u64, DiskError> {
             let high = if wide { le16(&descriptor, high) } else { 0 };
             u32::from(high) << 16 | u32::from(le16(&descriptor, low))
         };
-        blocks += u64::from(number(0xc, 0x2c))
-            << if shape.ro_compat & superblock::BIGALLOC != 0 { cluster } else { 0 };
+        blocks = blocks.saturating_add(u64::from(number(0xc, 0x2c)) << cluster);
         inodes = inodes.wrapping_add(number(0xe, 0x2e));
     }
     set_free(&mut raw, blocks, inodes);

@@ -42,7 +42,7 @@ pub(super) fn free(image: &Ext4, copy: &File, to: &Path) -> Result<u64, DiskErro
     if next == 0 || other_sums || shape.ro_compat & BIGALLOC != 0 || shape.has(EA_INODE) {
         return Ok(0);
     }
-    let mut plan = Plan { volume, groups: BTreeMap::new(), writes: Vec::new(), blocks: 0, inodes: 0 };
+    let mut plan = Plan { volume, groups: BTreeMap::new(), writes: Vec::new(), attributes: BTreeMap::new(), blocks: 0, inodes: 0 };
     let (mut met, mut kept) = (BTreeSet::new(), Vec::new());
     while next != 0 {
         if !met.insert(next) || met.len() > MAX_ORPHANS {
@@ -138,6 +138,8 @@ struct Plan<'a> {
     volume: &'a Volume,
     groups: BTreeMap<u64, Group>,
     writes: Vec<(u64, Vec<u8>)>,
+    /// Blocks of extended attributes that other files use, too.
+    attributes: BTreeMap<u64, Vec<u8>>,
     blocks: u64,
     inodes: u32,
 }
@@ -232,10 +234,9 @@ impl Plan<'_> {
         if block >= self.volume.superblock().blocks {
             return Err(outside());
         }
-        let pending =
-            self.writes.iter().rev().find(|(at, _)| *at == block * self.volume.superblock().block_size);
-        let mut content = match pending {
-            Some((_, content)) => content.clone(),
+        // Many files may share a block.
+        let mut content = match self.attributes.remove(&block) {
+            Some(content) => content,
             None => self.volume.block(block)?,
         };
         let users = le32(&content, 4);
@@ -248,7 +249,7 @@ impl Plan<'_> {
             let sum = crc(crc(self.volume.superblock().seed, &block.to_le_bytes()), &content);
             put(&mut content, 16, sum.to_le_bytes());
         }
-        self.writes.push((block * self.volume.superblock().block_size, content));
+        self.attributes.insert(block, content);
         Ok(())
     }
 
@@ -293,6 +294,9 @@ impl Plan<'_> {
     /// Turns the changed groups into writes.
     fn finish(&mut self) {
         let size = self.volume.superblock().block_size;
+        for (block, content) in std::mem::take(&mut self.attributes) {
+            self.writes.push((block * size, content));
+        }
         for (number, mut group) in std::mem::take(&mut self.groups) {
             if self.volume.superblock().ro_compat & METADATA_CSUM != 0 {
                 group.seal(self.volume, number);

@@ -137,7 +137,7 @@ impl Merged {
         // Says whether the content is there, also of a file that is all holes.
         self.read_at(file, 0, &mut [])?;
         to.set_len(file.inode().size()).map_err(DiskError::output(name, "written"))?;
-        let mut buffer = vec![0; CHUNK as usize];
+        let mut buffer = vec![0; file.inode().size().min(CHUNK) as usize];
         let mut at = 0;
         while let Some(data) = self.next_data(file, at)? {
             at = data.start;

@@ -8,7 +8,7 @@ const MAGIC: u32 = 0xea02_0000;
 const BLOCK_HEADER: usize = 32;
 const ENTRY: usize = 16;
 /// Bytes of one value, at the most: what the kernel allows.
-const MAX_VALUE: u64 = 64 << 10;
+pub(super) const MAX_VALUE: u64 = 64 << 10;
 const SYSTEM: u8 = 7;
 
 /// One attribute, where its value is not read yet.

@@ -356,7 +356,8 @@ fn write_hunk(out: &mut Vec<u8>, hunk: &Hunk<'_>, place: Place, lines: &[&[u8]])
     let unix_file = !covered.iter().any(|line| line.ends_with(b"\r\n"));
     let body = &hunk.lines[place.skip_front..hunk.lines.len() - place.skip_back];
     let known = |kind: LineKind| hunk.lines.iter().filter(move |line| line.kind == kind);
-    let old = known(LineKind::Context).chain(known(LineKind::Remove));
+    // Of a line without an end, a carriage return is content.
+    let old = known(LineKind::Context).chain(known(LineKind::Remove)).filter(|line| line.newline);
     let (with, without) = old.fold((0, 0), |(with, without), line| match line.text.ends_with(b"\r") {
         true => (with + 1, without),
         false => (with, without + 1),

@@ -3,47 +3,62 @@
 /// Longest control that is waited for.
 const LONGEST: usize = 4096;
 
+/// Where in a control a byte stands; the states are those of the `vte` parser, which reads the pieces.
 #[derive(Clone, Copy, PartialEq)]
 enum At {
     Ground,
     Escape,
+    Intermediate,
     Csi,
-    /// Until BEL or ST: titles, links, pictures.
-    Text,
-    TextEscape,
+    /// Title or link, until BEL or ST.
+    Osc,
+    DcsEntry,
+    DcsParam,
+    DcsIntermediate,
+    DcsContent,
+    /// Text for nobody, until ST.
+    Ignored,
 }
 
 /// How many of `bytes` there are before a control or a UTF-8 character that is not finished. One that is longer than it
 /// may be is none. `bytes` must begin between two.
 pub fn whole(bytes: &[u8]) -> usize {
-    let (mut at, mut begin) = (At::Ground, 0);
+    // Where the control at hand began, and where the last one ended.
+    let (mut at, mut begin, mut ended) = (At::Ground, 0, 0);
     for (index, byte) in bytes.iter().enumerate() {
-        at = match (at, *byte) {
-            // Begins anew, wherever it comes, but for the end of a text.
-            (At::Text, 0x1b) => At::TextEscape,
-            (_, 0x1b) => {
-                begin = index;
-                At::Escape
-            }
+        let next = match (at, *byte) {
+            (_, 0x1b) => At::Escape,
             // Cancelled.
             (_, 0x18 | 0x1a) => At::Ground,
-            (At::Ground, _) => At::Ground,
             (At::Escape, b'[') => At::Csi,
-            (At::Escape, b']' | b'P' | b'X' | b'^' | b'_') => At::Text,
-            (At::Escape, 0x00..=0x2f) => At::Escape,
-            (At::Csi, 0x00..=0x3f) => At::Csi,
-            (At::Escape | At::Csi, _) => At::Ground,
-            (At::Text, 0x07) => At::Ground,
-            (At::Text, _) => At::Text,
-            (At::TextEscape, b'\\') => At::Ground,
-            (At::TextEscape, b'[') => At::Csi,
-            (At::TextEscape, _) => At::Ground,
+            (At::Escape, b']') => At::Osc,
+            (At::Escape, b'P') => At::DcsEntry,
+            (At::Escape, b'X' | b'^' | b'_') => At::Ignored,
+            (At::Escape | At::Intermediate, 0x20..=0x2f) => At::Intermediate,
+            (At::Escape | At::Intermediate, 0x30..=0x7e) => At::Ground,
+            (At::Csi, 0x40..=0x7e) => At::Ground,
+            (At::Osc, 0x07) => At::Ground,
+            (At::DcsEntry | At::DcsParam | At::DcsIntermediate, 0x40..=0x7e) => At::DcsContent,
+            (At::DcsEntry | At::DcsParam, 0x20..=0x2f) => At::DcsIntermediate,
+            (At::DcsEntry, 0x30..=0x3f) => At::DcsParam,
+            (At::DcsParam, 0x3c..=0x3f) | (At::DcsIntermediate, 0x30..=0x3f) => At::Ignored,
+            (At::DcsContent, 0x9c) => At::Ground,
+            (at, _) => at,
         };
+        match (at == At::Ground, next == At::Ground) {
+            (true, false) => begin = index,
+            (false, true) => ended = index + 1,
+            _ => {}
+        }
+        at = next;
     }
-    if at != At::Ground && bytes.len() - begin <= LONGEST {
-        return begin;
+    if at == At::Ground {
+        bytes.len() - unfinished(&bytes[ended..])
+    } else if bytes.len() - begin <= LONGEST {
+        begin
+    } else {
+        bytes.len()
     }
-    bytes.len() - unfinished(bytes)
 }
 
 /// How many bytes at the end begin a UTF-8 character that is not whole.
@@ -72,6 +87,19 @@ mod tests {
         let expected =
             ["a", "\x1b[31m", "b", "\x1b]0;t\x07", "c", "\x1b]8;;x\x1b\\", "d", "é", "日", "\x1b(B"];
         assert_eq!(parts, expected);
+    }
+
+    /// Controls that another one breaks off, and texts that only ST ends.
+    #[test]
+    fn a_control_goes_on_until_the_parser_ends_it() {
+        let whole_is = |text: &[u8], expected: usize| assert_eq!(whole(text), expected, "{text:?}");
+        whole_is(b"a\x1b\xc5", 1);
+        whole_is(b"a\x1b\x1b", 1);
+        whole_is(b"a\x1b[3\x1b[1", 1);
+        whole_is(b"a\x1b([", 4);
+        whole_is(b"a\x1bPq#\x07b", 1);
+        whole_is(b"a\x1b]0;t\x1b]0;u", 1);
+        whole_is(b"a\x1bPq\xe6\x9c", 6);
     }
 
     #[test]

@@ -73,6 +73,10 @@ impl Terminal {
 
 impl Perform for Terminal {
     fn print(&mut self, c: char) {
+        // The parser takes DEL for a character; terminals take it for nothing.
+        if c.is_control() {
+            return;
+        }
         self.last = Some(c);
         self.screen().print(c);
     }
@@ -178,6 +182,7 @@ mod tests {
         assert_eq!(read("\x1b]0;title\x07\x1b[1;32mok\x1b[0m\r\n$ "), "ok\n$ ");
         assert_eq!(read("\x1b]8;;http://x\x1b\\link\x1b]8;;\x1b\\\x1b(B\x1b[?2004h"), "link");
         assert_eq!(read("\x1bP1$r0m\x1b\\a\x07\x00b"), "ab");
+        assert_eq!(read("a\x7fb\u{85}c"), "abc");
     }
 
     #[test]

@@ -40,13 +40,16 @@ struct Replay {
 
 impl Perform for Replay {
     fn print(&mut self, c: char) {
+        if c.is_control() {
+            return;
+        }
         let mut buffer = [0; 4];
         self.out.extend_from_slice(c.encode_utf8(&mut buffer).as_bytes());
     }
 
     fn execute(&mut self, byte: u8) {
-        // No bell, and no answerback.
-        if !matches!(byte, 0x05 | 0x07) {
+        // No bell, no answerback, and no control of eight bits: the byte 0x9b begins what `ESC [` begins.
+        if !matches!(byte, 0x05 | 0x07 | 0x80..) {
             self.out.push(byte);
         }
     }
@@ -150,6 +153,13 @@ mod tests {
     fn questions_and_titles_are_not_asked_again() {
         assert_eq!(again("a\x1b[6n\x1b[c\x1b[>0cb\x1b]0;t\x07\x1b]11;?\x07\x1bP+q\x1b\\\x1bZ\x05c"), "abc");
         assert_eq!(again("\x1b[1;31mx\x1b[38:2:1:2:3my"), "\x1b[1;31mx\x1b[38:2:1:2:3my");
+    }
+
+    /// `0x9b c` asks who is there, on a terminal that knows controls of eight bits.
+    #[test]
+    fn controls_of_eight_bits_are_not_shown_again() {
+        assert_eq!(replay(b"a\x9bc\x7f"), b"ac");
+        assert_eq!(again("a\u{9b}c\u{85}d"), "acd");
     }
 
     #[test]

@@ -82,3 +82,12 @@ fn large_files_with_nothing_or_everything_in_common_end() {
         assert!(after == *new);
     }
 }
+
+/// A carriage return at the end of a file is content, and no line end.
+#[test]
+fn line_ends_are_kept_where_a_file_ends_in_a_carriage_return() {
+    for (before, after) in [("\r", "x\r\ny"), ("a\nb\r", "a\nb\r\nc\r"), ("a\r\nb\r", "a\r\nb\nc\r")] {
+        let patch = render(Path::new("f"), side(before.as_bytes()), side(after.as_bytes())).patch;
+        assert_eq!(edited(before, &patch), after, "{patch}");
+    }
+}
