@@ -7,6 +7,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+pub mod bug;
 pub mod capture;
 pub mod cause;
 pub mod command;

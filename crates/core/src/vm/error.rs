@@ -1,6 +1,7 @@
 //! Why a VM could not do what was asked of it.
 
 use crate::backend::BackendError;
+use crate::bug::Bug;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
 use crate::host_compat::HostCompatError;
@@ -59,9 +60,9 @@ pub enum VmError {
     /// No such VM in this process.
     #[error("there is no VM {0:?} in this process")]
     Unknown(String),
-    /// The installer's thread ended without an answer.
-    #[error("installing the environment ended without a result; this is a bug in pyro")]
-    PullPanicked,
+    /// A fault of pyro itself.
+    #[error(transparent)]
+    Bug(#[from] Bug),
 }
 
 impl VmError {

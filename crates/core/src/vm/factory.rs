@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::{VmError, VmRequest};
 use crate::backend::{self, Choice, Preference, Probe};
+use crate::bug::blocking;
 use crate::config::Config;
 use crate::environment::{self, CancelToken, EnvironmentError, Installed, PullEvent, Status, Store};
 use crate::runtime::{Bundle, KERNEL};
@@ -150,17 +151,14 @@ impl Factory {
         let cancel = CancelToken::new();
         let (done, finished) = std::sync::mpsc::channel::<()>();
         let guard = CancelOnDrop(cancel.clone(), finished);
-        let pulled = tokio::task::spawn_blocking(move || {
+        let pulled = blocking(move || {
             // Dropped with the closure's last action, also when that is a panic.
             let _done = done;
-            store.pull(&name, &mut events, &cancel)
+            Ok(store.pull(&name, &mut events, &cancel)?)
         })
         .await;
         drop(guard);
-        match pulled {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(VmError::PullPanicked),
-        }
+        pulled
     }
 }
 

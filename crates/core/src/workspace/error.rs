@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use pyro_proto::message::{Failure, FailureKind};
 
 use crate::backend::BackendError;
+use crate::bug::Bug;
 use crate::cause;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
@@ -182,6 +183,9 @@ pub enum WorkspaceError {
     /// Another process has the workspace.
     #[error("another process is at work on the workspace")]
     Locked,
+    /// A fault of pyro itself.
+    #[error(transparent)]
+    Bug(#[from] Bug),
     /// Something is no secret, or the workspace has no such one.
     #[error(transparent)]
     Secret(#[from] SecretError),

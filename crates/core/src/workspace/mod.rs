@@ -76,11 +76,13 @@ pub use view::{
 
 use std::path::Path;
 
-/// Runs what blocks beside all else.
+use crate::bug;
+
+/// Runs `work`, which blocks, on a thread of its own; a panic in it is a bug with its words.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
 ) -> Result<T, WorkspaceError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| WorkspaceError::Locked)?
+    bug::blocking(work).await
 }
 
 /// Whether a snapshot can be called this.
