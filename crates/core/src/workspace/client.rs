@@ -355,7 +355,7 @@ impl Workspaces {
     pub(super) async fn own(
         &self,
         home: &Home,
-    ) -> Result<(crate::environment::lock::Lock, State), WorkspaceError> {
+    ) -> Result<(crate::hostfs::lock::Lock, State), WorkspaceError> {
         let waits = home.clone();
         let locked = blocking(move || waits.lock()).await?;
         home.check()?;

@@ -15,7 +15,7 @@ use super::layout::Home;
 use super::start::{self, Remarks};
 use super::{Status, Wish, WorkspaceError, Workspaces, disk, secrets};
 use crate::backend::Preference;
-use crate::environment::lock::Lock;
+use crate::hostfs::lock::Lock;
 use crate::keeper::{Answer, Call, Phase, Task};
 use crate::{host, identity};
 use pyro_formats::archive::OutsideLinks;

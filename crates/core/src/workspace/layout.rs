@@ -30,8 +30,8 @@ use std::time::{Duration, SystemTime};
 use super::WorkspaceError;
 use super::record::is_id;
 use super::state::State;
-use crate::environment::CancelToken;
-use crate::environment::lock::{self, Lock};
+use crate::hostfs::CancelToken;
+use crate::hostfs::lock::{self, Lock};
 
 /// What the file that tells the version begins with, and the version.
 const LAYOUT: &str = "pyro-workspace ";
@@ -155,7 +155,7 @@ impl Home {
 
     /// Takes its lock if nobody has it.
     pub(crate) fn try_lock(&self) -> Result<Option<Lock>, WorkspaceError> {
-        lock::try_acquire(&self.lock_path()).map_err(WorkspaceError::of_lock)
+        lock::try_acquire(&self.lock_path()).map_err(WorkspaceError::from)
     }
 
     /// Takes its lock, which somebody may hold for a moment. Blocks.
@@ -252,7 +252,7 @@ fn acquire(path: &Path) -> Result<Lock, WorkspaceError> {
         });
     });
     drop(over);
-    acquired.map_err(WorkspaceError::of_lock)
+    acquired.map_err(WorkspaceError::from)
 }
 
 /// Held while names are given and taken. Blocks.

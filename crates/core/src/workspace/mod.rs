@@ -102,7 +102,7 @@ fn nearest(given: &str, known: impl Iterator<Item = String>, most: usize) -> Vec
 
 /// The versions of environments that workspaces in `root` are made on top of. One whose database cannot be read is left
 /// out: its disk cannot be started either.
-pub(crate) fn versions_in_use(root: &Path) -> Vec<String> {
+pub fn versions_in_use(root: &Path) -> Vec<String> {
     let ids = layout::ids(root).unwrap_or_default();
     let version =
         |id: String| Some(layout::Home::of(root, &id).read().ok()?.record().ok()?.environment_version);
