@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pyro_core::cause;
 use pyro_core::config::Config;
-use pyro_core::start::Use;
+use pyro_core::start::TemplateUse;
 use pyro_core::timeline::{Observer, Step};
 use pyro_core::vm::Factory;
 
@@ -39,7 +39,7 @@ pub(super) async fn template(bench: &mut Bench<'_>) -> Vec<Row> {
 
 /// A boot to a guest that answers, ms.
 async fn boot(bench: &Bench<'_>) -> Result<f64, String> {
-    let factory = Factory { templates: Use::Nothing, ..bench.factory.clone() };
+    let factory = Factory { templates: TemplateUse::Nothing, ..bench.factory.clone() };
     let begin = Instant::now();
     let mut vm = bench.guest_of(factory).await?;
     let took = begin.elapsed().as_secs_f64() * 1e3;

@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use pyro_core::backend::{self, Preference, Probe};
 use pyro_core::cause;
-use pyro_core::start::{How, Use};
+use pyro_core::start::{How, TemplateUse};
 use pyro_core::vm::Factory;
 
 use super::idle::Idle;
@@ -28,7 +28,7 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     let measure = Measure::Firecracker;
     let mut all = [const { Series::new() }; 4];
     for _ in 0..bench.plan.amount.runs {
-        let cold = Factory { templates: Use::Nothing, ..factory.clone() };
+        let cold = Factory { templates: TemplateUse::Nothing, ..factory.clone() };
         let samples = [first_command(bench, cold, How::Booted).await]
             .into_iter()
             .chain([first_command(bench, factory.clone(), How::Restored).await])

@@ -35,7 +35,7 @@ fn argv(words: &[&str]) -> CommandLine {
 
 /// The least that a guest can be asked to run.
 pub(super) async fn run_true(vm: &mut Vm) -> Result<(), String> {
-    exec(vm, &argv(&["/bin/true"]), &mut Streams::kept_only()).await.map(drop)
+    exec(vm, &argv(&["/bin/true"]), &mut Streams::captured()).await.map(drop)
 }
 
 /// `true` from here, against `true` started by a shell in the guest, which forks as cheaply as a shell can (dash
@@ -54,7 +54,7 @@ pub(super) async fn round_trips(bench: &mut Bench<'_>) -> Vec<Row> {
                     // Without an argument, as in the guest: coreutils' `true` sets up a locale when it has one.
                     let command = argv(&["/bin/true"]);
                     let begin = Instant::now();
-                    let outcome = exec(&mut vm, &command, &mut Streams::kept_only()).await;
+                    let outcome = exec(&mut vm, &command, &mut Streams::captured()).await;
                     let sample = outcome.map(|_| begin.elapsed().as_secs_f64() * 1e3);
                     let failed = sample.is_err();
                     bench.keep(Measure::Exec, &mut ours, sample);
@@ -78,8 +78,8 @@ async fn in_the_guest(vm: &mut Vm, each: usize) -> Result<f64, String> {
         "s=$(date +%s%N); i=0; while [ $i -lt {each} ]; do /bin/true; i=$((i+1)); done; e=$(date +%s%N); \
          echo $(((e-s)/{each}))"
     );
-    let outcome = exec(vm, &shell(script), &mut Streams::kept_only()).await?;
-    let text = String::from_utf8_lossy(&outcome.stdout.bytes).into_owned();
+    let outcome = exec(vm, &shell(script), &mut Streams::captured()).await?;
+    let text = String::from_utf8_lossy(&outcome.stdout.unwrap_or_default().bytes).into_owned();
     text.trim().parse::<f64>().map(|ns| ns / 1e6).map_err(|_| format!("it printed {text:?}"))
 }
 
@@ -116,21 +116,22 @@ pub(super) async fn bytes(bench: &mut Bench<'_>) -> Vec<Row> {
 async fn copy_out(vm: &mut Vm, bytes: u64) -> Result<f64, String> {
     let command = shell(format!("dd if=/dev/zero bs=64k count={} status=none", bytes >> 16));
     let begin = Instant::now();
-    let outcome = exec(vm, &command, &mut Streams::kept_only()).await?;
+    let outcome = exec(vm, &command, &mut Streams::captured()).await?;
     let seconds = begin.elapsed().as_secs_f64();
-    match outcome.stdout.total {
+    match outcome.stdout.unwrap_or_default().total {
         total if total == bytes => Ok(bytes as f64 / 1e6 / seconds),
         total => Err(format!("{total} of {bytes} bytes came out")),
     }
 }
 
 async fn copy_in(vm: &mut Vm, bytes: u64) -> Result<f64, String> {
-    let mut streams = Streams::kept_only();
+    let mut streams = Streams::captured();
     streams.stdin = Some(Box::new(tokio::io::repeat(0).take(bytes)));
     let begin = Instant::now();
     let outcome = exec(vm, &shell("dd of=/dev/null bs=64k iflag=fullblock"), &mut streams).await?;
     let seconds = begin.elapsed().as_secs_f64();
-    let said = String::from_utf8_lossy(&outcome.stderr.bytes);
+    let said = outcome.stderr.unwrap_or_default().bytes;
+    let said = String::from_utf8_lossy(&said);
     if said.contains(&format!("{bytes} bytes")) {
         Ok(bytes as f64 / 1e6 / seconds)
     } else {
@@ -152,7 +153,7 @@ pub(super) async fn vmm_memory(bench: &mut Bench<'_>) -> Vec<Row> {
 async fn vmm_after(bench: &Bench<'_>, commands: usize) -> Result<f64, String> {
     let mut vm = bench.guest().await?;
     for _ in 0..commands {
-        exec(&mut vm, &argv(&["/bin/ls", "/usr/bin"]), &mut Streams::kept_only()).await?;
+        exec(&mut vm, &argv(&["/bin/ls", "/usr/bin"]), &mut Streams::captured()).await?;
     }
     let pid = vm.vmm_pid().ok_or("there is no VMM")?;
     let beside = memory::pss_beside_guest_mib(pid, vm.info().mem_mib)?;

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use pyro_core::environment::{Phase, PullEvent, Unit};
+use pyro_core::environment::{PullEvent, PullPhase, Unit};
 use pyro_core::workspace::OnMoved;
 
 use crate::terminal;
@@ -17,7 +17,7 @@ pub struct Pull {
 
 #[derive(Default)]
 struct Shown {
-    phase: Option<Phase>,
+    phase: Option<PullPhase>,
     bar: Option<ProgressBar>,
 }
 

@@ -13,7 +13,7 @@ pub struct Capture {
     total: u64,
 }
 
-/// What was kept.
+/// Both ends of a stream.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Captured {
     /// The bytes; where some are missing, one line in the middle says how many.
@@ -43,7 +43,7 @@ impl Capture {
         }
     }
 
-    /// What was kept of all that came.
+    /// Ends the stream; gives its two ends.
     pub fn finish(mut self) -> Captured {
         let kept = (self.head.len() + self.tail.len()) as u64;
         let truncated = kept < self.total;

@@ -23,17 +23,17 @@ const DRAIN: Duration = Duration::from_millis(100);
 /// How much longer than the command's own timeout the guest is given to kill it and say so.
 const KILL_GRACE: Duration = Duration::from_secs(15);
 
-/// What to run.
+/// A command as a person gives it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum CommandLine {
-    /// One word: a shell command line.
+    /// A shell command line.
     Shell(OsString),
     /// Several words: an argument vector that no shell touches.
     Argv(Vec<OsString>),
 }
 
 impl CommandLine {
-    /// One word is a line for `sh -c`, several are an argument vector, none or only blanks is nothing to run.
+    /// Takes one word as a line for `sh -c` and several as an argument vector; none or only blanks is nothing to run.
     pub fn from_words(mut words: Vec<OsString>) -> Option<Self> {
         match words.len() {
             0 => None,
@@ -124,34 +124,47 @@ pub struct Streams {
     pub stderr: Box<dyn AsyncWrite + Send + Unpin>,
     /// Runs it on a terminal of this size; the channel tells later sizes.
     pub terminal: Option<(TerminalSize, mpsc::Receiver<TerminalSize>)>,
+    /// Whether the outcome holds the first and the last MiB of each output as well.
+    pub captured: bool,
 }
 
 impl Streams {
-    /// Empty input, and output that is only kept.
-    pub fn kept_only() -> Self {
+    /// Empty input; output goes nowhere.
+    pub fn discarded() -> Self {
         Self {
             stdin: None,
             stdout: Box::new(tokio::io::sink()),
             stderr: Box::new(tokio::io::sink()),
             terminal: None,
+            captured: false,
         }
+    }
+
+    /// Empty input; output goes nowhere but to the outcome.
+    pub fn captured() -> Self {
+        Self { captured: true, ..Self::discarded() }
+    }
+
+    /// A new capture of one output, if captures are wanted.
+    pub(crate) fn capture(&self) -> Option<Capture> {
+        self.captured.then(Capture::default)
     }
 }
 
 /// How a command ended.
 #[derive(Clone, Debug)]
 pub struct Outcome {
-    /// Its exit code; 128 and the signal's number when one killed it, 124 when its time was up, 127 and 126 when it
+    /// Exit code; 128 and the signal's number when one killed it, 124 when its time was up, 127 and 126 when it
     /// could not be found or executed.
     pub exit_code: i32,
-    /// Its time was up.
+    /// Whether its time was up.
     pub timed_out: bool,
     /// From its start to its end; for a command that never started, until that was known.
     pub duration: Duration,
-    /// What was kept of its standard output.
-    pub stdout: Captured,
-    /// What was kept of its standard error.
-    pub stderr: Captured,
+    /// Both ends of its standard output, if its streams are captured.
+    pub stdout: Option<Captured>,
+    /// Both ends of its standard error, if its streams are captured.
+    pub stderr: Option<Captured>,
     /// Processes that it started still run.
     pub left_running: bool,
 }
@@ -168,7 +181,7 @@ pub enum CommandError {
     /// The conversation with the guest broke.
     #[error("the guest was lost while the command ran")]
     Guest(#[source] GuestError),
-    /// This side's output cannot be written, as when the reader of a pipe went away.
+    /// Output cannot be written on this side, as when the reader of a pipe went away.
     #[error("the command's output cannot be passed on")]
     Output(#[source] std::io::Error),
 }
@@ -200,12 +213,12 @@ pub async fn execute(
         timeout_ms: options.timeout.map(|timeout| u64::try_from(timeout.as_millis()).unwrap_or(u64::MAX)),
         drain_ms: DRAIN.as_millis() as u64,
     };
-    let (mut stdout, mut stderr) = (Capture::default(), Capture::default());
+    let (mut stdout, mut stderr) = (streams.capture(), streams.capture());
     let talk = async {
         let Execution { mut output, mut input } = guest.exec(request).await.map_err(CommandError::Guest)?;
-        let Streams { stdin, stdout: out, stderr: err, terminal } = streams;
+        let Streams { stdin, stdout: out, stderr: err, terminal, .. } = streams;
         let feeding = feed(&mut input, stdin.as_mut(), terminal.as_mut().map(|(_, sizes)| sizes));
-        let mut sinks = Sinks { out, err, stdout: &mut stdout, stderr: &mut stderr };
+        let mut sinks = Sinks { out, err, stdout: stdout.as_mut(), stderr: stderr.as_mut() };
         let draining = drain(&mut output, &mut sinks);
         tokio::pin!(feeding, draining);
         tokio::select! {
@@ -231,8 +244,8 @@ pub async fn execute(
         exit_code: TIMED_OUT,
         timed_out: true,
         duration: begin.elapsed(),
-        stdout: Captured::default(),
-        stderr: Captured::default(),
+        stdout: None,
+        stderr: None,
         left_running: true,
     };
     match ended {
@@ -256,7 +269,7 @@ pub async fn execute(
                 _ => return Err(CommandError::Refused(failure)),
             };
             let line = format!("pyro: {}: {why}\n", command.program());
-            stderr.push(line.as_bytes());
+            stderr.iter_mut().for_each(|capture| capture.push(line.as_bytes()));
             streams.stderr.write_all(line.as_bytes()).await.map_err(CommandError::Output)?;
             streams.stderr.flush().await.map_err(CommandError::Output)?;
             outcome = Outcome { exit_code: code, timed_out: false, left_running: false, ..outcome };
@@ -270,16 +283,16 @@ pub async fn execute(
         }
         Some(Err(other)) => return Err(other),
     }
-    outcome.stdout = stdout.finish();
-    outcome.stderr = stderr.finish();
+    outcome.stdout = stdout.map(Capture::finish);
+    outcome.stderr = stderr.map(Capture::finish);
     Ok(outcome)
 }
 
 struct Sinks<'a> {
     out: &'a mut (dyn AsyncWrite + Send + Unpin),
     err: &'a mut (dyn AsyncWrite + Send + Unpin),
-    stdout: &'a mut Capture,
-    stderr: &'a mut Capture,
+    stdout: Option<&'a mut Capture>,
+    stderr: Option<&'a mut Capture>,
 }
 
 async fn drain(
@@ -289,11 +302,13 @@ async fn drain(
     loop {
         let (sink, capture, bytes) = match output.next().await.map_err(CommandError::Guest)? {
             OutputEvent::Started(_) => continue,
-            OutputEvent::Stdout(bytes) => (&mut sinks.out, &mut *sinks.stdout, bytes),
-            OutputEvent::Stderr(bytes) => (&mut sinks.err, &mut *sinks.stderr, bytes),
+            OutputEvent::Stdout(bytes) => (&mut sinks.out, &mut sinks.stdout, bytes),
+            OutputEvent::Stderr(bytes) => (&mut sinks.err, &mut sinks.stderr, bytes),
             OutputEvent::Exited(exit) => return Ok(exit),
         };
-        capture.push(bytes);
+        if let Some(capture) = capture {
+            capture.push(bytes);
+        }
         sink.write_all(bytes).await.map_err(CommandError::Output)?;
         sink.flush().await.map_err(CommandError::Output)?;
     }

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub struct Config {
     /// The runtime bundle: kernel, initramfs, manifest.
     pub bundle_dir: PathBuf,
-    /// Installed environments.
+    /// Directory of installed environments.
     pub environment_dir: PathBuf,
     /// Templates: saved guests that starts are restored from.
     pub template_dir: PathBuf,

@@ -29,7 +29,7 @@ fn field_kib(text: &str, name: &str) -> Option<u64> {
     text.lines().find_map(|line| line.strip_prefix(name))?.split_whitespace().next()?.parse().ok()
 }
 
-/// What the memory limit of this process's own cgroup (version 2) leaves, where there is one.
+/// Memory that the limit of this process's own cgroup (version 2) leaves, where there is one.
 fn cgroup_memory_left_mib() -> Option<u64> {
     let own = fs::read_to_string("/proc/self/cgroup").ok()?;
     let path = own.lines().find_map(|line| line.strip_prefix("0::/"))?;
@@ -58,7 +58,7 @@ pub fn cpu_model() -> String {
     format!("{} ({})", field("model name"), field("microcode")).replace(" ()", "")
 }
 
-/// What tells one build of a program from another without running it: path, size, and time of its last change.
+/// Identity of one build of a program, found without running it: path, size, and time of its last change.
 pub fn program_identity(path: &Path) -> String {
     match fs::metadata(path) {
         Ok(stat) => format!("{} {} {}.{:09}", path.display(), stat.size(), stat.mtime(), stat.mtime_nsec()),
@@ -73,11 +73,11 @@ pub enum CgroupVersion {
     V2,
     /// Version 1 controllers, with or without version 2 beside them.
     V1,
-    /// None.
+    /// No cgroup hierarchy.
     None,
 }
 
-/// Which cgroup version this host has.
+/// Version of the cgroup hierarchy of this host.
 pub fn cgroup_version() -> CgroupVersion {
     let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
     let has = |kind: &str| mounts.lines().any(|line| line.split(' ').nth(2) == Some(kind));
@@ -93,9 +93,9 @@ pub fn cgroup_version() -> CgroupVersion {
 pub struct Access {
     /// The file is there.
     pub exists: bool,
-    /// It may be read.
+    /// The file may be read.
     pub readable: bool,
-    /// It may be written.
+    /// The file may be written.
     pub writable: bool,
 }
 

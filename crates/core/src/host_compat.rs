@@ -14,19 +14,19 @@ use crate::command::{CommandLine, Options, Outcome, Streams, TIMED_OUT};
 /// Why the host could not run it.
 #[derive(Debug, thiserror::Error)]
 pub enum HostCompatError {
-    /// It could not be started.
+    /// The program could not be started.
     #[error("the host cannot run {program:?}")]
     Spawn {
-        /// The program.
+        /// Name of the program.
         program: String,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: std::io::Error,
     },
-    /// It ran and was lost.
+    /// The program ran and was lost.
     #[error("the command on the host was lost")]
     Wait(#[source] std::io::Error),
-    /// This side's output cannot be written.
+    /// Output cannot be written on this side.
     #[error("the command's output cannot be passed on")]
     Output(#[source] std::io::Error),
     /// A terminal needs a guest.
@@ -81,20 +81,20 @@ pub async fn execute(
             let why = if code == 127 { "command not found" } else { "cannot be executed" };
             let line = format!("pyro: {}: {why}\n", argv[0].to_string_lossy());
             streams.stderr.write_all(line.as_bytes()).await.map_err(HostCompatError::Output)?;
-            let mut stderr = Capture::default();
-            stderr.push(line.as_bytes());
+            let mut stderr = streams.capture();
+            stderr.iter_mut().for_each(|capture| capture.push(line.as_bytes()));
             return Ok(Outcome {
                 exit_code: code,
                 timed_out: false,
                 duration: begin.elapsed(),
-                stdout: Capture::default().finish(),
-                stderr: stderr.finish(),
+                stdout: streams.capture().map(Capture::finish),
+                stderr: stderr.map(Capture::finish),
                 left_running: false,
             });
         }
     };
     let _group = Group(child.id().and_then(|id| i32::try_from(id).ok()).and_then(Pid::from_raw));
-    let (mut kept_out, mut kept_err) = (Capture::default(), Capture::default());
+    let (mut stdout, mut stderr) = (streams.capture(), streams.capture());
     let (pipe_in, pipe_out, pipe_err) = (child.stdin.take(), child.stdout.take(), child.stderr.take());
     let Streams { stdin, stdout: out, stderr: err, .. } = streams;
     let (status, result) = {
@@ -106,7 +106,7 @@ pub async fn execute(
             std::future::pending::<()>().await;
         };
         let drain = async {
-            tokio::try_join!(pass(pipe_out, out, &mut kept_out), pass(pipe_err, err, &mut kept_err))
+            tokio::try_join!(pass(pipe_out, out, stdout.as_mut()), pass(pipe_err, err, stderr.as_mut()))
                 .map(|_| ())
         };
         let limit = async {
@@ -139,8 +139,8 @@ pub async fn execute(
         exit_code,
         timed_out: status.is_none(),
         duration: begin.elapsed(),
-        stdout: kept_out.finish(),
-        stderr: kept_err.finish(),
+        stdout: stdout.map(Capture::finish),
+        stderr: stderr.map(Capture::finish),
         left_running: false,
     })
 }
@@ -148,7 +148,7 @@ pub async fn execute(
 async fn pass(
     from: Option<impl AsyncRead + Unpin>,
     to: &mut (dyn AsyncWrite + Send + Unpin),
-    capture: &mut Capture,
+    mut capture: Option<&mut Capture>,
 ) -> Result<(), HostCompatError> {
     let Some(mut from) = from else { return Ok(()) };
     let mut buffer = vec![0; 64 * 1024];
@@ -157,7 +157,9 @@ async fn pass(
         if n == 0 {
             return Ok(());
         }
-        capture.push(&buffer[..n]);
+        if let Some(capture) = capture.as_deref_mut() {
+            capture.push(&buffer[..n]);
+        }
         to.write_all(&buffer[..n]).await.map_err(HostCompatError::Output)?;
         to.flush().await.map_err(HostCompatError::Output)?;
     }
@@ -170,19 +172,32 @@ mod tests {
     async fn run(words: &[&str], timeout: Option<Duration>) -> Outcome {
         let command = CommandLine::from_words(words.iter().map(Into::into).collect()).unwrap();
         let options = Options { timeout, ..Options::default() };
-        execute(&command, &options, &mut Streams::kept_only()).await.unwrap()
+        execute(&command, &options, &mut Streams::captured()).await.unwrap()
     }
 
     #[tokio::test]
     async fn streams_and_codes_are_the_commands_own() {
         let outcome = run(&["echo out; echo err >&2; exit 3"], None).await;
         assert_eq!(
-            (outcome.exit_code, &outcome.stdout.bytes[..], &outcome.stderr.bytes[..]),
+            (outcome.exit_code, &outcome.stdout.unwrap().bytes[..], &outcome.stderr.unwrap().bytes[..]),
             (3, &b"out\n"[..], &b"err\n"[..])
         );
         assert_eq!(run(&["kill -9 $$"], None).await.exit_code, 137);
         assert_eq!(run(&["/nonexistent", "x"], None).await.exit_code, 127);
         assert_eq!(run(&["/etc/passwd", "x"], None).await.exit_code, 126);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_captured_unless_asked() {
+        let command = CommandLine::from_words(vec!["echo out; echo err >&2".into()]).unwrap();
+        let (mut out, from) = tokio::io::duplex(64);
+        let mut streams = Streams { stdout: Box::new(from), ..Streams::discarded() };
+        let outcome = execute(&command, &Options::default(), &mut streams).await.unwrap();
+        assert_eq!((outcome.exit_code, outcome.stdout, outcome.stderr), (0, None, None));
+        drop(streams);
+        let mut passed_on = String::new();
+        out.read_to_string(&mut passed_on).await.unwrap();
+        assert_eq!(passed_on, "out\n");
     }
 
     #[tokio::test]
@@ -192,7 +207,7 @@ mod tests {
         let line = format!("mkfifo {0}; (cat {0} >/dev/null) & echo $!; wait", fifo.display());
         let outcome = run(&[&line], Some(Duration::from_millis(500))).await;
         assert_eq!((outcome.exit_code, outcome.timed_out), (124, true));
-        let child: i32 = String::from_utf8(outcome.stdout.bytes).unwrap().trim().parse().unwrap();
+        let child: i32 = String::from_utf8(outcome.stdout.unwrap().bytes).unwrap().trim().parse().unwrap();
         // Killed means gone, or waiting for init to reap it; the kernel takes a moment to get there.
         let ended = || match std::fs::read_to_string(format!("/proc/{child}/stat")) {
             Ok(stat) => stat.split(") ").nth(1).is_some_and(|rest| rest.starts_with(['Z', 'X'])),

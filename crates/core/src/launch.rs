@@ -20,7 +20,7 @@ pub struct Booted {
     pub machine: Machine,
     /// The session with the agent.
     pub guest: Guest,
-    /// What the agent says of itself; informative only.
+    /// The agent's description of itself; informative only.
     pub agent: AgentInfo,
     /// From the order to start to the guest's identity, whole.
     pub took: Duration,
@@ -38,7 +38,7 @@ pub enum BootError {
     /// The guest did not answer in time.
     #[error("the guest did not answer within {} s{}", .after.as_secs(), tail(.console))]
     Deadline {
-        /// The deadline.
+        /// Time that the guest had.
         after: Duration,
         /// The end of its console.
         console: String,
@@ -46,7 +46,7 @@ pub enum BootError {
     /// The guest answered, and then not well.
     #[error("the guest came up and could not be talked to{}", tail(.console))]
     Session {
-        /// What went wrong.
+        /// Failure of the session.
         #[source]
         source: GuestError,
         /// The end of its console.
@@ -86,7 +86,7 @@ pub fn kernel_arg(backend: Backend) -> Option<&'static str> {
     (!backend.has_port()).then_some("pyro.vsock")
 }
 
-/// What becomes of a guest's root file system.
+/// State of a guest's root file system when the guest is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Root {
     /// The guest has it when it answers.
@@ -97,18 +97,18 @@ pub enum Root {
     Assemble,
     /// The guest waits to be told so, after it was saved and restored.
     Later,
-    /// It has no disks; only whether it boots is asked.
+    /// The guest has no disks; only whether it boots is asked.
     Absent,
 }
 
 /// How a guest is to come up.
 #[derive(Clone, Debug)]
-pub struct Wish {
-    /// Its host name.
+pub struct BootRequest {
+    /// Host name of the guest.
     pub hostname: String,
     /// Whether it ends with the session.
     pub oneshot: bool,
-    /// Its root file system.
+    /// State of its root file system.
     pub root: Root,
     /// How long it may take to answer.
     pub deadline: Duration,
@@ -118,7 +118,7 @@ pub struct Wish {
 pub async fn boot(
     vmm: &Vmm,
     spec: MachineSpec,
-    wish: &Wish,
+    wish: &BootRequest,
     timeline: &Timeline,
 ) -> Result<Booted, BootError> {
     let begin = Instant::now();
@@ -132,7 +132,7 @@ pub async fn boot(
 pub async fn boot_keeping_port(
     vmm: &Vmm,
     spec: MachineSpec,
-    wish: &Wish,
+    wish: &BootRequest,
     timeline: &Timeline,
 ) -> Result<(Booted, Option<UnixStream>), BootError> {
     let begin = Instant::now();
@@ -171,7 +171,7 @@ pub async fn meet(
     mut machine: Machine,
     port: Option<UnixStream>,
     paused: bool,
-    wish: &Wish,
+    wish: &BootRequest,
     begin: Instant,
     timeline: &Timeline,
 ) -> Result<Booted, BootError> {
@@ -180,31 +180,31 @@ pub async fn meet(
     let talk = async {
         let nonce = identity::random()?;
         let resume = async |machine: &mut Machine| {
-            if paused { machine.resume().await.map_err(Trouble::Vmm) } else { Ok(()) }
+            if paused { machine.resume().await.map_err(MeetError::Vmm) } else { Ok(()) }
         };
         let shake = async |stream| {
             let met = match wish.root {
                 Root::Kept => Guest::reconnect(stream, nonce, left).await,
                 _ => Guest::connect(stream, nonce, left).await,
             };
-            met.map_err(Trouble::Guest)
+            met.map_err(MeetError::Guest)
         };
         let guest = match port {
             // The greeting is on its way before the guest runs: it finds it when it does.
             Some(port) => tokio::try_join!(resume(&mut machine), shake(port))?.1,
             None => {
                 resume(&mut machine).await?;
-                shake(machine.connect(left).await.map_err(Trouble::Vmm)?).await?
+                shake(machine.connect(left).await.map_err(MeetError::Vmm)?).await?
             }
         };
         timeline.mark(Step::Connected);
         let agent = introduce(&guest, wish).await?;
         timeline.mark(Step::Identified);
         if wish.root == Root::Assemble {
-            guest.assemble().await.map_err(Trouble::Root)?;
+            guest.assemble().await.map_err(MeetError::Root)?;
             timeline.mark(Step::Assembled);
         }
-        Ok::<_, Trouble>((guest, agent))
+        Ok::<_, MeetError>((guest, agent))
     };
     let talked = tokio::select! {
         biased;
@@ -217,13 +217,13 @@ pub async fn meet(
         Ok(Ok(pair)) => pair,
         Err(_) => return Err(silent(&machine)),
         Ok(Err(trouble)) => match trouble {
-            Trouble::Randomness(error) => return Err(error.into()),
-            Trouble::Vmm(VmmError::Deadline { .. }) => return Err(silent(&machine)),
-            Trouble::Vmm(VmmError::Died { death, .. }) => return Err(BootError::Died(*death)),
-            Trouble::Vmm(error) => return Err(BootError::Launch(error)),
-            Trouble::Guest(GuestError::Silent { .. }) => return Err(silent(&machine)),
-            Trouble::Root(GuestError::Failed(failure)) => return Err(BootError::Root(failure)),
-            Trouble::Guest(source) | Trouble::Root(source) => {
+            MeetError::Randomness(error) => return Err(error.into()),
+            MeetError::Vmm(VmmError::Deadline { .. }) => return Err(silent(&machine)),
+            MeetError::Vmm(VmmError::Died { death, .. }) => return Err(BootError::Died(*death)),
+            MeetError::Vmm(error) => return Err(BootError::Launch(error)),
+            MeetError::Guest(GuestError::Silent { .. }) => return Err(silent(&machine)),
+            MeetError::Root(GuestError::Failed(failure)) => return Err(BootError::Root(failure)),
+            MeetError::Guest(source) | MeetError::Root(source) => {
                 // A stream that breaks is mostly a VMM that just died, and that says more.
                 return Err(match tokio::time::timeout(GRACE, watch.ended()).await {
                     Ok(death) => BootError::Died(death),
@@ -247,7 +247,7 @@ const CLOCK_ERROR: Duration = Duration::from_millis(40);
 const CLOCK_LOOKS: usize = 20;
 
 /// Gives the guest its identity.
-async fn introduce(guest: &Guest, wish: &Wish) -> Result<AgentInfo, Trouble> {
+async fn introduce(guest: &Guest, wish: &BootRequest) -> Result<AgentInfo, MeetError> {
     // Before the time in the identity is taken: what comes between is its error too.
     let asked = Instant::now();
     let mut identity = identity::fresh(wish.hostname.clone(), wish.oneshot)?;
@@ -255,9 +255,9 @@ async fn introduce(guest: &Guest, wish: &Wish) -> Result<AgentInfo, Trouble> {
     if wish.root == Root::Kept {
         identity.boot_id = Some(identity::random()?);
     }
-    let agent = guest.identify(identity).await.map_err(Trouble::Guest)?;
+    let agent = guest.identify(identity).await.map_err(MeetError::Guest)?;
     if asked.elapsed() > CLOCK_ERROR {
-        set_clock(guest).await.map_err(Trouble::Guest)?;
+        set_clock(guest).await.map_err(MeetError::Guest)?;
     }
     Ok(agent)
 }
@@ -265,7 +265,7 @@ async fn introduce(guest: &Guest, wish: &Wish) -> Result<AgentInfo, Trouble> {
 /// Sets the guest's clock by what is known of it: each look at it, however slow, lay between its question and its answer,
 /// and moving a clock by a difference takes no harm from a slow message.
 async fn set_clock(guest: &Guest) -> Result<(), GuestError> {
-    let mut ahead = Bounds::default();
+    let mut ahead = ClockBounds::default();
     for _ in 0..CLOCK_LOOKS {
         let before = identity::unix_now_ns();
         let theirs = guest.clock(0).await?;
@@ -282,18 +282,18 @@ async fn set_clock(guest: &Guest) -> Result<(), GuestError> {
 
 /// By how much this host's clock can be ahead of a guest's, nanoseconds.
 #[derive(Debug)]
-struct Bounds {
+struct ClockBounds {
     least: i128,
     most: i128,
 }
 
-impl Default for Bounds {
+impl Default for ClockBounds {
     fn default() -> Self {
         Self { least: i128::MIN / 2, most: i128::MAX / 2 }
     }
 }
 
-impl Bounds {
+impl ClockBounds {
     /// A guest's clock was `theirs` at some moment between `before` and `after`.
     fn narrow(&mut self, before: u64, theirs: u64, after: u64) {
         self.least = self.least.max(i128::from(before) - i128::from(theirs));
@@ -316,14 +316,14 @@ impl Bounds {
 /// How long to wait for the VMM's death to be known once its stream broke: it closes that before it is gone.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-enum Trouble {
+enum MeetError {
     Guest(GuestError),
     Vmm(VmmError),
     Root(GuestError),
     Randomness(NoRandomness),
 }
 
-impl From<NoRandomness> for Trouble {
+impl From<NoRandomness> for MeetError {
     fn from(error: NoRandomness) -> Self {
         Self::Randomness(error)
     }
@@ -335,7 +335,7 @@ mod tests {
 
     #[test]
     fn a_clock_is_known_the_better_the_oftener_it_is_looked_at() {
-        let mut ahead = Bounds::default();
+        let mut ahead = ClockBounds::default();
         // 1000 behind, looked at late in one question and early in another, neither of which was quick.
         ahead.narrow(10_000, 10_900, 12_000);
         ahead.narrow(20_000, 19_100, 22_000);

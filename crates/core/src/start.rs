@@ -15,31 +15,30 @@
 //!
 //! Nothing about a template is an error of a start: each way out of the first line costs time and one sentence.
 
+mod error;
 mod kept;
+mod make;
 mod remark;
 
 use std::fs::File;
-use std::os::unix::net::UnixStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-pub use kept::{Kept, resume};
-pub use pyro_vmm::DiskCache;
-use pyro_vmm::{
-    Accelerator, GuestMemory, MachineParts, MachineSpec, MachineStart, Shape, VERBOSE_KERNEL_ARGS, Vmm,
-    VmmError,
-};
+pub use error::StartError;
+pub use kept::{SavedGuest, resume};
+pub use pyro_vmm::Cache;
+use pyro_vmm::{Accelerator, GuestMemory, MachineParts, Shape, MachineSpec, MachineStart, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
 pub use remark::Remark;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::bug::Bug;
 use crate::cause;
 use crate::config::Config;
-use crate::environment::{CancelToken, DISK_BYTES, EnvironmentError, Installed, Store};
-use crate::launch::{self, BootError, Booted, Root, Wish};
+use crate::environment::{EnvironmentError, Installed, Store};
+use crate::launch::{self, BootError, BootRequest, Booted, Root};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL};
-use crate::template::{Key, Kind, Lookup, Maker, Saved, Template, Templates};
+use crate::template::{Template, TemplateKey, TemplateKind, TemplateLookup, Templates};
 use crate::timeline::{Step, Timeline};
-use crate::vm::VmError;
 use pyro_formats::hostfs::copy_sparse;
 
 /// How a guest came to run.
@@ -48,7 +47,7 @@ use pyro_formats::hostfs::copy_sparse;
 pub enum How {
     /// From a template.
     Restored,
-    /// By booting.
+    /// By a cold boot.
     Booted,
     /// From its own memory, as it was saved.
     Resumed,
@@ -67,7 +66,7 @@ impl How {
 
 /// Whether a start may use templates.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Use {
+pub enum TemplateUse {
     /// Restore where that is possible, and leave a template behind where it is not.
     #[default]
     Templates,
@@ -76,27 +75,27 @@ pub enum Use {
 }
 
 /// All that a start is made from.
-pub struct Order<'a> {
+pub struct StartRequest<'a> {
     /// Where things are.
     pub config: &'a Config,
-    /// The runtime.
+    /// Bundle with kernel and agent.
     pub bundle: &'a Bundle,
-    /// The environment.
+    /// Environment whose image is the root.
     pub environment: &'a Installed,
-    /// What runs it.
+    /// VMM that runs the guest.
     pub vmm: &'a Vmm,
-    /// Its size.
+    /// Virtual CPUs and memory.
     pub shape: Shape,
     /// The guest's host name.
     pub hostname: String,
     /// Whether it ends with the session.
     pub oneshot: bool,
-    /// Its disk.
+    /// The guest's writable disk.
     pub disk: Disk,
-    /// What its flushes of that disk mean.
+    /// Meaning of the guest's flushes of that disk.
     pub cache: DiskCache,
     /// Whether it may come from a template.
-    pub templates: Use,
+    pub templates: TemplateUse,
     /// Told of its steps.
     pub timeline: &'a Timeline,
 }
@@ -107,36 +106,36 @@ pub enum Disk {
     Blank,
     /// A blank one, in this file, which is empty.
     New(File),
-    /// This one, which holds a file system laid out as [`Store::new_disk`] does.
+    /// A disk that holds a file system laid out as [`Store::new_disk`] does.
     Existing(File),
 }
 
 impl Disk {
-    fn kind(&self) -> Kind {
+    fn kind(&self) -> TemplateKind {
         match self {
-            Self::Blank | Self::New(_) => Kind::Fresh,
-            Self::Existing(_) => Kind::Bare,
+            Self::Blank | Self::New(_) => TemplateKind::Fresh,
+            Self::Existing(_) => TemplateKind::Bare,
         }
     }
 }
 
 /// A guest that runs.
 pub struct Started {
-    /// The guest.
+    /// The guest and its VMM.
     pub booted: Booted,
     /// Where it came from.
     pub how: How,
-    /// What it depends on.
+    /// Facts that the guest depends on.
     pub origin: Origin,
-    /// What its memory is mapped from, privately.
+    /// File that the guest's memory is mapped from, privately.
     pub memory: Option<File>,
 }
 
-/// What a guest depends on that is to go on from its saved memory.
+/// Facts that must hold for a guest to go on from its saved memory.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Origin {
     /// All that must be the same.
-    pub key: Key,
+    pub key: TemplateKey,
     /// The rate of the host's counter that the guest's clock goes by, kHz.
     pub tsc_khz: u64,
 }
@@ -149,13 +148,6 @@ fn restore_deadline(accelerator: Accelerator) -> Duration {
     }
 }
 
-/// What must be free for a template of a guest of this size to be written, bytes: several times what one takes.
-fn least_free(mem_mib: u32) -> u64 {
-    (256 << 20) + (u64::from(mem_mib) << 20) / 16
-}
-
-/// How long another start may at least take over the template before this one boots by itself. It takes a second or two.
-const PATIENCE: Duration = Duration::from_secs(30);
 /// How far the rate of the host's time-stamp counter may be from the one that a template's guest was told. A measurement
 /// is exact to 75 parts in a million; a guest's clock goes wrong by a millisecond a second at this.
 const RATE_TOLERANCE: f64 = 1e-3;
@@ -173,137 +165,137 @@ const BARE_ARG: &str = "pyro.bare";
 ///
 /// # Errors
 /// When it cannot even be booted.
-pub async fn start(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<Started, VmError> {
-    let order = Plan::new(order);
-    if order.templates == Use::Nothing {
-        return order.boot().await;
+pub async fn start(
+    request: StartRequest<'_>,
+    tell: &mut (dyn FnMut(Remark) + Send),
+) -> Result<Started, StartError> {
+    let plan = StartPlan::new(request);
+    if plan.templates == TemplateUse::Nothing {
+        return plan.boot().await;
     }
     let mut bad = None;
-    let remark = match order.store.find(&order.key) {
-        Lookup::Found(template) => match order.restore(template).await? {
+    let remark = match plan.store.find(&plan.key) {
+        TemplateLookup::Found(template) => match plan.restore(template).await? {
             Ok(started) => return Ok(started),
             Err((inode, why)) => {
                 bad = Some(inode);
                 Remark::Unusable(why)
             }
         },
-        Lookup::Missing => Remark::First,
-        Lookup::Unusable(why) => Remark::Unusable(why),
+        TemplateLookup::Missing => Remark::First,
+        TemplateLookup::Unusable(why) => Remark::Unusable(why),
     };
-    let maker = match order.maker(tell).await {
+    let maker = match plan.maker(tell).await {
         Ok(maker) => maker,
         Err(why) => {
             tell(Remark::NotSaved(match remark {
                 Remark::Unusable(wrong) => format!("{wrong}; a new one cannot be made: {why}"),
                 _ => why,
             }));
-            return order.boot().await;
+            return plan.boot().await;
         }
     };
-    order.timeline.mark(Step::BuildLocked);
+    plan.timeline.mark(Step::BuildLocked);
     // Somebody may have made it while this start waited, or before it looked anew.
-    if let Lookup::Found(template) = order.store.find(&order.key)
+    if let TemplateLookup::Found(template) = plan.store.find(&plan.key)
         && bad != Some(template.inode())
-        && let Ok(started) = order.restore(template).await?
+        && let Ok(started) = plan.restore(template).await?
     {
         return Ok(started);
     }
     tell(remark);
     maker.discard(bad);
-    order.boot_and_save(maker, tell).await
+    plan.boot_and_save(maker, tell).await
 }
 
-/// Makes the template for `order`, whose disk is not used, unless it is there. Says whether it was made.
+/// Makes the template for `request`, whose disk is not used, unless it is there. Says whether it was made.
 ///
 /// # Errors
 /// When the guest does not boot; what keeps it from being saved is told as a remark.
-pub async fn warm(order: Order<'_>, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<bool, VmError> {
-    let order = Plan::new(order);
-    if let Lookup::Found(_) = order.store.find(&order.key) {
+pub async fn warm(
+    request: StartRequest<'_>,
+    tell: &mut (dyn FnMut(Remark) + Send),
+) -> Result<bool, StartError> {
+    let plan = StartPlan::new(request);
+    if let TemplateLookup::Found(_) = plan.store.find(&plan.key) {
         return Ok(false);
     }
-    let maker = match order.maker(tell).await {
+    let maker = match plan.maker(tell).await {
         Ok(maker) => maker,
         Err(why) => {
             tell(Remark::NotSaved(why));
             return Ok(false);
         }
     };
-    if let Lookup::Found(_) = order.store.find(&order.key) {
+    if let TemplateLookup::Found(_) = plan.store.find(&plan.key) {
         return Ok(false);
     }
     maker.discard(None);
-    let Some(saved) = order.boot_saved(maker, tell).await? else { return Ok(false) };
+    let Some(saved) = plan.boot_saved(maker, tell).await? else { return Ok(false) };
     let _ = saved.machine.stop().await;
     Ok(saved.outcome.is_ok())
 }
 
-/// An order with what follows from it.
-struct Plan<'a> {
-    order: Order<'a>,
+/// A request with what follows from it.
+struct StartPlan<'a> {
+    request: StartRequest<'a>,
     store: Templates,
     environments: Store,
     kernel_args: Vec<String>,
-    key: Key,
+    key: TemplateKey,
 }
 
-impl<'a> std::ops::Deref for Plan<'a> {
-    type Target = Order<'a>;
-    fn deref(&self) -> &Order<'a> {
-        &self.order
+impl<'a> std::ops::Deref for StartPlan<'a> {
+    type Target = StartRequest<'a>;
+    fn deref(&self) -> &StartRequest<'a> {
+        &self.request
     }
 }
 
-impl<'a> Plan<'a> {
-    fn new(order: Order<'a>) -> Self {
-        let kind = order.disk.kind();
-        Self::of_kind(order, kind)
+impl<'a> StartPlan<'a> {
+    fn new(request: StartRequest<'a>) -> Self {
+        let kind = request.disk.kind();
+        Self::of_kind(request, kind)
     }
 
     /// For a guest that began as one of this kind, whatever disk it is given now.
-    fn of_kind(order: Order<'a>, kind: Kind) -> Self {
-        let bare = kind == Kind::Bare && order.templates == Use::Templates;
+    fn of_kind(request: StartRequest<'a>, kind: TemplateKind) -> Self {
+        let bare = kind == TemplateKind::Bare && request.templates == TemplateUse::Templates;
         let words = [
             Some(NO_DUMMY_ARG),
             Some(EXPEDITED_ARG),
-            launch::kernel_arg(order.vmm.backend()),
+            launch::kernel_arg(request.vmm.backend()),
             bare.then_some(BARE_ARG),
         ];
         let kernel_args: Vec<_> = words.into_iter().flatten().map(str::to_owned).collect();
-        let key = Key::new(
+        let key = TemplateKey::new(
             kind,
-            order.bundle,
-            order.environment,
-            order.vmm,
-            order.shape,
-            order.cache,
+            request.bundle,
+            request.environment,
+            request.vmm,
+            request.shape,
+            request.cache,
             &kernel_args,
         );
         Self {
-            store: Templates::new(order.config.template_dir.clone()),
-            environments: Store::new(order.config.environment_dir.clone()),
+            store: Templates::new(request.config.template_dir.clone()),
+            environments: Store::new(request.config.environment_dir.clone()),
             kernel_args,
             key,
-            order,
+            request,
         }
     }
 
-    fn wish(&self, deadline: Duration, root: Root) -> Wish {
-        Wish { hostname: self.hostname.clone(), oneshot: self.oneshot, root, deadline }
+    fn wish(&self, deadline: Duration, root: Root) -> BootRequest {
+        BootRequest { hostname: self.hostname.clone(), oneshot: self.oneshot, root, deadline }
     }
 
     fn boot_deadline(&self) -> Duration {
         self.config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(self.vmm.accelerator()))
     }
 
-    /// What a machine is made of, its files opened anew.
-    fn spec(
-        &self,
-        disk: File,
-        memory: GuestMemory,
-        start: MachineStart,
-        more_args: &[&str],
-    ) -> Result<MachineSpec, VmError> {
+    /// MachineParts of a machine, its files opened anew.
+    fn spec(&self, disk: File, memory: GuestMemory, start: MachineStart, more_args: &[&str]) -> Result<MachineSpec, StartError> {
         let words = self.kernel_args.iter().cloned().chain(more_args.iter().map(|word| (*word).to_owned()));
         let parts = MachineParts {
             kernel: self.bundle.open_artifact(KERNEL)?,
@@ -317,19 +309,19 @@ impl<'a> Plan<'a> {
     }
 
     /// The guest's own disk, for a cold boot.
-    fn disk(&self) -> Result<File, VmError> {
-        match &self.order.disk {
+    fn disk(&self) -> Result<File, StartError> {
+        match &self.request.disk {
             Disk::Blank => Ok(self.environments.new_disk(&self.config.scratch_dir)?),
             Disk::New(file) => {
                 let blank = self.environments.open_blank_disk()?;
-                fill(file, &blank).and_then(|()| file.try_clone()).map_err(|source| VmError::Disk { source })
+                fill(file, &blank).and_then(|()| file.try_clone()).map_err(StartError::Disk)
             }
-            Disk::Existing(disk) => disk.try_clone().map_err(|source| VmError::Disk { source }),
+            Disk::Existing(disk) => disk.try_clone().map_err(StartError::Disk),
         }
     }
 
     /// Boots without regard to templates.
-    async fn boot(&self) -> Result<Started, VmError> {
+    async fn boot(&self) -> Result<Started, StartError> {
         let deadline = self.boot_deadline();
         let spec = self.spec(self.disk()?, GuestMemory::Private, MachineStart::Cold, &[])?;
         let booted = launch::boot(self.vmm, spec, &self.wish(deadline, self.root()), self.timeline).await;
@@ -347,13 +339,13 @@ impl<'a> Plan<'a> {
         self.kernel_args.iter().any(|word| word == BARE_ARG)
     }
 
-    /// What a guest with its own disk has to do before it can be used.
+    /// State of the root file system when the guest answers.
     fn root(&self) -> Root {
         if self.bare() { Root::Assemble } else { Root::Ready }
     }
 
     /// A kernel that hangs says nothing on a quiet console: lets it hang once more, talking.
-    async fn diagnose(&self, error: BootError, deadline: Duration) -> VmError {
+    async fn diagnose(&self, error: BootError, deadline: Duration) -> StartError {
         if let BootError::Deadline { after, console } = &error
             && console.trim().is_empty()
             && let Ok(disk) = self.environments.new_disk(&self.config.scratch_dir)
@@ -369,16 +361,16 @@ impl<'a> Plan<'a> {
     }
 
     /// Restores a template. What keeps the template from being used is the inner error, with which one it was.
-    async fn restore(&self, template: Template) -> Result<Result<Started, (u64, String)>, VmError> {
+    async fn restore(&self, template: Template) -> Result<Result<Started, (u64, String)>, StartError> {
         self.timeline.mark(Step::TemplateOpened);
         let inode = template.inode();
         let Template { memory, state, disk: saved, tsc_khz, .. } = template;
-        let disk = match (&self.order.disk, saved) {
-            (Disk::Existing(disk), _) => disk.try_clone().map_err(|source| VmError::Disk { source })?,
+        let disk = match (&self.request.disk, saved) {
+            (Disk::Existing(disk), _) => disk.try_clone().map_err(StartError::Disk)?,
             (Disk::New(file), Some(saved)) => match fill(file, &saved).and_then(|()| file.try_clone()) {
                 Ok(disk) => disk,
                 Err(source) if source.kind() == std::io::ErrorKind::StorageFull => {
-                    return Err(VmError::Disk { source });
+                    return Err(StartError::Disk(source));
                 }
                 Err(error) => return Ok(Err((inode, cause::chain(&error)))),
             },
@@ -409,9 +401,9 @@ impl<'a> Plan<'a> {
         memory: GuestMemory,
         state: File,
         tsc_khz: u64,
-        wish: &Wish,
+        wish: &BootRequest,
         how: How,
-    ) -> Result<Result<Started, Unloaded>, VmError> {
+    ) -> Result<Result<Started, Unloaded>, StartError> {
         let spec = self.spec(disk, memory, MachineStart::Restore { state }, &[])?;
         // An emulated guest reads the host's counter, by the rate that it was told when it booted. Measured beside the
         // start of the VMM, which has a processor of its own to keep busy.
@@ -419,14 +411,17 @@ impl<'a> Plan<'a> {
         let rate = emulated.then(|| tokio::task::spawn_blocking(pyro_vmm::tsc_khz));
         let booted = launch::boot(self.vmm, spec, wish, self.timeline).await;
         if let Some(rate) = rate {
-            let now_khz = rate.await.unwrap_or_default();
-            if !same_rate(tsc_khz, now_khz) {
+            let wrong = match rate.await {
+                Ok(now_khz) if same_rate(tsc_khz, now_khz) => None,
+                Ok(now_khz) => Some(format!(
+                    "its guest's clock goes by a counter of {tsc_khz} kHz, and this host's has {now_khz}"
+                )),
+                Err(ended) => Some(Bug::from(ended).to_string()),
+            };
+            if let Some(why) = wrong {
                 if let Ok(booted) = booted {
                     let _ = booted.machine.stop().await;
                 }
-                let why = format!(
-                    "its guest's clock goes by a counter of {tsc_khz} kHz, and this host's has {now_khz}"
-                );
                 return Ok(Err(Unloaded(why, None)));
             }
         }
@@ -448,134 +443,6 @@ impl<'a> Plan<'a> {
             ))),
         }
     }
-
-    /// Becomes the one who makes the template, or says why there cannot be one.
-    async fn maker(&self, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<Maker, String> {
-        let root = &self.config.template_dir;
-        let (free, least) = (crate::environment::free(root), least_free(self.shape.mem_mib));
-        if free < least {
-            let (free, least) = (free >> 20, least >> 20);
-            return Err(format!("{free} MiB are free on {}, and {least} MiB should be", root.display()));
-        }
-        let (store, key) = (self.store.clone(), self.key.clone());
-        let cancel = CancelToken::new();
-        let on_drop = CancelOnDrop(cancel.clone());
-        let (waits, mut waiting) = tokio::sync::oneshot::channel();
-        let mut waits = Some(waits);
-        let mut made = tokio::task::spawn_blocking(move || {
-            Maker::new(store, key, &cancel, &mut || {
-                let _ = waits.take().map(|waits| waits.send(()));
-            })
-        });
-        let made = tokio::select! {
-            biased;
-            made = &mut made => made,
-            // A closed channel is no wait.
-            Ok(()) = &mut waiting => {
-                tell(Remark::Waiting);
-                // As long as the maker's guest may take to boot, and to be saved; then this one boots by itself.
-                let patience = self.boot_deadline().max(PATIENCE);
-                match tokio::time::timeout(patience, &mut made).await {
-                    Ok(made) => made,
-                    Err(_) => {
-                        return Err(format!(
-                            "another start has been making it for {} s, and may be stopped",
-                            patience.as_secs()
-                        ));
-                    }
-                }
-            }
-        };
-        drop(on_drop);
-        match made {
-            Ok(Ok(maker)) => Ok(maker),
-            Ok(Err(error)) => Err(cause::chain(&error)),
-            Err(_) => Err("the thread that waits for its lock ended".into()),
-        }
-    }
-
-    /// Boots a guest to be saved: its disk, itself, and a second descriptor of its port if it has one.
-    async fn boot_for(&self, maker: &Maker) -> Result<(File, Booted, Option<UnixStream>), VmError> {
-        let host = |source| VmError::Disk { source };
-        let disk = match self.key.kind {
-            Kind::Fresh => self.environments.new_disk(&self.config.scratch_dir)?,
-            // Nothing but holes: whatever a guest shows later cannot be from here.
-            Kind::Bare => {
-                let disk = tempfile::tempfile_in(&self.config.scratch_dir).map_err(host)?;
-                disk.set_len(DISK_BYTES).map_err(host)?;
-                disk
-            }
-        };
-        let kept = disk.try_clone().map_err(host)?;
-        // One that is faster to fault in than a file on a disk, where the VMM can run in it.
-        let memory = if self.vmm.backend().owns_memory() {
-            GuestMemory::Owned(maker.memory().map_err(host)?)
-        } else {
-            GuestMemory::Private
-        };
-        let deadline = self.boot_deadline();
-        let root = if self.bare() { Root::Later } else { Root::Ready };
-        let spec = self.spec(disk, memory, MachineStart::Cold, &[])?;
-        let (booted, port) = match launch::boot_keeping_port(
-            self.vmm,
-            spec,
-            &Wish { oneshot: false, ..self.wish(deadline, root) },
-            self.timeline,
-        )
-        .await
-        {
-            Ok(booted) => booted,
-            Err(error) => return Err(self.diagnose(error, deadline).await),
-        };
-        self.timeline.mark(Step::BuildBooted);
-        Ok((kept, booted, port))
-    }
-
-    /// Boots a guest and saves it. What keeps the template from being made is told; without a guest to go on with there is
-    /// nothing.
-    async fn boot_saved(
-        &self,
-        maker: Maker,
-        tell: &mut (dyn FnMut(Remark) + Send),
-    ) -> Result<Option<Saved>, VmError> {
-        let (disk, booted, port) = self.boot_for(&maker).await?;
-        let saved = maker.save(booted, port, disk, self.timeline).await;
-        if let Err(error) = saved.as_ref().and_then(|saved| saved.outcome.as_ref()) {
-            tell(Remark::NotSaved(cause::chain(error)));
-        }
-        Ok(saved.ok())
-    }
-
-    /// Boots, saves what has booted, and goes on with it.
-    async fn boot_and_save(
-        &self,
-        maker: Maker,
-        tell: &mut (dyn FnMut(Remark) + Send),
-    ) -> Result<Started, VmError> {
-        let Some(saved) = self.boot_saved(maker, tell).await? else { return self.boot().await };
-        if !matches!(self.order.disk, Disk::Blank) {
-            // Its disk was one without a name: it cannot be given another.
-            let _ = saved.machine.stop().await;
-            if let Lookup::Found(template) = self.store.find(&self.key)
-                && let Ok(started) = self.restore(template).await?
-            {
-                return Ok(Started { how: How::Booted, ..started });
-            }
-            return self.boot().await;
-        }
-        let wish = self.wish(self.boot_deadline(), Root::Ready);
-        let again = launch::meet(saved.machine, saved.port, true, &wish, Instant::now(), self.timeline).await;
-        match again {
-            Ok(booted) => Ok(self.started(booted, How::Booted, pyro_vmm::tsc_khz())),
-            Err(error) => {
-                tell(Remark::NotSaved(format!(
-                    "the guest did not go on after it was saved: {}",
-                    first_line(&cause::chain(&error))
-                )));
-                self.boot().await
-            }
-        }
-    }
 }
 
 /// Why a saved guest did not go on, and the error if it could not mount its disk.
@@ -589,14 +456,6 @@ fn fill(file: &File, from: &File) -> std::io::Result<()> {
 
 fn same_rate(then_khz: u64, now_khz: u64) -> bool {
     (then_khz as f64 - now_khz as f64).abs() <= now_khz as f64 * RATE_TOLERANCE
-}
-
-struct CancelOnDrop(CancelToken);
-
-impl Drop for CancelOnDrop {
-    fn drop(&mut self) {
-        self.0.cancel();
-    }
 }
 
 fn first_line(text: &str) -> String {

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use schemars::JsonSchema;
 use serde::Serialize;
 
-/// What was just done. A start takes some of these, in this order.
+/// A step of a start, just taken. A start takes some of them, in this order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Step {
@@ -20,15 +20,15 @@ pub enum Step {
     BuildLocked,
     /// The template's guest runs its agent.
     BuildBooted,
-    /// It has run a shell, so that what every command needs is in its page cache.
+    /// The guest has run a shell, so that its page cache holds what every command needs.
     BuildWarmed,
-    /// It stands still.
+    /// The guest stands still.
     BuildPaused,
     /// The state of its devices is in a file.
     BuildStateSaved,
-    /// Its memory is in a file.
+    /// Guest memory is in a file.
     BuildMemoryWritten,
-    /// Its disk is in a file.
+    /// The guest's disk is in a file.
     BuildDiskWritten,
     /// All of it is on the host's disk, with a manifest, under a name that nobody trusts yet.
     BuildSynced,
@@ -38,7 +38,7 @@ pub enum Step {
     DiskMade,
     /// The VMM runs and answers.
     VmmAnswered,
-    /// It has loaded the template.
+    /// The VMM has loaded the template.
     StateLoaded,
     /// The guest runs and its agent has shaken hands.
     Connected,
@@ -59,10 +59,10 @@ impl fmt::Display for Step {
     }
 }
 
-/// One step and what it took.
+/// A step and the time that it took.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, JsonSchema)]
-pub struct Phase {
-    /// What was done.
+pub struct StepTime {
+    /// The step taken.
     pub step: Step,
     /// Milliseconds since the step before it.
     pub took_ms: f64,
@@ -96,7 +96,7 @@ pub struct Timeline {
 }
 
 impl Timeline {
-    /// Begins now.
+    /// Begins a timeline now.
     pub fn begin(observer: Option<Observer>) -> Self {
         Self { begin: Instant::now(), steps: Arc::default(), observer }
     }
@@ -116,13 +116,13 @@ impl Timeline {
     }
 
     /// All steps so far.
-    pub fn phases(&self) -> Vec<Phase> {
+    pub fn phases(&self) -> Vec<StepTime> {
         let ms = |duration: Duration| (duration.as_secs_f64() * 1e5).round() / 100.0;
         let mut before = Duration::ZERO;
         let steps = self.steps.lock().unwrap_or_else(PoisonError::into_inner);
         let phase = |(step, at): &(Step, Duration)| {
             let took = at.saturating_sub(std::mem::replace(&mut before, *at));
-            Phase { step: *step, took_ms: ms(took), at_ms: ms(*at) }
+            StepTime { step: *step, took_ms: ms(took), at_ms: ms(*at) }
         };
         steps.iter().map(phase).collect()
     }

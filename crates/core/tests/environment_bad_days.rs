@@ -6,7 +6,8 @@
 use std::fs;
 use std::process::Command;
 
-use pyro_core::environment::{CancelToken, EnvironmentError, Store};
+use pyro_core::environment::{EnvironmentError, Store};
+use pyro_core::hostfs::CancelToken;
 
 const INSIDE: &str = "PYRO_TEST_INSIDE";
 

@@ -8,7 +8,8 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Arc, Mutex};
 
-use pyro_core::environment::{CancelToken, EnvironmentError, Phase, PullEvent, Store};
+use pyro_core::environment::{EnvironmentError, PullEvent, PullPhase, Store};
+use pyro_core::hostfs::CancelToken;
 
 const NAME: &str = "debian:12-base";
 
@@ -60,10 +61,16 @@ fn debian_is_installed_once_exactly_and_without_traces_of_this_machine() {
     }
     let events = events.lock().unwrap();
     let begins = |phase| events.iter().filter(|e| e.phase == phase && e.progress.is_none()).count();
-    let counts = [Phase::Waiting, Phase::Resolve, Phase::Install, Phase::Image, Phase::Ready].map(begins);
+    let counts =
+        [PullPhase::Waiting, PullPhase::Resolve, PullPhase::Install, PullPhase::Image, PullPhase::Ready]
+            .map(begins);
     assert_eq!(counts, [1, 1, 1, 1, 2]);
-    let last =
-        events.iter().filter(|e| e.phase == Phase::Install).filter_map(|e| e.progress).next_back().unwrap();
+    let last = events
+        .iter()
+        .filter(|e| e.phase == PullPhase::Install)
+        .filter_map(|e| e.progress)
+        .next_back()
+        .unwrap();
     assert_eq!(last.done, last.total, "every package was fetched, unpacked and set up");
 
     // Exactly what came, from the machine's sources, whose names are nobody's business.

@@ -54,7 +54,7 @@ async fn a_vm_lives_from_create_to_exec(backend: Preference) {
     assert_eq!((created.state, created.execution_mode.to_string()), ("created", "pending".to_owned()));
     assert!(created.expires_at.unwrap() > created.created_at);
     let id = created.vm_id;
-    let early = vms.exec(&id, &line("true"), &Options::default(), &mut Streams::kept_only()).await;
+    let early = vms.exec(&id, &line("true"), &Options::default(), &mut Streams::captured()).await;
     assert!(matches!(early, Err(VmError::State { .. })));
     let started = vms.start(&id).await.unwrap();
     assert_eq!((started.state, started.execution_mode.to_string()), ("started", "guest_vsock".to_owned()));
@@ -68,7 +68,7 @@ async fn a_vm_lives_from_create_to_exec(backend: Preference) {
         ..Options::default()
     };
     let report =
-        vms.exec(&id, &line("echo $COLOUR; pwd; id -un"), &options, &mut Streams::kept_only()).await.unwrap();
+        vms.exec(&id, &line("echo $COLOUR; pwd; id -un"), &options, &mut Streams::captured()).await.unwrap();
     assert_eq!(report.stdout, "blue\n/tmp\nnobody\n");
     assert!(report.cleanup.deleted);
     assert!(matches!(vms.status(&id).await, Err(VmError::Unknown(_))));
@@ -80,7 +80,7 @@ async fn a_vm_can_be_stopped_looked_at_and_deleted(backend: Preference) {
     vms.start(&id).await.unwrap();
     assert_eq!(vms.stop(&id).await.unwrap().state, "stopped");
     assert_eq!(vms.status(&id).await.unwrap().state, "stopped");
-    let late = vms.exec(&id, &line("true"), &Options::default(), &mut Streams::kept_only()).await;
+    let late = vms.exec(&id, &line("true"), &Options::default(), &mut Streams::captured()).await;
     assert!(matches!(late, Err(VmError::State { .. })));
     let cleanup = vms.delete(&id).await.unwrap();
     assert_eq!((cleanup.deleted, &cleanup.reason[..]), (true, "explicit_delete"));
@@ -109,12 +109,12 @@ async fn dropping_a_running_command_kills_its_vm(backend: Preference) {
     let (vms, _cache) = registry(backend);
     let id = vms.create(request(), |_| {}).await.unwrap().vm_id;
     vms.start(&id).await.unwrap();
-    let mut streams = Streams::kept_only();
+    let mut streams = Streams::captured();
     let command = line("sleep 1000");
     let options = Options::default();
     let exec = vms.exec(&id, &command, &options, &mut streams);
     assert!(tokio::time::timeout(Duration::from_millis(500), exec).await.is_err());
     // The command is gone with its call; the VM is still there to be used or deleted.
-    let report = vms.exec(&id, &line("ps -e -o comm="), &options, &mut Streams::kept_only()).await.unwrap();
+    let report = vms.exec(&id, &line("ps -e -o comm="), &options, &mut Streams::captured()).await.unwrap();
     assert!(!report.stdout.contains("sleep"), "{}", report.stdout);
 }

@@ -51,14 +51,14 @@ async fn boot_under(qemu: PathBuf, bundle: &Bundle) -> Result<(Probe, Duration),
     let line = CommandLine::Argv(vec!["/init".into(), "--version".into()]);
     let options = Options { timeout: Some(EXEC_DEADLINE), ..Options::default() };
     let watch = booted.machine.watch();
-    let outcome = command::execute(&booted.guest, &watch, &line, &options, &mut Streams::kept_only()).await?;
+    let outcome = command::execute(&booted.guest, &watch, &line, &options, &mut Streams::captured()).await?;
     let probe = Probe {
         backend: booted.machine.backend().to_string(),
         accelerator: booted.machine.accelerator().to_string(),
         agent_version: booted.agent.version.clone(),
         exec: Some(ProbeExec {
             exit_code: outcome.exit_code,
-            stdout: String::from_utf8_lossy(&outcome.stdout.bytes).into_owned(),
+            stdout: String::from_utf8_lossy(&outcome.stdout.unwrap_or_default().bytes).into_owned(),
         }),
     };
     let took = booted.took;

@@ -57,7 +57,7 @@ impl Args {
         eprintln!("[demo] phase=execute vm_id={}", vm.vm_id);
         let limit = timeout(TIMEOUT_SECONDS).map_err(|error| CliError::new(error.to_string(), None))?;
         let options = Options { timeout: Some(limit), ..Options::default() };
-        let report = registry.exec(&vm.vm_id, &command, &options, &mut Streams::kept_only()).await?;
+        let report = registry.exec(&vm.vm_id, &command, &options, &mut Streams::captured()).await?;
         print_json(&json!({
             "cleanup": report.cleanup,
             "command": report.command,

@@ -1,6 +1,6 @@
 //! `pyro doctor`: what this host can run, why, and what would make it better.
 
-use pyro_core::doctor::{self, PLATFORM, Status};
+use pyro_core::doctor::{self, CheckStatus, PLATFORM};
 
 use crate::error::{CliError, print_json};
 use crate::places;
@@ -40,9 +40,9 @@ impl Args {
             let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
             for check in &report.checks {
                 let status = match check.status {
-                    Status::Ok => "ok  ",
-                    Status::Warn => "note",
-                    Status::Fail => "FAIL",
+                    CheckStatus::Ok => "ok  ",
+                    CheckStatus::Warn => "note",
+                    CheckStatus::Fail => "FAIL",
                 };
                 println!("{status}  {:width$}  {}", check.name, check.detail.replace('\n', "\n      "));
                 if let Some(remedy) = &check.remedy {

@@ -3,8 +3,9 @@
 use clap::Subcommand;
 use pyro_core::backend::{self, Probe};
 use pyro_core::cause;
-use pyro_core::environment::Status;
-use pyro_core::template::Stored;
+use pyro_core::template::StoredTemplate;
+use pyro_core::vm::EnvironmentInfo;
+use pyro_core::workspace;
 use serde_json::{Value, json};
 
 use crate::error::{CliError, print_json};
@@ -87,8 +88,8 @@ fn list(json: bool) -> Result<u8, CliError> {
 }
 
 fn inspect(name: &str, json: bool) -> Result<u8, CliError> {
-    let status = places::factory(None)?.inspect(name)?;
-    show(&status, json)
+    let info = places::factory(None)?.inspect(name)?;
+    show(&info, json)
 }
 
 /// Installs it and, meanwhile, finds out what runs guests here; then leaves a saved guest behind, so that the first run
@@ -115,12 +116,12 @@ async fn pull(name: &str, warm: bool, json: bool) -> Result<u8, CliError> {
     show(&factory.inspect(name)?, json)
 }
 
-fn show(status: &Status, json: bool) -> Result<u8, CliError> {
-    let mut value = serde_json::to_value(status).unwrap_or_default();
+fn show(info: &EnvironmentInfo, json: bool) -> Result<u8, CliError> {
+    let mut value = serde_json::to_value(info).unwrap_or_default();
     if json {
         print_json(&value);
     } else if let Value::Object(fields) = &mut value {
-        if let Some(templates) = &status.templates {
+        if let Some(templates) = &info.templates {
             fields["templates"] = templates.iter().map(line).collect();
         }
         let width = fields.keys().map(String::len).max().unwrap_or_default();
@@ -140,14 +141,16 @@ fn show(status: &Status, json: bool) -> Result<u8, CliError> {
 }
 
 /// One template in a few words.
-fn line(template: &Stored) -> String {
-    let Stored { kind, vcpu_count, mem_mib, backend, accelerator, bytes, .. } = template;
+fn line(template: &StoredTemplate) -> String {
+    let StoredTemplate { kind, vcpu_count, mem_mib, backend, accelerator, bytes, .. } = template;
     let mib = bytes.div_ceil(1 << 20);
     format!("{kind}:{vcpu_count}x{mem_mib}MiB:{backend}/{accelerator}:{mib}MiB")
 }
 
 fn prune(json: bool) -> Result<u8, CliError> {
-    let pruned = places::factory(None)?.prune()?;
+    let factory = places::factory(None)?;
+    let in_use = workspace::versions_in_use(&factory.config.workspaces_dir);
+    let pruned = factory.prune(&in_use)?;
     if json {
         print_json(&serde_json::to_value(&pruned).unwrap_or_default());
     } else {

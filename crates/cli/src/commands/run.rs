@@ -3,9 +3,9 @@
 use std::ffi::OsString;
 
 use pyro_core::command::{CommandLine, Options, Streams};
-use pyro_core::run::{RunEvent, RunReport, run_in_vm};
-use pyro_core::start::{How, Use};
-use pyro_core::vm::{ExecutionMode, VmRequest, timeout};
+use pyro_core::run::{RunEvent, run_in_vm};
+use pyro_core::start::{How, TemplateUse};
+use pyro_core::vm::{ExecutionMode, RunReport, VmRequest, timeout};
 
 use crate::error::{CliError, print_json};
 use crate::progress::Pull;
@@ -73,7 +73,7 @@ impl Args {
         })?;
         let mut factory = places::factory(self.backend.as_deref())?;
         if self.cold {
-            factory.templates = Use::Nothing;
+            factory.templates = TemplateUse::Nothing;
         }
         let request = VmRequest {
             environment: self.environment,
@@ -92,7 +92,7 @@ impl Args {
             seconds.map(timeout).transpose().map_err(|error| CliError::new(error.to_string(), None))?;
         let options = Options { timeout: limit, env: terminal_environment(self.tty), ..Options::default() };
         let forward_stdin = self.interactive || self.tty || !terminal::stdin_is_terminal();
-        let mut streams = Streams::kept_only();
+        let mut streams = Streams { captured: self.json, ..Streams::discarded() };
         if forward_stdin {
             streams.stdin = Some(terminal::input());
         }

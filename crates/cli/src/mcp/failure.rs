@@ -6,6 +6,7 @@ use pyro_core::archive::ArchiveError;
 use pyro_core::cause;
 use pyro_core::disk::DiskError;
 use pyro_core::environment::EnvironmentError;
+use pyro_core::start::StartError;
 use pyro_core::vm::{LimitError, VmError};
 use pyro_core::workspace::{SecretError, WorkspaceError};
 use rmcp::model::{CallToolResult, ContentBlock};
@@ -84,7 +85,9 @@ impl From<VmError> for Failure {
             VmError::Limit(LimitError::Network) => Kind::Unavailable,
             VmError::Limit(_) => Kind::InvalidArgument,
             VmError::Environment(error) if error.is_callers_mistake() => Kind::NotFound,
-            VmError::Environment(_) | VmError::Runtime(_) | VmError::Backend(_) | VmError::Boot(_) => {
+            VmError::Start(StartError::Environment(error)) if error.is_callers_mistake() => Kind::NotFound,
+            VmError::Start(StartError::Disk(_)) => Kind::Failed,
+            VmError::Environment(_) | VmError::Runtime(_) | VmError::Backend(_) | VmError::Start(_) => {
                 Kind::Unavailable
             }
             VmError::Command(_) => Kind::GuestFailed,

@@ -24,11 +24,11 @@ use tokio::sync::watch;
 
 use crate::config::Config;
 use crate::host;
-use crate::launch::{self, BootError, Root, Wish};
+use crate::launch::{self, BootError, BootRequest, Root};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL, RuntimeError};
 use crate::timeline::Timeline;
 
-/// What the person asked for.
+/// A person's choice of backend.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Preference {
     /// The best that really boots.
@@ -70,7 +70,7 @@ impl std::str::FromStr for Preference {
     }
 }
 
-/// What came of one candidate.
+/// Result for one candidate.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "verdict", rename_all = "snake_case")]
 pub enum Verdict {
@@ -83,19 +83,19 @@ pub enum Verdict {
         /// All that confined the VMM, as `pyro doctor` shows it.
         confined: String,
     },
-    /// It did not.
+    /// The guest did not boot.
     Fails {
         /// Why, in one line.
         why: String,
     },
-    /// It was not tried.
+    /// The candidate was not tried.
     Untried {
         /// Why not, in one line.
         why: String,
     },
 }
 
-/// One way in which a guest could run.
+/// A way in which a guest could run.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Candidate {
     /// `firecracker` or `qemu`.
@@ -105,7 +105,7 @@ pub struct Candidate {
     /// The VMM's version, where that decides what can be asked of it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub version: Option<String>,
-    /// What came of it.
+    /// Result of the trial.
     #[serde(flatten)]
     pub verdict: Verdict,
 }
@@ -138,7 +138,7 @@ pub enum BackendError {
     /// No QEMU on this host.
     #[error("no QEMU on this host: {} was not found", .0.display())]
     NoQemu(PathBuf),
-    /// What confines a VMM cannot be found out.
+    /// The confinement of a VMM cannot be found out.
     #[error("no VMM can be confined here: {0}")]
     Host(String),
     /// Nothing boots the kernel.
@@ -150,7 +150,7 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// What to do about it.
+    /// Advice to a person, where there is some.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::NoFirecracker(_) => {
@@ -227,7 +227,7 @@ pub async fn choose(
             return Ok(Choice { vmm, why, candidates: Vec::new(), remembered: false });
         }
     }
-    let key = Key {
+    let key = ChoiceKey {
         host_kernel: host::kernel_release(),
         cpu: host::cpu_model(),
         qemu: host::program_identity(&config.qemu_binary),
@@ -282,10 +282,10 @@ pub async fn choose(
     Ok(Choice { vmm, why, candidates, remembered: was_remembered })
 }
 
-/// Users of confined VMMs: numbers that nobody else uses, above those that systems give to containers.
+/// VmmUsers of confined VMMs: numbers that nobody else uses, above those that systems give to containers.
 const USER_IDS: std::ops::Range<u32> = 0x7870_0000..0x7871_0000;
 
-/// What only root can give a VMM.
+/// Confinement that only root can give a VMM.
 fn users() -> Result<Option<VmmUsers>, String> {
     if !rustix::process::geteuid().is_root() {
         return Ok(None);
@@ -295,7 +295,7 @@ fn users() -> Result<Option<VmmUsers>, String> {
     Ok(Some(VmmUsers { ids: USER_IDS, cgroups }))
 }
 
-/// This QEMU, confined as far as this user can.
+/// QEMU, confined as far as this user can.
 pub(crate) fn made_qemu(
     config: &Config,
     binary: PathBuf,
@@ -388,7 +388,7 @@ async fn side_by_side<T>(
     }
 }
 
-/// What comes of `boot`, unless it is late.
+/// Result of `boot`, unless it is late.
 async fn in_time(
     boot: impl Future<Output = Result<Verdict, BackendError>>,
     mut is_late: watch::Receiver<bool>,
@@ -442,13 +442,9 @@ pub async fn probe_boot(
         cache: DiskCache::Unsafe,
         kernel_args: launch::kernel_arg(vmm.backend()).map(str::to_owned).into_iter().collect(),
     };
-    let spec = MachineSpec {
-        shape: Shape { vcpus: 1, mem_mib: 256 },
-        parts,
-        memory: GuestMemory::Private,
-        start: MachineStart::Cold,
-    };
-    let wish = Wish { hostname: "pyro-probe".into(), oneshot: true, root: Root::Absent, deadline };
+    let spec =
+        MachineSpec { shape: Shape { vcpus: 1, mem_mib: 256 }, parts, memory: GuestMemory::Private, start: MachineStart::Cold };
+    let wish = BootRequest { hostname: "pyro-probe".into(), oneshot: true, root: Root::Absent, deadline };
     Ok(launch::boot(vmm, spec, &wish, &Timeline::begin(None)).await?)
 }
 
@@ -463,9 +459,9 @@ fn one_line(error: &BootError) -> String {
     text
 }
 
-/// What the answer depends on.
+/// Facts that the remembered choice depends on.
 #[derive(PartialEq, Eq, Serialize, Deserialize)]
-struct Key {
+struct ChoiceKey {
     host_kernel: String,
     cpu: String,
     qemu: String,
@@ -478,11 +474,11 @@ struct Key {
 
 #[derive(Serialize, Deserialize)]
 struct Remembered {
-    key: Key,
+    key: ChoiceKey,
     candidates: Vec<Candidate>,
 }
 
-fn recall(path: &Path, key: &Key) -> Option<Vec<Candidate>> {
+fn recall(path: &Path, key: &ChoiceKey) -> Option<Vec<Candidate>> {
     let mut text = String::new();
     fs::File::open(path).ok()?.take(REMEMBERED_LIMIT).read_to_string(&mut text).ok()?;
     let remembered: Remembered = serde_json::from_str(&text).ok()?;
@@ -503,8 +499,8 @@ fn remember(path: &Path, remembered: &Remembered) -> std::io::Result<()> {
 mod tests {
     use super::*;
 
-    fn key(runtime: &str) -> Key {
-        Key {
+    fn key(runtime: &str) -> ChoiceKey {
+        ChoiceKey {
             host_kernel: "6.1".into(),
             cpu: "c".into(),
             qemu: "q".into(),

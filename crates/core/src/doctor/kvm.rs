@@ -5,19 +5,19 @@ use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
-use super::{Check, Status, check};
+use super::{Check, CheckStatus, check};
 use crate::host::Access;
 
 pub(super) const DEVICE: &str = "/dev/kvm";
 
-/// Who may open a device, by its file.
+/// Owner, group and mode of a device's file.
 #[derive(Clone, Copy, Debug)]
 struct Device {
     gid: u32,
     mode: u32,
 }
 
-/// Who asks: the effective user, and all groups.
+/// The asking process: its effective user, and all groups.
 struct Caller {
     uid: u32,
     groups: Vec<u32>,
@@ -57,10 +57,10 @@ pub(super) fn locked_check() -> Check {
         ),
         Err(error) => format!("{DEVICE} may not be opened by this user: {error}"),
     };
-    check("kvm", Status::Warn, detail, Some(remedy()))
+    check("kvm", CheckStatus::Warn, detail, Some(remedy()))
 }
 
-/// What lets this user open the device.
+/// Advice by which this user may open the device.
 pub(super) fn remedy() -> String {
     let groups = fs::read_to_string("/etc/group").unwrap_or_default();
     match Device::of(Path::new(DEVICE)) {

@@ -25,48 +25,48 @@ pub use crate::runtime::PLATFORM;
 /// How a check went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum CheckStatus {
     /// As it should be.
     Ok,
-    /// It works, and could be better.
+    /// Usable, and could be better.
     Warn,
     /// Something will not work.
     Fail,
 }
 
-/// One line of the report.
+/// A line of the report.
 #[derive(Clone, Debug, Serialize)]
 pub struct Check {
-    /// What was looked at, in a word or two.
+    /// Subject of the check, in a word or two.
     pub name: &'static str,
     /// How it is.
-    pub status: Status,
-    /// What was found.
+    pub status: CheckStatus,
+    /// The finding, in one sentence.
     pub detail: String,
-    /// What to do about it, where it is not well.
+    /// Advice, where something is amiss.
     pub remedy: Option<String>,
 }
 
 /// The whole report.
 #[derive(Clone, Debug)]
-pub struct Report {
+pub struct DoctorReport {
     /// Every check, in the order in which a person would fix them.
     pub checks: Vec<Check>,
     /// The object that `--json` prints.
     pub payload: Value,
 }
 
-impl Report {
+impl DoctorReport {
     /// Whether a guest can run.
     pub fn runtime_ok(&self) -> bool {
-        self.checks.iter().all(|check| check.status != Status::Fail)
+        self.checks.iter().all(|check| check.status != CheckStatus::Fail)
     }
 }
 
 /// Less free space than this is worth a word: one environment and a few disks need it, MiB.
 const LITTLE_SPACE_MIB: u64 = 2048;
 /// Looks at everything. `search_path` is where the front end looks for programs.
-pub async fn examine(config: &Config, preference: Preference, search_path: &[PathBuf]) -> Report {
+pub async fn examine(config: &Config, preference: Preference, search_path: &[PathBuf]) -> DoctorReport {
     let mut checks = Vec::new();
     let store = Store::new(config.environment_dir.clone());
     let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir).and_then(|bundle| {
@@ -82,7 +82,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
                 .collect();
             check(
                 "runtime",
-                Status::Ok,
+                CheckStatus::Ok,
                 format!(
                     "{} ({}), sha256 {}",
                     bundle.manifest().bundle_version,
@@ -92,16 +92,19 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
                 None,
             )
         }
-        Err(error) => check("runtime", Status::Fail, chain(error), error.hint()),
+        Err(error) => check("runtime", CheckStatus::Fail, chain(error), error.hint()),
     });
     let qemu_version = QemuVersion::of(&config.qemu_binary).await;
     checks.push(match &qemu_version {
-        Ok(version) => {
-            check("qemu", Status::Ok, format!("{} at {}", version.text, config.qemu_binary.display()), None)
-        }
+        Ok(version) => check(
+            "qemu",
+            CheckStatus::Ok,
+            format!("{} at {}", version.text, config.qemu_binary.display()),
+            None,
+        ),
         Err(error) => check(
             "qemu",
-            Status::Fail,
+            CheckStatus::Fail,
             chain(error),
             Some("apt-get install --no-install-recommends qemu-system-x86".into()),
         ),
@@ -119,7 +122,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
     checks.push(builder_check(search_path));
     checks.push(check(
         "network",
-        Status::Warn,
+        CheckStatus::Warn,
         "guests have no network in this version; --network is refused".into(),
         Some("run commands that need none; bring files in through standard input (tar c . | pyro run ... -- tar x)".into()),
     ));
@@ -132,10 +135,10 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         search_path,
         qemu_version.ok().map(|version| version.text),
     );
-    Report { checks, payload }
+    DoctorReport { checks, payload }
 }
 
-fn check(name: &'static str, status: Status, detail: String, remedy: Option<String>) -> Check {
+fn check(name: &'static str, status: CheckStatus, detail: String, remedy: Option<String>) -> Check {
     Check { name, status, detail, remedy }
 }
 
@@ -144,14 +147,14 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
         None => {
             return vec![check(
                 "backend",
-                Status::Fail,
+                CheckStatus::Fail,
                 "not tried: there is no runtime to boot".into(),
                 None,
             )];
         }
         Some(Ok(choice)) => &choice.candidates,
         Some(Err(backend::BackendError::NoneWorks(candidates))) => candidates,
-        Some(Err(error)) => return vec![check("backend", Status::Fail, chain(error), error.hint())],
+        Some(Err(error)) => return vec![check("backend", CheckStatus::Fail, chain(error), error.hint())],
     };
     let mut checks: Vec<Check> = candidates
         .iter()
@@ -159,14 +162,14 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
             let how = format!("{} with {}", candidate.backend, candidate.accelerator);
             match &candidate.verdict {
                 Verdict::Works { boot_ms, .. } => {
-                    check("candidate", Status::Ok, format!("{how}: boots in {boot_ms} ms"), None)
+                    check("candidate", CheckStatus::Ok, format!("{how}: boots in {boot_ms} ms"), None)
                 }
                 Verdict::Fails { why } => {
-                    check("candidate", Status::Warn, format!("{how}: {why}"), kvm_remedy(candidate))
+                    check("candidate", CheckStatus::Warn, format!("{how}: {why}"), kvm_remedy(candidate))
                 }
                 Verdict::Untried { why } => check(
                     "candidate",
-                    Status::Warn,
+                    CheckStatus::Warn,
                     format!("{how}: not tried, {why}"),
                     kvm_remedy(candidate),
                 ),
@@ -176,16 +179,16 @@ fn backend_checks(choice: Option<&Result<Choice, backend::BackendError>>) -> Vec
     checks.push(match choice {
         Some(Ok(choice)) => check(
             "backend",
-            Status::Ok,
+            CheckStatus::Ok,
             format!("{} with {} is used: {}", choice.vmm.backend(), choice.vmm.accelerator(), choice.why),
             None,
         ),
-        _ => check("backend", Status::Fail, "none of the candidates boots the guest".into(), None),
+        _ => check("backend", CheckStatus::Fail, "none of the candidates boots the guest".into(), None),
     });
     checks
 }
 
-/// What stands between a guest and this host, beside the guest's own kernel: as the probe boot had it. SECURITY.md has
+/// Layers between a guest and this host, beside the guest's own kernel: as the probe boot had them. SECURITY.md has
 /// it in full.
 fn confinement(choice: &backend::Choice) -> Check {
     let verdicts = choice.candidates.iter().map(|candidate| &candidate.verdict);
@@ -214,7 +217,7 @@ fn confinement(choice: &backend::Choice) -> Check {
     } else {
         None
     };
-    let status = if remedy.is_none() { Status::Ok } else { Status::Warn };
+    let status = if remedy.is_none() { CheckStatus::Ok } else { CheckStatus::Warn };
     let detail = format!("{wall}; around the VMM: {confined}{as_whom}");
     check("confinement", status, detail, remedy.map(str::to_owned))
 }
@@ -242,14 +245,19 @@ fn cache_check(dir: &Path) -> Check {
     if !writable {
         check(
             "environment cache",
-            Status::Warn,
+            CheckStatus::Warn,
             format!("{detail}, not writable: only environments that are installed there already can be used"),
             Some("make it writable or set PYRO_ENVIRONMENT_CACHE_DIR to a directory that is".into()),
         )
     } else if free_mib < LITTLE_SPACE_MIB {
-        check("environment cache", Status::Warn, detail, Some("free some space, or `pyro env prune`".into()))
+        check(
+            "environment cache",
+            CheckStatus::Warn,
+            detail,
+            Some("free some space, or `pyro env prune`".into()),
+        )
     } else {
-        check("environment cache", Status::Ok, detail, None)
+        check("environment cache", CheckStatus::Ok, detail, None)
     }
 }
 
@@ -260,11 +268,11 @@ fn builder_check(search_path: &[PathBuf]) -> Check {
         .map(|(_, package)| package)
         .collect();
     if missing.is_empty() {
-        check("environment builder", Status::Ok, "mmdebstrap and mke2fs are installed".into(), None)
+        check("environment builder", CheckStatus::Ok, "mmdebstrap and mke2fs are installed".into(), None)
     } else {
         check(
             "environment builder",
-            Status::Warn,
+            CheckStatus::Warn,
             format!("missing: {}; `pyro env pull` cannot build an environment", missing.join(", ")),
             Some(format!("apt-get install {}", missing.join(" "))),
         )
@@ -290,7 +298,7 @@ fn payload(
     let kvm = host::access(kvm::DEVICE);
     let issues: Vec<_> = checks
         .iter()
-        .filter(|check| check.status == Status::Fail)
+        .filter(|check| check.status == CheckStatus::Fail)
         .map(|check| match &check.remedy {
             Some(remedy) => format!("{}: {} ({remedy})", check.name, check.detail),
             None => format!("{}: {}", check.name, check.detail),

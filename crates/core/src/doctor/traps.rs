@@ -7,7 +7,7 @@ use std::time::Duration;
 use pyro_vmm::kvm;
 
 use super::kvm::{DEVICE, is_locked, locked_check};
-use super::{Check, Status, check};
+use super::{Check, CheckStatus, check};
 use crate::host::{self, CgroupVersion};
 
 /// `KVM_CREATE_VM` costs less than a millisecond where nothing is wrong; tens where a worker thread is moved
@@ -41,7 +41,7 @@ fn virtualisation(cpuinfo: &str, page_tables_in_software: bool, has_kvm: bool) -
     if page_tables_in_software {
         return check(
             "virtualisation",
-            Status::Warn,
+            CheckStatus::Warn,
             "KVM here is kvm_pvm, which keeps guests' page tables in software: it starts kernels and may never run \
              their programs"
                 .into(),
@@ -49,7 +49,7 @@ fn virtualisation(cpuinfo: &str, page_tables_in_software: bool, has_kvm: bool) -
         );
     }
     if !has("hypervisor") {
-        return check("virtualisation", Status::Ok, "this is no virtual machine".into(), None);
+        return check("virtualisation", CheckStatus::Ok, "this is no virtual machine".into(), None);
     }
     let detail = match (has_kvm, has("vmx") || has("svm")) {
         (true, true) => {
@@ -61,17 +61,17 @@ fn virtualisation(cpuinfo: &str, page_tables_in_software: bool, has_kvm: bool) -
         }
         (false, _) => "this host is a virtual machine without nested virtualisation",
     };
-    check("virtualisation", Status::Warn, detail.into(), None)
+    check("virtualisation", CheckStatus::Warn, detail.into(), None)
 }
 
 fn swap(swaps: &str) -> Check {
     let names: Vec<_> = swaps.lines().skip(1).filter_map(|line| line.split_whitespace().next()).collect();
     if names.is_empty() {
-        return check("swap", Status::Ok, "none: guests' memory stays in memory".into(), None);
+        return check("swap", CheckStatus::Ok, "none: guests' memory stays in memory".into(), None);
     }
     check(
         "swap",
-        Status::Warn,
+        CheckStatus::Warn,
         format!("{}: what guests hold in memory may be written there", names.join(", ")),
         Some("swapoff -a, or encrypt it".into()),
     )
@@ -81,14 +81,14 @@ fn smt(active: &str) -> Check {
     if active.trim() != "1" {
         return check(
             "smt",
-            Status::Ok,
+            CheckStatus::Ok,
             "no two guests share a processor core at the same moment".into(),
             None,
         );
     }
     check(
         "smt",
-        Status::Warn,
+        CheckStatus::Warn,
         "two guests may run on one core at the same moment, and learn of each other through it".into(),
         Some("where guests must not, boot the host with nosmt".into()),
     )
@@ -96,11 +96,11 @@ fn smt(active: &str) -> Check {
 
 fn ksm(run: &str) -> Check {
     if run.trim() != "1" {
-        return check("ksm", Status::Ok, "equal pages of different guests are not merged".into(), None);
+        return check("ksm", CheckStatus::Ok, "equal pages of different guests are not merged".into(), None);
     }
     check(
         "ksm",
-        Status::Warn,
+        CheckStatus::Warn,
         "the kernel merges equal pages of processes that ask for it; a guest can tell what others hold"
             .into(),
         Some("echo 2 > /sys/kernel/mm/ksm/run".into()),
@@ -117,25 +117,27 @@ fn kvm_checks() -> Vec<Check> {
     }
     vec![match kvm::create_vm_cost() {
         Ok(cost) if cost < SLOW_CREATE_VM => {
-            check("kvm", Status::Ok, format!("KVM_CREATE_VM takes {:.1} ms", cost.as_secs_f64() * 1e3), None)
+            check("kvm", CheckStatus::Ok, format!("KVM_CREATE_VM takes {:.1} ms", cost.as_secs_f64() * 1e3), None)
         }
         Ok(cost) => check(
             "kvm",
-            Status::Warn,
+            CheckStatus::Warn,
             format!("KVM_CREATE_VM takes {:.1} ms, which every start under KVM pays", cost.as_secs_f64() * 1e3),
             Some("remount the cgroup v2 hierarchy with favordynmods, or set kvm.nx_huge_pages=never (on CPUs without the ITLB multihit defect)".into()),
         ),
-        Err(error) => check("kvm", Status::Warn, format!("KVM_CREATE_VM fails: {error}"), None),
+        Err(error) => check("kvm", CheckStatus::Warn, format!("KVM_CREATE_VM fails: {error}"), None),
     }]
 }
 
 fn cgroup_check() -> Check {
     match host::cgroup_version() {
-        CgroupVersion::V2 => check("cgroup", Status::Ok, "version 2".into(), None),
-        CgroupVersion::V1 => check("cgroup", Status::Ok, "version 1 controllers are mounted".into(), None),
+        CgroupVersion::V2 => check("cgroup", CheckStatus::Ok, "version 2".into(), None),
+        CgroupVersion::V1 => {
+            check("cgroup", CheckStatus::Ok, "version 1 controllers are mounted".into(), None)
+        }
         CgroupVersion::None => check(
             "cgroup",
-            Status::Warn,
+            CheckStatus::Warn,
             "no cgroup hierarchy is mounted".into(),
             Some("mount -t cgroup2 none /sys/fs/cgroup".into()),
         ),
@@ -149,7 +151,7 @@ mod tests {
     #[test]
     fn hosts_are_told_apart() {
         let of = |flags: &str, pvm, kvm| virtualisation(&format!("flags : fpu {flags} sse\n"), pvm, kvm);
-        assert_eq!(of("svm", false, true).status, Status::Ok);
+        assert_eq!(of("svm", false, true).status, CheckStatus::Ok);
         assert!(of("hypervisor svm", false, true).detail.contains("nested virtualisation; each exit"));
         assert!(of("hypervisor", false, true).detail.contains("only a boot shows"));
         assert!(of("hypervisor", false, false).detail.contains("without nested"));
@@ -159,13 +161,16 @@ mod tests {
     #[test]
     fn what_guests_share_is_said() {
         let header = "Filename\tType\tSize\tUsed\tPriority\n";
-        assert_eq!(swap(header).status, Status::Ok);
+        assert_eq!(swap(header).status, CheckStatus::Ok);
         let some = swap(&format!("{header}/dev/sda2 partition 1000 0 -2\n/swapfile file 10 0 -3\n"));
-        assert!(some.status == Status::Warn && some.detail.starts_with("/dev/sda2, /swapfile:"), "{some:?}");
+        assert!(
+            some.status == CheckStatus::Warn && some.detail.starts_with("/dev/sda2, /swapfile:"),
+            "{some:?}"
+        );
         assert_eq!(
             (smt("1\n").status, smt("0\n").status, smt("").status),
-            (Status::Warn, Status::Ok, Status::Ok)
+            (CheckStatus::Warn, CheckStatus::Ok, CheckStatus::Ok)
         );
-        assert_eq!((ksm("1\n").status, ksm("0\n").status), (Status::Warn, Status::Ok));
+        assert_eq!((ksm("1\n").status, ksm("0\n").status), (CheckStatus::Warn, CheckStatus::Ok));
     }
 }

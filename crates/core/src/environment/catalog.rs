@@ -6,7 +6,7 @@ use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::{EnvironmentError, Installed};
-use crate::stamp;
+use crate::hostfs::stamp;
 
 /// Raised with any change of what an environment is made of.
 const CATALOG_VERSION: &str = "1.0.0";
@@ -15,14 +15,14 @@ const COMPATIBILITY: &str = ">=0.1.0,<1.0.0";
 /// Raised when the way an image is made changes while its packages do not.
 const RECIPE: u32 = 1;
 
-/// One environment of the catalog.
+/// An environment of the catalog.
 #[derive(Clone, Copy, Debug)]
 pub struct CatalogEntry {
-    /// Its name, such as `debian:12`.
+    /// Name, such as `debian:12`.
     pub name: &'static str,
     /// The version of its definition; what is installed has a version of its own.
     pub version: &'static str,
-    /// One line for people.
+    /// Description in one line, for people.
     pub description: &'static str,
     /// Debian packages beside those that every Debian has.
     pub default_packages: &'static [&'static str],
@@ -97,7 +97,7 @@ impl CatalogEntry {
         })
     }
 
-    /// What this environment is made of, as a digest: an installed one with another recipe is out of date.
+    /// Digest of this environment's definition: an installed one with another recipe is out of date.
     pub(super) fn recipe(&self) -> String {
         let text = format!("{RECIPE} {} {}", self.name, self.default_packages.join(" "));
         stamp::digest_bytes(text.as_bytes())
@@ -111,26 +111,26 @@ pub(super) fn dir_name(name: &str) -> String {
 
 /// An environment as the surfaces show it. Fields that are absent while it is not installed are left out.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
-pub struct Status {
+pub struct EnvironmentStatus {
     /// Such as `debian:12`.
     pub name: String,
     /// The version of its definition in the catalog.
     pub version: String,
-    /// One line for people.
+    /// Description in one line, for people.
     pub description: String,
     /// Debian packages beside those that every Debian has.
     pub default_packages: Vec<String>,
-    /// `debian`.
+    /// Always `debian`.
     pub distribution: String,
-    /// `12`.
+    /// Always `12`.
     pub distribution_version: String,
-    /// `linux-x86_64`.
+    /// Always `linux-x86_64`.
     pub platform: String,
     /// Empty: it is in no registry.
     pub oci_registry: String,
-    /// Empty, likewise.
+    /// Empty, for the same reason.
     pub oci_repository: String,
-    /// Empty, likewise.
+    /// Empty, for the same reason.
     pub oci_reference: String,
     /// A digest over the exact packages of what is installed; empty when nothing is.
     pub source_digest: String,
@@ -140,7 +140,7 @@ pub struct Status {
     pub catalog_version: String,
     /// Whether it is installed.
     pub installed: bool,
-    /// The cache.
+    /// Directory of the cache.
     pub cache_dir: String,
     /// Where it is, or its versions will be.
     pub install_dir: String,
@@ -150,17 +150,7 @@ pub struct Status {
     /// The manifest of what is installed.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub install_manifest: Option<String>,
-    /// The kernel it would be started with, which is the runtime's: for whoever knows that to fill in, like the two
-    /// below.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub kernel_image: Option<String>,
-    /// The saved guests that starts are restored from.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub templates: Option<Vec<crate::template::Stored>>,
-    /// Bytes of disk that they take.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub template_bytes: Option<u64>,
-    /// The image.
+    /// Path of the image.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rootfs_image: Option<String>,
     /// Where it came from.
@@ -168,7 +158,7 @@ pub struct Status {
     pub source: Option<String>,
 }
 
-impl Status {
+impl EnvironmentStatus {
     pub(super) fn new(entry: &CatalogEntry, cache: &Path, installed: Option<&Installed>) -> Self {
         let text = |path: &Path| path.display().to_string();
         let manifest = installed.map(Installed::manifest);
@@ -191,9 +181,6 @@ impl Status {
             install_dir: installed.map_or_else(|| text(&cache.join(dir_name(entry.name))), |i| text(i.dir())),
             installed_version: manifest.map(|m| m.version.clone()),
             install_manifest: installed.map(|i| text(&i.manifest_path())),
-            kernel_image: None,
-            templates: None,
-            template_bytes: None,
             rootfs_image: installed.map(|i| text(&i.base_path())),
             source: manifest.map(|m| m.source.to_string()),
         }

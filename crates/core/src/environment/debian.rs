@@ -8,10 +8,11 @@ use std::io;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
-use super::event::{Events, Phase, Unit};
-use super::process::{self, Jail};
+use super::event::{Events, PullPhase, Unit};
 use super::sources::{self, Source};
-use super::{CancelToken, EnvironmentError, Package, packages};
+use super::{EnvironmentError, Package, packages, process};
+use crate::hostfs::CancelToken;
+use crate::hostfs::process::{Jail, find};
 
 /// The day Debian 12 came out, in days since 1970: when all passwords were last changed, instead of the day of the
 /// build. `SOURCE_DATE_EPOCH` would do that too, but with it in the environment Python is compiled so that every
@@ -69,7 +70,7 @@ const REMOVE: &[&str] = &[
     "var/log/dpkg.log",
 ];
 
-/// What came of a build.
+/// Result of a build.
 pub(super) struct Built {
     pub(super) packages: Vec<Package>,
     pub(super) suites: Vec<String>,
@@ -84,8 +85,8 @@ pub(super) fn build(
     events: &mut Events<'_>,
     cancel: &CancelToken,
 ) -> Result<Built, EnvironmentError> {
-    events.phase(Phase::Resolve);
-    let mmdebstrap = process::find("mmdebstrap")?;
+    events.phase(PullPhase::Resolve);
+    let mmdebstrap = find("mmdebstrap")?;
     let unreadable = |e| EnvironmentError::cache(Path::new(ETC_APT), "read", e);
     let sources = sources::read(Path::new(ETC_APT)).map_err(unreadable)?;
     if !sources.iter().any(|source| source.suite() == "bookworm") {
@@ -139,7 +140,7 @@ pub(super) fn build(
 
 /// How this machine reaches its sources, such as its proxy, as options for another APT.
 fn apt_options(name: &str, jail: Jail, cancel: &CancelToken) -> Result<Vec<String>, EnvironmentError> {
-    process::find("apt-get")?;
+    find("apt-get")?;
     let mut options = vec![];
     let mut command = jail.command(Path::new("/usr/bin/apt-config"))?;
     command.arg("dump");
@@ -261,7 +262,7 @@ impl Watch {
         {
             self.packages += count.parse::<u64>().unwrap_or(0).min(100_000);
             if !std::mem::replace(&mut self.installing, true) {
-                events.phase(Phase::Install);
+                events.phase(PullPhase::Install);
             }
         } else if self.installing
             && let Some(package) = step(line)
@@ -269,7 +270,7 @@ impl Watch {
             self.done += 1;
             // Fetched, unpacked, set up. The count grows once more after the essential packages.
             let detail = Some(package.to_owned());
-            events.progress(Phase::Install, self.done, self.packages * 3, Unit::Steps, detail);
+            events.progress(PullPhase::Install, self.done, self.packages * 3, Unit::Steps, detail);
         }
     }
 }

@@ -14,9 +14,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::process::{self, Jail};
-use super::{CancelToken, EnvironmentError, Store, lock};
-use crate::stamp::{self, Content};
+use super::{EnvironmentError, Store, process};
+use crate::hostfs::process::{Jail, find};
+use crate::hostfs::publish::{self, Building};
+use crate::hostfs::stamp::{self, Content};
+use crate::hostfs::{CancelToken, free, lock};
 use pyro_formats::hostfs::copy_sparse;
 
 /// Virtual size of a VM's disk, bytes: 16 GiB.
@@ -125,11 +127,7 @@ impl Store {
         };
         make().map_err(|error: io::Error| {
             if super::error::is_full(&error) {
-                EnvironmentError::NoSpace {
-                    dir: dir.to_owned(),
-                    needed: NEEDED,
-                    free: super::store::free(dir),
-                }
+                EnvironmentError::NoSpace { dir: dir.to_owned(), needed: NEEDED, free: free(dir) }
             } else {
                 EnvironmentError::cache(dir, "used for a disk", error)
             }
@@ -161,12 +159,12 @@ impl Store {
 
     fn make_blank(&self, disks: &Path, dir: &Path, cancel: &CancelToken) -> Result<(), EnvironmentError> {
         let written = |e| EnvironmentError::cache(disks, "written", e);
-        super::install::sweep(disks);
-        let building = super::install::Building::new(disks)?;
+        publish::sweep(disks);
+        let building = Building::new(disks)?;
         let out = building.path().join("out");
         fs::create_dir(&out).map_err(written)?;
         let image = out.join(DISK);
-        let mut mke2fs = Jail::None.command(&process::find("mke2fs")?)?;
+        let mut mke2fs = Jail::None.command(&find("mke2fs")?)?;
         mke2fs.args(MKE2FS).arg(&image).arg((DISK_BYTES / 4096).to_string());
         mke2fs.env("MKE2FS_CONFIG", "/dev/null").env("E2FSPROGS_FAKE_TIME", EPOCH);
         process::run_checked("the blank disk", "mke2fs", &mut mke2fs, cancel, &mut |_| ())?;
@@ -174,7 +172,7 @@ impl Store {
         let script = building.path().join("debugfs");
         let commands: String = DIRS.iter().map(|dir| format!("mkdir {dir}\nstat {dir}\n")).collect();
         fs::write(&script, commands).map_err(written)?;
-        let mut debugfs = Jail::None.command(&process::find("debugfs")?)?;
+        let mut debugfs = Jail::None.command(&find("debugfs")?)?;
         debugfs.arg("-w").arg("-f").arg(&script).arg(&image).env("E2FSPROGS_FAKE_TIME", EPOCH);
         // debugfs says what went wrong and exits with 0 all the same: count what it made.
         let mut made = 0;
@@ -195,6 +193,6 @@ impl Store {
             File::open(&path)?.sync_all()
         };
         put().map_err(written)?;
-        super::install::move_in(&out, dir, 0o755).map_err(written)
+        publish::move_in(&out, dir, 0o755).map_err(written)
     }
 }

@@ -3,13 +3,16 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::hostfs::HostFsError;
+use crate::hostfs::process::MissingTool;
+
 /// An environment that cannot be had, built, kept or removed.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvironmentError {
     /// The catalog has no such environment.
     #[error("there is no environment {name:?}")]
     Unknown {
-        /// What was asked for.
+        /// The name as it was given.
         name: String,
         /// Names of the catalog, the most similar first.
         nearest: Vec<String>,
@@ -19,9 +22,9 @@ pub enum EnvironmentError {
     Cache {
         /// The file or directory.
         path: PathBuf,
-        /// What was being done, as a participle.
+        /// The attempted action, as a participle.
         doing: &'static str,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
@@ -46,7 +49,7 @@ pub enum EnvironmentError {
     /// A program is missing.
     #[error("{tool} is not installed")]
     MissingTool {
-        /// The program.
+        /// Name of the program.
         tool: &'static str,
         /// The Debian package that has it.
         package: &'static str,
@@ -54,36 +57,36 @@ pub enum EnvironmentError {
     /// Neither root nor a user namespace that could build.
     #[error("environments cannot be built here: namespaces of their own are refused")]
     Privileges {
-        /// What a user namespace said.
+        /// Answer to the attempt to make a user namespace.
         #[source]
         source: io::Error,
     },
     /// A program of the build failed.
     #[error("{tool} failed while building {name}{}: {}", cause_text(.cause), last_lines(.tail))]
     Build {
-        /// The environment.
+        /// Name of the environment.
         name: String,
-        /// Which program.
+        /// Name of the program.
         tool: &'static str,
-        /// What it was, where it is known.
+        /// Cause, where the output tells.
         cause: Option<BuildCause>,
         /// The end of what it said; at most a few KiB.
         tail: String,
     },
-    /// What the build made is not as it must be.
+    /// The result of the build is not as it must be.
     #[error("the build of {name} went wrong: {why}")]
     Unsound {
-        /// The environment.
+        /// Name of the environment.
         name: String,
-        /// What is wrong.
+        /// The fault found.
         why: String,
     },
-    /// What is installed is not what was installed.
+    /// The installed image changed since it was installed.
     #[error("the installed {name} is damaged: {why}")]
     Corrupt {
-        /// The environment.
+        /// Name of the environment.
         name: String,
-        /// How.
+        /// The difference found.
         why: String,
     },
     /// The work was cancelled.
@@ -104,8 +107,23 @@ pub enum BuildCause {
     MissingPackage,
 }
 
+impl From<HostFsError> for EnvironmentError {
+    fn from(error: HostFsError) -> Self {
+        match error {
+            HostFsError::File { path, doing, source } => Self::Cache { path, doing, source },
+            HostFsError::Cancelled => Self::Cancelled,
+        }
+    }
+}
+
+impl From<MissingTool> for EnvironmentError {
+    fn from(MissingTool { tool, package }: MissingTool) -> Self {
+        Self::MissingTool { tool, package }
+    }
+}
+
 impl EnvironmentError {
-    /// What to do about it.
+    /// Advice to a person, where there is some.
     pub fn hint(&self) -> Option<String> {
         let hint = match self {
             Self::Unknown { nearest, .. } => return Some(format!("did you mean {}?", nearest.join(", "))),
@@ -156,7 +174,7 @@ impl EnvironmentError {
         matches!(self, Self::Unknown { .. })
     }
 
-    pub(crate) fn cache(path: &Path, doing: &'static str, source: io::Error) -> Self {
+    pub(super) fn cache(path: &Path, doing: &'static str, source: io::Error) -> Self {
         Self::Cache { path: path.to_owned(), doing, source }
     }
 

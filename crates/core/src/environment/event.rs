@@ -2,22 +2,22 @@
 
 use std::fmt;
 
-/// One step of a pull, or progress within one.
+/// A step of a pull, or progress within one.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PullEvent {
-    /// The environment.
+    /// Name of the environment.
     pub environment: String,
     /// Where the pull is.
-    pub phase: Phase,
+    pub phase: PullPhase,
     /// How far within the phase, where that is known. The first event of a phase has none.
     pub progress: Option<Progress>,
     /// A few words more, such as the package at hand.
     pub detail: Option<String>,
 }
 
-/// What a pull is doing.
+/// A stage of a pull.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Phase {
+pub enum PullPhase {
     /// Waiting for another pull of the same environment.
     Waiting,
     /// Reading package sources and lists.
@@ -26,7 +26,7 @@ pub enum Phase {
     Install,
     /// Making the disk image.
     Image,
-    /// Hashing.
+    /// Hashing the image.
     Verify,
     /// Done; the environment is installed.
     Ready,
@@ -39,20 +39,20 @@ pub struct Progress {
     pub done: u64,
     /// All there is to do, as far as is known by now.
     pub total: u64,
-    /// What is counted.
+    /// Unit of a count.
     pub unit: Unit,
 }
 
-/// What progress counts.
+/// Unit that progress counts in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unit {
     /// Steps: each package is fetched, unpacked and set up.
     Steps,
-    /// Bytes.
+    /// Bytes of the image.
     Bytes,
 }
 
-impl fmt::Display for Phase {
+impl fmt::Display for PullPhase {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Waiting => "waiting",
@@ -72,13 +72,13 @@ pub(super) struct Events<'a> {
 }
 
 impl Events<'_> {
-    pub(super) fn phase(&mut self, phase: Phase) {
+    pub(super) fn phase(&mut self, phase: PullPhase) {
         self.send(phase, None, None);
     }
 
     pub(super) fn progress(
         &mut self,
-        phase: Phase,
+        phase: PullPhase,
         done: u64,
         total: u64,
         unit: Unit,
@@ -87,11 +87,11 @@ impl Events<'_> {
         self.send(phase, Some(Progress { done: done.min(total), total, unit }), detail);
     }
 
-    pub(super) fn detail(&mut self, phase: Phase, detail: impl Into<String>) {
+    pub(super) fn detail(&mut self, phase: PullPhase, detail: impl Into<String>) {
         self.send(phase, None, Some(detail.into()));
     }
 
-    fn send(&mut self, phase: Phase, progress: Option<Progress>, detail: Option<String>) {
+    fn send(&mut self, phase: PullPhase, progress: Option<Progress>, detail: Option<String>) {
         (self.sink)(PullEvent { environment: self.environment.into(), phase, progress, detail });
     }
 }

@@ -7,20 +7,21 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::process::{self, Jail};
-use super::{CancelToken, EnvironmentError};
+use super::{EnvironmentError, process};
+use crate::hostfs::CancelToken;
+use crate::hostfs::process::Jail;
 
 const BLOCK: u64 = 4096;
 const INODE: u64 = 256;
 const FEATURES: &str = "none,ext_attr,dir_index,filetype,extent,64bit,flex_bg,sparse_super,large_file,huge_file,dir_nlink,extra_isize";
 /// Of every base image. Nothing finds one by its UUID.
 const UUID: &str = "70790000-6261-4365-8000-000000000001";
-/// What was left over, at the least; holes of a sparse file.
+/// Blocks left over at the least; they are holes of a sparse file.
 const SLACK_BLOCKS: u64 = 2048;
 /// How often a size that turned out too small is raised by a quarter.
 const ATTEMPTS: u32 = 3;
 
-/// What an image must hold.
+/// Room that an image must have.
 #[derive(Debug, PartialEq, Eq)]
 struct Needs {
     blocks: u64,
@@ -29,8 +30,8 @@ struct Needs {
     newest: u64,
 }
 
-/// What to make an image of.
-pub(super) struct Order<'a> {
+/// A tree, and the image to make of it.
+pub(super) struct ImageRequest<'a> {
     /// The environment, for errors.
     pub(super) name: &'a str,
     /// The root of the tree.
@@ -42,8 +43,12 @@ pub(super) struct Order<'a> {
 }
 
 /// Makes the image.
-pub(super) fn make(order: &Order<'_>, jail: Jail, cancel: &CancelToken) -> Result<(), EnvironmentError> {
-    let Order { name, tree, image, began } = *order;
+pub(super) fn make(
+    order: &ImageRequest<'_>,
+    jail: Jail,
+    cancel: &CancelToken,
+) -> Result<(), EnvironmentError> {
+    let ImageRequest { name, tree, image, began } = *order;
     let mut survey = Survey { began, ..Survey::default() };
     // In the jail, because a directory may belong to an id that only the user namespace may read.
     let mut find = jail.command(Path::new("/usr/bin/find"))?;
@@ -57,7 +62,7 @@ pub(super) fn make(order: &Order<'_>, jail: Jail, cancel: &CancelToken) -> Resul
     touch.args(["--no-dereference", &format!("--date=@{}", needs.newest), "--", "{}", "+"]);
     process::run_checked(name, "touch", &mut touch, cancel, &mut |_| ())?;
 
-    let mke2fs = process::find("mke2fs")?;
+    let mke2fs = crate::hostfs::process::find("mke2fs")?;
     let mut blocks = needs.blocks;
     for attempt in 1.. {
         let mut command = jail.command(&mke2fs)?;
@@ -94,7 +99,7 @@ struct Survey {
 }
 
 impl Survey {
-    /// One line of `find`: type, size, inode, time with a fraction.
+    /// Takes a line of `find`: type, size, inode, time with a fraction.
     fn take(&mut self, line: &str) {
         let words: Vec<_> = line.split(' ').collect();
         let [kind, size, inode, time] = words[..] else { return };

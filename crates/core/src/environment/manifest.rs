@@ -8,7 +8,7 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::Package;
-use crate::stamp;
+use crate::hostfs::stamp;
 
 /// The layout of these manifests.
 pub(super) const SCHEMA: u32 = 1;
@@ -21,7 +21,7 @@ pub(super) const BASE: &str = "base.ext4";
 /// Digits of the image's digest that name a version.
 pub(super) const ID_DIGITS: usize = 12;
 
-/// What is known of an installed environment.
+/// Facts of an installed environment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvironmentManifest {
@@ -29,7 +29,7 @@ pub struct EnvironmentManifest {
     pub schema: u32,
     /// The environment, such as `debian:12`.
     pub name: String,
-    /// This version: the first 12 digits of the image's SHA-256.
+    /// Version: the first 12 digits of the image's SHA-256.
     pub version: String,
     /// A digest of the definition it was built from.
     pub recipe: String,
@@ -43,9 +43,9 @@ pub struct EnvironmentManifest {
     pub suites: Vec<String>,
     /// Every package in it.
     pub packages: Vec<Package>,
-    /// The image.
+    /// File of the image.
     pub rootfs: Rootfs,
-    /// Unix seconds.
+    /// Time of the installation, Unix seconds.
     pub created_at: u64,
 }
 
@@ -53,9 +53,9 @@ pub struct EnvironmentManifest {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Rootfs {
-    /// Its file name.
+    /// File name beside the manifest.
     pub path: String,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     /// SHA-256, lower-case hexadecimal.
     pub sha256: String,

@@ -7,20 +7,18 @@
 //!   disk       the blank writable disk that VMs get copies of
 //! ```
 //!
-//! Everything here blocks; callers put it on a thread and stop it with a [`CancelToken`].
+//! Everything here blocks; callers put it on a thread and stop it with a [`CancelToken`](crate::hostfs::CancelToken).
 //!
 //! Invariant: nothing half-made is ever reachable under a name that is trusted. A version is named by the digest of
 //! its image, is complete and on disk before it gets that name, and never changes afterwards.
 
-mod cancel;
 mod catalog;
 mod debian;
 mod disk;
 mod error;
 mod event;
 mod image;
-pub(crate) mod install;
-pub(crate) mod lock;
+mod install;
 mod manifest;
 mod packages;
 mod process;
@@ -30,13 +28,11 @@ mod store;
 #[cfg(test)]
 mod tests;
 
-pub use cancel::CancelToken;
-pub use catalog::{CatalogEntry, Status, catalog, catalog_version};
+pub use catalog::{CatalogEntry, EnvironmentStatus, catalog, catalog_version};
 pub use disk::DISK_BYTES;
 pub use error::{BuildCause, EnvironmentError};
-pub use event::{Phase, Progress, PullEvent, Unit};
+pub use event::{Progress, PullEvent, PullPhase, Unit};
 pub use manifest::{EnvironmentManifest, Rootfs, Source};
 pub use packages::Package;
 pub use prune::Pruned;
-pub(crate) use store::free;
 pub use store::{Installed, Store};

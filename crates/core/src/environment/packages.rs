@@ -5,15 +5,15 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 
 use super::sources::stanzas;
-use crate::stamp;
+use crate::hostfs::stamp;
 
-/// One Debian package in an environment.
+/// A Debian package in an environment.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Package {
-    /// Its name.
+    /// Name of the package.
     pub name: String,
-    /// Its exact version.
+    /// Exact version, as Debian writes it.
     pub version: String,
     /// `amd64` or `all`.
     pub architecture: String,

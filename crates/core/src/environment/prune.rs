@@ -7,16 +7,17 @@ use std::path::Path;
 use serde::Serialize;
 
 use super::catalog::{catalog, dir_name};
-use super::install::{self, CURRENT};
+use super::install::CURRENT;
 use super::manifest::is_version;
-use super::{EnvironmentError, Store, lock};
+use super::{EnvironmentError, Store};
+use crate::hostfs::{lock, publish};
 
-/// What was removed.
+/// Directories that a prune removed.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize)]
 pub struct Pruned {
-    /// The directories.
+    /// Paths of the directories.
     pub deleted_environment_dirs: Vec<String>,
-    /// How many.
+    /// Number of the directories.
     pub count: usize,
 }
 
@@ -46,7 +47,7 @@ impl Store {
         for dir in dirs {
             let Some(held) = lock::try_acquire(&dir.join(".lock"))? else { continue };
             let name = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            for swept in install::sweep(&dir) {
+            for swept in publish::sweep(&dir) {
                 pruned.add(&swept);
             }
             if dir == self.disks_dir() {
@@ -120,7 +121,7 @@ impl Pruned {
     }
 
     fn discard(&mut self, dir: &Path) -> Result<(), EnvironmentError> {
-        install::discard(dir).map_err(|e| EnvironmentError::cache(dir, "removed", e))?;
+        publish::discard(dir).map_err(|e| EnvironmentError::cache(dir, "removed", e))?;
         self.add(dir);
         Ok(())
     }

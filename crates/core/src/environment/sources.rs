@@ -15,7 +15,7 @@ const KEYRINGS: &str = "/usr/share/keyrings/debian-archive-";
 /// Most bytes of one file of sources.
 const MAX_FILE: u64 = 1 << 20;
 
-/// One place to get packages from.
+/// A place to get packages from.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Source {
     uri: String,

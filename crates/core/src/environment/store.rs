@@ -9,12 +9,13 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{CWD, Mode, OFlags};
 
-use super::catalog::{CatalogEntry, Status, catalog, dir_name};
-use super::event::{Events, Phase, Unit};
+use super::catalog::{CatalogEntry, EnvironmentStatus, catalog, dir_name};
+use super::event::{Events, PullPhase, Unit};
 use super::install::{self, CURRENT, Filler};
 use super::manifest::{self, EnvironmentManifest, is_version};
-use super::{CancelToken, EnvironmentError, PullEvent, lock};
-use crate::stamp::{Content, Stamps};
+use super::{EnvironmentError, PullEvent};
+use crate::hostfs::stamp::{Content, Stamps};
+use crate::hostfs::{CancelToken, free, lock, publish};
 
 /// A cache of environments. Making one touches nothing.
 #[derive(Clone, Debug)]
@@ -32,7 +33,7 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// What it is.
+    /// The manifest.
     pub fn manifest(&self) -> &EnvironmentManifest {
         &self.manifest
     }
@@ -42,12 +43,12 @@ impl Installed {
         &self.dir
     }
 
-    /// Its manifest's path.
+    /// Path of the manifest.
     pub fn manifest_path(&self) -> PathBuf {
         self.dir.join(manifest::FILE)
     }
 
-    /// Its image's path. For people to read; [`Installed::open_base`] is how to use it.
+    /// Path of the image. For people to read; [`Installed::open_base`] is how to use it.
     pub fn base_path(&self) -> PathBuf {
         self.dir.join(manifest::BASE)
     }
@@ -110,21 +111,21 @@ impl Store {
     ///
     /// # Errors
     /// When the cache cannot be read.
-    pub fn list(&self) -> Result<Vec<Status>, EnvironmentError> {
+    pub fn list(&self) -> Result<Vec<EnvironmentStatus>, EnvironmentError> {
         catalog().iter().map(|entry| self.status(entry)).collect()
     }
 
-    /// One environment.
+    /// Finds an environment by its name.
     ///
     /// # Errors
     /// When it is unknown or the cache cannot be read.
-    pub fn inspect(&self, name: &str) -> Result<Status, EnvironmentError> {
+    pub fn inspect(&self, name: &str) -> Result<EnvironmentStatus, EnvironmentError> {
         self.status(CatalogEntry::find(name)?)
     }
 
-    fn status(&self, entry: &CatalogEntry) -> Result<Status, EnvironmentError> {
+    fn status(&self, entry: &CatalogEntry) -> Result<EnvironmentStatus, EnvironmentError> {
         let installed = self.installed(entry.name)?;
-        Ok(Status::new(entry, &self.root, installed.as_ref()))
+        Ok(EnvironmentStatus::new(entry, &self.root, installed.as_ref()))
     }
 
     /// The installed version of an environment. `None` when there is none, or only one whose manifest cannot be
@@ -145,7 +146,7 @@ impl Store {
         self.installed_version(name, version)
     }
 
-    /// This very version of an environment, current or not, as what was made on top of it needs it. Otherwise as
+    /// A given version of an environment, current or not, as a disk on top of it needs it. Otherwise as
     /// [`Store::installed`].
     ///
     /// # Errors
@@ -184,8 +185,8 @@ impl Store {
         let mut events = Events { environment: entry.name, sink: events };
         let dir = self.environment_dir(entry);
         if let Some(installed) = self.up_to_date(entry, &mut events, cancel)? {
-            install::sweep_if_idle(&dir);
-            events.phase(Phase::Ready);
+            publish::sweep_if_idle(&dir);
+            events.phase(PullPhase::Ready);
             return Ok(installed);
         }
         let needed = entry.build_bytes;
@@ -194,7 +195,7 @@ impl Store {
             .and_then(|()| self.pull_locked(entry, &dir, &mut events, cancel));
         match built {
             Ok(installed) => {
-                events.phase(Phase::Ready);
+                events.phase(PullPhase::Ready);
                 Ok(installed)
             }
             Err(error) => Err(self.explain_full_disk(error, needed)),
@@ -211,12 +212,12 @@ impl Store {
         let mut waited = false;
         let held = lock::acquire(&dir.join(".lock"), cancel, &mut || {
             waited = true;
-            events.detail(Phase::Waiting, "another pull of it is running");
+            events.detail(PullPhase::Waiting, "another pull of it is running");
         })?;
         if waited && let Some(installed) = self.up_to_date(entry, events, cancel)? {
             return Ok(installed);
         }
-        install::sweep(dir);
+        publish::sweep(dir);
         let (needed, free) = (entry.build_bytes, free(&self.root));
         if free < needed {
             return Err(EnvironmentError::NoSpace { dir: self.root.clone(), needed, free });
@@ -233,7 +234,7 @@ impl Store {
         })
     }
 
-    /// What is installed, if that is what a pull would have to bring about.
+    /// The installed version, if a pull would bring about no other.
     fn up_to_date(
         &self,
         entry: &CatalogEntry,
@@ -247,15 +248,18 @@ impl Store {
         let mut announced = false;
         let verified = installed.open_verified(&mut |done, size| {
             if !std::mem::replace(&mut announced, true) {
-                events.phase(Phase::Verify);
+                events.phase(PullPhase::Verify);
             }
-            events.progress(Phase::Verify, done, size, Unit::Bytes, None);
+            events.progress(PullPhase::Verify, done, size, Unit::Bytes, None);
             !cancel.is_cancelled()
         });
         match verified {
             Ok(_) => Ok(Some(installed)),
             Err(EnvironmentError::Corrupt { why, .. }) => {
-                events.detail(Phase::Verify, format!("what is installed is damaged and is replaced: {why}"));
+                events.detail(
+                    PullPhase::Verify,
+                    format!("what is installed is damaged and is replaced: {why}"),
+                );
                 Ok(None)
             }
             Err(error) => Err(error),
@@ -270,7 +274,7 @@ impl Store {
         Stamps::new(self.root.join(".stamps"))
     }
 
-    /// One clear error for a full disk, from whichever step it came. By now what was half-made is gone again.
+    /// Makes one clear error of a full disk, whichever step it came from. By now nothing half-made is left.
     pub(super) fn explain_full_disk(&self, error: EnvironmentError, needed: u64) -> EnvironmentError {
         match error {
             EnvironmentError::NoSpace { .. } => error,
@@ -280,14 +284,6 @@ impl Store {
             error => error,
         }
     }
-}
-
-/// Bytes that are free for us on the file system of `dir`, or of the nearest directory above it that exists.
-pub(crate) fn free(dir: &Path) -> u64 {
-    dir.ancestors()
-        .map(|dir| if dir.as_os_str().is_empty() { Path::new(".") } else { dir })
-        .find_map(|dir| rustix::fs::statvfs(dir).ok())
-        .map_or(u64::MAX, |stat| stat.f_bavail.saturating_mul(stat.f_frsize))
 }
 
 fn absent(error: &io::Error) -> bool {

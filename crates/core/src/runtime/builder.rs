@@ -20,7 +20,7 @@ use super::{
     AGENT, Bundle, Evidence, FIRECRACKER, INITRAMFS, JAILER, MANIFEST, PLATFORM, RuntimeError, SCHEMA,
     recognise,
 };
-use crate::stamp;
+use crate::hostfs::stamp;
 
 /// Gathers what goes into a bundle.
 #[derive(Debug)]

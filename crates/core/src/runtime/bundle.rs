@@ -11,7 +11,7 @@ use rustix::fs::{CWD, Mode, OFlags};
 
 use super::manifest::{Artifact, ArtifactKind, MAX_MANIFEST, Manifest};
 use super::{AGENT, INITRAMFS, MANIFEST, RuntimeError, recognise};
-use crate::stamp::{self, Content, Stamps};
+use crate::hostfs::stamp::{self, Content, Stamps};
 
 /// A runtime bundle whose manifest is believable and whose artifacts are there.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Bundle {
         &self.root
     }
 
-    /// What it says about itself.
+    /// The bundle's manifest.
     pub fn manifest(&self) -> &Manifest {
         &self.manifest
     }

@@ -12,34 +12,34 @@ pub enum RuntimeError {
     /// A file could not be read or written.
     #[error("{} of the runtime could not be {doing}", .path.display())]
     Io {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What was being done, as a participle.
+        /// The attempted action, as a participle.
         doing: &'static str,
-        /// Why.
+        /// The kernel's answer.
         #[source]
         source: io::Error,
     },
     /// The manifest is not one.
     #[error("{} is not a runtime manifest: {why}", .path.display())]
     Manifest {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// What is wrong with it.
+        /// The fault found in the file.
         why: String,
     },
     /// The manifest is of another version of pyro.
     #[error("{} has schema {found}, and this pyro reads schema {}", .path.display(), super::SCHEMA)]
     Schema {
-        /// Which file.
+        /// Path of the file.
         path: PathBuf,
-        /// Its schema.
+        /// Schema number that the file has.
         found: u64,
     },
     /// An artifact is not the file that the manifest describes.
     #[error("{} is not the {name} that its manifest describes: {why}", .path.display())]
     Changed {
-        /// Which artifact.
+        /// Name of the artifact in the manifest.
         name: String,
         /// Where it is.
         path: PathBuf,
@@ -49,38 +49,38 @@ pub enum RuntimeError {
     /// An artifact's content is not what an artifact of this name must be.
     #[error("{} is no real {name}: {why}", .path.display())]
     NotReal {
-        /// Which artifact.
+        /// Name of the artifact in the manifest.
         name: String,
         /// Where it is.
         path: PathBuf,
-        /// What gave it away.
+        /// The mark by which the placeholder is known.
         why: String,
     },
     /// An artifact that must be there is not in the manifest.
     #[error("the runtime in {} has no {name}", .root.display())]
     NoArtifact {
-        /// The bundle.
+        /// Directory of the bundle.
         root: PathBuf,
-        /// Which artifact.
+        /// Name of the artifact in the manifest.
         name: String,
     },
     /// The safety rule.
     #[error("{} claims {claim}, which {why}", .path.display())]
     Unearned {
-        /// The manifest.
+        /// Path of the manifest.
         path: PathBuf,
-        /// Which capability.
+        /// Name of the capability.
         claim: &'static str,
         /// Why that cannot be.
         why: String,
     },
-    /// What was measured does not prove anything about this bundle.
+    /// The measurement proves nothing about this bundle.
     #[error("the probe proves nothing about this runtime: {0}")]
     Evidence(String),
 }
 
 impl RuntimeError {
-    /// What to do about it.
+    /// Advice to a person, where there is some.
     pub fn hint(&self) -> Option<String> {
         Some(match self {
             Self::Io { doing: "written", .. } => "check the directory's permissions and the free space".into(),

@@ -8,9 +8,9 @@ use std::fs::File;
 
 use super::manifest::{ArtifactKind, Record};
 use super::{AGENT, Bundle, INITRAMFS, KERNEL, RuntimeError};
-use crate::stamp::{self, Content};
+use crate::hostfs::stamp::{self, Content};
 
-/// What a boot of a bundle's kernel and initramfs showed.
+/// Findings of a boot of a bundle's kernel and initramfs.
 #[derive(Clone, Debug)]
 pub struct Probe {
     /// The VMM that booted it, such as `qemu`.
@@ -19,16 +19,16 @@ pub struct Probe {
     pub accelerator: String,
     /// The version with which the agent in the guest identified itself.
     pub agent_version: String,
-    /// What `/init --version`, run in the guest by the agent, did; `None` when it could not be run.
+    /// Result of `/init --version`, run in the guest by the agent; `None` when it could not be run.
     pub exec: Option<ProbeExec>,
 }
 
 /// The outcome of one command in the guest.
 #[derive(Clone, Debug)]
 pub struct ProbeExec {
-    /// Its exit code.
+    /// Exit code of the command.
     pub exit_code: i32,
-    /// What it wrote to standard output.
+    /// Standard output of the command.
     pub stdout: String,
 }
 

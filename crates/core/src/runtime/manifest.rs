@@ -9,14 +9,14 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use super::{PLATFORM, RuntimeError, SCHEMA};
-use crate::stamp;
+use crate::hostfs::stamp;
 
 /// Most bytes of a manifest: a hundred times what is needed.
 pub(super) const MAX_MANIFEST: u64 = 256 * 1024;
 /// Most artifacts in one.
 const MAX_ARTIFACTS: usize = 64;
 
-/// `manifest.json`.
+/// Contents of `manifest.json`.
 #[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Manifest {
@@ -30,23 +30,23 @@ pub struct Manifest {
     pub component_versions: BTreeMap<String, String>,
     /// The files, by what they are: `kernel`, `initramfs`, `agent`, `floor`.
     pub artifacts: BTreeMap<String, Artifact>,
-    /// What was measured.
+    /// Capabilities that a measurement showed.
     pub capabilities: Capabilities,
-    /// What was measured, where a capability is claimed.
+    /// The measurement, where a capability is claimed.
     pub(super) evidence: Option<Record>,
 }
 
-/// One file of the bundle.
+/// A file of the bundle.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Artifact {
-    /// Its file name in the bundle.
+    /// File name in the bundle.
     pub path: String,
-    /// Its SHA-256, lower-case hexadecimal.
+    /// SHA-256 in lower-case hexadecimal.
     pub sha256: String,
-    /// Its size in bytes.
+    /// Size in bytes.
     pub size: u64,
-    /// Its version.
+    /// Version of the program in the file.
     pub version: String,
     /// Whether it is the thing itself.
     pub kind: ArtifactKind,
@@ -56,7 +56,7 @@ pub struct Artifact {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ArtifactKind {
-    /// It is.
+    /// A real artifact.
     Real,
     /// Something that stands in its place and does part of its work.
     Shim,
@@ -64,7 +64,7 @@ pub enum ArtifactKind {
     Placeholder,
 }
 
-/// What this runtime was seen to do.
+/// Abilities that this runtime was seen to have.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Capabilities {
@@ -86,9 +86,9 @@ pub(super) struct Record {
     pub(super) artifacts: BTreeMap<String, String>,
     pub(super) backend: String,
     pub(super) accelerator: String,
-    /// What the agent said it is.
+    /// Version by the agent's own word.
     pub(super) agent_version: String,
-    /// What a command in the guest printed.
+    /// Output of a command in the guest.
     pub(super) exec_stdout: Option<String>,
 }
 

@@ -9,44 +9,46 @@ use std::time::Duration;
 use pyro_vmm::GuestMemory;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{How, Order, Origin, Plan, Started, restore_deadline};
+use super::{How, Origin, StartError, StartPlan, StartRequest, Started, restore_deadline};
 use crate::launch::Root;
-use crate::vm::VmError;
 
 /// A guest that was saved.
-pub struct Kept {
-    /// Its devices, and all of its memory unless that is in a file of its own.
+pub struct SavedGuest {
+    /// Device state, with all of memory unless that has a file of its own.
     pub state: File,
-    /// Its memory, which never changes; opened for reading and writing, as a VMM wants it.
+    /// Guest memory, which never changes; opened for reading and writing, as a VMM wants it.
     pub ram: Option<File>,
-    /// What it depends on.
+    /// Facts that the guest depends on.
     pub origin: Origin,
 }
 
-/// Lets a guest go on with the disk of `order`, as that was when it was saved, or says why it cannot; it may have written
+/// Lets a guest go on with the disk of `request`, as that was when it was saved, or says why it cannot; it may have written
 /// to the disk then.
 ///
 /// # Errors
 /// When the host has no randomness, memory or VMM.
-pub async fn resume(order: Order<'_>, kept: Kept) -> Result<Result<Started, String>, VmError> {
-    let Kept { state, ram, origin } = kept;
-    let order = Plan::of_kind(order, origin.key.kind);
-    if order.key != origin.key {
+pub async fn resume(
+    request: StartRequest<'_>,
+    saved: SavedGuest,
+) -> Result<Result<Started, String>, StartError> {
+    let SavedGuest { state, ram, origin } = saved;
+    let plan = StartPlan::of_kind(request, origin.key.kind);
+    if plan.key != origin.key {
         return Ok(Err(
             "it was saved by another version of pyro or its environment, or on another host".into()
         ));
     }
-    let disk = order.disk()?;
+    let disk = plan.disk()?;
     let open = || [Some(&state), ram.as_ref()].into_iter().flatten().map(Open::to_all).collect();
     let open: io::Result<Vec<_>> = open();
-    let open = open.map_err(|source| VmError::Disk { source })?;
+    let open = open.map_err(StartError::Disk)?;
     let mapped = ram.as_ref().and_then(|file| file.try_clone().ok());
     // All of memory may be read from the state before the guest goes on.
-    let loading = if ram.is_some() { 0 } else { u64::from(order.shape.mem_mib) / 20 };
-    let deadline = restore_deadline(order.vmm.accelerator()) + Duration::from_secs(loading);
+    let loading = if ram.is_some() { 0 } else { u64::from(plan.shape.mem_mib) / 20 };
+    let deadline = restore_deadline(plan.vmm.accelerator()) + Duration::from_secs(loading);
     let memory = ram.map_or(GuestMemory::Private, GuestMemory::From);
-    let wish = order.wish(deadline, Root::Kept);
-    let loaded = order.load(disk, memory, state, origin.tsc_khz, &wish, How::Resumed).await?;
+    let wish = plan.wish(deadline, Root::Kept);
+    let loaded = plan.load(disk, memory, state, origin.tsc_khz, &wish, How::Resumed).await?;
     drop(open);
     Ok(loaded.map(|started| Started { memory: mapped, ..started }).map_err(|trouble| trouble.0))
 }

@@ -1,6 +1,6 @@
 //! What is said about a start that was no plain restore.
 
-/// What there is to say about a start that was no plain restore.
+/// A remark about a start that was no plain restore.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Remark {
     /// There is no template for it: it boots, and leaves one.

@@ -8,13 +8,13 @@ use serde::{Deserialize, Serialize};
 
 use crate::environment::{DISK_BYTES, Installed};
 use crate::host;
+use crate::hostfs::stamp;
 use crate::runtime::{Bundle, INITRAMFS, KERNEL};
-use crate::stamp;
 
 /// In which state its guest was saved.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum TemplateKind {
     /// A blank disk mounted and the root assembled: for new VMs, whose disk is a copy of the template's.
     Fresh,
     /// The base mounted and the writable disk never opened: for VMs that bring a disk, which the guest mounts after
@@ -22,7 +22,7 @@ pub enum Kind {
     Bare,
 }
 
-impl fmt::Display for Kind {
+impl fmt::Display for TemplateKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::Fresh => "fresh",
@@ -34,9 +34,9 @@ impl fmt::Display for Kind {
 /// All that a template depends on.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
-pub struct Key {
+pub struct TemplateKey {
     /// In which state its guest was saved.
-    pub kind: Kind,
+    pub kind: TemplateKind,
     /// The environment's name, such as `debian:12`.
     pub environment: String,
     /// SHA-256 of the environment's image.
@@ -45,7 +45,7 @@ pub struct Key {
     pub kernel: String,
     /// SHA-256 of the initramfs, which is the agent.
     pub initramfs: String,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpus: u8,
     /// Guest memory, MiB.
     pub mem_mib: u32,
@@ -60,7 +60,7 @@ pub struct Key {
     pub backend: String,
     /// The VMM: its binary's path, size and time of change. That includes its version and the format of its snapshots.
     pub vmm: String,
-    /// Which devices the VMM is told to have.
+    /// Version of the set of devices that the VMM is told to have.
     pub device_model: u32,
     /// `kvm` or `tcg`.
     pub accelerator: String,
@@ -70,10 +70,10 @@ pub struct Key {
     pub host_kernel: String,
 }
 
-impl Key {
+impl TemplateKey {
     /// For a guest of this environment and shape, as it would be started here and now.
     pub fn new(
-        kind: Kind,
+        kind: TemplateKind,
         bundle: &Bundle,
         environment: &Installed,
         vmm: &Vmm,

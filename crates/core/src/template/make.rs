@@ -12,11 +12,12 @@ use pyro_vmm::{Machine, MemoryFileUse, VmmError};
 use rustix::fs::MemfdFlags;
 
 use super::store::{DISK, Draft, MEMORY, STATE};
-use super::{Key, Kind, Templates};
+use super::{TemplateKey, TemplateKind, Templates};
+use crate::bug::{Bug, blocking};
 use crate::command::{self, CommandError, CommandLine, Options, Streams};
-use crate::environment::lock::Lock;
-use crate::environment::{CancelToken, EnvironmentError};
 use crate::guest::GuestError;
+use crate::hostfs::lock::Lock;
+use crate::hostfs::{CancelToken, HostFsError, publish};
 use crate::launch::Booted;
 use crate::timeline::{Step, Timeline};
 use pyro_formats::hostfs::{copy_sparse, dig_holes};
@@ -30,18 +31,21 @@ const SETTLE: Duration = Duration::from_millis(30);
 /// Why a booted guest is no template. It may still be of use itself.
 #[derive(Debug, thiserror::Error)]
 pub enum SaveError {
-    /// Its files cannot be made.
+    /// Files of the template cannot be made.
     #[error(transparent)]
-    Cache(#[from] EnvironmentError),
+    Files(#[from] HostFsError),
     /// Writing them failed.
     #[error("it cannot be written")]
     Write(#[source] io::Error),
     /// The shell in it failed.
     #[error("its shell cannot be run")]
     Warm(#[source] CommandError),
-    /// It would not end its session.
+    /// The guest would not end its session.
     #[error("its guest does not listen")]
     Detach(#[source] GuestError),
+    /// A fault of pyro itself.
+    #[error(transparent)]
+    Bug(#[from] Bug),
     /// The VMM would not pause or save it.
     #[error("the virtual machine monitor does not save it")]
     Vmm(#[source] VmmError),
@@ -50,7 +54,7 @@ pub enum SaveError {
 /// Whoever makes the template of one key: alone, for as long as this lives.
 pub(crate) struct Maker {
     templates: Templates,
-    key: Key,
+    key: TemplateKey,
     _lock: Lock,
     /// Guest memory while the guest boots: a file without a name, faster to fault in than one on a disk.
     memory: File,
@@ -58,7 +62,7 @@ pub(crate) struct Maker {
 
 /// A guest that was saved, or not: paused, its session ended.
 pub(crate) struct Saved {
-    /// The VMM.
+    /// The paused VMM.
     pub machine: Machine,
     /// The port on which its agent listens, if it has one.
     pub port: Option<UnixStream>,
@@ -80,7 +84,7 @@ impl Drop for Abandoned {
         if let Some(dir) = &self.0 {
             // Under another name first: who still writes finds nothing there any more, and nothing to publish. What cannot be
             // removed now is swept by the next maker.
-            if crate::environment::install::discard(dir).is_err() {
+            if publish::discard(dir).is_err() {
                 // No room for another name, or gone already.
                 let _ = std::fs::remove_dir_all(dir);
             }
@@ -92,7 +96,7 @@ impl Maker {
     /// Waits for whoever makes it already, calling `waiting` once. Blocks; the token ends the wait.
     pub(crate) fn new(
         templates: Templates,
-        key: Key,
+        key: TemplateKey,
         cancel: &CancelToken,
         waiting: &mut dyn FnMut(),
     ) -> Result<Self, SaveError> {
@@ -124,11 +128,11 @@ impl Maker {
         timeline: &Timeline,
     ) -> Result<Saved, SaveError> {
         let Booted { mut machine, guest, .. } = booted;
-        if self.key.kind == Kind::Fresh {
+        if self.key.kind == TemplateKind::Fresh {
             let shell = CommandLine::Shell("true".into());
             let options = Options { timeout: Some(WARM_DEADLINE), ..Options::default() };
             let watch = machine.watch();
-            command::execute(&guest, &watch, &shell, &options, &mut Streams::kept_only())
+            command::execute(&guest, &watch, &shell, &options, &mut Streams::discarded())
                 .await
                 .map_err(SaveError::Warm)?;
         }
@@ -153,12 +157,10 @@ impl Maker {
         machine.save(own(&state)?, beside).await.map_err(SaveError::Vmm)?;
         timeline.mark(Step::BuildStateSaved);
         let timeline = timeline.clone();
-        let written = tokio::task::spawn_blocking(move || {
-            self.write_files(&draft, &state, &memory, saved, &disk, &timeline)
-        });
-        let written = written.await;
+        let written =
+            blocking(move || self.write_files(&draft, &state, &memory, saved, &disk, &timeline)).await;
         abandoned.over();
-        written.unwrap_or_else(|_| Err(SaveError::Write(io::Error::other("the writer ended"))))
+        written
     }
 
     fn write_files(
@@ -178,12 +180,12 @@ impl Maker {
             }
             timeline.mark(Step::BuildMemoryWritten);
             let disk = match self.key.kind {
-                Kind::Fresh => {
+                TemplateKind::Fresh => {
                     let copy = draft.create(DISK)?;
                     copy_sparse(disk, &copy)?;
                     Some(copy)
                 }
-                Kind::Bare => None,
+                TemplateKind::Bare => None,
             };
             timeline.mark(Step::BuildDiskWritten);
             draft.complete(&self.key, memory, state, disk.as_ref())

@@ -16,6 +16,6 @@ mod key;
 mod make;
 mod store;
 
-pub use key::{Key, Kind};
+pub use key::{TemplateKey, TemplateKind};
 pub(crate) use make::{Maker, Saved};
-pub use store::{Lookup, Stored, Template, Templates};
+pub use store::{StoredTemplate, Template, TemplateLookup, Templates};

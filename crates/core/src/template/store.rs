@@ -19,11 +19,12 @@ use rustix::fs::{CWD, Mode, OFlags};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use super::Key;
-use crate::environment::install::{self, Building};
-use crate::environment::lock::{self, Lock};
-use crate::environment::{CancelToken, EnvironmentError};
-use crate::stamp::{self, Identity};
+use super::TemplateKey;
+use crate::hostfs::lock::{self, Lock};
+use crate::hostfs::publish::{self, Building};
+use crate::hostfs::stamp::{self, FileIdentity};
+use crate::hostfs::{CancelToken, HostFsError};
+use crate::identity::unix_seconds;
 
 /// The layout of these manifests.
 const SCHEMA: u32 = 2;
@@ -45,13 +46,13 @@ const KEPT: usize = 12;
 #[serde(deny_unknown_fields)]
 struct Manifest {
     schema: u32,
-    key: Key,
-    memory: Identity,
-    state: Identity,
-    disk: Option<Identity>,
+    key: TemplateKey,
+    memory: FileIdentity,
+    state: FileIdentity,
+    disk: Option<FileIdentity>,
     /// The rate of the host's time-stamp counter, as the guest was told when it booted: its clock goes by that for ever.
     tsc_khz: u64,
-    /// Unix seconds.
+    /// Time of the making, Unix seconds.
     created_at: u64,
 }
 
@@ -69,9 +70,9 @@ pub struct Template {
     inode: u64,
 }
 
-/// What is found for a key.
+/// Result of the search for a template.
 #[derive(Debug)]
-pub enum Lookup {
+pub enum TemplateLookup {
     /// A template that can be restored.
     Found(Template),
     /// None was made yet.
@@ -80,14 +81,14 @@ pub enum Lookup {
     Unusable(String),
 }
 
-/// One template, for people.
+/// A template, described for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
-pub struct Stored {
-    /// Its directory.
+pub struct StoredTemplate {
+    /// Path of its directory.
     pub path: String,
     /// `fresh` or `bare`.
     pub kind: String,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpu_count: u8,
     /// Guest memory, MiB.
     pub mem_mib: u32,
@@ -111,44 +112,44 @@ impl Templates {
         Self { root }
     }
 
-    fn dir(&self, key: &Key) -> PathBuf {
+    fn dir(&self, key: &TemplateKey) -> PathBuf {
         self.root.join(key.id())
     }
 
     /// The template for `key`, its files open.
-    pub fn find(&self, key: &Key) -> Lookup {
+    pub fn find(&self, key: &TemplateKey) -> TemplateLookup {
         let path = self.dir(key).join(PUBLISHED);
         let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let dir = match rustix::fs::openat(CWD, &path, flags, Mode::empty()) {
             Ok(dir) => File::from(dir),
-            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return Lookup::Missing,
-            Err(error) => return Lookup::Unusable(format!("it cannot be opened: {error}")),
+            Err(rustix::io::Errno::NOENT | rustix::io::Errno::NOTDIR) => return TemplateLookup::Missing,
+            Err(error) => return TemplateLookup::Unusable(format!("it cannot be opened: {error}")),
         };
         match open(&dir, key) {
             Ok(template) => {
                 self.used(key);
                 // A maker that was killed between naming its template and tidying up.
-                install::sweep_if_idle(&self.dir(key));
-                Lookup::Found(template)
+                publish::sweep_if_idle(&self.dir(key));
+                TemplateLookup::Found(template)
             }
-            Err(why) => Lookup::Unusable(why),
+            Err(why) => TemplateLookup::Unusable(why),
         }
     }
 
     /// Waits until nobody else makes or removes the template of `key`; sweeps what an interrupted maker left.
     pub(super) fn lock(
         &self,
-        key: &Key,
+        key: &TemplateKey,
         cancel: &CancelToken,
         waiting: &mut dyn FnMut(),
-    ) -> Result<Lock, EnvironmentError> {
+    ) -> Result<Lock, HostFsError> {
         let dir = self.dir(key);
         for _ in 0..LOCK_TRIES {
             let made = fs::DirBuilder::new().recursive(true).mode(0o700).create(&dir);
-            made.map_err(|e| EnvironmentError::cache(&dir, "created", e))?;
+            made.map_err(|e| HostFsError::file(&dir, "created", e))?;
             match lock::acquire(&dir.join(LOCK), cancel, waiting) {
                 Ok(held) => {
-                    install::sweep(&dir);
+                    publish::sweep(&dir);
                     return Ok(held);
                 }
                 // Somebody removes templates at this moment.
@@ -157,29 +158,25 @@ impl Templates {
             }
         }
         let gone = std::io::ErrorKind::NotFound.into();
-        Err(EnvironmentError::cache(&dir, "kept: templates are being removed over and over", gone))
+        Err(HostFsError::file(&dir, "kept: templates are being removed over and over", gone))
     }
 
     /// A directory to make the template of `key` in. The caller holds its lock.
-    pub(super) fn draft(&self, key: &Key) -> Result<Draft, EnvironmentError> {
+    pub(super) fn draft(&self, key: &TemplateKey) -> Result<Draft, HostFsError> {
         let building = Building::new(&self.dir(key))?;
         let out = building.path().join("out");
-        fs::DirBuilder::new()
-            .mode(0o700)
-            .create(&out)
-            .map_err(|e| EnvironmentError::cache(&out, "created", e))?;
+        fs::DirBuilder::new().mode(0o700).create(&out).map_err(|e| HostFsError::file(&out, "created", e))?;
         Ok(Draft { building, out })
     }
 
     /// Makes a draft that is on disk the template of `key`, in place of whatever is there.
-    pub(super) fn publish(&self, key: &Key, draft: &Draft) -> Result<(), EnvironmentError> {
+    pub(super) fn publish(&self, key: &TemplateKey, draft: &Draft) -> Result<(), HostFsError> {
         let target = self.dir(key).join(PUBLISHED);
-        install::move_in(&draft.out, &target, 0o700)
-            .map_err(|e| EnvironmentError::cache(&target, "written", e))
+        publish::move_in(&draft.out, &target, 0o700).map_err(|e| HostFsError::file(&target, "written", e))
     }
 
     /// Remembers that the template of `key` was of use now, in the times of its lock.
-    fn used(&self, key: &Key) {
+    fn used(&self, key: &TemplateKey) {
         let now = rustix::fs::Timespec { tv_sec: 0, tv_nsec: rustix::fs::UTIME_NOW };
         let times = rustix::fs::Timestamps { last_access: now, last_modification: now };
         // Forgetting it only makes this template go earlier.
@@ -200,21 +197,21 @@ impl Templates {
     }
 
     /// Removes the template of `key`, unless it is not the one that `bad` was any more. The caller holds the lock.
-    pub(super) fn discard(&self, key: &Key, bad: Option<u64>) {
+    pub(super) fn discard(&self, key: &TemplateKey, bad: Option<u64>) {
         let path = self.dir(key).join(PUBLISHED);
         let now = fs::symlink_metadata(&path).ok().map(|stat| stat.ino());
         if now.is_some() && (bad.is_none() || bad == now) {
             // What stays is found unusable again.
-            let _ = install::discard(&path);
+            let _ = publish::discard(&path);
         }
     }
 
     /// All templates of the environment image with this SHA-256.
-    pub fn of_base(&self, base: &str) -> Vec<Stored> {
+    pub fn of_base(&self, base: &str) -> Vec<StoredTemplate> {
         let stored = |dir: PathBuf| {
             let path = dir.join(PUBLISHED);
             let manifest = read_manifest(&File::open(&path).ok()?).ok()?;
-            (manifest.key.base == base).then(|| Stored {
+            (manifest.key.base == base).then(|| StoredTemplate {
                 bytes: allocated(&path),
                 path: path.display().to_string(),
                 kind: manifest.key.kind.to_string(),
@@ -243,7 +240,7 @@ impl Templates {
     ///
     /// # Errors
     /// When one cannot be removed; the others are.
-    pub fn prune(&self) -> Result<(Vec<String>, u64), EnvironmentError> {
+    pub fn prune(&self) -> Result<(Vec<String>, u64), HostFsError> {
         let (mut removed, mut freed, mut failed) = (Vec::new(), 0, None);
         for dir in self.dirs() {
             match remove(&dir) {
@@ -260,7 +257,7 @@ impl Templates {
 }
 
 impl Template {
-    /// Which one it is, among those that have the same key.
+    /// Inode of its directory, which tells it from others of the same key.
     pub(crate) fn inode(&self) -> u64 {
         self.inode
     }
@@ -290,7 +287,7 @@ impl Draft {
     /// Brings all of it to the host's disk, and describes it.
     pub(super) fn complete(
         &self,
-        key: &Key,
+        key: &TemplateKey,
         memory: &File,
         state: &File,
         disk: Option<&File>,
@@ -301,11 +298,11 @@ impl Draft {
         let manifest = Manifest {
             schema: SCHEMA,
             key: key.clone(),
-            memory: Identity::of(memory)?,
-            state: Identity::of(state)?,
-            disk: disk.map(Identity::of).transpose()?,
+            memory: FileIdentity::of(memory)?,
+            state: FileIdentity::of(state)?,
+            disk: disk.map(FileIdentity::of).transpose()?,
             tsc_khz: pyro_vmm::tsc_khz(),
-            created_at: install::unix_now(),
+            created_at: unix_seconds(),
         };
         let mut file = self.create(MANIFEST)?;
         io::Write::write_all(&mut file, &stamp::seal(&manifest)?)?;
@@ -314,7 +311,7 @@ impl Draft {
 }
 
 /// Removes the directory of one key, unless somebody has its lock. Gives the bytes freed.
-fn remove(dir: &Path) -> Result<Option<u64>, EnvironmentError> {
+fn remove(dir: &Path) -> Result<Option<u64>, HostFsError> {
     let held = match lock::try_acquire(&dir.join(LOCK)) {
         Ok(Some(held)) => held,
         Ok(None) => return Ok(None),
@@ -322,11 +319,11 @@ fn remove(dir: &Path) -> Result<Option<u64>, EnvironmentError> {
         Err(_) if !dir.exists() => return Ok(None),
         Err(error) => return Err(error),
     };
-    install::sweep(dir);
+    publish::sweep(dir);
     let published = dir.join(PUBLISHED);
     let bytes = allocated(&published);
     if published.exists() {
-        install::discard(&published).map_err(|e| EnvironmentError::cache(dir, "removed", e))?;
+        publish::discard(&published).map_err(|e| HostFsError::file(dir, "removed", e))?;
     }
     let _ = fs::remove_file(dir.join(LOCK));
     let _ = fs::remove_dir(dir);
@@ -352,7 +349,7 @@ fn read_manifest(dir: &File) -> Result<Manifest, String> {
     Ok(manifest)
 }
 
-fn open(dir: &File, key: &Key) -> Result<Template, String> {
+fn open(dir: &File, key: &TemplateKey) -> Result<Template, String> {
     let stat = dir.metadata().map_err(|e| format!("it cannot be read: {e}"))?;
     let user = rustix::process::geteuid().as_raw();
     if stat.uid() != user {
@@ -365,9 +362,9 @@ fn open(dir: &File, key: &Key) -> Result<Template, String> {
     if manifest.key != *key {
         return Err("it was made for something else".into());
     }
-    let file = |name: &str, saved: Identity, writable: bool| {
+    let file = |name: &str, saved: FileIdentity, writable: bool| {
         let file = open_file(dir, name, writable).map_err(|e| format!("its {name} cannot be opened: {e}"))?;
-        match Identity::of(&file) {
+        match FileIdentity::of(&file) {
             Ok(found) if found == saved => Ok(file),
             Ok(found) if found.size != saved.size => {
                 Err(format!("its {name} has {} bytes instead of {}", found.size, saved.size))

@@ -1,12 +1,14 @@
 //! Why a VM could not do what was asked of it.
 
 use crate::backend::BackendError;
+use crate::bug::Bug;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
 use crate::host_compat::HostCompatError;
+use crate::hostfs::HostFsError;
 use crate::identity::NoRandomness;
-use crate::launch::BootError;
 use crate::runtime::RuntimeError;
+use crate::start::StartError;
 use crate::vm::LimitError;
 
 /// A failure in the life of a VM.
@@ -24,9 +26,12 @@ pub enum VmError {
     /// No VMM to run it.
     #[error(transparent)]
     Backend(#[from] BackendError),
-    /// The guest did not come up.
-    #[error("the guest did not start")]
-    Boot(#[from] BootError),
+    /// No guest came to run.
+    #[error(transparent)]
+    Start(#[from] StartError),
+    /// A template cannot be removed.
+    #[error(transparent)]
+    Files(#[from] HostFsError),
     /// The command has no outcome.
     #[error(transparent)]
     Command(#[from] CommandError),
@@ -39,40 +44,33 @@ pub enum VmError {
     /// The kernel gave no random bytes.
     #[error(transparent)]
     Randomness(#[from] NoRandomness),
-    /// A file of the VM cannot be made or used.
-    #[error("a file for the VM's disk or memory cannot be used")]
-    Disk {
-        /// What the kernel said.
-        #[source]
-        source: std::io::Error,
-    },
     /// The VM is in another state.
     #[error("VM {vm_id} is {state}: it cannot be {wanted}")]
     State {
-        /// Which VM.
+        /// Id of the VM.
         vm_id: String,
-        /// Its state.
+        /// State that the VM is in.
         state: &'static str,
-        /// What was asked.
+        /// The attempted action, as a participle.
         wanted: &'static str,
     },
     /// No such VM in this process.
     #[error("there is no VM {0:?} in this process")]
     Unknown(String),
-    /// The installer's thread ended without an answer.
-    #[error("installing the environment ended without a result; this is a bug in pyro")]
-    PullPanicked,
+    /// A fault of pyro itself.
+    #[error(transparent)]
+    Bug(#[from] Bug),
 }
 
 impl VmError {
-    /// What to do about it, where there is something.
+    /// Advice to a person, where there is some.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::Limit(error) => error.hint(),
             Self::Environment(error) => error.hint(),
             Self::Runtime(error) => error.hint(),
             Self::Backend(error) => error.hint(),
-            Self::Boot(_) => Some("`pyro doctor` shows what this host can run".into()),
+            Self::Start(error) => error.hint(),
             Self::State { .. } | Self::Unknown(_) => {
                 Some("a VM runs one command and belongs to the process that created it".into())
             }
@@ -83,7 +81,8 @@ impl VmError {
     /// Whether this means that no guest can run here, as opposed to a request that makes no sense anywhere.
     pub(crate) fn no_guest_can_run(&self) -> bool {
         match self {
-            Self::Runtime(_) | Self::Backend(_) | Self::Boot(_) => true,
+            Self::Runtime(_) | Self::Backend(_) => true,
+            Self::Start(error) => error.no_guest_can_run(),
             Self::Environment(error) => !error.is_callers_mistake(),
             _ => false,
         }

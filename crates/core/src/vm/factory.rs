@@ -7,31 +7,32 @@ use serde::Serialize;
 
 use super::{VmError, VmRequest};
 use crate::backend::{self, Choice, Preference, Probe};
+use crate::bug::blocking;
 use crate::config::Config;
-use crate::environment::{self, CancelToken, EnvironmentError, Installed, PullEvent, Status, Store};
+use crate::environment::{self, EnvironmentError, EnvironmentStatus, Installed, PullEvent, Store};
+use crate::hostfs::CancelToken;
 use crate::runtime::{Bundle, KERNEL};
-use crate::start::{self, Disk, Order, Remark, Use};
-use crate::template::Templates;
+use crate::start::{self, Disk, Remark, StartRequest, TemplateUse};
+use crate::template::{StoredTemplate, Templates};
 use crate::timeline::{Observer, Timeline};
-use crate::workspace;
 
 /// Where VMs come from on this host: the places, the wish for a backend, the installed environments.
 #[derive(Clone, Debug)]
 pub struct Factory {
     /// Where things are.
     pub config: Arc<Config>,
-    /// What the person asked for.
+    /// The person's choice of backend.
     pub preference: Preference,
     /// Whether starts may use templates.
-    pub templates: Use,
+    pub templates: TemplateUse,
     /// Told of every step of every start, as `pyro bench` and tests want it.
     pub observer: Option<Observer>,
 }
 
 impl Factory {
-    /// One that uses templates and tells nobody.
+    /// A factory that uses templates and has no observer.
     pub fn new(config: Config, preference: Preference) -> Self {
-        Self { config: config.into(), preference, templates: Use::default(), observer: None }
+        Self { config: config.into(), preference, templates: TemplateUse::default(), observer: None }
     }
 
     /// The store of installed environments.
@@ -44,7 +45,7 @@ impl Factory {
         Ok(Bundle::open(&self.config.bundle_dir, &self.config.cache_dir)?)
     }
 
-    /// The templates.
+    /// The store of templates.
     pub fn template_store(&self) -> Templates {
         Templates::new(self.config.template_dir.clone())
     }
@@ -64,11 +65,12 @@ impl Factory {
         let request = VmRequest::new(&environment.manifest().name);
         let shape = Shape { vcpus: request.vcpu_count as u8, mem_mib: request.mem_mib };
         let timeline = Timeline::begin(self.observer.clone());
-        let order = self.order(&bundle, environment, &choice, shape, "pyro-template".into(), &timeline);
-        start::warm(order, tell).await
+        let request =
+            self.start_request(&bundle, environment, &choice, shape, "pyro-template".into(), &timeline);
+        Ok(start::warm(request, tell).await?)
     }
 
-    pub(super) fn order<'a>(
+    pub(super) fn start_request<'a>(
         &'a self,
         bundle: &'a Bundle,
         environment: &'a Installed,
@@ -76,8 +78,8 @@ impl Factory {
         shape: Shape,
         hostname: String,
         timeline: &'a Timeline,
-    ) -> Order<'a> {
-        Order {
+    ) -> StartRequest<'a> {
+        StartRequest {
             config: &self.config,
             bundle,
             environment,
@@ -92,32 +94,36 @@ impl Factory {
         }
     }
 
-    /// One environment, with what this host keeps for it: its kernel and its templates.
+    /// Describes an environment, with the kernel and the templates that this host has for it.
     ///
     /// # Errors
     /// When it is unknown or the cache cannot be read.
-    pub fn inspect(&self, name: &str) -> Result<Status, VmError> {
-        let mut status = self.store().inspect(name)?;
+    pub fn inspect(&self, name: &str) -> Result<EnvironmentInfo, VmError> {
+        let mut info = EnvironmentInfo {
+            status: self.store().inspect(name)?,
+            kernel_image: None,
+            templates: None,
+            template_bytes: None,
+        };
         if let Some(installed) = self.store().installed(name)? {
             // Without a runtime there is no kernel to name.
             let kernel = self.bundle().ok().and_then(|bundle| bundle.artifact_path(KERNEL));
-            status.kernel_image = kernel.map(|path| path.display().to_string());
+            info.kernel_image = kernel.map(|path| path.display().to_string());
             let templates = self.template_store().of_base(&installed.manifest().rootfs.sha256);
-            status.template_bytes = Some(templates.iter().map(|template| template.bytes).sum());
-            status.templates = Some(templates);
+            info.template_bytes = Some(templates.iter().map(|template| template.bytes).sum());
+            info.templates = Some(templates);
         }
-        Ok(status)
+        Ok(info)
     }
 
-    /// Removes what nobody needs: versions of environments that are neither current nor in use, leftovers of
+    /// Removes versions of environments that are neither current nor `in_use` (their version ids), leftovers of
     /// interrupted work, and all templates, which the next start of each kind makes anew.
     ///
     /// # Errors
-    /// When something cannot be read or removed; what was removed until then is.
-    pub fn prune(&self) -> Result<Pruned, VmError> {
+    /// When something cannot be read or removed; the rest is removed by then or not.
+    pub fn prune(&self, in_use: &[String]) -> Result<Pruned, VmError> {
         let (deleted_template_dirs, freed_template_bytes) = self.template_store().prune()?;
-        let in_use = workspace::versions_in_use(&self.config.workspaces_dir);
-        Ok(Pruned { environments: self.store().prune(&in_use)?, deleted_template_dirs, freed_template_bytes })
+        Ok(Pruned { environments: self.store().prune(in_use)?, deleted_template_dirs, freed_template_bytes })
     }
 
     /// The environment, installed now if it was not, or not as it should be.
@@ -150,29 +156,43 @@ impl Factory {
         let cancel = CancelToken::new();
         let (done, finished) = std::sync::mpsc::channel::<()>();
         let guard = CancelOnDrop(cancel.clone(), finished);
-        let pulled = tokio::task::spawn_blocking(move || {
+        let pulled = blocking(move || {
             // Dropped with the closure's last action, also when that is a panic.
             let _done = done;
-            store.pull(&name, &mut events, &cancel)
+            Ok(store.pull(&name, &mut events, &cancel)?)
         })
         .await;
         drop(guard);
-        match pulled {
-            Ok(result) => Ok(result?),
-            Err(_) => Err(VmError::PullPanicked),
-        }
+        pulled
     }
 }
 
-/// What was removed.
+/// An environment, with the kernel and the templates that this host has for it.
+#[derive(Clone, Debug, Serialize)]
+pub struct EnvironmentInfo {
+    /// The environment by itself.
+    #[serde(flatten)]
+    pub status: EnvironmentStatus,
+    /// Path of the runtime's kernel, with which the environment is started; absent without a runtime.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kernel_image: Option<String>,
+    /// Saved guests that starts are restored from; absent while the environment is not installed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub templates: Option<Vec<StoredTemplate>>,
+    /// Bytes of disk that the templates take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub template_bytes: Option<u64>,
+}
+
+/// Directories that a prune removed.
 #[derive(Clone, Debug, Serialize)]
 pub struct Pruned {
     /// Of the environments.
     #[serde(flatten)]
     pub environments: environment::Pruned,
-    /// The templates.
+    /// The store of templates.
     pub deleted_template_dirs: Vec<String>,
-    /// What they took, bytes.
+    /// Bytes that the templates took.
     pub freed_template_bytes: u64,
 }
 

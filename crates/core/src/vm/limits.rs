@@ -9,7 +9,7 @@ pub const MEMORY_MIB: std::ops::RangeInclusive<u32> = 256..=32_768;
 /// Shortest and longest time to live, seconds; 0 means none.
 pub const TTL_SECONDS: std::ops::RangeInclusive<u64> = 60..=86_400;
 
-/// What a VM is asked to be.
+/// Shape and wishes for a new VM.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct VmRequest {
     /// An environment of the catalog, such as `debian:12`.
@@ -53,9 +53,9 @@ pub enum LimitError {
     /// More memory than the host can give now.
     #[error("mem_mib is {wanted}, and this host has {available} MiB free")]
     HostMemory {
-        /// What was asked for, MiB.
+        /// Requested memory, MiB.
         wanted: u32,
-        /// What is there, MiB.
+        /// Available memory, MiB.
         available: u64,
     },
     /// A time to live out of range.
@@ -70,7 +70,7 @@ pub enum LimitError {
 }
 
 impl LimitError {
-    /// What to do about it.
+    /// Advice to a person, where there is some.
     pub fn hint(&self) -> Option<String> {
         match self {
             Self::HostMemory { available, .. } if *available >= u64::from(*MEMORY_MIB.start()) => {

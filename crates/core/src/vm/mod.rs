@@ -13,6 +13,7 @@ mod error;
 mod factory;
 pub(crate) mod limits;
 pub mod registry;
+mod report;
 
 use pyro_vmm::Shape;
 use schemars::JsonSchema;
@@ -30,8 +31,10 @@ use crate::start::{self, How, Remark, Started};
 use crate::timeline::{Step, Timeline};
 
 pub use error::VmError;
-pub use factory::{Factory, Pruned};
+pub use factory::{EnvironmentInfo, Factory, Pruned};
 pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout};
+pub(crate) use report::millis;
+pub use report::{Cleanup, RunReport};
 
 /// Whether a guest, or in its stead the host, ran something.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
@@ -39,7 +42,7 @@ pub use limits::{LimitError, MEMORY_MIB, TTL_SECONDS, VCPUS, VmRequest, timeout}
 pub enum ExecutionMode {
     /// Nothing ran yet.
     Pending,
-    /// A guest.
+    /// A guest ran it.
     GuestVsock,
     /// The host, without any isolation.
     HostCompat,
@@ -64,13 +67,13 @@ pub struct VmInfo {
     pub environment: String,
     /// The environment's version, once it is known.
     pub environment_version: Option<String>,
-    /// Virtual CPUs.
+    /// Number of virtual CPUs.
     pub vcpu_count: u32,
-    /// Memory, MiB.
+    /// Guest memory, MiB.
     pub mem_mib: u32,
     /// Time to live, seconds; 0 for none.
     pub ttl_seconds: u64,
-    /// Unix seconds.
+    /// Time of creation, Unix seconds.
     pub created_at: f64,
     /// Unix seconds; when it may be reaped if nothing more happens. Absent without a time to live.
     pub expires_at: Option<f64>,
@@ -84,7 +87,7 @@ pub struct VmInfo {
     pub guest_ip: Option<String>,
     /// Always absent: a VM has no network interface on the host.
     pub tap_name: Option<String>,
-    /// What runs its commands.
+    /// Runner of its commands.
     pub execution_mode: ExecutionMode,
     /// `qemu` or `firecracker`, `host`, or `none` while nothing runs.
     pub backend: String,
@@ -94,14 +97,14 @@ pub struct VmInfo {
     pub metadata: std::collections::BTreeMap<String, String>,
 }
 
-/// What runs a VM's commands.
+/// Runner of a VM's commands.
 enum Engine {
     None,
     Guest(Box<Booted>, String),
     Host,
 }
 
-/// One VM of this process.
+/// A VM of this process.
 pub struct Vm {
     id: String,
     request: VmRequest,
@@ -179,7 +182,7 @@ impl Vm {
         self.how
     }
 
-    /// What it is now.
+    /// Describes the VM as it is now.
     pub fn info(&self) -> VmInfo {
         let (execution_mode, backend, accelerator) = match &self.engine {
             Engine::None => (ExecutionMode::Pending, "none".to_owned(), "none".to_owned()),
@@ -266,9 +269,10 @@ impl Vm {
             backend::choose(&self.factory.config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
         let hostname = format!("pyro-{}", self.id);
-        let order = self.factory.order(&bundle, environment, &choice, shape, hostname, &self.timeline);
+        let request =
+            self.factory.start_request(&bundle, environment, &choice, shape, hostname, &self.timeline);
         self.timeline.mark(Step::Prepared);
-        Ok((start::start(order, tell).await?, choice.why))
+        Ok((start::start(request, tell).await?, choice.why))
     }
 
     /// Runs one command. Dropping the future kills it.

@@ -9,16 +9,15 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Factory, Vm, VmError, VmInfo, VmRequest};
+use super::{Cleanup, Factory, RunReport, Vm, VmError, VmInfo, VmRequest};
 use crate::command::{CommandLine, Options, Streams};
 use crate::environment::PullEvent;
 use crate::identity;
-use crate::run::{Cleanup, RunReport};
 
-/// What `vm_network_info` says.
+/// Answer to `vm_network_info`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct NetworkInfo {
-    /// Which VM.
+    /// Id of the VM.
     pub vm_id: String,
     /// Whether it has outbound access.
     pub network_enabled: bool,
@@ -28,12 +27,12 @@ pub struct NetworkInfo {
     pub reason: String,
 }
 
-/// What `vm_reap_expired` says.
+/// Answer to `vm_reap_expired`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct Reaped {
     /// The VMs that were deleted.
     pub deleted_vm_ids: Vec<String>,
-    /// How many.
+    /// Number of deleted VMs.
     pub count: usize,
 }
 
@@ -140,12 +139,12 @@ impl Registry {
         Ok(Cleanup::deleted(id, "explicit_delete"))
     }
 
-    /// `vm_status`.
+    /// `vm_status`: describes the VM.
     pub async fn status(&self, id: &str) -> Result<VmInfo, VmError> {
         Ok(self.entry(id)?.lock().await.info())
     }
 
-    /// `vm_network_info`.
+    /// `vm_network_info`: tells whether the VM has a network.
     pub async fn network_info(&self, id: &str) -> Result<NetworkInfo, VmError> {
         let network_enabled = self.entry(id)?.lock().await.info().network_enabled;
         Ok(NetworkInfo {

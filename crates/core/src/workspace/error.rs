@@ -11,12 +11,15 @@ use pyro_proto::message::{Failure, FailureKind};
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendError;
+use crate::bug::Bug;
 use crate::cause;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
 use crate::guest::GuestError;
+use crate::hostfs::HostFsError;
 use crate::identity::NoRandomness;
 use crate::runtime::RuntimeError;
+use crate::start::StartError;
 use crate::vm::{LimitError, VmError};
 use crate::workspace::frames::ProtocolError;
 use crate::workspace::life::Refusal;
@@ -187,6 +190,9 @@ pub enum WorkspaceError {
     /// Another process has the workspace.
     #[error("another process is at work on the workspace")]
     Locked,
+    /// A fault of pyro itself.
+    #[error(transparent)]
+    Bug(#[from] Bug),
     /// Something is no secret, or the workspace has no such one.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -477,13 +483,14 @@ impl WorkspaceError {
     pub(crate) fn file(path: &Path, doing: &'static str, source: io::Error) -> Self {
         Self::File { path: path.to_owned(), doing, source }
     }
+}
 
-    /// From where locks and environments are, whose errors speak of their cache.
-    pub(crate) fn of_lock(error: EnvironmentError) -> Self {
+impl From<HostFsError> for WorkspaceError {
+    fn from(error: HostFsError) -> Self {
         match error {
-            EnvironmentError::Cache { path, doing, source } => Self::File { path, doing, source },
-            EnvironmentError::Cancelled => Self::Locked,
-            other => Self::Vm(other.into()),
+            HostFsError::File { path, doing, source } => Self::File { path, doing, source },
+            // Waits for a lock are cancelled when their time is up.
+            HostFsError::Cancelled => Self::Locked,
         }
     }
 }
@@ -500,6 +507,12 @@ fn path_hint(kind: &str) -> Option<&'static str> {
 
 impl From<EnvironmentError> for WorkspaceError {
     fn from(error: EnvironmentError) -> Self {
+        Self::Vm(error.into())
+    }
+}
+
+impl From<StartError> for WorkspaceError {
+    fn from(error: StartError) -> Self {
         Self::Vm(error.into())
     }
 }

@@ -7,9 +7,9 @@ use pyro_core::backend::{self, Choice, Preference, Probe};
 use pyro_core::command::{self, CommandLine, Options, Streams};
 use pyro_core::config::Config;
 use pyro_core::environment::Installed;
-use pyro_core::start::{self, Disk, How, Order, Remark, Started, Use};
+use pyro_core::start::{self, Disk, How, Remark, StartError, StartRequest, Started, TemplateUse};
 use pyro_core::timeline::{Observer, Timeline};
-use pyro_core::vm::{Factory, VmError};
+use pyro_core::vm::Factory;
 use pyro_vmm::Shape;
 
 use crate::backends::prepared;
@@ -76,10 +76,10 @@ impl Host {
         shape: Shape,
         disk: Disk,
         observer: Option<Observer>,
-    ) -> (Result<Started, VmError>, Vec<Remark>) {
+    ) -> (Result<Started, StartError>, Vec<Remark>) {
         let bundle = self.factory.bundle().unwrap();
         let timeline = Timeline::begin(observer);
-        let order = Order {
+        let request = StartRequest {
             config: &self.factory.config,
             bundle: &bundle,
             environment: &self.environment,
@@ -89,11 +89,11 @@ impl Host {
             oneshot: true,
             disk,
             cache: pyro_core::start::DiskCache::Unsafe,
-            templates: Use::Templates,
+            templates: TemplateUse::Templates,
             timeline: &timeline,
         };
         let mut remarks = Vec::new();
-        let started = start::start(order, &mut |remark| remarks.push(remark)).await;
+        let started = start::start(request, &mut |remark| remarks.push(remark)).await;
         (started, remarks)
     }
 
@@ -135,12 +135,12 @@ pub async fn shell(started: &Started, line: &str) -> String {
     let watch = started.booted.machine.watch();
     let command = CommandLine::Shell(line.into());
     let outcome =
-        command::execute(&started.booted.guest, &watch, &command, &options, &mut Streams::kept_only())
+        command::execute(&started.booted.guest, &watch, &command, &options, &mut Streams::captured())
             .await
             .unwrap();
-    let stderr = String::from_utf8_lossy(&outcome.stderr.bytes).into_owned();
+    let stderr = String::from_utf8_lossy(&outcome.stderr.unwrap().bytes).into_owned();
     assert_eq!(outcome.exit_code, 0, "{line}: {stderr}");
-    String::from_utf8(outcome.stdout.bytes).unwrap()
+    String::from_utf8(outcome.stdout.unwrap().bytes).unwrap()
 }
 
 pub async fn stop(started: Started) {

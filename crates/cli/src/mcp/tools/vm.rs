@@ -3,10 +3,10 @@
 use std::sync::Arc;
 
 use pyro_core::command::{Options, Streams};
-use pyro_core::environment::{Status, catalog_version};
-use pyro_core::run::{Cleanup, RunEvent, RunReport, run_in_vm};
+use pyro_core::environment::{EnvironmentStatus, catalog_version};
+use pyro_core::run::{RunEvent, run_in_vm};
 use pyro_core::vm::registry::{NetworkInfo, Reaped};
-use pyro_core::vm::{VmInfo, VmRequest, timeout};
+use pyro_core::vm::{Cleanup, RunReport, VmInfo, VmRequest, timeout};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -145,7 +145,7 @@ struct Exec {
 #[derive(Serialize, JsonSchema)]
 struct Environments {
     catalog_version: &'static str,
-    environments: Vec<Status>,
+    environments: Vec<EnvironmentStatus>,
 }
 
 /// What a run says, without what only a person who measures wants to know.
@@ -229,7 +229,7 @@ async fn run(host: Arc<Host>, input: Run, call: Call) -> Result<Ran, Failure> {
         RunEvent::Remark(remark) => call.remark(&remark.to_string()),
         RunEvent::Execute { .. } => call.remark("running the command"),
     };
-    let mut streams = Streams::kept_only();
+    let mut streams = Streams::captured();
     let report =
         run_in_vm(host.factory.clone(), request, &command, &options, &mut streams, told, call.pulled())
             .await?;
@@ -261,7 +261,7 @@ async fn start(host: Arc<Host>, input: Vm, _: Call) -> Result<VmInfo, Failure> {
 async fn exec(host: Arc<Host>, input: Exec, _: Call) -> Result<Ran, Failure> {
     let command = shell_line(input.command)?;
     let options = options(input.timeout_seconds)?;
-    let mut streams = Streams::kept_only();
+    let mut streams = Streams::captured();
     let report = host.vms.exec(&input.vm_id, &command, &options, &mut streams).await?;
     Ok(Ran::new(&host, report))
 }

@@ -142,7 +142,7 @@ fn two_at_once_do_the_work_once() {
     for thread in threads {
         let (installed, seen) = thread.join().unwrap();
         installed.unwrap().open_base().unwrap();
-        waited += usize::from(seen.contains(&Phase::Waiting));
+        waited += usize::from(seen.contains(&PullPhase::Waiting));
     }
     assert_eq!(fs::read_to_string(counter.path()).unwrap(), "built\n");
     assert!((1..=3).contains(&waited), "{waited} said that they wait");
@@ -150,9 +150,9 @@ fn two_at_once_do_the_work_once() {
 
 #[test]
 fn cancelled_it_leaves_nothing() {
-    for phase in [Phase::Install, Phase::Image, Phase::Verify] {
+    for phase in [PullPhase::Install, PullPhase::Image, PullPhase::Verify] {
         let root = tempfile::tempdir().unwrap();
-        let slow = if phase == Phase::Install { "sleep 1000" } else { "yes | head -c 30M > $1/big" };
+        let slow = if phase == PullPhase::Install { "sleep 1000" } else { "yes | head -c 30M > $1/big" };
         let (store, cancel) = (store(root.path(), slow), CancelToken::new());
         let outcome = store.pull(
             NAME,
@@ -179,7 +179,7 @@ fn waiting_for_another_pull_can_be_cancelled() {
     let outcome = store.pull(
         NAME,
         &mut |event| {
-            if event.phase == Phase::Waiting {
+            if event.phase == PullPhase::Waiting {
                 cancel.cancel();
             }
         },

@@ -8,15 +8,16 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use super::debian::Built;
-use super::event::{Events, Phase};
+use super::event::{Events, PullPhase};
 use super::install::Filler;
-use super::process::{self, Jail};
-use super::{CancelToken, EnvironmentError, PullEvent, Store, packages};
+use super::{EnvironmentError, PullEvent, Store, packages, process};
+use crate::hostfs::CancelToken;
+use crate::hostfs::process::Jail;
 
 /// The environment that the tests install.
 const NAME: &str = "debian:12-base";
 
-/// What every tree here has: an ordinary file, a hard link, a set-uid program, another owner, a device, a long link.
+/// Script for the tree of every test: an ordinary file, a hard link, a set-uid program, another owner, a device, a long link.
 const TREE: &str = r#"set -eu
 mkdir -p "$1/etc" "$1/bin" "$1/workspace"
 echo hello > "$1/etc/motd"
@@ -28,7 +29,7 @@ printf 'tiny\t1.0\tall\n' > "$2/installed"
 printf 'Package: tiny\nVersion: 1.0\nArchitecture: all\nSHA256: %064d\n' 7 > "$2/index"
 "#;
 
-/// What `Filler::Script` does: see there.
+/// Fills a tree for `Filler::Script`: see there.
 pub(super) fn fill(
     name: &str,
     script: &str,
@@ -37,7 +38,7 @@ pub(super) fn fill(
     events: &mut Events<'_>,
     cancel: &CancelToken,
 ) -> Result<Built, EnvironmentError> {
-    events.phase(Phase::Install);
+    events.phase(PullPhase::Install);
     let (tree, lists) = (dir.join("tree"), dir.join("lists"));
     for dir in [&tree, &lists] {
         std::fs::create_dir(dir).map_err(|e| EnvironmentError::cache(dir, "created", e))?;
@@ -63,7 +64,7 @@ fn pull(store: &Store) -> Result<super::Installed, EnvironmentError> {
     store.pull(NAME, &mut |_| (), &CancelToken::new())
 }
 
-fn phases(store: &Store) -> (Result<super::Installed, EnvironmentError>, Vec<Phase>) {
+fn phases(store: &Store) -> (Result<super::Installed, EnvironmentError>, Vec<PullPhase>) {
     let mut seen = Vec::new();
     let mut sink = |event: PullEvent| {
         if event.progress.is_none() {

@@ -14,7 +14,7 @@ fn an_image_holds_the_tree_exactly() {
     let store = store(root.path(), "");
     let (installed, seen) = phases(&store);
     let installed = installed.unwrap();
-    assert_eq!(seen, [Phase::Install, Phase::Image, Phase::Verify, Phase::Ready]);
+    assert_eq!(seen, [PullPhase::Install, PullPhase::Image, PullPhase::Verify, PullPhase::Ready]);
     let image = installed.base_path();
     fsck(&image);
     let stat = |path: &str| {
@@ -46,7 +46,7 @@ fn a_second_pull_does_nothing() {
     let first = pull(&store).unwrap();
     let (second, seen) = phases(&store);
     assert_eq!(second.unwrap().manifest(), first.manifest());
-    assert!(!seen.contains(&Phase::Install), "{seen:?}");
+    assert!(!seen.contains(&PullPhase::Install), "{seen:?}");
     assert_eq!(store.list().unwrap().iter().filter(|status| status.installed).count(), 1);
 }
 
@@ -81,7 +81,7 @@ fn a_damaged_image_is_never_handed_out_and_is_replaced() {
         assert!(matches!(error, EnvironmentError::Corrupt { .. }), "{damage}: {error}");
         assert!(error.hint().unwrap().contains("pyro env pull"));
         let (again, seen) = phases(&store);
-        assert!(seen.contains(&Phase::Install), "{damage}");
+        assert!(seen.contains(&PullPhase::Install), "{damage}");
         again.unwrap().open_base().unwrap();
     }
 }
@@ -118,10 +118,10 @@ fn another_definition_is_another_version() {
     let first = pull(&store).unwrap();
     let mut manifest = first.manifest().clone();
     manifest.recipe = "of an older catalog".into();
-    fs::write(first.manifest_path(), crate::stamp::seal(&manifest).unwrap()).unwrap();
+    fs::write(first.manifest_path(), crate::hostfs::stamp::seal(&manifest).unwrap()).unwrap();
     store.installed(NAME).unwrap().expect("it stays in use until it is pulled").open_base().unwrap();
     let (second, seen) = phases(&super::store(root.path(), "echo more > $1/more"));
-    assert!(seen.contains(&Phase::Install));
+    assert!(seen.contains(&PullPhase::Install));
     let second = second.unwrap();
     assert_ne!(second.manifest().version, first.manifest().version);
     first.open_base().expect("who uses the old one can go on");
@@ -180,7 +180,7 @@ fn prune_leaves_a_pull_under_way_alone() {
         .pull(
             NAME,
             &mut |event| {
-                if event.phase == Phase::Image {
+                if event.phase == PullPhase::Image {
                     pruned = Some(store.prune(&[]).unwrap());
                 }
             },

@@ -111,7 +111,7 @@ impl Workspaces {
             stderr_truncated,
             exit_code: exited.exit_code,
             timed_out: exited.timed_out,
-            duration_ms: crate::run::millis(duration),
+            duration_ms: crate::vm::millis(duration),
             duration,
             execution_mode: EXECUTION_MODE.into(),
             backend: exited.place.backend,

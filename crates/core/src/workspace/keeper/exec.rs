@@ -109,7 +109,7 @@ impl Running<'_> {
         let (stdout, stderr) = (take(&self.stdout), take(&self.stderr));
         let entry = &mut self.entry;
         entry.exit_code = exit_code;
-        entry.duration_ms = crate::run::millis(duration);
+        entry.duration_ms = crate::vm::millis(duration);
         entry.recorded_at = unix_now();
         (entry.stdout_bytes, entry.stdout_truncated) = (stdout.total, stdout.truncated);
         (entry.stderr_bytes, entry.stderr_truncated) = (stderr.total, stderr.truncated);
@@ -176,7 +176,7 @@ impl Keeper {
         let mut streams = Streams {
             stdout: Box::new(pipe(Channel::Stdout, &stdout)),
             stderr: Box::new(pipe(Channel::Stderr, &stderr)),
-            ..Streams::kept_only()
+            ..Streams::discarded()
         };
         drop(chunks);
         let entry = Command {

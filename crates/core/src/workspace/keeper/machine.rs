@@ -10,12 +10,12 @@ use pyro_vmm::{DiskCache, Machine, Shape, Watch};
 use crate::backend::{self, Choice, Preference, Probe};
 use crate::cause;
 use crate::config::Config;
-use crate::environment::lock::Lock;
 use crate::environment::{Installed, Store};
 use crate::guest::Guest;
+use crate::hostfs::lock::Lock;
 use crate::identity::unix_now;
 use crate::runtime::Bundle;
-use crate::start::{self, Disk, Use};
+use crate::start::{self, Disk, TemplateUse};
 use crate::timeline::Timeline;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::keeper::revive::{self, KeptJob};
@@ -100,7 +100,7 @@ impl Checkpoint {
     }
 
     /// What can be restored from it.
-    fn open(&self) -> Result<start::Kept, WorkspaceError> {
+    fn open(&self) -> Result<start::SavedGuest, WorkspaceError> {
         /// An origin has a few hundred bytes.
         const LONGEST: u64 = 64 << 10;
         let mut text = Vec::new();
@@ -110,7 +110,7 @@ impl Checkpoint {
         let origin = origin.map_err(|_| WorkspaceError::Layout { path: self.key.clone() })?;
         let ram = self.ram.exists().then(|| File::options().read(true).write(true).open(&self.ram));
         let ram = ram.transpose().map_err(|e| WorkspaceError::file(&self.ram, "opened", e))?;
-        Ok(start::Kept { state: disk::open(&self.memory)?, ram, origin })
+        Ok(start::SavedGuest { state: disk::open(&self.memory)?, ram, origin })
     }
 }
 
@@ -280,8 +280,8 @@ impl<'a> Means<'a> {
         Ok(Self { config, bundle, choice, environment, timeline: Timeline::begin(None) })
     }
 
-    fn order(&self, record: &Record, disk: Disk) -> start::Order<'_> {
-        start::Order {
+    fn order(&self, record: &Record, disk: Disk) -> start::StartRequest<'_> {
+        start::StartRequest {
             config: self.config,
             bundle: &self.bundle,
             environment: &self.environment,
@@ -294,14 +294,14 @@ impl<'a> Means<'a> {
             oneshot: false,
             disk,
             cache: DiskCache::Writeback,
-            templates: Use::Templates,
+            templates: TemplateUse::Templates,
             timeline: &self.timeline,
         }
     }
 }
 
 /// Lets a guest go on from its memory, or says why it does not.
-async fn resume(checkpoint: &Checkpoint, order: start::Order<'_>) -> Result<start::Started, String> {
+async fn resume(checkpoint: &Checkpoint, order: start::StartRequest<'_>) -> Result<start::Started, String> {
     let kept = checkpoint.open().map_err(|error| cause::chain(&error))?;
     start::resume(order, kept).await.map_err(|error| cause::chain(&error))?
 }

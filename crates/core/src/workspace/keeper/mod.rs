@@ -42,7 +42,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use crate::cause;
-use crate::environment::lock::Lock;
+use crate::hostfs::lock::Lock;
 use crate::identity::unix_now;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::life::{Due, KEPT_SECONDS, Life, Phase};

@@ -197,14 +197,14 @@ impl Keeper {
         // The last look is a whole one: it tells why.
         let timeout = left.clamp(LEAST_LOOK, LONGEST_LOOK);
         let options = Options { timeout: Some(timeout), cwd: Some(cwd.into()), ..Options::default() };
-        let mut streams = Streams::kept_only();
+        let mut streams = Streams::captured();
         let Outcome { exit_code, timed_out, stderr, .. } =
             command::execute(&handle.guest, &handle.watch, &line, &options, &mut streams).await?;
         if exit_code == 0 && !timed_out {
             return Ok(None);
         }
-        let said =
-            String::from_utf8_lossy(&stderr.bytes).trim().lines().last().unwrap_or_default().to_owned();
+        let stderr = stderr.unwrap_or_default().bytes;
+        let said = String::from_utf8_lossy(&stderr).trim().lines().last().unwrap_or_default().to_owned();
         let said: String = said.chars().filter(|c| !c.is_control()).take(200).collect();
         let what = if timed_out { "takes too long".into() } else { format!("exits with {exit_code}") };
         let colon = if said.is_empty() { "" } else { ": " };

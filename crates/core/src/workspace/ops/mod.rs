@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use futures::future::{BoxFuture, FutureExt as _};
 
-use crate::environment::lock::Lock;
+use crate::hostfs::lock::Lock;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::ProtocolError;
 use crate::workspace::keeper::{self, Caller, Keeper, Log};

@@ -30,8 +30,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 use std::{fs, io};
 
-use crate::environment::CancelToken;
-use crate::environment::lock::{self, Lock};
+use crate::hostfs::CancelToken;
+use crate::hostfs::lock::{self, Lock};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::store::record::is_id;
 use crate::workspace::store::state::State;
@@ -163,7 +163,7 @@ impl Home {
 
     /// Takes its lock if nobody has it.
     pub(crate) fn try_lock(&self) -> Result<Option<Lock>, WorkspaceError> {
-        lock::try_acquire(&self.lock_path()).map_err(WorkspaceError::of_lock)
+        lock::try_acquire(&self.lock_path()).map_err(WorkspaceError::from)
     }
 
     /// Takes its lock, which somebody may hold for a moment. Blocks.
@@ -260,7 +260,7 @@ fn acquire(path: &Path) -> Result<Lock, WorkspaceError> {
         });
     });
     drop(over);
-    acquired.map_err(WorkspaceError::of_lock)
+    acquired.map_err(WorkspaceError::from)
 }
 
 /// Held while names are given and taken. Blocks.

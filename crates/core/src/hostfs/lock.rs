@@ -9,7 +9,7 @@ use std::sync::mpsc;
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 
-use super::{CancelToken, EnvironmentError};
+use super::{CancelToken, HostFsError};
 
 /// Held until dropped, or until the process ends however it ends.
 #[derive(Debug)]
@@ -20,17 +20,17 @@ pub(crate) fn acquire(
     path: &Path,
     cancel: &CancelToken,
     waiting: &mut dyn FnMut(),
-) -> Result<Lock, EnvironmentError> {
+) -> Result<Lock, HostFsError> {
     let mut announced = false;
     loop {
         let file = open(path)?;
-        if !try_flock(&file).map_err(|e| EnvironmentError::cache(path, "locked", e))? {
+        if !try_flock(&file).map_err(|e| HostFsError::file(path, "locked", e))? {
             if !std::mem::replace(&mut announced, true) {
                 waiting();
             }
-            wait(&file, cancel).map_err(|e| EnvironmentError::cache(path, "locked", e))?;
+            wait(&file, cancel).map_err(|e| HostFsError::file(path, "locked", e))?;
             if cancel.is_cancelled() {
-                return Err(EnvironmentError::Cancelled);
+                return Err(HostFsError::Cancelled);
             }
         }
         // Prune may have removed the file while we waited; a lock on a file without a name excludes nobody.
@@ -41,20 +41,20 @@ pub(crate) fn acquire(
 }
 
 /// Takes the lock if nobody holds it.
-pub(crate) fn try_acquire(path: &Path) -> Result<Option<Lock>, EnvironmentError> {
+pub(crate) fn try_acquire(path: &Path) -> Result<Option<Lock>, HostFsError> {
     let file = open(path)?;
-    let free = try_flock(&file).map_err(|e| EnvironmentError::cache(path, "locked", e))?;
+    let free = try_flock(&file).map_err(|e| HostFsError::file(path, "locked", e))?;
     Ok((free && is_still(&file, path)).then_some(Lock(file)))
 }
 
-fn open(path: &Path) -> Result<File, EnvironmentError> {
+fn open(path: &Path) -> Result<File, HostFsError> {
     File::options()
         .read(true)
         .write(true)
         .create(true)
         .truncate(false)
         .open(path)
-        .map_err(|e| EnvironmentError::cache(path, "written", e))
+        .map_err(|e| HostFsError::file(path, "written", e))
 }
 
 fn try_flock(file: &File) -> io::Result<bool> {
@@ -70,7 +70,7 @@ fn try_flock(file: &File) -> io::Result<bool> {
 fn wait(file: &File, cancel: &CancelToken) -> io::Result<()> {
     let (done, event) = mpsc::channel();
     let (duplicate, locked) = (file.try_clone()?, done.clone());
-    std::thread::Builder::new().name("environment-lock".into()).spawn(move || {
+    std::thread::Builder::new().name("lock".into()).spawn(move || {
         let result = loop {
             match flock(&duplicate, FlockOperation::LockExclusive) {
                 Err(Errno::INTR) => {}
@@ -130,7 +130,7 @@ mod tests {
                 canceller.cancel();
             });
         });
-        assert!(matches!(outcome, Err(EnvironmentError::Cancelled)));
+        assert!(matches!(outcome, Err(HostFsError::Cancelled)));
         drop(first);
         acquire(&path, &CancelToken::new(), &mut || ()).unwrap();
     }

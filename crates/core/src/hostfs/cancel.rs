@@ -23,8 +23,8 @@ impl CancelToken {
         Self::default()
     }
 
-    /// Cancels: kills the processes of the work and wakes what waits. Returns at once; the work then ends with
-    /// [`super::EnvironmentError::Cancelled`] after it has cleaned up.
+    /// Cancels: kills the processes of the work and wakes waiting threads. Returns at once; the work then cleans up and
+    /// ends with an error such as [`super::HostFsError::Cancelled`].
     pub fn cancel(&self) {
         // Under the lock, so that an action being added is either called here or sees the flag.
         let actions = self.actions();
@@ -40,7 +40,7 @@ impl CancelToken {
     /// Calls `action` on cancellation, at once if that was before. Until the guard is dropped.
     ///
     /// The action runs under a lock: it must be short and must not use the token.
-    pub(super) fn on_cancel(&self, action: impl Fn() + Send + 'static) -> OnCancel<'_> {
+    pub(crate) fn on_cancel(&self, action: impl Fn() + Send + 'static) -> OnCancel<'_> {
         let mut actions = self.actions();
         if self.is_cancelled() {
             action();
@@ -63,7 +63,7 @@ impl fmt::Debug for CancelToken {
 }
 
 /// Keeps an action registered.
-pub(super) struct OnCancel<'a> {
+pub(crate) struct OnCancel<'a> {
     token: &'a CancelToken,
     id: u64,
 }

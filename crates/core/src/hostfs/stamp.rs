@@ -27,7 +27,7 @@ const BLOCK: usize = 4096;
 /// 10 ms, and a second change within one tick would not show.
 const SETTLED: Duration = Duration::from_millis(20);
 
-/// What of a file is hashed.
+/// The part of a file that is hashed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Content {
     /// Every byte: what `sha256sum` prints.
@@ -37,14 +37,14 @@ pub(crate) enum Content {
     Extents,
     /// A range of bytes, such as one file of an archive.
     Range {
-        /// First byte.
+        /// Offset of the first byte.
         offset: u64,
-        /// How many.
+        /// Number of bytes.
         len: u64,
     },
 }
 
-/// Lower-case hexadecimal.
+/// Writes bytes in lower-case hexadecimal.
 pub(crate) fn hex(bytes: &[u8]) -> String {
     use std::fmt::Write as _;
     bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut out, byte| {
@@ -160,7 +160,7 @@ impl Stamps {
         Ok(found)
     }
 
-    /// Forgets everything.
+    /// Forgets all stamps.
     pub(crate) fn clear(&self) -> io::Result<()> {
         match fs::remove_dir_all(&self.dir) {
             // Gone already, or somebody just wrote another.
@@ -182,25 +182,25 @@ impl Stamps {
     }
 }
 
-/// What `fstat` says that changes when content does. Without the device, whose number is another after a restart.
+/// Facts of `fstat` that change with the content. Without the device, whose number is another after a restart.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub(crate) struct Identity {
+pub(crate) struct FileIdentity {
     inode: u64,
-    /// Bytes.
+    /// Size in bytes.
     pub size: u64,
     mtime_ns: i64,
     ctime_ns: i64,
 }
 
-impl Identity {
+impl FileIdentity {
     /// Of an open file.
     pub(crate) fn of(file: &File) -> io::Result<Self> {
         Ok(Self::from(&file.metadata()?))
     }
 }
 
-impl From<&Metadata> for Identity {
+impl From<&Metadata> for FileIdentity {
     fn from(stat: &Metadata) -> Self {
         let ns = |seconds: i64, ns: i64| seconds.saturating_mul(1_000_000_000).saturating_add(ns);
         Self {
@@ -216,13 +216,13 @@ impl From<&Metadata> for Identity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Stamped {
     device: u64,
-    file: Identity,
+    file: FileIdentity,
 }
 
 impl Stamped {
     fn of(file: &File) -> io::Result<Self> {
         let stat = file.metadata()?;
-        Ok(Self { device: stat.dev(), file: Identity::from(&stat) })
+        Ok(Self { device: stat.dev(), file: FileIdentity::from(&stat) })
     }
 
     /// Waits out the tick of the clock in which the file changed; false when it seems to have changed in the future.
@@ -237,7 +237,7 @@ impl Stamped {
     }
 
     fn file_name(&self, content: Content) -> String {
-        let Self { device, file: Identity { inode, .. } } = self;
+        let Self { device, file: FileIdentity { inode, .. } } = self;
         match content {
             Content::Whole => format!("{device:x}-{inode:x}"),
             Content::Extents => format!("{device:x}-{inode:x}-extents"),
@@ -246,7 +246,7 @@ impl Stamped {
     }
 
     fn facts(&self, content: Content) -> String {
-        let Self { device, file: Identity { inode, size, mtime_ns, ctime_ns } } = self;
+        let Self { device, file: FileIdentity { inode, size, mtime_ns, ctime_ns } } = self;
         format!("pyro-stamp 1 {content:?} {device} {inode} {size} {mtime_ns} {ctime_ns}")
     }
 
