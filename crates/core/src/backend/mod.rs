@@ -21,6 +21,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::hint::Hint;
 use crate::host;
 use crate::launch::{self, BootError, Root, Wish};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL, RuntimeError};
@@ -148,20 +149,14 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
-            Self::NoFirecracker(_) => {
-                Some("`pyro doctor` says what it lacks; --backend auto uses QEMU instead".into())
-            }
-            Self::NoQemu(_) => {
-                Some("install it: apt-get install --no-install-recommends qemu-system-x86".into())
-            }
-            Self::NoneWorks(_) => {
-                Some("`pyro doctor` boots each candidate again and shows why it failed".into())
-            }
+            Self::NoFirecracker(_) => Some(Hint::AnotherBackend),
+            Self::NoQemu(_) => Some(Hint::InstallQemu),
+            Self::NoneWorks(_) => Some(Hint::BootCandidates),
             Self::Host(_) => None,
-            Self::Runtime(error) => error.hint(),
+            Self::Runtime(error) => Some(error.hint()),
         }
     }
 }

@@ -18,6 +18,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use crate::cause;
+use crate::failure::FailureKind;
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_MESSAGE};
 use pyro_proto::link::{Link, LinkError};
 use pyro_proto::message::{AgentInfo, Exec, Failure, Identity, Reply, Request};
@@ -91,6 +92,23 @@ pub enum GuestError {
     /// The request cannot be sent: it is longer than a request may be.
     #[error("the request is too long to send")]
     TooLong(#[source] FrameError),
+}
+
+impl GuestError {
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Failed(failure) => failure.kind.into(),
+            Self::Source { source, .. } => FailureKind::of_host_file(source),
+            Self::TooLong(_) => FailureKind::TooLarge,
+            Self::Stream(_)
+            | Self::Link(_)
+            | Self::Silent { .. }
+            | Self::Lost { .. }
+            | Self::Protocol { .. }
+            | Self::Unexpected { .. } => FailureKind::GuestFailed,
+        }
+    }
 }
 
 /// One session with the agent of one guest. Clones share it.

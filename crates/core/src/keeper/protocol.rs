@@ -22,7 +22,8 @@ use super::files::{FileAsk, FileReply};
 use super::life::Phase;
 use super::{ServiceAsk, ShellAsk};
 use crate::command::CommandLine;
-
+use crate::failure::FailureKind;
+use crate::hint::{self, Hint};
 use crate::workspace::{Changes, Record, SecretEnv, Service, Shell, ShellSize, SnapshotInfo, Status};
 
 /// The generation that this pyro speaks, as a keeper and as a front end.
@@ -267,12 +268,13 @@ impl Place {
 /// A failure as it crosses a process boundary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// What kind, for programs: the variant of [`crate::workspace::WorkspaceError`].
-    pub kind: String,
+    /// Kind of the failure, for programs.
+    pub kind: FailureKind,
     /// What failed and why, for people.
     pub message: String,
-    /// What to do next.
-    pub hint: Option<String>,
+    /// What to do next. Earlier keepers said it in words of the command line, as `hint`, which are not shown.
+    #[serde(default, rename = "action", deserialize_with = "hint::known")]
+    pub hint: Option<Hint>,
     /// Whether what is in the way is somebody else's work, which ends by itself.
     #[serde(default)]
     pub momentary: bool,
@@ -436,6 +438,20 @@ mod tests {
         let text =
             r#"{"generation":1,"version":"9","pid":1,"phase":"started","last_activity_at":1.5,"new":{}}"#;
         assert_eq!(serde_json::from_str::<Greeting>(text).unwrap().phase, Phase::Running);
+    }
+
+    #[test]
+    fn a_fault_of_another_version_is_read() {
+        let earlier = r#"{"kind":"state","message":"no","hint":"`pyro x`","momentary":true}"#;
+        let fault =
+            Fault { kind: FailureKind::WrongState, message: "no".into(), hint: None, momentary: true };
+        assert_eq!(serde_json::from_str::<Fault>(earlier).unwrap(), fault);
+        let later = r#"{"kind":"new","message":"no","action":{"new":{"a":1}},"more":[]}"#;
+        let fault = Fault { kind: FailureKind::Failed, momentary: false, ..fault };
+        assert_eq!(serde_json::from_str::<Fault>(later).unwrap(), fault);
+        let fault = Fault { hint: Some(Hint::StartWorkspace), ..fault };
+        let text = serde_json::to_string(&fault).unwrap();
+        assert_eq!(serde_json::from_str::<Fault>(&text).unwrap(), fault, "{text}");
     }
 
     proptest! {

@@ -3,6 +3,8 @@
 use crate::backend::BackendError;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
+use crate::failure::FailureKind;
+use crate::hint::Hint;
 use crate::host_compat::HostCompatError;
 use crate::identity::NoRandomness;
 use crate::launch::BootError;
@@ -65,18 +67,36 @@ pub enum VmError {
 }
 
 impl VmError {
-    /// What to do about it, where there is something.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Limit(error) => error.hint(),
             Self::Environment(error) => error.hint(),
-            Self::Runtime(error) => error.hint(),
+            Self::Runtime(error) => Some(error.hint()),
             Self::Backend(error) => error.hint(),
-            Self::Boot(_) => Some("`pyro doctor` shows what this host can run".into()),
-            Self::State { .. } | Self::Unknown(_) => {
-                Some("a VM runs one command and belongs to the process that created it".into())
-            }
-            _ => None,
+            Self::Boot(_) => Some(Hint::Diagnose),
+            Self::State { .. } | Self::Unknown(_) => Some(Hint::OneCommandVm),
+            Self::Command(_)
+            | Self::HostCompat(_)
+            | Self::Stop(_)
+            | Self::Randomness(_)
+            | Self::Disk { .. }
+            | Self::PullPanicked => None,
+        }
+    }
+
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Limit(error) => error.kind(),
+            Self::Environment(error) => error.kind(),
+            Self::Runtime(_) | Self::Backend(_) | Self::Boot(_) => FailureKind::Unavailable,
+            Self::Command(error) => error.kind(),
+            Self::Disk { source } => FailureKind::of_own_file(source),
+            Self::State { .. } => FailureKind::WrongState,
+            Self::Unknown(_) => FailureKind::VmNotFound,
+            Self::PullPanicked => FailureKind::Bug,
+            Self::HostCompat(_) | Self::Stop(_) | Self::Randomness(_) => FailureKind::Failed,
         }
     }
 

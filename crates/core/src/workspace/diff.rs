@@ -17,6 +17,7 @@ use super::layout::Home;
 use super::record::Record;
 use super::state::BASELINE;
 use super::{WORKSPACE_PATH, WorkspaceError, blocking, secrets};
+use crate::failure::FailureKind;
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind, has_empty_baseline};
 use pyro_formats::disk::{self, DiskError, Ext4, Merged, Node};
 use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
@@ -309,10 +310,10 @@ impl Workspaces {
                 let bytes = (bytes.len() <= MAX_FILE).then_some(bytes);
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes }), equal))
             }
-            Err(WorkspaceError::Told(fault)) if fault.kind == "not_found" => Ok((None, false)),
+            Err(WorkspaceError::Told(fault)) if fault.kind == FailureKind::NotFound => Ok((None, false)),
             // It became something else meanwhile.
             Err(WorkspaceError::Told(fault))
-                if fault.kind == "is_directory" || fault.kind == "not_regular" =>
+                if matches!(fault.kind, FailureKind::IsDirectory | FailureKind::NotRegular) =>
             {
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes: None }), false))
             }

@@ -12,6 +12,7 @@ use super::files_view::{FileEntry, FileList, FileRead, FileWritten};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
 use super::{WORKSPACE_PATH, WorkspaceError, secrets};
+use crate::failure::FailureKind;
 use crate::keeper::{
     self, Answer, Asked, BYTES, Call, Channel, End, Entry, FileAsk, FileReply, ProtocolError,
 };
@@ -111,7 +112,7 @@ impl Talk {
 /// A path below the workspace, plain: no `.`, no `..`, no slash at either end. Nothing is asked of the guest that is not.
 pub(super) fn place(path: &Path) -> Result<Vec<u8>, WorkspaceError> {
     let outside = |why: &str| WorkspaceError::Path {
-        kind: "outside_workspace",
+        kind: FailureKind::OutsideWorkspace,
         message: format!("{}: {why}", path.display()),
     };
     let below = match path.strip_prefix(WORKSPACE_PATH) {

@@ -14,6 +14,7 @@ use super::files_view::{PatchEntry, PatchSummary, Patched};
 use super::layout::Home;
 use super::view::EXECUTION_MODE;
 use super::{WorkspaceError, blocking, secrets};
+use crate::failure::FailureKind;
 use crate::keeper::{self, Edit, FileAsk, FileReply, Name};
 use pyro_formats::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
 
@@ -119,11 +120,13 @@ impl Workspaces {
             let node = match self.node(home, &path, paths.contains(&path)).await {
                 Ok(node) => Ok(node),
                 Err(WorkspaceError::Told(fault))
-                    if fault.kind == "not_found" || fault.kind == "not_directory" =>
+                    if matches!(fault.kind, FailureKind::NotFound | FailureKind::NotDirectory) =>
                 {
                     Ok(None)
                 }
-                Err(WorkspaceError::Told(fault)) if fault.kind != "state" && fault.kind != "guest_ended" => {
+                Err(WorkspaceError::Told(fault))
+                    if !matches!(fault.kind, FailureKind::WrongState | FailureKind::GuestEnded) =>
+                {
                     Err(fault.message)
                 }
                 Err(error) => return Err(error),
