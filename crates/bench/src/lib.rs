@@ -56,6 +56,7 @@ use std::time::{Duration, Instant};
 use pyro_core::backend::{self, Probe};
 use pyro_core::cause;
 use pyro_core::environment::{Installed, PullEvent};
+use pyro_core::hint::Hint;
 use pyro_core::identity;
 use pyro_core::runtime::{Bundle, FLOOR, KERNEL};
 use pyro_core::vm::{Factory, VmError, VmRequest};
@@ -120,12 +121,12 @@ pub enum BenchError {
 }
 
 impl BenchError {
-    /// What to do about it, where there is something.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Vm(error) => error.hint(),
-            Self::Scratch { .. } => Some("check its permissions and the free space".into()),
-            Self::FirstRun(_) => Some("`pyro doctor` shows what this host can run".into()),
+            Self::Scratch { .. } => Some(Hint::CheckDirectory),
+            Self::FirstRun(_) => Some(Hint::Diagnose),
         }
     }
 }

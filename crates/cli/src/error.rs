@@ -6,6 +6,8 @@ use pyro_core::vm::VmError;
 use pyro_core::workspace::WorkspaceError;
 use serde_json::json;
 
+use crate::hint;
+
 /// Everything that ends a command without its result.
 #[derive(Debug)]
 pub enum CliError {
@@ -65,7 +67,7 @@ impl From<VmError> for CliError {
         {
             return Self::OutputClosed;
         }
-        Self::new(cause::chain(&error), error.hint())
+        Self::new(cause::chain(&error), error.hint().as_ref().map(hint::for_people))
     }
 }
 
@@ -74,13 +76,13 @@ impl From<WorkspaceError> for CliError {
         if let WorkspaceError::Vm(error) = error {
             return error.into();
         }
-        Self::new(cause::chain(&error), error.hint())
+        Self::new(cause::chain(&error), error.hint().as_ref().map(hint::for_people))
     }
 }
 
 impl From<EnvironmentError> for CliError {
     fn from(error: EnvironmentError) -> Self {
-        Self::new(cause::chain(&error), error.hint())
+        Self::new(cause::chain(&error), error.hint().as_ref().map(hint::for_people))
     }
 }
 

@@ -8,6 +8,7 @@
 mod commands;
 mod completion;
 mod error;
+mod hint;
 mod mcp;
 mod places;
 mod progress;

@@ -10,6 +10,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::mpsc;
 
 use crate::capture::{Capture, Captured};
+use crate::failure;
 use crate::guest::{Execution, Guest, GuestError, Input, Output, OutputEvent};
 use crate::launch::GRACE;
 use pyro_formats::redact::Redactor;
@@ -184,6 +185,18 @@ pub enum CommandError {
     /// Output cannot be written on this side, as when the reader of a pipe went away.
     #[error("the command's output cannot be passed on")]
     Output(#[source] std::io::Error),
+}
+
+impl CommandError {
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> failure::FailureKind {
+        match self {
+            Self::Refused(failure) => failure.kind.into(),
+            Self::VmDied(_) => failure::FailureKind::GuestEnded,
+            Self::Guest(error) => error.kind(),
+            Self::Output(_) => failure::FailureKind::Failed,
+        }
+    }
 }
 
 fn last_words(death: &Death) -> String {

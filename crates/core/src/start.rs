@@ -25,8 +25,11 @@ use std::time::Duration;
 
 pub use error::StartError;
 pub use kept::{SavedGuest, resume};
-pub use pyro_vmm::Cache;
-use pyro_vmm::{Accelerator, GuestMemory, MachineParts, Shape, MachineSpec, MachineStart, VERBOSE_KERNEL_ARGS, Vmm, VmmError};
+pub use pyro_vmm::DiskCache;
+use pyro_vmm::{
+    Accelerator, GuestMemory, MachineParts, MachineSpec, MachineStart, Shape, VERBOSE_KERNEL_ARGS, Vmm,
+    VmmError,
+};
 pub use remark::Remark;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -295,7 +298,13 @@ impl<'a> StartPlan<'a> {
     }
 
     /// MachineParts of a machine, its files opened anew.
-    fn spec(&self, disk: File, memory: GuestMemory, start: MachineStart, more_args: &[&str]) -> Result<MachineSpec, StartError> {
+    fn spec(
+        &self,
+        disk: File,
+        memory: GuestMemory,
+        start: MachineStart,
+        more_args: &[&str],
+    ) -> Result<MachineSpec, StartError> {
         let words = self.kernel_args.iter().cloned().chain(more_args.iter().map(|word| (*word).to_owned()));
         let parts = MachineParts {
             kernel: self.bundle.open_artifact(KERNEL)?,

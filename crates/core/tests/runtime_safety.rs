@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
+use pyro_core::hint::Hint;
 use pyro_core::runtime::{ArtifactKind, Bundle, BundleBuilder, Evidence, Probe, ProbeExec, RuntimeError};
 
 const VERSION: &str = "0.1.0";
@@ -253,7 +254,7 @@ fn what_is_no_real_artifact_cannot_be_declared_one() {
         bench.put(name, &content);
         let error = bench.write().expect_err(&format!("{name}: {what}"));
         assert!(matches!(error, RuntimeError::NotReal { .. }), "{name}: {what}: {error}");
-        assert!(error.hint().unwrap().contains("cargo xtask runtime"));
+        assert_eq!(error.hint(), Hint::MakeRuntime);
         assert!(!bench.at("runtime").exists(), "{name}: {what}");
     }
     // A link in place of a file; a name that leads elsewhere; an artifact nobody knows.
@@ -364,7 +365,7 @@ fn a_manifest_edited_by_hand_is_refused() {
         assert!(text.contains(from), "{from}");
         fs::write(bench.manifest(), text.replace(from, to)).unwrap();
         let error = bench.open().expect_err(to);
-        assert!(error.hint().unwrap().contains("cargo xtask runtime"), "{to}");
+        assert_eq!(error.hint(), Hint::MakeRuntime, "{to}");
     }
     fs::write(bench.manifest(), text.replace("\"schema\": 1", "\"schema\": 2")).unwrap();
     assert!(matches!(bench.open(), Err(RuntimeError::Schema { found: 2, .. })));

@@ -6,6 +6,7 @@ use pyro_bench::{self as bench, Amount, BenchError, Event, Measure, Plan, Report
 use serde_json::Value;
 
 use crate::error::{CliError, print_json};
+use crate::hint;
 use crate::places;
 use crate::progress::Pull;
 
@@ -107,7 +108,7 @@ impl From<BenchError> for CliError {
     fn from(error: BenchError) -> Self {
         match error {
             BenchError::Vm(error) => error.into(),
-            other => Self::new(pyro_core::cause::chain(&other), other.hint()),
+            other => Self::new(pyro_core::cause::chain(&other), other.hint().as_ref().map(hint::for_people)),
         }
     }
 }

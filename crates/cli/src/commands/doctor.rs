@@ -3,6 +3,7 @@
 use pyro_core::doctor::{self, CheckStatus, PLATFORM};
 
 use crate::error::{CliError, print_json};
+use crate::hint;
 use crate::places;
 
 /// Show what this host can run, why, and what would make it better
@@ -35,7 +36,7 @@ impl Args {
         let preference = places::preference(self.backend.as_deref())?;
         let report = doctor::examine(&config, preference, &places::search_path()).await;
         if self.json {
-            print_json(&report.payload);
+            print_json(&report.payload(hint::for_people));
         } else {
             let width = report.checks.iter().map(|check| check.name.len()).max().unwrap_or_default();
             for check in &report.checks {
@@ -46,7 +47,7 @@ impl Args {
                 };
                 println!("{status}  {:width$}  {}", check.name, check.detail.replace('\n', "\n      "));
                 if let Some(remedy) = &check.remedy {
-                    println!("      {:width$}  -> {remedy}", "");
+                    println!("      {:width$}  -> {}", "", hint::for_people(remedy));
                 }
             }
             println!();

@@ -1,19 +1,16 @@
 //! What went wrong, in words that a model can act on. It is a tool's result, not an error of the protocol.
 
-use std::io;
-
-use pyro_core::archive::ArchiveError;
 use pyro_core::cause;
-use pyro_core::disk::DiskError;
 use pyro_core::environment::EnvironmentError;
-use pyro_core::start::StartError;
-use pyro_core::vm::{LimitError, VmError};
+use pyro_core::failure::FailureKind;
+use pyro_core::hint::Hint;
+use pyro_core::vm::VmError;
 use pyro_core::workspace::{SecretError, WorkspaceError};
 use rmcp::model::{CallToolResult, ContentBlock};
 use serde::Serialize;
 
-use super::cut;
 use super::roots::Refusal;
+use super::{cut, hint};
 
 /// Longest words of a failure, bytes.
 const LONGEST: usize = 8 << 10;
@@ -38,12 +35,47 @@ pub enum Kind {
     NoSpace,
     /// A patch or archive is not taken; nothing was changed.
     Rejected,
-    /// The guest, or what was to run in it, failed.
+    /// The guest, or what was to run in it, failed or ran out of something.
     GuestFailed,
-    /// This host cannot do it now: no guest can run, an environment cannot be had.
+    /// This host, or this version of pyro, cannot do it: no guest can run, an environment cannot be had.
     Unavailable,
     /// Anything else.
     Failed,
+}
+
+impl From<FailureKind> for Kind {
+    fn from(kind: FailureKind) -> Self {
+        match kind {
+            FailureKind::InvalidArgument
+            | FailureKind::IsDirectory
+            | FailureKind::NotDirectory
+            | FailureKind::NotRegular
+            | FailureKind::BadDirectory
+            | FailureKind::NoSuchUser => Self::InvalidArgument,
+            FailureKind::NotFound
+            | FailureKind::WorkspaceNotFound
+            | FailureKind::SnapshotNotFound
+            | FailureKind::ShellNotFound
+            | FailureKind::ServiceNotFound
+            | FailureKind::VmNotFound
+            | FailureKind::EnvironmentNotFound => Self::NotFound,
+            FailureKind::Conflict | FailureKind::Exists | FailureKind::NotEmpty => Self::Conflict,
+            FailureKind::WrongState | FailureKind::ShellEnded => Self::WrongState,
+            FailureKind::OutsideWorkspace | FailureKind::Baseline => Self::NotAllowed,
+            FailureKind::TooLarge => Self::TooLarge,
+            FailureKind::NoSpace => Self::NoSpace,
+            FailureKind::Rejected | FailureKind::BadArchive => Self::Rejected,
+            FailureKind::Exhausted
+            | FailureKind::NotExecutable
+            | FailureKind::GuestFailed
+            | FailureKind::GuestEnded
+            | FailureKind::ServiceNotReady => Self::GuestFailed,
+            FailureKind::Unsupported | FailureKind::Unavailable => Self::Unavailable,
+            FailureKind::KeeperSilent | FailureKind::Cancelled | FailureKind::Bug | FailureKind::Failed => {
+                Self::Failed
+            }
+        }
+    }
 }
 
 /// A failure.
@@ -79,38 +111,22 @@ impl Failure {
     }
 }
 
+impl Failure {
+    fn new(error: &dyn std::error::Error, kind: FailureKind, hint: Option<Hint>) -> Self {
+        let next = hint.as_ref().map(hint::for_models);
+        Self { kind: kind.into(), error: cause::chain(error), next }
+    }
+}
+
 impl From<VmError> for Failure {
     fn from(error: VmError) -> Self {
-        let kind = match &error {
-            VmError::Limit(LimitError::Network) => Kind::Unavailable,
-            VmError::Limit(_) => Kind::InvalidArgument,
-            VmError::Environment(error) if error.is_callers_mistake() => Kind::NotFound,
-            VmError::Start(StartError::Environment(error)) if error.is_callers_mistake() => Kind::NotFound,
-            VmError::Start(StartError::Disk(_)) => Kind::Failed,
-            VmError::Environment(_) | VmError::Runtime(_) | VmError::Backend(_) | VmError::Start(_) => {
-                Kind::Unavailable
-            }
-            VmError::Command(_) => Kind::GuestFailed,
-            VmError::State { .. } => Kind::WrongState,
-            VmError::Unknown(_) => Kind::NotFound,
-            _ => Kind::Failed,
-        };
-        Self { kind, error: cause::chain(&error), next: error.hint().map(|hint| of_tools(&hint)) }
+        Self::new(&error, error.kind(), error.hint())
     }
 }
 
 impl From<WorkspaceError> for Failure {
     fn from(error: WorkspaceError) -> Self {
-        let error = match error {
-            WorkspaceError::Vm(error) => return error.into(),
-            error => error,
-        };
-        let kind = match &error {
-            WorkspaceError::Archive(error) => of_archive(error),
-            WorkspaceError::Disk(error) => of_disk(error),
-            error => of_workspace(error),
-        };
-        Self { kind, error: cause::chain(&error), next: error.hint().map(|hint| of_tools(&hint)) }
+        Self::new(&error, error.kind(), error.hint())
     }
 }
 
@@ -138,91 +154,10 @@ impl From<Refusal> for Failure {
     }
 }
 
-fn of_workspace(error: &WorkspaceError) -> Kind {
-    match error.kind() {
-        "unknown" | "not_found" | "snapshot_unknown" | "shell_unknown" | "service_unknown" => Kind::NotFound,
-        "invalid" | "is_directory" | "not_directory" | "not_regular" => Kind::InvalidArgument,
-        "taken" | "exists" => Kind::Conflict,
-        "state" | "shell_ended" => Kind::WrongState,
-        "baseline" | "outside_workspace" => Kind::NotAllowed,
-        "too_large" => Kind::TooLarge,
-        "no_space" => Kind::NoSpace,
-        "rejected" => Kind::Rejected,
-        "guest_ended" | "service_not_ready" => Kind::GuestFailed,
-        _ => match error {
-            WorkspaceError::NotYet(_) | WorkspaceError::NotInstalled { .. } => Kind::Unavailable,
-            WorkspaceError::TooMuch { .. } => Kind::TooLarge,
-            _ => Kind::Failed,
-        },
-    }
-}
-
-fn of_archive(error: &ArchiveError) -> Kind {
-    match error {
-        ArchiveError::Exists { .. } => Kind::Conflict,
-        ArchiveError::TooMuch { .. } | ArchiveError::Bomb { .. } => Kind::TooLarge,
-        ArchiveError::NotAnArchive { .. } => Kind::InvalidArgument,
-        ArchiveError::Refused { .. } | ArchiveError::Truncated { .. } | ArchiveError::Damaged { .. } => {
-            Kind::Rejected
-        }
-        ArchiveError::File { source, .. } => of_host(source),
-        _ => Kind::Failed,
-    }
-}
-
-fn of_disk(error: &DiskError) -> Kind {
-    match error {
-        DiskError::NotFound { .. } => Kind::NotFound,
-        DiskError::NotADirectory { .. } | DiskError::NotAFile { .. } | DiskError::Loop { .. } => {
-            Kind::InvalidArgument
-        }
-        DiskError::TooMany { .. } => Kind::TooLarge,
-        DiskError::Output { source, .. } => of_host(source),
-        _ => Kind::Failed,
-    }
-}
-
-/// A file of the host.
-fn of_host(error: &io::Error) -> Kind {
-    match error.kind() {
-        io::ErrorKind::NotFound => Kind::NotFound,
-        io::ErrorKind::AlreadyExists => Kind::Conflict,
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Kind::NoSpace,
-        _ => Kind::Failed,
-    }
-}
-
-/// Hints are written for people at a command line: a model is told the tool instead.
-fn of_tools(hint: &str) -> String {
-    const WORDS: [(&str, &str); 17] = [
-        ("pyro workspace snapshot delete", "snapshot_delete"),
-        ("pyro workspace shell open", "shell_open"),
-        ("pyro workspace shell signal", "shell_signal"),
-        ("pyro workspace service list", "service_list"),
-        ("pyro workspace service stop", "service_stop"),
-        ("pyro workspace service logs", "service_logs"),
-        ("pyro workspace file list --recursive", "workspace_file_list"),
-        ("pyro workspace file list", "workspace_file_list"),
-        ("pyro workspace file read", "workspace_file_read"),
-        ("pyro workspace create --secret NAME=VALUE", "secrets of workspace_create"),
-        ("pyro workspace update", "workspace_update"),
-        ("pyro workspace list", "workspace_list"),
-        ("pyro workspace start", "workspace_start"),
-        ("pyro workspace stop", "workspace_stop"),
-        ("--skip-outside-links", "skip_outside_links"),
-        ("--secret-env NAME=ENV", "secret_env"),
-        (" --clear-name", " and clear_name"),
-    ];
-    let mut text = hint.to_owned();
-    for (of_people, of_tools) in WORDS {
-        text = text.replace(of_people, of_tools);
-    }
-    text
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use pyro_core::guest::GuestError;
 
     #[test]
     fn a_model_is_told_of_tools() {
@@ -234,5 +169,60 @@ mod tests {
             text.starts_with(r#"{"kind":"wrong_state","error":"the workspace is stopped","next":"#),
             "{text}"
         );
+    }
+
+    #[test]
+    fn each_kind_of_the_guest_arrives() {
+        use pyro_proto::message::FailureKind as Guest;
+        for (kind, expected) in [
+            (Guest::NotFound, Kind::NotFound),
+            (Guest::NotExecutable, Kind::GuestFailed),
+            (Guest::BadDirectory, Kind::InvalidArgument),
+            (Guest::NoSuchUser, Kind::InvalidArgument),
+            (Guest::BadRequest, Kind::InvalidArgument),
+            (Guest::TooLong, Kind::TooLarge),
+            (Guest::Exhausted, Kind::GuestFailed),
+            (Guest::Unsupported, Kind::Unavailable),
+            (Guest::Internal, Kind::GuestFailed),
+            (Guest::IsDirectory, Kind::InvalidArgument),
+            (Guest::NotDirectory, Kind::InvalidArgument),
+            (Guest::OutsideWorkspace, Kind::NotAllowed),
+            (Guest::TooLarge, Kind::TooLarge),
+            (Guest::Exists, Kind::Conflict),
+            (Guest::NoSpace, Kind::NoSpace),
+            (Guest::NotEmpty, Kind::Conflict),
+            (Guest::NotRegular, Kind::InvalidArgument),
+            (Guest::BadArchive, Kind::Rejected),
+        ] {
+            let failure = pyro_proto::message::Failure {
+                kind,
+                stage: "open".into(),
+                errno: None,
+                message: "no".into(),
+            };
+            let source = GuestError::Failed(failure);
+            let failure = Failure::from(WorkspaceError::Job { what: "the shell takes no input", source });
+            assert_eq!(failure.kind, expected, "{kind:?}");
+            assert_eq!(Kind::from(FailureKind::from(kind)), expected);
+        }
+    }
+
+    #[test]
+    fn names_of_kinds_stay() {
+        for (kind, name) in [
+            (Kind::InvalidArgument, "invalid_argument"),
+            (Kind::NotFound, "not_found"),
+            (Kind::Conflict, "conflict"),
+            (Kind::WrongState, "wrong_state"),
+            (Kind::NotAllowed, "not_allowed"),
+            (Kind::TooLarge, "too_large"),
+            (Kind::NoSpace, "no_space"),
+            (Kind::Rejected, "rejected"),
+            (Kind::GuestFailed, "guest_failed"),
+            (Kind::Unavailable, "unavailable"),
+            (Kind::Failed, "failed"),
+        ] {
+            assert_eq!(serde_json::to_value(kind).unwrap(), name);
+        }
     }
 }

@@ -27,6 +27,10 @@ pub struct Host {
     pub allow_host_compat: bool,
 }
 
+/// What to do where commands may not run on the host.
+pub(super) const ASK_FOR_HOST_COMPAT: &str =
+    "leave allow_host_compat out; the person may allow it with `pyro mcp serve --allow-host-compat`";
+
 impl Host {
     /// One with these limits.
     pub fn new(factory: Factory, roots: Roots, allow_host_compat: bool) -> Self {
@@ -46,7 +50,7 @@ impl Host {
         if wanted && !self.allow_host_compat {
             return Err(Failure::not_allowed(
                 "allow_host_compat: commands may not run on the host",
-                "leave allow_host_compat out; the person may allow it with `pyro mcp serve --allow-host-compat`",
+                ASK_FOR_HOST_COMPAT,
             ));
         }
         Ok(())

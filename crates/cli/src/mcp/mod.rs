@@ -7,7 +7,7 @@
 //!   tools/     the functions, one file each for what they act on
 //!   host       what they act on: workspaces, VMs, and what the person allowed
 //!   roots      which host paths a model may name                  order: what must not overtake what
-//!   call       one call: progress, its end                        failure: what went wrong, for a model to act on
+//!   call       one call: progress, its end                        failure, hint: what went wrong, what to try next
 //!   cut        long output made short                             profile: which tools are shown
 //!   resources, prompts    what there is beside tools            runs: what the rest of an output is
 //! ```
@@ -18,6 +18,7 @@
 mod call;
 mod cut;
 mod failure;
+mod hint;
 mod host;
 pub mod http;
 mod lines;
@@ -32,6 +33,8 @@ mod stdio;
 mod tool;
 mod tools;
 
+#[cfg(test)]
+pub use hint::{for_models, vocabulary};
 pub use host::Host;
 pub use profile::Profile;
 pub use roots::Roots;

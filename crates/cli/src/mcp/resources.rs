@@ -282,7 +282,14 @@ fn of(failure: Failure, uri: &str) -> ErrorData {
     match failure.kind {
         Kind::NotFound => not_found(text, uri),
         Kind::Failed | Kind::Unavailable => ErrorData::internal_error(text, None),
-        _ => ErrorData::invalid_params(text, None),
+        Kind::InvalidArgument
+        | Kind::Conflict
+        | Kind::WrongState
+        | Kind::NotAllowed
+        | Kind::TooLarge
+        | Kind::NoSpace
+        | Kind::Rejected
+        | Kind::GuestFailed => ErrorData::invalid_params(text, None),
     }
 }
 

@@ -23,6 +23,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
 use crate::config::Config;
+use crate::hint::Hint;
 use crate::host;
 use crate::launch::{self, BootError, BootRequest, Root};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL, RuntimeError};
@@ -150,20 +151,14 @@ pub enum BackendError {
 }
 
 impl BackendError {
-    /// Advice to a person, where there is some.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
-            Self::NoFirecracker(_) => {
-                Some("`pyro doctor` says what it lacks; --backend auto uses QEMU instead".into())
-            }
-            Self::NoQemu(_) => {
-                Some("install it: apt-get install --no-install-recommends qemu-system-x86".into())
-            }
-            Self::NoneWorks(_) => {
-                Some("`pyro doctor` boots each candidate again and shows why it failed".into())
-            }
+            Self::NoFirecracker(_) => Some(Hint::AnotherBackend),
+            Self::NoQemu(_) => Some(Hint::InstallQemu),
+            Self::NoneWorks(_) => Some(Hint::BootCandidates),
             Self::Host(_) => None,
-            Self::Runtime(error) => error.hint(),
+            Self::Runtime(error) => Some(error.hint()),
         }
     }
 }
@@ -442,8 +437,12 @@ pub async fn probe_boot(
         cache: DiskCache::Unsafe,
         kernel_args: launch::kernel_arg(vmm.backend()).map(str::to_owned).into_iter().collect(),
     };
-    let spec =
-        MachineSpec { shape: Shape { vcpus: 1, mem_mib: 256 }, parts, memory: GuestMemory::Private, start: MachineStart::Cold };
+    let spec = MachineSpec {
+        shape: Shape { vcpus: 1, mem_mib: 256 },
+        parts,
+        memory: GuestMemory::Private,
+        start: MachineStart::Cold,
+    };
     let wish = BootRequest { hostname: "pyro-probe".into(), oneshot: true, root: Root::Absent, deadline };
     Ok(launch::boot(vmm, spec, &wish, &Timeline::begin(None)).await?)
 }

@@ -6,6 +6,7 @@ use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 
 use super::{Check, CheckStatus, check};
+use crate::hint::Hint;
 use crate::host::Access;
 
 pub(super) const DEVICE: &str = "/dev/kvm";
@@ -57,7 +58,7 @@ pub(super) fn locked_check() -> Check {
         ),
         Err(error) => format!("{DEVICE} may not be opened by this user: {error}"),
     };
-    check("kvm", CheckStatus::Warn, detail, Some(remedy()))
+    check("kvm", CheckStatus::Warn, detail, Some(Hint::plain(remedy())))
 }
 
 /// Advice by which this user may open the device.
@@ -77,7 +78,7 @@ fn remedy_for(device: Device, caller: &Caller, groups: &str) -> String {
     if is_let_in {
         return format!(
             "its mode lets this user in, so a container or a sandbox keeps it shut: start that with the device \
-             (--device {DEVICE})"
+             {DEVICE}"
         );
     }
     if !device.is_for_its_group() {

@@ -17,6 +17,7 @@ use crate::backend::{self, Candidate, Choice, Preference, Probe, Verdict};
 use crate::cause::chain;
 use crate::config::Config;
 use crate::environment::{Store, catalog_version};
+use crate::hint::Hint;
 use crate::host;
 use crate::runtime::{AGENT, Bundle, FIRECRACKER, INITRAMFS, JAILER, KERNEL, MANIFEST};
 
@@ -34,8 +35,8 @@ pub enum CheckStatus {
     Fail,
 }
 
-/// A line of the report.
-#[derive(Clone, Debug, Serialize)]
+/// One line of the report.
+#[derive(Clone, Debug)]
 pub struct Check {
     /// Subject of the check, in a word or two.
     pub name: &'static str,
@@ -43,8 +44,8 @@ pub struct Check {
     pub status: CheckStatus,
     /// The finding, in one sentence.
     pub detail: String,
-    /// Advice, where something is amiss.
-    pub remedy: Option<String>,
+    /// What to do about it, where it is not well.
+    pub remedy: Option<Hint>,
 }
 
 /// The whole report.
@@ -52,14 +53,38 @@ pub struct Check {
 pub struct DoctorReport {
     /// Every check, in the order in which a person would fix them.
     pub checks: Vec<Check>,
-    /// The object that `--json` prints.
-    pub payload: Value,
+    /// All that needs no words about what to do.
+    facts: Value,
 }
 
 impl DoctorReport {
     /// Whether a guest can run.
     pub fn runtime_ok(&self) -> bool {
         self.checks.iter().all(|check| check.status != CheckStatus::Fail)
+    }
+
+    /// The report as one object, remedies in the `words` of a surface.
+    pub fn payload(&self, words: impl Fn(&Hint) -> String) -> Value {
+        let failed = self.checks.iter().filter(|check| check.status == CheckStatus::Fail);
+        let issues: Vec<_> = failed
+            .map(|check| match &check.remedy {
+                Some(remedy) => format!("{}: {} ({})", check.name, check.detail, words(remedy)),
+                None => format!("{}: {}", check.name, check.detail),
+            })
+            .collect();
+        let each = |check: &Check| {
+            json!({
+                "name": check.name,
+                "status": check.status,
+                "detail": check.detail,
+                "remedy": check.remedy.as_ref().map(&words),
+            })
+        };
+        let mut payload = self.facts.clone();
+        payload["runtime_ok"] = issues.is_empty().into();
+        payload["issues"] = issues.into();
+        payload["checks"] = self.checks.iter().map(each).collect();
+        payload
     }
 }
 
@@ -92,7 +117,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
                 None,
             )
         }
-        Err(error) => check("runtime", CheckStatus::Fail, chain(error), error.hint()),
+        Err(error) => check("runtime", CheckStatus::Fail, chain(error), Some(error.hint())),
     });
     let qemu_version = QemuVersion::of(&config.qemu_binary).await;
     checks.push(match &qemu_version {
@@ -102,12 +127,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
             format!("{} at {}", version.text, config.qemu_binary.display()),
             None,
         ),
-        Err(error) => check(
-            "qemu",
-            CheckStatus::Fail,
-            chain(error),
-            Some("apt-get install --no-install-recommends qemu-system-x86".into()),
-        ),
+        Err(error) => check("qemu", CheckStatus::Fail, chain(error), Some(Hint::InstallQemu)),
     });
     let choice = match &bundle {
         Ok(bundle) => Some(backend::choose(config, bundle, preference, Probe::Always).await),
@@ -123,22 +143,21 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
     checks.push(check(
         "network",
         CheckStatus::Warn,
-        "guests have no network in this version; --network is refused".into(),
-        Some("run commands that need none; bring files in through standard input (tar c . | pyro run ... -- tar x)".into()),
+        "guests have no network in this version; who asks for one is refused".into(),
+        Some(Hint::BringFilesIn),
     ));
-    let payload = payload(
+    let facts = facts(
         config,
         &store,
         bundle.as_ref().ok(),
         choice.as_ref(),
-        &checks,
         search_path,
         qemu_version.ok().map(|version| version.text),
     );
-    DoctorReport { checks, payload }
+    DoctorReport { checks, facts }
 }
 
-fn check(name: &'static str, status: CheckStatus, detail: String, remedy: Option<String>) -> Check {
+fn check(name: &'static str, status: CheckStatus, detail: String, remedy: Option<Hint>) -> Check {
     Check { name, status, detail, remedy }
 }
 
@@ -219,21 +238,21 @@ fn confinement(choice: &backend::Choice) -> Check {
     };
     let status = if remedy.is_none() { CheckStatus::Ok } else { CheckStatus::Warn };
     let detail = format!("{wall}; around the VMM: {confined}{as_whom}");
-    check("confinement", status, detail, remedy.map(str::to_owned))
+    check("confinement", status, detail, remedy.map(Hint::plain))
 }
 
-fn kvm_remedy(candidate: &Candidate) -> Option<String> {
+fn kvm_remedy(candidate: &Candidate) -> Option<Hint> {
     if candidate.accelerator != Accelerator::Kvm.to_string() {
         return None;
     }
     let access = host::access(kvm::DEVICE);
-    Some(if !access.exists {
+    Some(Hint::plain(if !access.exists {
         "on a physical machine enable virtualisation in its firmware and load kvm_intel or kvm_amd; on a cloud VM choose a type with nested virtualisation".into()
     } else if kvm::is_locked(access) {
         kvm::remedy()
     } else {
         "this host offers /dev/kvm without being able to run a guest on it, as some nested or page-table-virtualised hosts do; a host with hardware virtualisation boots several times faster".into()
-    })
+    }))
 }
 
 fn cache_check(dir: &Path) -> Check {
@@ -247,15 +266,10 @@ fn cache_check(dir: &Path) -> Check {
             "environment cache",
             CheckStatus::Warn,
             format!("{detail}, not writable: only environments that are installed there already can be used"),
-            Some("make it writable or set PYRO_ENVIRONMENT_CACHE_DIR to a directory that is".into()),
+            Some(Hint::WritableCache),
         )
     } else if free_mib < LITTLE_SPACE_MIB {
-        check(
-            "environment cache",
-            CheckStatus::Warn,
-            detail,
-            Some("free some space, or `pyro env prune`".into()),
-        )
+        check("environment cache", CheckStatus::Warn, detail, Some(Hint::PruneEnvironments))
     } else {
         check("environment cache", CheckStatus::Ok, detail, None)
     }
@@ -273,8 +287,8 @@ fn builder_check(search_path: &[PathBuf]) -> Check {
         check(
             "environment builder",
             CheckStatus::Warn,
-            format!("missing: {}; `pyro env pull` cannot build an environment", missing.join(", ")),
-            Some(format!("apt-get install {}", missing.join(" "))),
+            format!("missing: {}; no environment can be built", missing.join(", ")),
+            Some(Hint::InstallPackages { packages: missing.into_iter().map(str::to_owned).collect() }),
         )
     }
 }
@@ -286,24 +300,15 @@ pub fn find(search_path: &[PathBuf], program: &str) -> Option<PathBuf> {
     })
 }
 
-fn payload(
+fn facts(
     config: &Config,
     store: &Store,
     bundle: Option<&Bundle>,
     choice: Option<&Result<Choice, backend::BackendError>>,
-    checks: &[Check],
     search_path: &[PathBuf],
     qemu_version: Option<String>,
 ) -> Value {
     let kvm = host::access(kvm::DEVICE);
-    let issues: Vec<_> = checks
-        .iter()
-        .filter(|check| check.status == CheckStatus::Fail)
-        .map(|check| match &check.remedy {
-            Some(remedy) => format!("{}: {} ({remedy})", check.name, check.detail),
-            None => format!("{}: {}", check.name, check.detail),
-        })
-        .collect();
     let path_of = |name: &str| Some(bundle?.artifact_path(name)?.display().to_string());
     let capabilities = bundle.map(|bundle| bundle.manifest().capabilities.clone());
     let mut versions: serde_json::Map<String, Value> = bundle
@@ -334,11 +339,8 @@ fn payload(
     };
     json!({
         "platform": PLATFORM,
-        "runtime_ok": issues.is_empty(),
-        "issues": issues,
         "kvm": {"exists": kvm.exists, "readable": kvm.readable, "writable": kvm.writable},
         "backend": {"selected": selected, "why": why, "candidates": candidates},
-        "checks": checks,
         "host": {
             "kernel": host::kernel_release(),
             "cpu": host::cpu_model(),

@@ -8,6 +8,7 @@ use pyro_vmm::kvm;
 
 use super::kvm::{DEVICE, is_locked, locked_check};
 use super::{Check, CheckStatus, check};
+use crate::hint::Hint;
 use crate::host::{self, CgroupVersion};
 
 /// `KVM_CREATE_VM` costs less than a millisecond where nothing is wrong; tens where a worker thread is moved
@@ -45,7 +46,7 @@ fn virtualisation(cpuinfo: &str, page_tables_in_software: bool, has_kvm: bool) -
             "KVM here is kvm_pvm, which keeps guests' page tables in software: it starts kernels and may never run \
              their programs"
                 .into(),
-            Some("only a boot shows it: see the candidates above".into()),
+            Some(Hint::plain("only a boot shows it: see the candidates above")),
         );
     }
     if !has("hypervisor") {
@@ -73,7 +74,7 @@ fn swap(swaps: &str) -> Check {
         "swap",
         CheckStatus::Warn,
         format!("{}: what guests hold in memory may be written there", names.join(", ")),
-        Some("swapoff -a, or encrypt it".into()),
+        Some(Hint::plain("swapoff -a, or encrypt it")),
     )
 }
 
@@ -90,7 +91,7 @@ fn smt(active: &str) -> Check {
         "smt",
         CheckStatus::Warn,
         "two guests may run on one core at the same moment, and learn of each other through it".into(),
-        Some("where guests must not, boot the host with nosmt".into()),
+        Some(Hint::plain("where guests must not, boot the host with nosmt")),
     )
 }
 
@@ -103,7 +104,7 @@ fn ksm(run: &str) -> Check {
         CheckStatus::Warn,
         "the kernel merges equal pages of processes that ask for it; a guest can tell what others hold"
             .into(),
-        Some("echo 2 > /sys/kernel/mm/ksm/run".into()),
+        Some(Hint::plain("echo 2 > /sys/kernel/mm/ksm/run")),
     )
 }
 
@@ -116,14 +117,22 @@ fn kvm_checks() -> Vec<Check> {
         return Vec::new();
     }
     vec![match kvm::create_vm_cost() {
-        Ok(cost) if cost < SLOW_CREATE_VM => {
-            check("kvm", CheckStatus::Ok, format!("KVM_CREATE_VM takes {:.1} ms", cost.as_secs_f64() * 1e3), None)
-        }
+        Ok(cost) if cost < SLOW_CREATE_VM => check(
+            "kvm",
+            CheckStatus::Ok,
+            format!("KVM_CREATE_VM takes {:.1} ms", cost.as_secs_f64() * 1e3),
+            None,
+        ),
         Ok(cost) => check(
             "kvm",
             CheckStatus::Warn,
-            format!("KVM_CREATE_VM takes {:.1} ms, which every start under KVM pays", cost.as_secs_f64() * 1e3),
-            Some("remount the cgroup v2 hierarchy with favordynmods, or set kvm.nx_huge_pages=never (on CPUs without the ITLB multihit defect)".into()),
+            format!(
+                "KVM_CREATE_VM takes {:.1} ms, which every start under KVM pays",
+                cost.as_secs_f64() * 1e3
+            ),
+            Some(Hint::plain(
+                "remount the cgroup v2 hierarchy with favordynmods, or set kvm.nx_huge_pages=never (on CPUs without the ITLB multihit defect)",
+            )),
         ),
         Err(error) => check("kvm", CheckStatus::Warn, format!("KVM_CREATE_VM fails: {error}"), None),
     }]
@@ -139,7 +148,7 @@ fn cgroup_check() -> Check {
             "cgroup",
             CheckStatus::Warn,
             "no cgroup hierarchy is mounted".into(),
-            Some("mount -t cgroup2 none /sys/fs/cgroup".into()),
+            Some(Hint::plain("mount -t cgroup2 none /sys/fs/cgroup")),
         ),
     }
 }

@@ -3,6 +3,8 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use crate::failure::FailureKind;
+use crate::hint::Hint;
 use crate::hostfs::HostFsError;
 use crate::hostfs::process::MissingTool;
 
@@ -123,50 +125,41 @@ impl From<MissingTool> for EnvironmentError {
 }
 
 impl EnvironmentError {
-    /// Advice to a person, where there is some.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Unknown { nearest, .. } => return Some(format!("did you mean {}?", nearest.join(", "))),
-            Self::Cache { .. } => "make it a directory that you may write to, or name another one with \
-                                   PYRO_ENVIRONMENT_CACHE_DIR"
-                .into(),
-            Self::NoSpace { dir, .. } => format!(
-                "free some space in {}, try `pyro env prune`, or name a directory on another disk with \
-                 PYRO_ENVIRONMENT_CACHE_DIR",
-                dir.display()
-            ),
-            Self::NoSources => {
-                "add a source with `Suites: bookworm` and `Components: main`, signed by the Debian \
-                                archive keyring, to /etc/apt/sources.list.d"
-                    .into()
-            }
-            Self::MissingTool { package, .. } => format!("install it with `apt-get install {package}`"),
-            Self::Privileges { .. } => {
-                "run it as root, in a container with the capability SYS_ADMIN; or as another \
-                                        user with the package uidmap installed and ranges in /etc/subuid and \
-                                        /etc/subgid"
-                    .into()
-            }
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
+        Some(match self {
+            Self::Unknown { nearest, .. } if nearest.is_empty() => Hint::ListEnvironments,
+            Self::Unknown { nearest, .. } => Hint::DidYouMean { names: nearest.clone() },
+            Self::Cache { .. } => Hint::WritableCache,
+            Self::NoSpace { dir, .. } => Hint::FreeCacheSpace { dir: dir.display().to_string() },
+            Self::NoSources => Hint::AddPackageSource,
+            Self::MissingTool { package, .. } => Hint::InstallPackages { packages: vec![(*package).into()] },
+            Self::Privileges { .. } => Hint::BuilderPrivileges,
             Self::Build { cause: Some(cause), .. } => match cause {
-                BuildCause::Network => "check that `apt-get update` works on this machine".into(),
-                BuildCause::Signature => {
-                    "check that `apt-get update` works on this machine, its clock, and that the \
-                                          package debian-archive-keyring is up to date"
-                        .into()
-                }
-                BuildCause::Filesystem => {
-                    "the cache must be on a file system that takes device nodes and file \
-                                           owners: name another directory with PYRO_ENVIRONMENT_CACHE_DIR"
-                        .into()
-                }
-                BuildCause::MissingPackage => {
-                    "check that the sources of this machine hold all of Debian 12 main".into()
-                }
+                BuildCause::Network => Hint::CheckPackageSources,
+                BuildCause::Signature => Hint::CheckSignatures,
+                BuildCause::Filesystem => Hint::CacheFileSystem,
+                BuildCause::MissingPackage => Hint::CompletePackageSources,
             },
-            Self::Corrupt { name, .. } => format!("`pyro env pull {name}` installs it anew"),
-            Self::Build { .. } | Self::Unsound { .. } | Self::Cancelled => return None,
-        };
-        Some(hint)
+            Self::Corrupt { name, .. } => Hint::ReinstallEnvironment { name: name.clone() },
+            Self::Build { cause: None, .. } | Self::Unsound { .. } | Self::Cancelled => return None,
+        })
+    }
+
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Unknown { .. } => FailureKind::EnvironmentNotFound,
+            Self::NoSpace { .. } => FailureKind::NoSpace,
+            Self::Cancelled => FailureKind::Cancelled,
+            Self::Cache { .. }
+            | Self::NoSources
+            | Self::MissingTool { .. }
+            | Self::Privileges { .. }
+            | Self::Build { .. }
+            | Self::Unsound { .. }
+            | Self::Corrupt { .. } => FailureKind::Unavailable,
+        }
     }
 
     /// Whether the request itself makes no sense, on any machine.

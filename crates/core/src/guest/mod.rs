@@ -19,6 +19,7 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
+use crate::failure::FailureKind;
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_MESSAGE};
 use pyro_proto::link::{Link, LinkError};
 use pyro_proto::message::{AgentInfo, ExecRequest, Failure, GuestIdentity, Reply, Request};
@@ -95,6 +96,23 @@ pub enum GuestError {
     /// The request cannot be sent: it is longer than a request may be.
     #[error("the request is too long to send")]
     TooLong(#[source] FrameError),
+}
+
+impl GuestError {
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Failed(failure) => failure.kind.into(),
+            Self::Source { source, .. } => FailureKind::of_host_file(source),
+            Self::TooLong(_) => FailureKind::TooLarge,
+            Self::Stream(_)
+            | Self::Link(_)
+            | Self::Silent { .. }
+            | Self::Lost { .. }
+            | Self::Protocol { .. }
+            | Self::Unexpected { .. } => FailureKind::GuestFailed,
+        }
+    }
 }
 
 /// Client of one guest's agent. Clones share its source of streams: a session ends with the last of them.

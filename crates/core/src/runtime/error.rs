@@ -3,6 +3,8 @@
 use std::io;
 use std::path::PathBuf;
 
+use crate::hint::Hint;
+
 /// A bundle that cannot be used, written, or believed.
 #[derive(Debug, thiserror::Error)]
 pub enum RuntimeError {
@@ -80,13 +82,19 @@ pub enum RuntimeError {
 }
 
 impl RuntimeError {
-    /// Advice to a person, where there is some.
-    pub fn hint(&self) -> Option<String> {
-        Some(match self {
-            Self::Io { doing: "written", .. } => "check the directory's permissions and the free space".into(),
-            Self::Evidence(_) => "probe the bundle that was written, with the artifacts it was written with".into(),
-            _ => "in a clone, `cargo xtask runtime` makes the runtime anew; PYRO_RUNTIME_BUNDLE_DIR names another one"
-                .into(),
-        })
+    /// Action that may help.
+    pub fn hint(&self) -> Hint {
+        match self {
+            Self::Io { doing: "written", .. } => Hint::CheckDirectory,
+            Self::Evidence(_) => Hint::ProbeWrittenRuntime,
+            Self::Missing(_)
+            | Self::Io { .. }
+            | Self::Manifest { .. }
+            | Self::Schema { .. }
+            | Self::Changed { .. }
+            | Self::NotReal { .. }
+            | Self::NoArtifact { .. }
+            | Self::Unearned { .. } => Hint::MakeRuntime,
+        }
     }
 }

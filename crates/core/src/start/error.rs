@@ -3,6 +3,8 @@
 use std::io;
 
 use crate::environment::EnvironmentError;
+use crate::failure::FailureKind;
+use crate::hint::Hint;
 use crate::launch::BootError;
 use crate::runtime::RuntimeError;
 
@@ -24,13 +26,22 @@ pub enum StartError {
 }
 
 impl StartError {
-    /// Advice to a person, where there is some.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Environment(error) => error.hint(),
-            Self::Runtime(error) => error.hint(),
-            Self::Boot(_) => Some("`pyro doctor` shows what this host can run".into()),
+            Self::Runtime(error) => Some(error.hint()),
+            Self::Boot(_) => Some(Hint::Diagnose),
             Self::Disk(_) => None,
+        }
+    }
+
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Environment(error) => error.kind(),
+            Self::Runtime(_) | Self::Boot(_) => FailureKind::Unavailable,
+            Self::Disk(source) => FailureKind::of_own_file(source),
         }
     }
 

@@ -4,6 +4,8 @@ use crate::backend::BackendError;
 use crate::bug::Bug;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
+use crate::failure::FailureKind;
+use crate::hint::Hint;
 use crate::host_compat::HostCompatError;
 use crate::hostfs::HostFsError;
 use crate::identity::NoRandomness;
@@ -63,18 +65,38 @@ pub enum VmError {
 }
 
 impl VmError {
-    /// Advice to a person, where there is some.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::Limit(error) => error.hint(),
             Self::Environment(error) => error.hint(),
-            Self::Runtime(error) => error.hint(),
+            Self::Runtime(error) => Some(error.hint()),
             Self::Backend(error) => error.hint(),
             Self::Start(error) => error.hint(),
-            Self::State { .. } | Self::Unknown(_) => {
-                Some("a VM runs one command and belongs to the process that created it".into())
-            }
-            _ => None,
+            Self::State { .. } | Self::Unknown(_) => Some(Hint::OneCommandVm),
+            Self::Command(_)
+            | Self::HostCompat(_)
+            | Self::Stop(_)
+            | Self::Randomness(_)
+            | Self::Bug(_)
+            | Self::Files(_) => None,
+        }
+    }
+
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Limit(error) => error.kind(),
+            Self::Environment(error) => error.kind(),
+            Self::Runtime(_) | Self::Backend(_) => FailureKind::Unavailable,
+            Self::Start(error) => error.kind(),
+            Self::Command(error) => error.kind(),
+            Self::State { .. } => FailureKind::WrongState,
+            Self::Unknown(_) => FailureKind::VmNotFound,
+            Self::Bug(_) => FailureKind::Bug,
+            Self::Files(HostFsError::File { source, .. }) => FailureKind::of_own_file(source),
+            Self::Files(HostFsError::Cancelled) => FailureKind::Cancelled,
+            Self::HostCompat(_) | Self::Stop(_) | Self::Randomness(_) => FailureKind::Failed,
         }
     }
 

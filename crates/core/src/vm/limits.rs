@@ -2,6 +2,9 @@
 
 use std::time::Duration;
 
+use crate::failure::FailureKind;
+use crate::hint::Hint;
+
 /// Fewest and most virtual CPUs.
 pub const VCPUS: std::ops::RangeInclusive<u32> = 1..=8;
 /// Least and most memory, MiB.
@@ -70,15 +73,25 @@ pub enum LimitError {
 }
 
 impl LimitError {
-    /// Advice to a person, where there is some.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
             Self::HostMemory { available, .. } if *available >= u64::from(*MEMORY_MIB.start()) => {
-                Some(format!("ask for at most {available} MiB (--mem-mib), or end what uses the rest"))
+                Some(Hint::LessMemory { available_mib: *available })
             }
-            Self::HostMemory { .. } => Some("end something that uses memory on this host".into()),
-            Self::Network => Some("run it without --network: the guest has no network then".into()),
-            _ => None,
+            Self::HostMemory { .. } => Some(Hint::FreeHostMemory),
+            Self::Network => Some(Hint::WithoutNetwork),
+            Self::Vcpus(_) | Self::Memory(_) | Self::Ttl(_) | Self::Timeout(_) => None,
+        }
+    }
+
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
+        match self {
+            Self::Network => FailureKind::Unsupported,
+            Self::Vcpus(_) | Self::Memory(_) | Self::HostMemory { .. } | Self::Ttl(_) | Self::Timeout(_) => {
+                FailureKind::InvalidArgument
+            }
         }
     }
 }
@@ -143,7 +156,7 @@ mod tests {
         assert_eq!(check(&request, None), Ok(()));
         let error = check(&request, Some(1500)).unwrap_err();
         assert_eq!(error.to_string(), "mem_mib is 2048, and this host has 1500 MiB free");
-        assert_eq!(error.hint().unwrap(), "ask for at most 1500 MiB (--mem-mib), or end what uses the rest");
+        assert_eq!(error.hint(), Some(Hint::LessMemory { available_mib: 1500 }));
     }
 
     #[test]

@@ -7,7 +7,7 @@ use pyro_formats::archive::ArchiveError;
 use pyro_formats::disk::DiskError;
 use pyro_formats::patch::{PatchError, Rejected};
 use pyro_formats::redact::Redactor;
-use pyro_proto::message::{Failure, FailureKind};
+use pyro_proto::message::Failure;
 use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendError;
@@ -15,7 +15,9 @@ use crate::bug::Bug;
 use crate::cause;
 use crate::command::CommandError;
 use crate::environment::EnvironmentError;
+use crate::failure::FailureKind;
 use crate::guest::GuestError;
+use crate::hint::{self, Hint};
 use crate::hostfs::HostFsError;
 use crate::identity::NoRandomness;
 use crate::runtime::RuntimeError;
@@ -30,7 +32,7 @@ use crate::workspace::store::secrets::SecretError;
 pub enum WorkspaceError {
     /// A fault of pyro itself.
     #[error(transparent)]
-    Bug(#[from] crate::bug::Bug),
+    Bug(#[from] Bug),
     /// There is none of this name or id.
     #[error("there is no workspace {given:?}")]
     Unknown {
@@ -190,9 +192,6 @@ pub enum WorkspaceError {
     /// Another process has the workspace.
     #[error("another process is at work on the workspace")]
     Locked,
-    /// A fault of pyro itself.
-    #[error(transparent)]
-    Bug(#[from] Bug),
     /// Something is no secret, or the workspace has no such one.
     #[error(transparent)]
     Secret(#[from] SecretError),
@@ -297,8 +296,8 @@ pub enum WorkspaceError {
     /// The guest refuses to do something with a file, or cannot.
     #[error("{message}")]
     Path {
-        /// What kind it is, for programs: `not_found`, `outside_workspace` and so on.
-        kind: &'static str,
+        /// Kind of the failure, for programs.
+        kind: FailureKind,
         /// What the guest says, made fit to be shown.
         message: String,
     },
@@ -331,76 +330,70 @@ pub enum WorkspaceError {
 }
 
 impl WorkspaceError {
-    /// What to do about it, where there is something.
-    pub fn hint(&self) -> Option<String> {
-        let hint = match self {
-            Self::Unknown { near, .. } if near.is_empty() => {
-                "`pyro workspace list` shows those that there are".into()
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
+        Some(match self {
+            Self::Unknown { near, .. } if near.is_empty() => Hint::ListWorkspaces,
+            Self::ServiceUnknown { near, .. } if near.is_empty() => Hint::ListServices,
+            Self::Unknown { near, .. } | Self::ServiceUnknown { near, .. } => {
+                Hint::DidYouMean { names: near.clone() }
             }
-            Self::Unknown { near, .. } => format!("did you mean {}?", near.join(" or ")),
-            Self::Name { .. } => {
-                "a name has 1 to 64 letters, digits, `-`, `_` and `.`, begins with a letter or digit, and is no 12 \
-                 hexadecimal digits"
-                    .into()
+            Self::ShellUnknown { there, .. } if there.is_empty() => Hint::OpenShell,
+            Self::SnapshotUnknown { there, .. } if there.is_empty() => return None,
+            Self::SnapshotUnknown { there, .. } | Self::ShellUnknown { there, .. } => {
+                Hint::UseExisting { names: there.clone() }
             }
-            Self::NameTaken { id, .. } => {
-                format!("choose another, or free it with `pyro workspace update {id} --clear-name`")
-            }
-            Self::Newer { .. } => "use that version for it, or a later one; nothing of it was changed".into(),
-            Self::SnapshotUnknown { there, .. } => format!("it has {}", there.join(", ")),
-            Self::SnapshotsFull(_) | Self::SnapshotTaken(_) => {
-                "`pyro workspace snapshot delete` removes one".into()
-            }
+            Self::Name { .. } => Hint::NameRule,
+            Self::NameTaken { id, .. } => Hint::FreeName { id: id.clone() },
+            Self::Newer { .. } => Hint::NewerVersion,
+            Self::SnapshotsFull(_) | Self::SnapshotTaken(_) => Hint::DeleteSnapshot,
+            Self::NotInstalled { environment, .. } => Hint::RestoreEnvironment { name: environment.clone() },
+            Self::Stopped => Hint::StartWorkspace,
+            Self::Refused(refusal) if refusal.is_stopped() => Hint::StartWorkspace,
+            Self::Refused(_) | Self::Locked => Hint::TryAgain,
+            Self::Used => Hint::WaitForCommands,
+            Self::Silent => Hint::ForceStop,
+            Self::Generation { .. } => Hint::StopWithItsVersion,
+            Self::GuestEnded(_) => Hint::StartAgain,
+            Self::ShellEnded { .. } => Hint::OpenAnotherShell,
+            Self::ShellBusy { .. } => Hint::InterruptShell,
+            Self::ServiceTaken(_) | Self::ServicesFull(_) => Hint::StopService,
+            Self::ServiceNotReady { name, .. } => Hint::ReadServiceLog { name: name.clone() },
+            Self::Runs => Hint::StopWorkspace,
+            Self::Rejected(_) => Hint::ReadFile,
+            Self::Path { kind, .. } => return path_hint(*kind),
             Self::Limit(error) => return error.hint(),
             Self::Vm(error) => return error.hint(),
-            Self::NotInstalled { environment, .. } => {
-                format!("`pyro env pull {environment}` brings it back if the packages are still the same")
-            }
-            Self::Stopped => "`pyro workspace start` brings it back".into(),
-            Self::Refused(refusal) if refusal.is_stopped() => {
-                "`pyro workspace start` brings it back".into()
-            }
-            Self::Used => "wait until its commands have ended; services and shells go on".into(),
-            Self::Refused(_) | Self::Locked => "wait a moment and try again".into(),
-            Self::Silent => {
-                "`pyro workspace stop --force` ends it; the workspace's disk and history stay".into()
-            }
-            Self::Generation { .. } => {
-                "stop it with the pyro that started it, or by `pyro workspace stop --force`; its disk and history stay"
-                    .into()
-            }
-            Self::GuestEnded(_) => {
-                "its disk and history stay; `pyro workspace start` brings it back".into()
-            }
-            Self::Told(fault) => return fault.hint.clone(),
             Self::Secret(error) => return error.hint(),
-            Self::ShellUnknown { there, .. } if there.is_empty() => {
-                "`pyro workspace shell open` begins one".into()
-            }
-            Self::ShellUnknown { there, .. } => format!("it has {}", there.join(", ")),
-            Self::ShellEnded { .. } => {
-                "what it wrote can still be read; `pyro workspace shell open` begins another".into()
-            }
-            Self::ShellBusy { .. } => "`pyro workspace shell signal` interrupts what runs in it".into(),
-            Self::ServiceUnknown { near, .. } if near.is_empty() => {
-                "`pyro workspace service list` shows those that there are".into()
-            }
-            Self::ServiceUnknown { near, .. } => format!("did you mean {}?", near.join(" or ")),
-            Self::ServiceTaken(_) | Self::ServicesFull(_) => "`pyro workspace service stop` ends one".into(),
-            Self::ServiceNotReady { name, .. } => {
-                format!("`pyro workspace service logs` shows all that {name} wrote")
-            }
-            Self::Path { kind, .. } => return path_hint(kind).map(str::to_owned),
-            Self::Runs => {
-                "stop it first with `pyro workspace stop`, or use `workspace file` and `workspace export`".into()
-            }
-            Self::Archive(error) => return error.hint().map(str::to_owned),
-            Self::Patch(error) => return error.hint().map(str::to_owned),
-            Self::Disk(error) => return error.hint().map(str::to_owned),
-            Self::Rejected(_) => "`pyro workspace file read` shows what a file has now".into(),
-            _ => return None,
-        };
-        Some(hint)
+            Self::Archive(error) => return error.hint().map(Into::into),
+            Self::Patch(error) => return error.hint().map(Into::into),
+            Self::Disk(error) => return error.hint().map(Into::into),
+            Self::Told(fault) => return fault.hint.clone(),
+            Self::Bug(_)
+            | Self::Legacy(_)
+            | Self::UnknownCall(_)
+            | Self::Count { .. }
+            | Self::Labels(_)
+            | Self::NotYet(_)
+            | Self::File { .. }
+            | Self::State { .. }
+            | Self::Layout { .. }
+            | Self::Baseline
+            | Self::Restless
+            | Self::Save(_)
+            | Self::Copy(_)
+            | Self::Spawn { .. }
+            | Self::KeeperLost { .. }
+            | Self::Kill(_)
+            | Self::Protocol(_)
+            | Self::Guest { .. }
+            | Self::Bound { .. }
+            | Self::Job { .. }
+            | Self::Signal(_)
+            | Self::Readiness { .. }
+            | Self::Source(_)
+            | Self::TooMuch { .. } => return None,
+        })
     }
 
     /// Whether what is in the way is somebody else's work, which ends by itself, or a keeper went while it was asked.
@@ -413,29 +406,63 @@ impl WorkspaceError {
         }
     }
 
-    /// What kind it is, for programs: `not_found`, `state`, `invalid` and so on.
-    pub fn kind(&self) -> &str {
+    /// Kind of the failure, for programs.
+    pub fn kind(&self) -> FailureKind {
         match self {
-            Self::Told(fault) => &fault.kind,
-            Self::Unknown { .. } => "unknown",
-            Self::Name { .. } | Self::Labels(_) | Self::Limit(_) | Self::Secret(_) => "invalid",
-            Self::NameTaken { .. } | Self::SnapshotTaken(_) | Self::SnapshotsFull(_) => "taken",
-            Self::SnapshotUnknown { .. } => "snapshot_unknown",
-            Self::Baseline => "baseline",
-            Self::Refused(_) | Self::Stopped | Self::Locked | Self::Used => "state",
-            Self::GuestEnded(_) => "guest_ended",
-            Self::Silent => "keeper_silent",
-            Self::Bound { .. } | Self::Signal(_) | Self::Readiness { .. } => "invalid",
-            Self::ShellUnknown { .. } => "shell_unknown",
-            Self::ShellEnded { .. } => "shell_ended",
-            Self::ServiceUnknown { .. } => "service_unknown",
-            Self::ServiceTaken(_) | Self::ServicesFull(_) => "taken",
-            Self::ServiceNotReady { .. } => "service_not_ready",
-            Self::Path { kind, .. } => kind,
-            Self::Runs => "state",
-            Self::Archive(_) | Self::Patch(_) => "invalid",
-            Self::Rejected(_) => "rejected",
-            _ => "failed",
+            Self::Told(fault) => fault.kind,
+            Self::Bug(_) => FailureKind::Bug,
+            Self::Unknown { .. } => FailureKind::WorkspaceNotFound,
+            Self::SnapshotUnknown { .. } => FailureKind::SnapshotNotFound,
+            Self::ShellUnknown { .. } => FailureKind::ShellNotFound,
+            Self::ServiceUnknown { .. } => FailureKind::ServiceNotFound,
+            Self::Name { .. }
+            | Self::Count { .. }
+            | Self::Labels(_)
+            | Self::Secret(_)
+            | Self::Bound { .. }
+            | Self::Signal(_)
+            | Self::Readiness { .. } => FailureKind::InvalidArgument,
+            Self::NameTaken { .. }
+            | Self::SnapshotTaken(_)
+            | Self::SnapshotsFull(_)
+            | Self::ServiceTaken(_)
+            | Self::ServicesFull(_) => FailureKind::Conflict,
+            Self::Baseline => FailureKind::Baseline,
+            Self::Refused(_)
+            | Self::Stopped
+            | Self::Locked
+            | Self::Used
+            | Self::Runs
+            | Self::ShellBusy { .. } => FailureKind::WrongState,
+            Self::GuestEnded(_) => FailureKind::GuestEnded,
+            Self::ShellEnded { .. } => FailureKind::ShellEnded,
+            Self::ServiceNotReady { .. } => FailureKind::ServiceNotReady,
+            Self::Silent => FailureKind::KeeperSilent,
+            Self::Rejected(_) => FailureKind::Rejected,
+            Self::TooMuch { .. } => FailureKind::TooLarge,
+            Self::NotYet(_) => FailureKind::Unsupported,
+            Self::NotInstalled { .. } => FailureKind::Unavailable,
+            Self::Path { kind, .. } => *kind,
+            Self::Limit(error) => error.kind(),
+            Self::Vm(error) => error.kind(),
+            Self::Guest { source, .. } | Self::Job { source, .. } => source.kind(),
+            Self::Archive(error) => FailureKind::of_archive(error),
+            Self::Patch(error) => FailureKind::of_patch(error),
+            Self::Disk(error) => FailureKind::of_disk(error),
+            Self::Source(source) => FailureKind::of_host_file(source),
+            Self::File { source, .. } | Self::Copy(source) => FailureKind::of_own_file(source),
+            Self::State { .. }
+            | Self::Layout { .. }
+            | Self::Newer { .. }
+            | Self::Restless
+            | Self::Save(_)
+            | Self::Spawn { .. }
+            | Self::KeeperLost { .. }
+            | Self::Kill(_)
+            | Self::Protocol(_)
+            | Self::Legacy(_)
+            | Self::UnknownCall(_)
+            | Self::Generation { .. } => FailureKind::Failed,
         }
     }
 
@@ -443,7 +470,7 @@ impl WorkspaceError {
         match self {
             Self::Told(fault) => fault.clone(),
             other => Fault {
-                kind: other.kind().into(),
+                kind: other.kind(),
                 message: cause::chain(other),
                 hint: other.hint(),
                 momentary: other.is_momentary(),
@@ -457,27 +484,18 @@ impl WorkspaceError {
             return self;
         }
         let fault = self.fault();
-        let hint = fault.hint.as_deref().map(|hint| redactor.text(hint));
+        let hint = fault.hint.map(|hint| hint.map_text(&|text| redactor.text(text)));
         Self::Told(Fault { message: redactor.text(&fault.message), hint, ..fault })
     }
 
     /// What the guest says of a file. Its words are not trusted to be one line of text.
     pub(crate) fn of_guest(failure: &Failure) -> Self {
         const LONGEST: usize = 1000;
-        let kind = match failure.kind {
-            FailureKind::NotFound => "not_found",
-            FailureKind::IsDirectory => "is_directory",
-            FailureKind::NotDirectory => "not_directory",
-            FailureKind::OutsideWorkspace => "outside_workspace",
-            FailureKind::TooLarge => "too_large",
-            FailureKind::Exists => "exists",
-            FailureKind::NoSpace => "no_space",
-            FailureKind::NotRegular => "not_regular",
-            FailureKind::BadArchive => "invalid",
-            _ => "failed",
-        };
         let clean = |c: char| if c.is_control() { ' ' } else { c };
-        Self::Path { kind, message: failure.message.chars().map(clean).take(LONGEST).collect() }
+        Self::Path {
+            kind: failure.kind.into(),
+            message: failure.message.chars().map(clean).take(LONGEST).collect(),
+        }
     }
 
     pub(crate) fn file(path: &Path, doing: &'static str, source: io::Error) -> Self {
@@ -495,14 +513,14 @@ impl From<HostFsError> for WorkspaceError {
     }
 }
 
-fn path_hint(kind: &str) -> Option<&'static str> {
-    Some(match kind {
-        "not_found" => "`pyro workspace file list --recursive` shows what there is",
-        "is_directory" => "name a file in it; `pyro workspace file list` shows what there is",
-        "outside_workspace" => "name a path below /workspace that no link leads out of",
-        "no_space" => "the workspace's disk is full: remove something in it",
-        _ => return None,
-    })
+fn path_hint(kind: FailureKind) -> Option<Hint> {
+    match kind {
+        FailureKind::NotFound => Some(Hint::ListFiles),
+        FailureKind::IsDirectory => Some(Hint::NameFileWithin),
+        FailureKind::OutsideWorkspace => Some(Hint::StayInWorkspace),
+        FailureKind::NoSpace => Some(Hint::FreeGuestDisk),
+        _ => None,
+    }
 }
 
 impl From<EnvironmentError> for WorkspaceError {
@@ -556,12 +574,13 @@ pub(crate) fn check_bound(
 /// A failure as it crosses a process boundary.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Fault {
-    /// Which failure it is, for programs: the variant of [`WorkspaceError`].
-    pub kind: String,
+    /// Kind of the failure, for programs.
+    pub kind: FailureKind,
     /// What failed and why, for people.
     pub message: String,
     /// What to do next.
-    pub hint: Option<String>,
+    #[serde(default, rename = "action", deserialize_with = "hint::known")]
+    pub hint: Option<Hint>,
     /// Whether what is in the way is somebody else's work, which ends by itself.
     #[serde(default)]
     pub momentary: bool,
@@ -578,4 +597,32 @@ pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
 ) -> Result<T, WorkspaceError> {
     crate::bug::blocking(work).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fault_of_another_version_is_read() {
+        let earlier = r#"{"kind":"state","message":"no","hint":"`pyro x`","momentary":true}"#;
+        let fault =
+            Fault { kind: FailureKind::WrongState, message: "no".into(), hint: None, momentary: true };
+        assert_eq!(serde_json::from_str::<Fault>(earlier).unwrap(), fault);
+        let later = r#"{"kind":"new","message":"no","action":{"new":{"a":1}},"more":[]}"#;
+        let fault = Fault { kind: FailureKind::Failed, momentary: false, ..fault };
+        assert_eq!(serde_json::from_str::<Fault>(later).unwrap(), fault);
+        let fault = Fault { hint: Some(Hint::StartWorkspace), ..fault };
+        let text = serde_json::to_string(&fault).unwrap();
+        assert_eq!(serde_json::from_str::<Fault>(&text).unwrap(), fault, "{text}");
+    }
+
+    /// Waiting for a bug to go away, or killing whoever is at work because of it, helps nobody.
+    #[test]
+    fn a_bug_is_no_business_of_somebody_else() {
+        let bug = WorkspaceError::from(Bug::lost("a test"));
+        assert_eq!(bug.kind(), FailureKind::Bug);
+        assert!(!bug.is_momentary() && !bug.fault().momentary);
+        assert!(WorkspaceError::Locked.is_momentary());
+    }
 }

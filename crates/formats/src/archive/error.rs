@@ -88,6 +88,21 @@ pub enum ArchiveError {
     Cancelled,
 }
 
+/// An action that may help after an [`ArchiveError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ArchiveHint {
+    /// Name a path that does not exist.
+    NewPath,
+    /// Unpack it and name the directory, or make an archive of a known format.
+    UnpackFirst,
+    /// Make or fetch the archive again.
+    FetchAgain,
+    /// Try again when nothing writes to the directory.
+    TryWhenQuiet,
+    /// Replace the link, or have all links that lead out of the tree left out.
+    SkipOutsideLinks,
+}
+
 /// Why an entry is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
@@ -131,7 +146,7 @@ pub enum Refusal {
     #[error("is a fifo")]
     Fifo,
     /// A sparse file in a form that is not known.
-    #[error("is stored as a sparse file; make the archive without --sparse")]
+    #[error("is stored as a sparse file; make the archive without sparse files")]
     Sparse,
     /// Something else.
     #[error("is of the unknown type {0:?}")]
@@ -148,18 +163,20 @@ pub enum Refusal {
 }
 
 impl ArchiveError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<ArchiveHint> {
         match self {
-            Self::Exists { .. } => Some("name a path that does not exist, or move it away first"),
-            Self::NotAnArchive { .. } => Some("unpack it and name the directory, or make it a .tar.gz"),
-            Self::Truncated { .. } | Self::Damaged { .. } => Some("make or fetch the archive again"),
-            Self::Changed { .. } => Some("try again when nothing writes to the directory"),
-            Self::Refused { refusal: Refusal::LeadsOut { .. }, .. } => Some(
-                "links may only lead to something in the same tree: replace it, or leave out all such links with \
-                     --skip-outside-links",
-            ),
-            _ => None,
+            Self::Exists { .. } => Some(ArchiveHint::NewPath),
+            Self::NotAnArchive { .. } => Some(ArchiveHint::UnpackFirst),
+            Self::Truncated { .. } | Self::Damaged { .. } => Some(ArchiveHint::FetchAgain),
+            Self::Changed { .. } => Some(ArchiveHint::TryWhenQuiet),
+            Self::Refused { refusal: Refusal::LeadsOut { .. }, .. } => Some(ArchiveHint::SkipOutsideLinks),
+            Self::Refused { .. }
+            | Self::TooMuch { .. }
+            | Self::Bomb { .. }
+            | Self::File { .. }
+            | Self::Stream { .. }
+            | Self::Cancelled => None,
         }
     }
 

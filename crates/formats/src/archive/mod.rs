@@ -27,7 +27,7 @@ use std::ops::ControlFlow;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-pub use error::{ArchiveError, Refusal};
+pub use error::{ArchiveError, ArchiveHint, Refusal};
 pub use look::{Seen, look};
 pub use sink::{Artifact, Sink, Unpacked};
 pub use source::{Form, Source, Written};

@@ -75,22 +75,38 @@ pub enum DiskError {
     },
 }
 
+/// An action that may help after a [`DiskError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DiskHint {
+    /// Start the guest, whose kernel may repair the disk, or go back to a copy of it.
+    Repair,
+    /// List the directory above the path.
+    ListAbove,
+    /// Free space, or export to another file system.
+    FreeSpace,
+    /// Choose another name, or remove the file that has it.
+    AnotherName,
+}
+
 impl DiskError {
-    /// What to do next, if there is something.
+    /// Action that may help, where there is one.
     #[must_use]
-    pub fn hint(&self) -> Option<&'static str> {
+    pub fn hint(&self) -> Option<DiskHint> {
         match self {
-            Self::Damaged { .. } | Self::TooMany { .. } | Self::Unsupported { .. } => {
-                Some("start the workspace, whose kernel may repair the disk, or reset it to a snapshot")
-            }
-            Self::NotFound { .. } => Some("list the directory above it to see what is there"),
+            Self::Damaged { .. } | Self::TooMany { .. } | Self::Unsupported { .. } => Some(DiskHint::Repair),
+            Self::NotFound { .. } => Some(DiskHint::ListAbove),
             Self::Output { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
-                Some("free space there, or export to another file system")
+                Some(DiskHint::FreeSpace)
             }
             Self::Output { source, .. } if source.kind() == io::ErrorKind::AlreadyExists => {
-                Some("choose another name, or remove that file first")
+                Some(DiskHint::AnotherName)
             }
-            _ => None,
+            Self::Output { .. }
+            | Self::Io { .. }
+            | Self::NotExt4
+            | Self::NotADirectory { .. }
+            | Self::NotAFile { .. }
+            | Self::Loop { .. } => None,
         }
     }
 

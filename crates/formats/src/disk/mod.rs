@@ -34,7 +34,7 @@ mod volume;
 mod xattr;
 
 pub use dir::Entry;
-pub use error::DiskError;
+pub use error::{DiskError, DiskHint};
 pub use export::{Exported, export};
 pub use image::Ext4;
 pub use inode::{Inode, Kind, Time};

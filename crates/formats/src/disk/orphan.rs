@@ -42,7 +42,14 @@ pub(super) fn free(image: &Ext4, copy: &File, to: &Path) -> Result<u64, DiskErro
     if next == 0 || other_sums || shape.ro_compat & BIGALLOC != 0 || shape.has(EA_INODE) {
         return Ok(0);
     }
-    let mut plan = Plan { volume, groups: BTreeMap::new(), writes: Vec::new(), attributes: BTreeMap::new(), blocks: 0, inodes: 0 };
+    let mut plan = Plan {
+        volume,
+        groups: BTreeMap::new(),
+        writes: Vec::new(),
+        attributes: BTreeMap::new(),
+        blocks: 0,
+        inodes: 0,
+    };
     let (mut met, mut kept) = (BTreeSet::new(), Vec::new());
     while next != 0 {
         if !met.insert(next) || met.len() > MAX_ORPHANS {

@@ -52,21 +52,29 @@ pub enum PatchError {
 }
 
 impl PatchError {
-    /// What to do about it.
-    pub fn hint(&self) -> Option<&'static str> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<PatchHint> {
         match self {
-            Self::Empty { .. } => Some(
-                "write it as `git diff` does: a line `--- a/FILE`, a line `+++ b/FILE`, then `@@ -1,3 +1,4 @@` and lines \
-                 that begin with a space, `-` or `+`",
-            ),
-            Self::Path { .. } => Some("name files by their path below /workspace, such as a/src/main.rs"),
-            Self::Binary { .. } => {
-                Some("copy binary files with `workspace sync push` or write them with a command")
-            }
-            Self::TooLarge { .. } => Some("apply it in parts"),
+            Self::Empty { .. } => Some(PatchHint::WriteUnifiedDiff),
+            Self::Path { .. } => Some(PatchHint::PathBelowWorkspace),
+            Self::Binary { .. } => Some(PatchHint::CopyBinaryFiles),
+            Self::TooLarge { .. } => Some(PatchHint::ApplyInParts),
             Self::Malformed { .. } => None,
         }
     }
+}
+
+/// An action that may help after a [`PatchError`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PatchHint {
+    /// Write it as a unified diff.
+    WriteUnifiedDiff,
+    /// Name files by their path below the workspace's directory.
+    PathBelowWorkspace,
+    /// Copy binary files in another way.
+    CopyBinaryFiles,
+    /// Apply it in parts.
+    ApplyInParts,
 }
 
 /// A patch that cannot be applied. Nothing was changed.

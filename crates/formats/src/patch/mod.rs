@@ -24,7 +24,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 pub use apply::{apply, removed};
-pub use error::{Nearest, PatchError, Reason, Rejected, Rejection};
+pub use error::{Nearest, PatchError, PatchHint, Reason, Rejected, Rejection};
 pub use parse::parse;
 pub use render::{Rendered, Side, render};
 

@@ -16,6 +16,7 @@ use pyro_proto::message::{FileChange, FileChangeKind, FileEntry, FileKind, FileS
 
 use super::Workspaces;
 use super::guest::RunningGuest;
+use crate::failure::FailureKind;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::store::files_view::{Diff, DiffEntry, DiffSummary, kind_name};
 use crate::workspace::store::layout::Home;
@@ -219,7 +220,7 @@ impl RunningGuest {
         let path = change.path;
         if !is_plain(&path) {
             return Err(WorkspaceError::Path {
-                kind: "outside_workspace",
+                kind: FailureKind::OutsideWorkspace,
                 message: format!("the guest names {path:?} as a path of the workspace"),
             });
         }
@@ -340,9 +341,9 @@ impl RunningGuest {
                 let bytes = (bytes.len() <= MAX_FILE).then_some(bytes);
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes }), equal))
             }
-            Err(error) if error.kind() == "not_found" => Ok((None, false)),
+            Err(error) if error.kind() == FailureKind::NotFound => Ok((None, false)),
             // It became something else meanwhile.
-            Err(error) if matches!(error.kind(), "is_directory" | "not_regular") => {
+            Err(error) if matches!(error.kind(), FailureKind::IsDirectory | FailureKind::NotRegular) => {
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes: None }), false))
             }
             Err(error) => Err(error),

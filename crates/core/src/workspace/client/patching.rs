@@ -12,6 +12,7 @@ use pyro_proto::message::{FileBatch, FileKind, FileOp};
 
 use super::Workspaces;
 use super::guest::RunningGuest;
+use crate::failure::FailureKind;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::store::files_view::{PatchEntry, PatchSummary, Patched};
 use crate::workspace::store::paths::shown;
@@ -120,10 +121,12 @@ impl RunningGuest {
         let looks = all.into_iter().map(|path: PathBuf| async move {
             let node = match self.node(&path, paths.contains(&path)).await {
                 Ok(node) => Ok(node),
-                Err(error) if matches!(error.kind(), "not_found" | "not_directory") => Ok(None),
+                Err(error) if matches!(error.kind(), FailureKind::NotFound | FailureKind::NotDirectory) => {
+                    Ok(None)
+                }
                 Err(WorkspaceError::Path { message, .. }) => Err(message),
                 Err(WorkspaceError::Told(fault))
-                    if !matches!(fault.kind.as_str(), "state" | "guest_ended") =>
+                    if !matches!(fault.kind, FailureKind::WrongState | FailureKind::GuestEnded) =>
                 {
                     Err(fault.message)
                 }

@@ -3,12 +3,13 @@
 use std::path::{Component, Path, PathBuf};
 
 use super::record::WORKSPACE_PATH;
+use crate::failure::FailureKind;
 use crate::workspace::error::WorkspaceError;
 
 /// A path below the workspace, plain: no `.`, no `..`, no slash at either end. Nothing is asked of the guest that is not.
 pub(crate) fn place(path: &Path) -> Result<Vec<u8>, WorkspaceError> {
     let outside = |why: &str| WorkspaceError::Path {
-        kind: "outside_workspace",
+        kind: FailureKind::OutsideWorkspace,
         message: format!("{}: {why}", path.display()),
     };
     let below = match path.strip_prefix(WORKSPACE_PATH) {

@@ -21,6 +21,7 @@ use pyro_formats::hostfs::HostPath;
 use pyro_formats::redact::{Redactor, SHORTEST};
 use serde::{Deserialize, Serialize};
 
+use crate::hint::Hint;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::store::layout::{self, Home};
 use crate::workspace::store::record::{Record, SecretInfo};
@@ -81,22 +82,20 @@ pub enum SecretError {
 }
 
 impl SecretError {
-    /// What to do about it, where there is something.
-    pub fn hint(&self) -> Option<String> {
+    /// Action that may help, where there is one.
+    pub fn hint(&self) -> Option<Hint> {
         match self {
-            Self::Name(_) => Some(
-                "a name has 1 to 64 letters, digits, `_`, `-` and `.`, and does not begin with `.`".into(),
-            ),
-            Self::Short(_) => Some(
-                "a value is hidden wherever it is printed; one that short would hide what is no secret"
-                    .into(),
-            ),
-            Self::Unknown { there, .. } if there.is_empty() => {
-                Some("secrets are given with `pyro workspace create --secret NAME=VALUE`".into())
-            }
-            Self::Unknown { there, .. } => Some(format!("it has {}", there.join(", "))),
-            Self::Variable(_) => Some("`--secret-env NAME=ENV` gives it to the command as ENV".into()),
-            _ => None,
+            Self::Name(_) => Some(Hint::SecretNameRule),
+            Self::Short(_) => Some(Hint::LongerSecret),
+            Self::Unknown { there, .. } if there.is_empty() => Some(Hint::GiveSecrets),
+            Self::Unknown { there, .. } => Some(Hint::UseExisting { names: there.clone() }),
+            Self::Variable(_) => Some(Hint::SecretVariable),
+            Self::Twice(_)
+            | Self::Long(_)
+            | Self::Text(_)
+            | Self::Many
+            | Self::File { .. }
+            | Self::Nul(_) => None,
         }
     }
 }
