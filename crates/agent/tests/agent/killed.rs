@@ -48,8 +48,11 @@ fn kill_when_it_places(agent: &Agent, file: Option<&String>, whom: fn(u32, u32) 
             if let Some(path) = journal {
                 break path.file_name().unwrap().to_str().unwrap().parse::<u32>().unwrap();
             }
+            std::thread::yield_now();
         };
-        while file.as_ref().is_some_and(|file| !file.exists()) {}
+        while file.as_ref().is_some_and(|file| !file.exists()) {
+            std::thread::yield_now();
+        }
         let _ = Command::new("kill").args(["-KILL", &whom(agent, helper).to_string()]).status();
         // Killed with its agent the helper still ends the system call that it is in, and nothing tells when.
         while fs::read_to_string(format!("/proc/{helper}/stat")).is_ok_and(|stat| !stat.contains(") Z")) {
@@ -69,7 +72,7 @@ fn a_tree_is_there_or_not_whoever_is_killed() {
     let after = tree(&agent.workspace(""));
     let placed = placed();
     // From the journal alone to the last new file.
-    for file in std::iter::once(None).chain(placed.iter().step_by(43).chain(placed.last()).map(Some)) {
+    for file in std::iter::once(None).chain(placed.iter().step_by(50).chain(placed.last()).map(Some)) {
         prepare(&agent);
         let killer = kill_when_it_places(&agent, file, |_, helper| helper);
         let reply = run(async { agent.client().await.last(&put(), &archive).await });
