@@ -351,7 +351,7 @@ impl ChildProgram<'_> {
         self.check_parent()?;
         rustix::process::setsid().map_err(SpawnFault::at(SpawnStep::Orphan))?;
         for (number, stream) in (0..).zip(self.streams) {
-            // SAFETY: plain numbers; the three standard ones are nobody's in this process.
+            // SAFETY: plain numbers; no value in this process owns one of the three standard descriptors.
             if unsafe { libc::dup2(stream.as_raw_fd(), number) } < 0 {
                 return Err(SpawnFault { step: SpawnStep::Streams, source: io::Error::last_os_error() });
             }

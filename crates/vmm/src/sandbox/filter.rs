@@ -85,7 +85,7 @@ const REFUSED_CALLS: &[libc::c_long] = &[
     libc::SYS_msgrcv,
     libc::SYS_mq_open,
     libc::SYS_mq_unlink,
-    // What an owner may do to a file without opening it for writing.
+    // Changes that an owner may make to a file without opening it for writing.
     libc::SYS_truncate,
     libc::SYS_chmod,
     libc::SYS_fchmod,
