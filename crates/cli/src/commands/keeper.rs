@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use clap::Subcommand;
 use pyro_core::workspace::ops::run_keeper;
-use pyro_core::workspace::{Expiry, Log, Order, Report, Task, Workspaces};
+use pyro_core::workspace::{KeeperExpiry, KeeperReport, KeeperRequest, KeeperTask, Log, Workspaces};
 use rustix::process::{Pid, Signal, WaitOptions};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -75,9 +75,9 @@ impl Args {
             let _ = rustix::process::setsid();
             let order = read_order()?;
             let dir = self.dir.clone();
-            let mut report = move |report: Report| {
+            let mut report = move |report: KeeperReport| {
                 say(&report);
-                if matches!(report, Report::Ready { .. }) {
+                if matches!(report, KeeperReport::Ready { .. }) {
                     let_go(&dir);
                 }
             };
@@ -95,15 +95,15 @@ impl Args {
         })?;
         let factory = places::factory(None)?;
         let expiry = self.test_ttl_seconds.zip(self.test_kept_seconds);
-        let order = Order {
+        let order = KeeperRequest {
             config: (*factory.config).clone(),
             backend: factory.preference.name().to_owned(),
-            task: Task::Start,
-            expiry: expiry.map(|(ttl_seconds, kept_seconds)| Expiry { ttl_seconds, kept_seconds }),
+            task: KeeperTask::Start,
+            expiry: expiry.map(|(ttl_seconds, kept_seconds)| KeeperExpiry { ttl_seconds, kept_seconds }),
         };
         Workspaces::new(factory).release(&dir).await?;
         let mut report = |report| {
-            if let Report::Remark { text } = report {
+            if let KeeperReport::Remark { text } = report {
                 eprintln!("[workspace] {text}");
             }
         };
@@ -116,7 +116,7 @@ fn watch(kind: SignalKind) -> Result<tokio::signal::unix::Signal, CliError> {
     signal(kind).map_err(|error| CliError::new(format!("cannot watch for signals: {error}"), None))
 }
 
-fn read_order() -> Result<Order, CliError> {
+fn read_order() -> Result<KeeperRequest, CliError> {
     let mut line = String::new();
     let read = std::io::stdin().lock().take(ORDER).read_line(&mut line);
     read.map_err(|error| error.to_string())
@@ -124,7 +124,7 @@ fn read_order() -> Result<Order, CliError> {
         .map_err(|why| CliError::new(format!("the keeper's order cannot be read: {why}"), None))
 }
 
-fn say(report: &Report) {
+fn say(report: &KeeperReport) {
     let mut line = serde_json::to_vec(report).unwrap_or_default();
     line.push(b'\n');
     // A starter that is gone is noticed at the other end of the conversation.

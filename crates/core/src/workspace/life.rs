@@ -57,7 +57,7 @@ impl std::fmt::Display for Phase {
 
 /// What is asked of a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Ask {
+pub enum LifeAction {
     /// To use its guest: a command.
     Use,
     /// To change its name or labels, or to remove a snapshot.
@@ -74,7 +74,7 @@ pub enum Ask {
     Retire,
 }
 
-impl Ask {
+impl LifeAction {
     fn verb(self) -> &'static str {
         match self {
             Self::Use => "used",
@@ -153,45 +153,49 @@ impl Life {
     ///
     /// # Errors
     /// Why not; nothing has changed then.
-    pub fn admit(&mut self, ask: Ask, now: f64) -> Result<(), Refusal> {
+    pub fn admit(&mut self, ask: LifeAction, now: f64) -> Result<(), Refusal> {
         let settled = matches!(self.phase, Phase::Running | Phase::Stopped);
         let may = match ask {
-            Ask::Use => self.phase == Phase::Running,
-            Ask::Describe => settled || self.phase == Phase::Resetting,
-            Ask::Snapshot => settled && !self.copying,
+            LifeAction::Use => self.phase == Phase::Running,
+            LifeAction::Describe => settled || self.phase == Phase::Resetting,
+            LifeAction::Snapshot => settled && !self.copying,
             // A guest that answers no more is ended all the same.
-            Ask::Reset => settled && !self.copying,
-            Ask::Stop => self.phase == Phase::Running && !self.copying,
-            Ask::Delete => self.phase != Phase::Deleting,
-            Ask::Retire => self.phase == Phase::Stopped && !self.copying,
+            LifeAction::Reset => settled && !self.copying,
+            LifeAction::Stop => self.phase == Phase::Running && !self.copying,
+            LifeAction::Delete => self.phase != Phase::Deleting,
+            LifeAction::Retire => self.phase == Phase::Stopped && !self.copying,
         };
         if !may {
             return Err(Refusal { phase: self.phase, copying: self.copying, verb: ask.verb() });
         }
         match ask {
-            Ask::Use => self.uses += 1,
-            Ask::Describe => {}
-            Ask::Snapshot => self.copying = true,
-            Ask::Reset => self.phase = Phase::Resetting,
-            Ask::Stop => self.phase = Phase::Stopping,
-            Ask::Delete | Ask::Retire => self.phase = Phase::Deleting,
+            LifeAction::Use => self.uses += 1,
+            LifeAction::Describe => {}
+            LifeAction::Snapshot => self.copying = true,
+            LifeAction::Reset => self.phase = Phase::Resetting,
+            LifeAction::Stop => self.phase = Phase::Stopping,
+            LifeAction::Delete | LifeAction::Retire => self.phase = Phase::Deleting,
         }
         self.touch(now);
         Ok(())
     }
 
     /// What was asked is over; for a reset, whether a guest runs.
-    pub fn done(&mut self, ask: Ask, runs: bool, now: f64) {
+    pub fn done(&mut self, ask: LifeAction, runs: bool, now: f64) {
         match ask {
-            Ask::Use => self.uses = self.uses.saturating_sub(1),
-            Ask::Snapshot => self.copying = false,
-            Ask::Reset if self.phase == Phase::Resetting => {
+            LifeAction::Use => self.uses = self.uses.saturating_sub(1),
+            LifeAction::Snapshot => self.copying = false,
+            LifeAction::Reset if self.phase == Phase::Resetting => {
                 self.phase = if runs { Phase::Running } else { Phase::Stopped };
             }
-            Ask::Stop if self.phase == Phase::Stopping => self.phase = Phase::Stopped,
-            Ask::Describe | Ask::Reset | Ask::Stop | Ask::Delete | Ask::Retire => {}
+            LifeAction::Stop if self.phase == Phase::Stopping => self.phase = Phase::Stopped,
+            LifeAction::Describe
+            | LifeAction::Reset
+            | LifeAction::Stop
+            | LifeAction::Delete
+            | LifeAction::Retire => {}
         }
-        if ask != Ask::Stop {
+        if ask != LifeAction::Stop {
             self.touch(now);
         }
     }
@@ -258,13 +262,13 @@ mod tests {
         assert_eq!(life.next_due(1000.0), None);
         life.started(1010.0);
         assert_eq!(life.next_due(1010.0), Some((1610.0, Due::Stop)));
-        life.admit(Ask::Use, 1500.0).unwrap();
+        life.admit(LifeAction::Use, 1500.0).unwrap();
         // A running command is activity, however long it runs.
         assert_eq!(life.due(9999.0), None);
-        life.done(Ask::Use, true, 9999.0);
+        life.done(LifeAction::Use, true, 9999.0);
         assert_eq!((life.due(10598.9), life.due(10599.0)), (None, Some(Due::Stop)));
-        life.admit(Ask::Stop, 10599.0).unwrap();
-        life.done(Ask::Stop, false, 10601.0);
+        life.admit(LifeAction::Stop, 10599.0).unwrap();
+        life.done(LifeAction::Stop, false, 10601.0);
         let (at, due) = life.next_due(10601.0).unwrap();
         assert_eq!(due, Due::Delete);
         assert!((KEPT_SECONDS + 600.0..KEPT_SECONDS + 610.0).contains(&(at - 10599.0)), "{at}");
@@ -283,15 +287,15 @@ mod tests {
 
     #[derive(Clone, Debug)]
     enum Step {
-        Admit(Ask),
+        Admit(LifeAction),
         Done(usize, bool),
         Started,
         Ended,
         Later(u32),
     }
 
-    fn asks() -> impl Strategy<Value = Ask> {
-        use Ask::{Delete, Describe, Reset, Retire, Snapshot, Stop, Use};
+    fn asks() -> impl Strategy<Value = LifeAction> {
+        use LifeAction::{Delete, Describe, Reset, Retire, Snapshot, Stop, Use};
         prop::sample::select(vec![Use, Describe, Snapshot, Reset, Stop, Delete, Retire])
     }
 
@@ -312,7 +316,7 @@ mod tests {
         fn no_order_of_things_breaks_it(steps in prop::collection::vec(steps(), 0..60), ttl in prop::sample::select(vec![0.0, 600.0])) {
             let mut now = 1000.0;
             let mut life = Life::starting(ttl, KEPT_SECONDS, now);
-            let mut going: Vec<Ask> = Vec::new();
+            let mut going: Vec<LifeAction> = Vec::new();
             let (mut deleted, mut expiry) = (false, 0.0_f64);
             for step in steps {
                 let before = life.clone();
@@ -320,7 +324,7 @@ mod tests {
                     Step::Admit(ask) => match life.admit(ask, now) {
                         Ok(()) => {
                             prop_assert!(!deleted, "{ask:?} was admitted after the end");
-                            deleted |= matches!(ask, Ask::Delete | Ask::Retire);
+                            deleted |= matches!(ask, LifeAction::Delete | LifeAction::Retire);
                             going.push(ask);
                         }
                         Err(_) => prop_assert_eq!(&before, &life),
@@ -334,13 +338,13 @@ mod tests {
                     Step::Ended => life.guest_ended(),
                     Step::Later(seconds) => now += f64::from(seconds),
                 }
-                let count = |wanted: Ask| going.iter().filter(|ask| **ask == wanted).count();
-                prop_assert_eq!(life.uses() as usize, count(Ask::Use));
-                prop_assert!(count(Ask::Snapshot) <= 1);
-                let resets = count(Ask::Reset) as u32 + u32::from(life.phase() == Phase::Stopping);
+                let count = |wanted: LifeAction| going.iter().filter(|ask| **ask == wanted).count();
+                prop_assert_eq!(life.uses() as usize, count(LifeAction::Use));
+                prop_assert!(count(LifeAction::Snapshot) <= 1);
+                let resets = count(LifeAction::Reset) as u32 + u32::from(life.phase() == Phase::Stopping);
                 prop_assert!(deleted || resets <= 1, "{going:?}");
                 prop_assert_eq!(life.phase() == Phase::Deleting, deleted);
-                if life.uses() > 0 || count(Ask::Snapshot) > 0 {
+                if life.uses() > 0 || count(LifeAction::Snapshot) > 0 {
                     prop_assert_eq!(life.due(now), None);
                 }
                 if let Some(at) = life.expires_at(now) {

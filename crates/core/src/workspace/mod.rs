@@ -20,7 +20,7 @@ mod store;
 mod tree_pipe;
 mod wire;
 
-pub use client::{AttachEnd, Attached, ReadWish, Remarks, Workspaces};
+pub use client::{AttachEnd, Attached, Remarks, ShellReadRequest, Workspaces};
 pub use error::{Fault, WorkspaceError};
 pub use frames::ProtocolError;
 pub use keeper::Log;
@@ -34,7 +34,9 @@ pub use store::jobs::{Service, Shell, ShellSize};
 pub use store::jobs_view::{
     ServiceList, ServiceLogs, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten,
 };
-pub use store::record::{Changes, Command, Record, SecretInfo, Seed, WORKSPACE_PATH, Wish, is_id};
+pub use store::record::{
+    Command, Record, SecretInfo, Seed, WORKSPACE_PATH, WorkspaceChanges, WorkspaceSpec, is_id,
+};
 pub use store::secrets::{Secret, SecretEnv, SecretError};
 pub use store::service_spec::{Readiness, ReadyWait, ServiceSpec};
 pub use store::state::BASELINE;
@@ -43,7 +45,7 @@ pub use store::view::{
     SnapshotCreated, SnapshotDeleted, SnapshotInfo, SnapshotList, Status, UNRESPONSIVE, Unreadable,
 };
 pub use tree_pipe::{Moved, OnMoved};
-pub use wire::start::{Expiry, Order, Report, Task};
+pub use wire::start::{KeeperExpiry, KeeperReport, KeeperRequest, KeeperTask};
 
 use std::path::Path;
 

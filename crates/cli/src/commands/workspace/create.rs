@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pyro_core::workspace::{Secret, Wish, WorkspaceError};
+use pyro_core::workspace::{Secret, WorkspaceError, WorkspaceSpec};
 use tokio::io::AsyncReadExt as _;
 
 use super::show;
@@ -85,7 +85,7 @@ impl Args {
             };
             secrets.push(read.map_err(WorkspaceError::from)?);
         }
-        let wish = Wish {
+        let wish = WorkspaceSpec {
             vcpu_count: self.vcpu_count,
             mem_mib: self.mem_mib,
             ttl_seconds: self.ttl_seconds,
@@ -95,7 +95,7 @@ impl Args {
             secrets,
             seed_path: self.seed_path.map(Into::into),
             outside_links: self.links.wanted(),
-            ..Wish::new(self.environment)
+            ..WorkspaceSpec::new(self.environment)
         };
         let pull = Pull::new(&wish.environment);
         let workspaces = super::workspaces(self.backend.as_deref())?;

@@ -3,7 +3,7 @@
 use std::io::Write as _;
 
 use clap::Subcommand;
-use pyro_core::workspace::{ReadWish, SecretEnv, Shell as Session, ShellSize};
+use pyro_core::workspace::{SecretEnv, Shell as Session, ShellReadRequest, ShellSize};
 use serde::Serialize;
 
 use super::{shell_attach, show_jobs};
@@ -207,7 +207,7 @@ impl Open {
 
 impl Read {
     async fn execute(self) -> Result<(), CliError> {
-        let wish = ReadWish {
+        let wish = ShellReadRequest {
             cursor: self.cursor,
             max_chars: self.max_chars,
             plain: self.plain,

@@ -1,6 +1,6 @@
 //! `pyro workspace update`.
 
-use pyro_core::workspace::Changes;
+use pyro_core::workspace::WorkspaceChanges;
 
 use super::show;
 use crate::error::{CliError, print_json};
@@ -31,7 +31,7 @@ pub struct Args {
 impl Args {
     /// Does it.
     pub async fn execute(self) -> Result<u8, CliError> {
-        let changes = Changes {
+        let changes = WorkspaceChanges {
             name: self.name,
             clear_name: self.clear_name,
             labels: self.labels.into_iter().collect(),

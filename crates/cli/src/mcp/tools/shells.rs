@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pyro_core::workspace::{
-    ReadWish, Shell, ShellClosed, ShellRead, ShellSignalled, ShellSize, ShellWritten,
+    Shell, ShellClosed, ShellRead, ShellReadRequest, ShellSignalled, ShellSize, ShellWritten,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -159,7 +159,7 @@ async fn open(host: Arc<Host>, input: Open, _: Call) -> Result<Shell, Failure> {
 }
 
 async fn read(host: Arc<Host>, input: Read, _: Call) -> Result<ShellRead, Failure> {
-    let wish = ReadWish {
+    let wish = ShellReadRequest {
         cursor: input.cursor,
         max_chars: input.max_chars,
         plain: input.plain,

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use pyro_core::vm::{VmError, timeout};
 use pyro_core::workspace::{
-    Changes, Deleted, ExecReport, List, LogEntry, Logs, LogsHead, Secret, SecretEnv, Status, Wish,
-    WorkspaceError,
+    Deleted, ExecReport, List, LogEntry, Logs, LogsHead, Secret, SecretEnv, Status, WorkspaceChanges,
+    WorkspaceError, WorkspaceSpec,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -214,7 +214,7 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Fa
         return fork(&host, &input.environment, &origin, input.name, input.labels, &call).await;
     }
     let seed = input.seed_path.as_deref().map(|path| host.roots.source(path)).transpose()?;
-    let wish = Wish {
+    let wish = WorkspaceSpec {
         vcpu_count: input.vcpu_count,
         mem_mib: input.mem_mib,
         ttl_seconds: input.ttl_seconds,
@@ -224,7 +224,7 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Fa
         secrets: secrets(&host, input.secrets.unwrap_or_default())?,
         seed_path: seed,
         outside_links: outside_links(input.skip_outside_links),
-        ..Wish::new(input.environment)
+        ..WorkspaceSpec::new(input.environment)
     };
     let moved = call.moved("seed");
     let status = host
@@ -254,7 +254,8 @@ async fn fork(
     let Some(fork) = forks.into_iter().next() else {
         return Err(Failure::invalid("there is no fork", "try again"));
     };
-    let changes = Changes { name, labels: labels.unwrap_or_default(), ..Changes::default() };
+    let changes =
+        WorkspaceChanges { name, labels: labels.unwrap_or_default(), ..WorkspaceChanges::default() };
     if changes.is_empty() {
         return Ok(fork);
     }
@@ -273,7 +274,7 @@ async fn list(host: Arc<Host>, _: Nothing, _: Call) -> Result<List, Failure> {
 }
 
 async fn update(host: Arc<Host>, input: Update, _: Call) -> Result<Status, Failure> {
-    let changes = Changes {
+    let changes = WorkspaceChanges {
         name: input.name,
         clear_name: input.clear_name,
         labels: input.labels.unwrap_or_default(),

@@ -18,11 +18,11 @@ use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::life::Phase;
 use crate::workspace::ops::{AtRest, ForkPoint, LONG};
 use crate::workspace::store::layout::Home;
-use crate::workspace::store::record::Wish;
+use crate::workspace::store::record::WorkspaceSpec;
 use crate::workspace::store::state::State;
 use crate::workspace::store::view::Status;
 use crate::workspace::store::{disk, secrets};
-use crate::workspace::wire::start::Task;
+use crate::workspace::wire::start::KeeperTask;
 use crate::{host, identity};
 
 /// How long a keeper may take to remove what forks were made from.
@@ -47,7 +47,7 @@ impl Workspaces {
             return Err(WorkspaceError::Count { wanted: count, most: *FORKS.end() });
         }
         let home = self.find(given).await?;
-        let (origin, name, passing) = match snapshot {
+        let (origin, name, source) = match snapshot {
             Some(name) => {
                 let wanted = name.to_owned();
                 let origin = read(&home, move |state| {
@@ -58,18 +58,18 @@ impl Workspaces {
             }
             None => {
                 let name = format!("fork-{}", identity::new_id()?);
-                let passing = self.pass(&home, &name).await?;
-                (read(&home, State::record).await?, name, Some(passing))
+                let source = self.pass(&home, &name).await?;
+                (read(&home, State::record).await?, name, Some(source))
             }
         };
-        let manifest = passing.as_ref().is_some_and(Passing::has_memory).then(|| name.clone());
+        let manifest = source.as_ref().is_some_and(ForkSource::has_memory).then(|| name.clone());
         let secrets = {
             let (home, origin) = (home.clone(), origin.clone());
             blocking(move || secrets::read(&home, &origin)).await?
         };
         let made: Vec<_> = futures::stream::iter(0..count)
             .map(|_| async {
-                let wish = Wish {
+                let wish = WorkspaceSpec {
                     environment: origin.environment.clone(),
                     vcpu_count: origin.vcpu_count,
                     mem_mib: origin.mem_mib,
@@ -83,7 +83,7 @@ impl Workspaces {
                 };
                 wish.check(host::available_memory_mib())?;
                 let id = identity::new_id()?;
-                let mut order = self.order(Task::Create {
+                let mut order = self.order(KeeperTask::Create {
                     wish: Box::new(wish),
                     environment_version: origin.environment_version.clone(),
                     disk: home.snapshot(&name),
@@ -104,8 +104,8 @@ impl Workspaces {
             .buffer_unordered(2 * host_parallelism())
             .collect()
             .await;
-        if let Some(passing) = passing {
-            passing.release().await;
+        if let Some(source) = source {
+            source.release().await;
         }
         let (mut whole, mut failure) = (Vec::new(), None);
         for each in made {
@@ -126,28 +126,28 @@ impl Workspaces {
     }
 
     /// Copies the workspace as it is now, its memory too while it runs, for as long as what this gives is kept.
-    async fn pass(&self, home: &Home, name: &str) -> Result<Passing, WorkspaceError> {
+    async fn pass(&self, home: &Home, name: &str) -> Result<ForkSource, WorkspaceError> {
         if let Some(mut conversation) = self.meet(home).await? {
             let memory = conversation.greeting.phase == Phase::Running;
             conversation.ask(&ForkPoint { name: name.to_owned(), memory }, LONG).await?;
-            return Ok(Passing::Asked { until: conversation.stream, memory });
+            return Ok(ForkSource::Asked { until: conversation.stream, memory });
         }
-        let passing = Passing::Own { rest: self.own(home).await?, name: name.to_owned() };
+        let source = ForkSource::Own { rest: self.own(home).await?, name: name.to_owned() };
         let (home, name) = (home.clone(), name.to_owned());
         blocking(move || disk::copy_stopped(&home, &name)).await?;
-        Ok(passing)
+        Ok(source)
     }
 }
 
 /// A snapshot that only forks are made from. However this ends, it goes.
-enum Passing {
+enum ForkSource {
     /// The keeper has made it, and removes it.
     Asked { until: UnixStream, memory: bool },
     /// We have, under the workspace's lock.
     Own { rest: AtRest, name: String },
 }
 
-impl Passing {
+impl ForkSource {
     /// Whether memory belongs to it; the baseline of its forks is noted on its disk then.
     fn has_memory(&self) -> bool {
         matches!(self, Self::Asked { memory: true, .. })
@@ -166,7 +166,7 @@ impl Passing {
     }
 }
 
-impl Drop for Passing {
+impl Drop for ForkSource {
     fn drop(&mut self) {
         if let Self::Own { rest, name } = self {
             // What stays is swept by who has the lock next.

@@ -14,11 +14,11 @@ use crate::workspace::ops::{self, LONG, PROMPT};
 use crate::workspace::store::disk;
 use crate::workspace::store::holder::Holder;
 use crate::workspace::store::layout::{self, Home};
-use crate::workspace::store::record::{Changes, WORKSPACE_PATH, Wish};
+use crate::workspace::store::record::{WORKSPACE_PATH, WorkspaceChanges, WorkspaceSpec};
 use crate::workspace::store::view::{Deleted, Reset, ResetTo, SnapshotInfo, Status};
 use crate::workspace::tree_pipe::{Moved, absolute};
 use crate::workspace::wire::LegacyCall;
-use crate::workspace::wire::start::Task;
+use crate::workspace::wire::start::KeeperTask;
 use crate::{host, identity};
 
 /// How long somebody else's work on a workspace is waited for, and how often it is looked at.
@@ -32,7 +32,7 @@ impl Workspaces {
     /// When it cannot be made or started; nothing is left of it then.
     pub async fn create(
         &self,
-        mut wish: Wish,
+        mut wish: WorkspaceSpec,
         pull_events: impl FnMut(PullEvent) + Send + 'static,
         remarks: Remarks<'_>,
         moved: &mut (dyn FnMut(Moved) + Send),
@@ -47,7 +47,7 @@ impl Workspaces {
         let environment = self.factory.environment(&wish.environment, pull_events).await?;
         let disk = self.factory.store().blank_disk()?;
         let id = identity::new_id()?;
-        let order = self.order(Task::Create {
+        let order = self.order(KeeperTask::Create {
             wish: Box::new(wish),
             environment_version: environment.manifest().version.clone(),
             disk,
@@ -58,11 +58,11 @@ impl Workspaces {
         start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
     }
 
-    /// Changes name and labels.
+    /// WorkspaceChanges name and labels.
     ///
     /// # Errors
     /// When the name is taken, or one of them cannot be.
-    pub async fn update(&self, given: &str, changes: Changes) -> Result<Status, WorkspaceError> {
+    pub async fn update(&self, given: &str, changes: WorkspaceChanges) -> Result<Status, WorkspaceError> {
         self.perform(given, ops::Update { changes }).await
     }
 
@@ -154,7 +154,7 @@ impl Workspaces {
         if home.try_lock()?.is_none() {
             return Err(WorkspaceError::Locked);
         }
-        start::start(home.path(), &self.order(Task::Start), remarks).await
+        start::start(home.path(), &self.order(KeeperTask::Start), remarks).await
     }
 
     /// Makes the keeper of the stopped workspace in `dir` exit, so that this process can be its keeper.
@@ -194,7 +194,7 @@ impl Workspaces {
             self.ask(&home, &reset, LONG).await?.ok_or(WorkspaceError::Stopped)?
         } else {
             self.retire(&home).await?;
-            let order = self.order(Task::Reset { snapshot: snapshot.into() });
+            let order = self.order(KeeperTask::Reset { snapshot: snapshot.into() });
             start::start(home.path(), &order, remarks).await?
         };
         let SnapshotInfo { snapshot_name, kind, entry_count, bytes_written, .. } = to;

@@ -54,10 +54,10 @@ use crate::workspace::store::record::{Record, is_id};
 use crate::workspace::store::state::State;
 use crate::workspace::store::view::{List, Listed, Status, UNRESPONSIVE, Unreadable};
 use crate::workspace::store::{disk, secrets};
-use crate::workspace::wire::start::{Order, Task};
+use crate::workspace::wire::start::{KeeperRequest, KeeperTask};
 
 pub use attach::{AttachEnd, Attached};
-pub use shells::ReadWish;
+pub use shells::ShellReadRequest;
 pub use start::Remarks;
 
 /// Workspaces that are looked at at once.
@@ -80,8 +80,8 @@ impl Workspaces {
         &self.factory.config.workspaces_dir
     }
 
-    fn order(&self, task: Task) -> Order {
-        Order {
+    fn order(&self, task: KeeperTask) -> KeeperRequest {
+        KeeperRequest {
             config: (*self.factory.config).clone(),
             backend: self.factory.preference.name().to_owned(),
             task,

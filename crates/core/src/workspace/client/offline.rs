@@ -25,14 +25,14 @@ use crate::workspace::tree_pipe::{Worker, absolute};
 const MOST: usize = 100_000;
 
 /// A disk that nobody writes to as long as this lives.
-struct Still {
+struct QuietDisk {
     home: Home,
     record: Record,
-    _held: Held,
+    _held: DiskHold,
 }
 
 /// What keeps a workspace from being started: its keeper's word, or its lock.
-enum Held {
+enum DiskHold {
     Keeper { _conversation: Conversation },
     Lock { _rest: AtRest },
 }
@@ -53,25 +53,25 @@ impl Workspaces {
         })
     }
 
-    async fn still(&self, given: &str) -> Result<Still, WorkspaceError> {
+    async fn quiet(&self, given: &str) -> Result<QuietDisk, WorkspaceError> {
         let home = self.find(given).await?;
         let held = match self.meet(&home).await? {
             Some(mut conversation) => {
                 conversation.ask(&HoldDisk {}, PROMPT).await?;
-                Held::Keeper { _conversation: conversation }
+                DiskHold::Keeper { _conversation: conversation }
             }
-            None => Held::Lock { _rest: self.own(&home).await? },
+            None => DiskHold::Lock { _rest: self.own(&home).await? },
         };
         let record = super::read(&home, State::record).await?;
-        Ok(Still { home, record, _held: held })
+        Ok(QuietDisk { home, record, _held: held })
     }
 
     fn images(
         &self,
-        still: &Still,
+        quiet: &QuietDisk,
     ) -> Result<impl FnOnce() -> Result<Merged, WorkspaceError> + use<>, WorkspaceError> {
-        let base = self.environment(&still.record)?.open_base()?;
-        let path = still.home.disk();
+        let base = self.environment(&quiet.record)?.open_base()?;
+        let path = quiet.home.disk();
         Ok(move || {
             let disk = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
             Ok(Merged::new(Ext4::open(base)?, Ext4::open(disk)?)?)
@@ -89,9 +89,9 @@ impl Workspaces {
         path: &Path,
         recursive: bool,
     ) -> Result<DiskList, WorkspaceError> {
-        let still = self.still(given).await?;
-        let redactor = super::redactor(&still.home).await?;
-        let open = self.images(&still)?;
+        let quiet = self.quiet(given).await?;
+        let redactor = super::redactor(&quiet.home).await?;
+        let open = self.images(&quiet)?;
         let path = from_root(path);
         let shown = path.display().to_string();
         let (entries, truncated) = blocking(move || {
@@ -108,7 +108,7 @@ impl Workspaces {
             Ok((entries, truncated))
         })
         .await?;
-        Ok(DiskList { workspace_id: still.home.id(), path: shown, recursive, entries, truncated })
+        Ok(DiskList { workspace_id: quiet.home.id(), path: shown, recursive, entries, truncated })
     }
 
     /// The first `max_bytes` of a file of a stopped workspace: as a payload, and byte for byte, but for its secrets.
@@ -122,11 +122,11 @@ impl Workspaces {
         max_bytes: u64,
     ) -> Result<(DiskRead, Vec<u8>), WorkspaceError> {
         check_size(max_bytes)?;
-        let still = self.still(given).await?;
-        let open = self.images(&still)?;
+        let quiet = self.quiet(given).await?;
+        let open = self.images(&quiet)?;
         let path = from_root(path);
         let shown = path.display().to_string();
-        let redactor = super::redactor(&still.home).await?;
+        let redactor = super::redactor(&quiet.home).await?;
         let end = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let reach = end.saturating_add(redactor.reach());
         let (size_bytes, content) = blocking(move || {
@@ -140,7 +140,7 @@ impl Workspaces {
         .await?;
         let (clean, redacted) = redactor.head(&content, end);
         let read = DiskRead {
-            workspace_id: still.home.id(),
+            workspace_id: quiet.home.id(),
             path: shown,
             size_bytes,
             max_bytes,
@@ -162,8 +162,8 @@ impl Workspaces {
         output: impl Into<HostPath>,
     ) -> Result<DiskExported, WorkspaceError> {
         let output = absolute(output.into())?;
-        let still = self.still(given).await?;
-        let (path, to) = (still.home.disk(), output.clone());
+        let quiet = self.quiet(given).await?;
+        let (path, to) = (quiet.home.disk(), output.clone());
         // On a thread that is waited for, so that it tidies up also when nobody wants its result any more.
         let mut worker = Worker::start(move || {
             let image = disk::open(&path)?;
@@ -171,7 +171,7 @@ impl Workspaces {
         })?;
         let exported = worker.outcome().await??;
         Ok(DiskExported {
-            workspace_id: still.home.id(),
+            workspace_id: quiet.home.id(),
             output_path: output.shown().display().to_string(),
             disk_format: "ext4",
             bytes_written: exported.size,

@@ -23,7 +23,7 @@ const LEAST: usize = 16 << 10;
 
 /// What to read of a shell.
 #[derive(Clone, Copy, Debug)]
-pub struct ReadWish {
+pub struct ShellReadRequest {
     /// From which byte on, counted from its beginning.
     pub cursor: u64,
     /// At most so many characters, 1 to 1,048,576.
@@ -85,7 +85,7 @@ impl Workspaces {
         &self,
         given: &str,
         shell_id: &str,
-        wish: ReadWish,
+        wish: ShellReadRequest,
     ) -> Result<ShellRead, WorkspaceError> {
         check_bound("max_chars", wish.max_chars, &CHARS)?;
         if let Some(ms) = wish.wait_for_idle_ms {
@@ -178,7 +178,12 @@ pub(super) fn directory(cwd: &str) -> String {
 
 /// The text of as many of `bytes` as may be shown, how many that are, and whether that is for its length. What is not
 /// finished waits for the rest, unless it is `over`.
-fn text(bytes: &[u8], over: bool, wish: &ReadWish, (cols, rows): (u16, u16)) -> (String, usize, bool) {
+fn text(
+    bytes: &[u8],
+    over: bool,
+    wish: &ShellReadRequest,
+    (cols, rows): (u16, u16),
+) -> (String, usize, bool) {
     let most = wish.max_chars as usize;
     let (raw, mut n) = decode(bytes, over, most);
     let mut cut = n < bytes.len() && raw.chars().count() >= most;
@@ -235,8 +240,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    fn wish(max_chars: u64, plain: bool) -> ReadWish {
-        ReadWish { cursor: 0, max_chars, plain, wait_for_idle_ms: None }
+    fn wish(max_chars: u64, plain: bool) -> ShellReadRequest {
+        ShellReadRequest { cursor: 0, max_chars, plain, wait_for_idle_ms: None }
     }
 
     #[test]

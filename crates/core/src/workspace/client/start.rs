@@ -14,7 +14,7 @@ use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::ProtocolError;
 use crate::workspace::store::view::Status;
 use crate::workspace::tree_pipe::Moved;
-use crate::workspace::wire::start::{Order, Report};
+use crate::workspace::wire::start::{KeeperReport, KeeperRequest};
 
 /// Hears why a start is no plain restore.
 pub type Remarks<'a> = &'a mut (dyn FnMut(&str) + Send);
@@ -30,14 +30,18 @@ const LINE: u64 = 1 << 20;
 const TAIL: u64 = 4096;
 
 /// As [`seeded`], of a workspace that is filled with nothing.
-pub async fn start(dir: &Path, order: &Order, remarks: Remarks<'_>) -> Result<Status, WorkspaceError> {
+pub async fn start(
+    dir: &Path,
+    order: &KeeperRequest,
+    remarks: Remarks<'_>,
+) -> Result<Status, WorkspaceError> {
     seeded(dir, order, remarks, &mut |_| {}).await
 }
 
 /// Starts the keeper of the workspace in `dir` and waits until it serves. Dropping the future makes it give up.
 pub async fn seeded(
     dir: &Path,
-    order: &Order,
+    order: &KeeperRequest,
     remarks: Remarks<'_>,
     moved: &mut (dyn FnMut(Moved) + Send),
 ) -> Result<Status, WorkspaceError> {
@@ -86,7 +90,7 @@ pub async fn seeded(
 /// Gives the order and hears what comes of it; `None` where the keeper ends without a word.
 async fn converse(
     child: &mut Child,
-    order: &Order,
+    order: &KeeperRequest,
     remarks: Remarks<'_>,
     moved: &mut (dyn FnMut(Moved) + Send),
 ) -> Result<Option<Status>, WorkspaceError> {
@@ -104,10 +108,10 @@ async fn converse(
             return Ok(None);
         }
         match serde_json::from_slice(&line).map_err(ProtocolError::Message)? {
-            Report::Remark { text } => remarks(&text),
-            Report::Progress { moved: now } => moved(now),
-            Report::Ready { status } => return Ok(Some(*status)),
-            Report::Failed { fault } => return Err(WorkspaceError::Told(fault)),
+            KeeperReport::Remark { text } => remarks(&text),
+            KeeperReport::Progress { moved: now } => moved(now),
+            KeeperReport::Ready { status } => return Ok(Some(*status)),
+            KeeperReport::Failed { fault } => return Err(WorkspaceError::Told(fault)),
         }
     }
 }

@@ -118,7 +118,7 @@ impl Running<'_> {
         self.keeper.keep(self.entry.sequence, "stdout", &stdout)?;
         self.keeper.keep(self.entry.sequence, "stderr", &stderr)?;
         let bytes = (stdout.bytes.len() + stderr.bytes.len()) as u64;
-        let added = self.keeper.books().state.add_command(&self.entry, bytes, Bounds::ALL)?;
+        let added = self.keeper.database().state.add_command(&self.entry, bytes, Bounds::ALL)?;
         self.keeper.home.forget_output(&added)
     }
 }
@@ -207,7 +207,7 @@ impl Keeper {
                 running.end(exit_code, duration, timed_out.then(|| "timeout".into()))?;
                 let duration_ms = running.entry.duration_ms;
                 let command = running.entry.command.clone();
-                let place = Place::of(&self.books().record);
+                let place = Place::of(&self.database().record);
                 let duration_us = u64::try_from(duration.as_micros()).ok();
                 Ok(Exited { sequence, exit_code, duration_ms, duration_us, timed_out, command, place })
             }

@@ -39,24 +39,24 @@ const MOST_LOST: u64 = 1 << 48;
 
 /// Which job.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Key {
+pub(super) enum JobKey {
     Shell(String),
     Service(String),
 }
 
 /// All jobs that the guest has.
-pub(super) type Jobs = Mutex<BTreeMap<Key, Live>>;
+pub(super) type Jobs = Mutex<BTreeMap<JobKey, LiveJob>>;
 
 /// A job that the guest has.
 #[derive(Clone)]
-pub(super) struct Live {
+pub(super) struct LiveJob {
     pub(super) id: JobId,
     pub(super) progress: watch::Receiver<Progress>,
     follower: Arc<Mutex<Option<AbortHandle>>>,
     output: Arc<Mutex<Output>>,
     sender: Arc<watch::Sender<Progress>>,
     /// What its end is to be called, where it does not end by itself.
-    ending: Arc<Mutex<Option<Ending>>>,
+    ending: Arc<Mutex<Option<JobEnding>>>,
 }
 
 /// How far a job has come.
@@ -72,7 +72,7 @@ pub(super) struct Progress {
 
 /// Why a job ends.
 #[derive(Clone, Debug)]
-pub(super) struct Ending {
+pub(super) struct JobEnding {
     pub(super) state: &'static str,
     /// `None` for the signal that did it.
     pub(super) reason: Option<String>,
@@ -127,7 +127,7 @@ pub(super) fn exit_code(exit: CommandExit) -> i32 {
     }
 }
 
-impl Live {
+impl LiveJob {
     pub(super) fn new(id: JobId, output: Output) -> Self {
         let (sender, progress) = watch::channel(Progress { wrote: Instant::now(), exit: None, over: false });
         Self {
@@ -153,7 +153,7 @@ impl Live {
         let _ = read.await;
     }
 
-    fn end_as(&self, ending: Ending) {
+    fn end_as(&self, ending: JobEnding) {
         locked(&self.ending).get_or_insert(ending);
     }
 }
@@ -163,17 +163,17 @@ impl Keeper {
         self.handle().map(|handle| handle.guest).ok_or(WorkspaceError::Stopped)
     }
 
-    pub(super) fn all_live(&self) -> BTreeMap<Key, Live> {
+    pub(super) fn all_live(&self) -> BTreeMap<JobKey, LiveJob> {
         locked(&self.jobs).clone()
     }
 
     /// Follows a job that the guest has.
-    pub(super) fn take_up(self: &Arc<Self>, key: Key, live: Live, guest: Guest) {
+    pub(super) fn take_up(self: &Arc<Self>, key: JobKey, live: LiveJob, guest: Guest) {
         locked(&self.jobs).insert(key.clone(), live.clone());
         self.follow(key, &live, guest);
     }
 
-    pub(super) fn live(&self, key: &Key) -> Option<Live> {
+    pub(super) fn live(&self, key: &JobKey) -> Option<LiveJob> {
         locked(&self.jobs).get(key).cloned()
     }
 
@@ -181,23 +181,23 @@ impl Keeper {
     /// can be.
     pub(super) async fn start_job<J: Job>(
         self: &Arc<Self>,
-        key: Key,
+        key: JobKey,
         exec: ExecRequest,
         output: Output,
         record: impl FnOnce(u32) -> J,
-    ) -> Result<(Live, J), WorkspaceError> {
+    ) -> Result<(LiveJob, J), WorkspaceError> {
         let what = "the job cannot be started";
         let guest = self.guest()?;
         let id = JobId(random()?);
         let pid = guest.job_start(id, exec).await.map_err(|source| WorkspaceError::Job { what, source })?;
         let record = record(pid);
-        let saved = self.books().state.save_job(&record);
+        let saved = self.database().state.save_job(&record);
         if let Err(error) = saved {
             // What nobody knows of must not run.
             let _ = guest.job_stop(id, Duration::ZERO).await;
             return Err(error);
         }
-        let live = Live::new(id, output);
+        let live = LiveJob::new(id, output);
         self.take_up(key, live.clone(), guest);
         if self.life().phase() != Phase::Running {
             // It ended while the job began.
@@ -223,7 +223,7 @@ impl Keeper {
         }
     }
 
-    fn follow(self: &Arc<Self>, key: Key, live: &Live, guest: Guest) {
+    fn follow(self: &Arc<Self>, key: JobKey, live: &LiveJob, guest: Guest) {
         let (keeper, following) = (Arc::downgrade(self), live.clone());
         let task = tokio::spawn(async move {
             let ended = read_on(&following, &guest).await;
@@ -235,7 +235,13 @@ impl Keeper {
     }
 
     /// A job ended, or cannot be followed any more.
-    async fn job_ended(&self, key: &Key, live: &Live, guest: &Guest, ended: Result<CommandExit, GuestError>) {
+    async fn job_ended(
+        &self,
+        key: &JobKey,
+        live: &LiveJob,
+        guest: &Guest,
+        ended: Result<CommandExit, GuestError>,
+    ) {
         let exit = match ended {
             Ok(exit) => exit,
             Err(error) => {
@@ -245,13 +251,13 @@ impl Keeper {
             }
         };
         // Services that left something running keep their job, so that it can be stopped.
-        let stays = exit.left_running && matches!(key, Key::Service(_));
+        let stays = exit.left_running && matches!(key, JobKey::Service(_));
         if !stays {
             locked(&self.jobs).remove(key);
         }
         let written = match key {
-            Key::Shell(id) => self.write_end::<Shell>(id, live, exit),
-            Key::Service(name) => self.write_end::<Service>(name, live, exit),
+            JobKey::Shell(id) => self.write_end::<Shell>(id, live, exit),
+            JobKey::Service(name) => self.write_end::<Service>(name, live, exit),
         };
         if let Err(error) = written {
             (self.log)(&format!("the end of {key:?} cannot be written down: {}", cause::chain(&error)));
@@ -262,29 +268,29 @@ impl Keeper {
         }
     }
 
-    fn write_end<J: Job>(&self, name: &str, live: &Live, exit: CommandExit) -> Result<(), WorkspaceError> {
+    fn write_end<J: Job>(&self, name: &str, live: &LiveJob, exit: CommandExit) -> Result<(), WorkspaceError> {
         let ending = locked(&live.ending).clone();
-        let books = self.books();
-        let Some(mut job) = books.state.job::<J>(name)? else { return Ok(()) };
+        let database = self.database();
+        let Some(mut job) = database.state.job::<J>(name)? else { return Ok(()) };
         let by_signal = || match exit.status {
             ExitStatus::Signal(9) => "sigkill".to_owned(),
             _ => "sigterm".to_owned(),
         };
         let (state, reason) = match ending {
-            Some(Ending { state, reason }) => (state, Some(reason.unwrap_or_else(by_signal))),
+            Some(JobEnding { state, reason }) => (state, Some(reason.unwrap_or_else(by_signal))),
             None if J::KIND == Shell::KIND => ("stopped", None),
             None => ("exited", None),
         };
         job.end(state, unix_now(), Some(exit_code(exit)), reason);
-        books.state.save_job(&job)
+        database.state.save_job(&job)
     }
 
     /// Ends a job: TERM to all of it, KILL after `grace`. Its end is written down when this returns.
     pub(super) async fn stop_job(
         &self,
-        live: &Live,
+        live: &LiveJob,
         grace: Duration,
-        ending: Ending,
+        ending: JobEnding,
     ) -> Result<(), WorkspaceError> {
         live.end_as(ending);
         let what = "the job cannot be ended";
@@ -303,7 +309,7 @@ impl Keeper {
     }
 
     /// Forgets a job that ended and left something running, which was stopped.
-    pub(super) async fn forget_job(&self, key: &Key, live: &Live) {
+    pub(super) async fn forget_job(&self, key: &JobKey, live: &LiveJob) {
         locked(&self.jobs).remove(key);
         if let Ok(guest) = self.guest() {
             // What cannot be forgotten now goes with the guest.
@@ -313,9 +319,9 @@ impl Keeper {
 
     /// Ends all jobs before their guest is ended, so that their last words and exit codes are written down.
     pub(super) async fn end_jobs(&self, reason: &str) {
-        let jobs: Vec<Live> = locked(&self.jobs).values().cloned().collect();
+        let jobs: Vec<LiveJob> = locked(&self.jobs).values().cloned().collect();
         let ends = jobs.iter().map(|live| {
-            let ending = Ending { state: "stopped", reason: Some(reason.to_owned()) };
+            let ending = JobEnding { state: "stopped", reason: Some(reason.to_owned()) };
             self.stop_job(live, LAST_GRACE, ending)
         });
         let all = tokio::time::timeout(LAST_GRACE + LAST_WORDS, futures::future::join_all(ends)).await;
@@ -337,17 +343,17 @@ impl Keeper {
             }
             live.sender.send_modify(|progress| progress.over = true);
         }
-        let books = self.books();
+        let database = self.database();
         let now = unix_now();
-        let ended = books.state.end_jobs::<Shell>(now, reason);
-        if let Err(error) = ended.and_then(|()| books.state.end_jobs::<Service>(now, reason)) {
+        let ended = database.state.end_jobs::<Shell>(now, reason);
+        if let Err(error) = ended.and_then(|()| database.state.end_jobs::<Service>(now, reason)) {
             (self.log)(&format!("the end of jobs cannot be written down: {}", cause::chain(&error)));
         }
     }
 }
 
 /// Writes down what a job says, until its end.
-async fn read_on(live: &Live, guest: &Guest) -> Result<CommandExit, GuestError> {
+async fn read_on(live: &LiveJob, guest: &Guest) -> Result<CommandExit, GuestError> {
     let cursor = locked(&live.output).cursor;
     let mut events = guest.job_attach(live.id, cursor).await?;
     {

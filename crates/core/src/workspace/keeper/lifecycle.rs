@@ -6,9 +6,9 @@ use std::time::Duration;
 use super::Keeper;
 use crate::cause;
 use crate::workspace::error::{WorkspaceError, blocking};
-use crate::workspace::life::{Ask, Phase};
+use crate::workspace::life::{LifeAction, Phase};
 use crate::workspace::store::naming;
-use crate::workspace::store::record::Changes;
+use crate::workspace::store::record::WorkspaceChanges;
 use crate::workspace::store::view::Status;
 
 /// How long a guest may take to end its processes and write its disk.
@@ -18,7 +18,7 @@ impl Keeper {
     /// Ends the guest: its processes, its disk written, its file systems clean. A guest that does not end is killed.
     pub(crate) async fn stop(self: &Arc<Self>, why: &str) -> Result<Status, WorkspaceError> {
         if self.life().phase() != Phase::Stopped {
-            let admitted = self.admit(Ask::Stop)?;
+            let admitted = self.admit(LifeAction::Stop)?;
             self.end_jobs("workspace_stopped").await;
             // Held until the VM is gone: nobody removes its files before.
             let mut slot = self.engine.lock().await;
@@ -32,27 +32,30 @@ impl Keeper {
                 self.lose_jobs("workspace_stopped");
                 let stopped = engine.machine.stop().await;
                 let how = if clean { why.to_owned() } else { format!("{why}; its guest had to be killed") };
-                self.books().record.metadata.insert("stopped_because".into(), how);
+                self.database().record.metadata.insert("stopped_because".into(), how);
                 drop(admitted);
                 stopped.map_err(|error| WorkspaceError::GuestEnded(cause::chain(&error)))?;
             } else {
                 drop(admitted);
             }
             drop(slot);
-            self.books().state.sync()?;
+            self.database().state.sync()?;
         }
         self.status()
     }
 
-    /// Changes name and labels.
-    pub(crate) async fn update(self: &Arc<Self>, changes: Changes) -> Result<Status, WorkspaceError> {
-        let _admitted = self.admit(Ask::Describe)?;
+    /// WorkspaceChanges name and labels.
+    pub(crate) async fn update(
+        self: &Arc<Self>,
+        changes: WorkspaceChanges,
+    ) -> Result<Status, WorkspaceError> {
+        let _admitted = self.admit(LifeAction::Describe)?;
         let keeper = Arc::clone(self);
         blocking(move || {
-            let mut books = keeper.books();
-            let mut record = books.record.clone();
-            naming::describe(keeper.home.root(), &books.state, &mut record, &changes)?;
-            books.record = record;
+            let mut database = keeper.database();
+            let mut record = database.record.clone();
+            naming::describe(keeper.home.root(), &database.state, &mut record, &changes)?;
+            database.record = record;
             Ok::<_, WorkspaceError>(())
         })
         .await?;
@@ -61,7 +64,7 @@ impl Keeper {
 
     /// Ends everything and removes it.
     pub(crate) async fn delete(self: &Arc<Self>) -> Result<(), WorkspaceError> {
-        let _admitted = self.admit(Ask::Delete)?;
+        let _admitted = self.admit(LifeAction::Delete)?;
         self.forget_guest();
         self.lose_jobs("workspace_deleted");
         let engine = self.engine.lock().await.take();
@@ -70,15 +73,15 @@ impl Keeper {
             let _ = engine.machine.stop().await;
         }
         let (home, name, id) = {
-            let books = self.books();
-            (self.home.clone(), books.record.name.clone(), books.record.id.clone())
+            let database = self.database();
+            (self.home.clone(), database.record.name.clone(), database.record.id.clone())
         };
         blocking(move || naming::remove(&home, name.as_deref(), &id)).await
     }
 
     /// Lets another keeper take over a stopped workspace.
     pub(crate) fn retire(self: &Arc<Self>) -> Result<(), WorkspaceError> {
-        self.admit(Ask::Retire).map(drop)
+        self.admit(LifeAction::Retire).map(drop)
     }
 
     /// Where the workspace is in its life.

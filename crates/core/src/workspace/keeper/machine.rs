@@ -19,18 +19,18 @@ use crate::start::{self, Disk, TemplateUse};
 use crate::timeline::Timeline;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::keeper::revive::{self, KeptJob};
-use crate::workspace::keeper::{Books, Keeper};
+use crate::workspace::keeper::{Database, Keeper};
 use crate::workspace::store::layout::{self, Home};
 use crate::workspace::store::record::Record;
 use crate::workspace::store::secrets::{self, Secrets};
 use crate::workspace::store::state::{BASELINE, State};
 use crate::workspace::store::{disk, holder};
-use crate::workspace::wire::start::{Order, Report, Task};
+use crate::workspace::wire::start::{KeeperReport, KeeperRequest, KeeperTask};
 
 /// A VM that runs. Dropping it kills the VMM.
 pub(super) struct Engine {
     pub(super) machine: Machine,
-    pub(super) handle: Handle,
+    pub(super) handle: GuestHandle,
     /// What its memory depends on.
     pub(super) origin: start::Origin,
     /// What its memory is mapped from, privately.
@@ -41,7 +41,7 @@ pub(super) struct Engine {
 
 /// What commands use of it.
 #[derive(Clone)]
-pub(super) struct Handle {
+pub(super) struct GuestHandle {
     pub(super) guest: Guest,
     pub(super) watch: Watch,
 }
@@ -50,7 +50,7 @@ pub(super) struct Handle {
 pub(super) struct Prepared {
     pub(super) home: Home,
     pub(super) held: Lock,
-    pub(super) books: Books,
+    pub(super) database: Database,
     pub(super) secrets: Secrets,
     /// Its id, where it is a draft that has yet to be given it.
     pub(super) id: Option<String>,
@@ -115,10 +115,10 @@ impl Checkpoint {
 }
 
 /// Takes the workspace's lock and brings its files into order for `task`. Blocks.
-pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceError> {
+pub(super) fn prepare(dir: PathBuf, task: &KeeperTask) -> Result<Prepared, WorkspaceError> {
     let home = Home::at(dir);
     match task {
-        Task::Create { wish, environment_version, disk: source, forked_from, memory, manifest } => {
+        KeeperTask::Create { wish, environment_version, disk: source, forked_from, memory, manifest } => {
             let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
             let (draft, held) = holder::hold(|| Home::draft(home.root(), &id))?;
             if let Some(name) = &wish.name {
@@ -152,14 +152,21 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
                     layout::new_file(&draft.disk())?;
                     Beginning::Nothing
                 };
-            Ok(Prepared { home: draft, held, books: Books { state, record }, secrets, id: Some(id), from })
+            Ok(Prepared {
+                home: draft,
+                held,
+                database: Database { state, record },
+                secrets,
+                id: Some(id),
+                from,
+            })
         }
-        Task::Start | Task::Reset { .. } => {
+        KeeperTask::Start | KeeperTask::Reset { .. } => {
             home.check()?;
             let (home, held) = holder::hold(|| {
                 let held = match task {
                     // Who ordered it looks again whether it runs by now, which waiting here would not show.
-                    Task::Start => home.try_lock()?.ok_or(WorkspaceError::Locked)?,
+                    KeeperTask::Start => home.try_lock()?.ok_or(WorkspaceError::Locked)?,
                     _ => home.lock()?,
                 };
                 Ok((home, held))
@@ -167,7 +174,7 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
             let state = State::open(&home.state_path())?;
             disk::sweep(&home, &state)?;
             let mut record = state.record()?;
-            if let Task::Reset { snapshot } = task {
+            if let KeeperTask::Reset { snapshot } = task {
                 disk::find(&state, snapshot)?;
                 disk::restore(&home, snapshot)?;
                 note_reset(&mut record);
@@ -175,10 +182,10 @@ pub(super) fn prepare(dir: PathBuf, task: &Task) -> Result<Prepared, WorkspaceEr
             }
             let secrets = Secrets::new(secrets::read(&home, &record)?)?;
             let from = match task {
-                Task::Reset { snapshot } => Beginning::kept(Checkpoint::of(&home, snapshot)),
+                KeeperTask::Reset { snapshot } => Beginning::kept(Checkpoint::of(&home, snapshot)),
                 _ => Beginning::Disk,
             };
-            Ok(Prepared { home, held, books: Books { state, record }, secrets, id: None, from })
+            Ok(Prepared { home, held, database: Database { state, record }, secrets, id: None, from })
         }
     }
 }
@@ -213,24 +220,26 @@ pub(super) fn undo(dir: &Path) {
 /// Starts the guest of the workspace, or lets it go on from where its memory was kept; if it does not, it is started from
 /// the disk of that moment.
 pub(super) async fn bring_up(
-    order: &Order,
+    order: &KeeperRequest,
     home: &Home,
     record: &mut Record,
     secrets: &Secrets,
     from: Beginning,
-    report: &mut (dyn FnMut(Report) + Send),
+    report: &mut (dyn FnMut(KeeperReport) + Send),
 ) -> Result<Engine, WorkspaceError> {
-    let means = Means::find(order, record).await?;
+    let inputs = StartInputs::find(order, record).await?;
     let (mut resumed, mut jobs) = (None, Vec::new());
     let blank = matches!(from, Beginning::Nothing);
     if let Beginning::Memory(checkpoint) = from {
-        match resume(&checkpoint, means.order(record, Disk::Existing(disk::open_disk(home)?))).await {
+        match resume(&checkpoint, inputs.order(record, Disk::Existing(disk::open_disk(home)?))).await {
             Ok(started) => {
                 resumed = Some(started);
                 jobs = revive::read(&checkpoint.jobs);
             }
             Err(why) => {
-                report(Report::Remark { text: format!("memory=left (it starts from its disk): {why}") });
+                report(KeeperReport::Remark {
+                    text: format!("memory=left (it starts from its disk): {why}"),
+                });
                 // It may have written to it.
                 let home = home.clone();
                 blocking(move || disk::restore(&home, &checkpoint.snapshot)).await?;
@@ -240,24 +249,24 @@ pub(super) async fn bring_up(
     let started = match resumed {
         Some(started) => started,
         None => {
-            let mut tell = |remark: start::Remark| report(Report::Remark { text: remark.to_string() });
+            let mut tell = |remark: start::Remark| report(KeeperReport::Remark { text: remark.to_string() });
             let disk = disk::open_disk(home)?;
             let disk = if blank { Disk::New(disk) } else { Disk::Existing(disk) };
-            start::start(means.order(record, disk), &mut tell).await?
+            start::start(inputs.order(record, disk), &mut tell).await?
         }
     };
     let start::Started { booted, how, origin, memory } = started;
     record.backend = booted.machine.backend().to_string();
     record.accelerator = booted.machine.accelerator().to_string();
-    record.metadata.insert("backend_reason".into(), means.choice.why.clone());
+    record.metadata.insert("backend_reason".into(), inputs.choice.why.clone());
     record.metadata.insert("start".into(), how.name().into());
     give(&booted.guest, secrets).await?;
-    let handle = Handle { guest: booted.guest, watch: booted.machine.watch() };
+    let handle = GuestHandle { guest: booted.guest, watch: booted.machine.watch() };
     Ok(Engine { machine: booted.machine, handle, origin, memory, jobs })
 }
 
 /// What a guest is started with, beside its disk.
-struct Means<'a> {
+struct StartInputs<'a> {
     config: &'a Config,
     bundle: Bundle,
     choice: Choice,
@@ -265,8 +274,8 @@ struct Means<'a> {
     timeline: Timeline,
 }
 
-impl<'a> Means<'a> {
-    async fn find(order: &'a Order, record: &Record) -> Result<Self, WorkspaceError> {
+impl<'a> StartInputs<'a> {
+    async fn find(order: &'a KeeperRequest, record: &Record) -> Result<Self, WorkspaceError> {
         let config = &order.config;
         let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir)?;
         let preference: Preference = order.backend.parse().unwrap_or_default();
@@ -332,12 +341,12 @@ impl Keeper {
     }
 
     /// Gives the VM to commands.
-    pub(super) fn give_guest(&self, handle: Handle) {
+    pub(super) fn give_guest(&self, handle: GuestHandle) {
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
     }
 
     /// What commands use of the VM.
-    pub(super) fn handle(&self) -> Option<Handle> {
+    pub(super) fn handle(&self) -> Option<GuestHandle> {
         self.guest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -362,7 +371,7 @@ impl Keeper {
         self.lose_jobs("guest_ended");
         (self.log)(&format!("the guest ended: {why}"));
         let why = self.secrets.redactor().text(why);
-        self.books().record.metadata.insert("stopped_because".into(), why);
+        self.database().record.metadata.insert("stopped_because".into(), why);
         self.life().guest_ended();
         self.remember();
         self.changed.notify_one();

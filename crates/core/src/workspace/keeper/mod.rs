@@ -52,7 +52,7 @@ use crate::workspace::store::record::Record;
 use crate::workspace::store::secrets::Secrets;
 use crate::workspace::store::state::{BASELINE, State};
 use crate::workspace::store::view::Status;
-use crate::workspace::wire::start::{Order, Report, Task};
+use crate::workspace::wire::start::{KeeperReport, KeeperRequest, KeeperTask};
 
 /// Longest time between two looks at the clock, which may be set or stand still with the host.
 const LOOK: Duration = Duration::from_secs(30);
@@ -61,7 +61,7 @@ const LOOK: Duration = Duration::from_secs(30);
 pub type Log = Arc<dyn Fn(&str) + Send + Sync>;
 
 /// Record and database: what is true on disk.
-struct Books {
+struct Database {
     state: State,
     record: Record,
 }
@@ -69,16 +69,16 @@ struct Books {
 /// What the tasks of a keeper share.
 pub struct Keeper {
     home: Home,
-    order: Order,
+    order: KeeperRequest,
     dispatch: Dispatch,
     log: Log,
     secrets: Secrets,
     life: Mutex<Life>,
-    books: Mutex<Books>,
+    database: Mutex<Database>,
     /// Whoever has this may change what the VM is; commands only use it.
     engine: tokio::sync::Mutex<Option<Engine>>,
     /// What commands use of it.
-    guest: Mutex<Option<machine::Handle>>,
+    guest: Mutex<Option<machine::GuestHandle>>,
     /// Held to write while there is no session with the guest, to read by all that uses it beside jobs.
     connection: Arc<tokio::sync::RwLock<()>>,
     next_command: AtomicU64,
@@ -99,9 +99,9 @@ pub struct Keeper {
 /// When the start fails: nothing of it is left, and `report` has heard why.
 pub async fn run(
     dir: PathBuf,
-    order: Order,
+    order: KeeperRequest,
     dispatch: Dispatch,
-    report: &mut (dyn FnMut(Report) + Send),
+    report: &mut (dyn FnMut(KeeperReport) + Send),
     log: Log,
     abandoned: impl Future<Output = ()>,
     quit: impl Future<Output = ()>,
@@ -122,11 +122,11 @@ pub async fn run(
         Err(error) => {
             machine::undo(&dir);
             log(&format!("the start failed: {}", cause::chain(&error)));
-            report(Report::Failed { fault: error.fault() });
+            report(KeeperReport::Failed { fault: error.fault() });
             return Err(error);
         }
     };
-    report(Report::Ready { status: Box::new(keeper.status()?) });
+    report(KeeperReport::Ready { status: Box::new(keeper.status()?) });
     log("ready");
     keeper.attend(listener, quit).await;
     log("over");
@@ -137,9 +137,9 @@ pub async fn run(
 /// Starts the guest of a workspace, and listens.
 async fn begin(
     prepared: machine::Prepared,
-    order: Order,
+    order: KeeperRequest,
     dispatch: Dispatch,
-    report: &mut (dyn FnMut(Report) + Send),
+    report: &mut (dyn FnMut(KeeperReport) + Send),
     log: &Log,
 ) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
     let redactor = prepared.secrets.redactor().clone();
@@ -150,46 +150,46 @@ async fn begin(
 
 async fn begin_prepared(
     prepared: machine::Prepared,
-    order: Order,
+    order: KeeperRequest,
     dispatch: Dispatch,
-    report: &mut (dyn FnMut(Report) + Send),
+    report: &mut (dyn FnMut(KeeperReport) + Send),
     log: &Log,
 ) -> Result<(Arc<Keeper>, serve::Listener, Lock), WorkspaceError> {
-    let machine::Prepared { home, held, mut books, secrets, id, from } = prepared;
+    let machine::Prepared { home, held, mut database, secrets, id, from } = prepared;
     let kept = order.expiry.map_or(KEPT_SECONDS, |expiry| expiry.kept_seconds);
-    let ttl = order.expiry.map_or(books.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
+    let ttl = order.expiry.map_or(database.record.ttl_seconds as f64, |expiry| expiry.ttl_seconds);
     let mut life = Life::starting(ttl, kept, unix_now());
     let blank = matches!(from, machine::Beginning::Nothing);
-    let engine = machine::bring_up(&order, &home, &mut books.record, &secrets, from, report).await?;
+    let engine = machine::bring_up(&order, &home, &mut database.record, &secrets, from, report).await?;
     match &order.task {
-        Task::Create { wish, .. } => match &wish.seed_path {
-            Some(path) => seed::fill(&engine, &home, &mut books, path, wish.outside_links, report).await?,
+        KeeperTask::Create { wish, .. } => match &wish.seed_path {
+            Some(path) => seed::fill(&engine, &home, &mut database, path, wish.outside_links, report).await?,
             None if blank => disk::sync(&home).await?,
-            None => seed::note_baseline(&engine.handle.guest, &books.record).await?,
+            None => seed::note_baseline(&engine.handle.guest, &database.record).await?,
         },
-        Task::Reset { snapshot } if snapshot == BASELINE => {
-            seed::note_baseline(&engine.handle.guest, &books.record).await?;
+        KeeperTask::Reset { snapshot } if snapshot == BASELINE => {
+            seed::note_baseline(&engine.handle.guest, &database.record).await?;
         }
-        Task::Start | Task::Reset { .. } => {}
+        KeeperTask::Start | KeeperTask::Reset { .. } => {}
     }
     life.started(unix_now());
-    books.record.last_activity_at = unix_now();
-    books.record.metadata.remove("stopped_because");
-    books.state.save(&books.record)?;
-    crate::workspace::store::jobs::sweep(&home, &books.state, unix_now())?;
+    database.record.last_activity_at = unix_now();
+    database.record.metadata.remove("stopped_because");
+    database.state.save(&database.record)?;
+    crate::workspace::store::jobs::sweep(&home, &database.state, unix_now())?;
     let home = match id {
         // The database is opened anew under its last name, which it writes beside.
         Some(id) => {
-            let Books { state, record } = books;
+            let Database { state, record } = database;
             drop(state);
             let home = home.publish(&id)?;
-            books = Books { state: State::open(&home.state_path())?, record };
+            database = Database { state: State::open(&home.state_path())?, record };
             home
         }
         None => home,
     };
     let listener = serve::Listener::bind(&home)?;
-    let next = books.state.last_command()?.map_or(0, |command| command.sequence) + 1;
+    let next = database.state.last_command()?.map_or(0, |command| command.sequence) + 1;
     let keeper = Arc::new(Keeper {
         home,
         order,
@@ -197,7 +197,7 @@ async fn begin_prepared(
         log: Arc::clone(log),
         secrets,
         life: Mutex::new(life),
-        books: Mutex::new(books),
+        database: Mutex::new(database),
         engine: tokio::sync::Mutex::new(None),
         guest: Mutex::new(None),
         connection: Arc::default(),
@@ -216,8 +216,8 @@ impl Keeper {
         self.life.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn books(&self) -> MutexGuard<'_, Books> {
-        self.books.lock().unwrap_or_else(PoisonError::into_inner)
+    fn database(&self) -> MutexGuard<'_, Database> {
+        self.database.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Writes down that it was used, once in [`LOOK`]: nobody's command waits for that, and who looks while there is a keeper is
@@ -226,7 +226,9 @@ impl Keeper {
         let now = unix_now();
         let used = self.life().last_activity(now);
         // Whoever has them may wait for somebody, and nobody is to wait for that to be greeted.
-        let Ok(written) = self.books.try_lock().map(|books| books.record.last_activity_at) else { return };
+        let Ok(written) = self.database.try_lock().map(|database| database.record.last_activity_at) else {
+            return;
+        };
         if used > written && now > written + LOOK.as_secs_f64() {
             self.remember();
         }
@@ -241,9 +243,9 @@ impl Keeper {
         if deleting {
             return;
         }
-        let mut books = self.books();
-        books.record.last_activity_at = at;
-        if let Err(error) = books.state.save(&books.record) {
+        let mut database = self.database();
+        database.record.last_activity_at = at;
+        if let Err(error) = database.state.save(&database.record) {
             (self.log)(&format!("the record cannot be written: {}", cause::chain(&error)));
         }
     }
@@ -254,12 +256,12 @@ impl Keeper {
             let life = self.life();
             (life.phase(), life.last_activity(unix_now()))
         };
-        let books = self.books();
-        let record = Record { last_activity_at: activity, ..books.record.clone() };
-        let (count, last) = (books.state.command_count()?, books.state.last_command()?);
+        let database = self.database();
+        let record = Record { last_activity_at: activity, ..database.record.clone() };
+        let (count, last) = (database.state.command_count()?, database.state.last_command()?);
         let mut status = Status::new(record, phase, count, last.as_ref());
         status.keeper_pid = Some(std::process::id());
-        status.count_services(&books.state)?;
+        status.count_services(&database.state)?;
         Ok(status)
     }
 

@@ -14,9 +14,9 @@ use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::Keeper;
-use crate::workspace::keeper::jobs::{Key, Live, Output};
+use crate::workspace::keeper::jobs::{JobKey, LiveJob, Output};
 use crate::workspace::store::jobs::{Job as _, OUT, RUNNING, STREAMS, Service, Shell};
-use crate::workspace::store::spool::{Room, Spool};
+use crate::workspace::store::spool::{Spool, SpoolSize};
 
 /// Longest list of jobs.
 const LONGEST: u64 = 4 << 20;
@@ -48,12 +48,12 @@ impl Keeper {
     /// What runs now, to be kept.
     pub(super) fn jobs_to_keep(&self) -> Result<Vec<u8>, WorkspaceError> {
         let live = self.all_live();
-        let books = self.books();
+        let database = self.database();
         let mut kept = Vec::new();
         for (key, live) in live {
             let record = match &key {
-                Key::Shell(id) => books.state.job::<Shell>(id)?.map(KeptRecord::Shell),
-                Key::Service(name) => books.state.job::<Service>(name)?.map(KeptRecord::Service),
+                JobKey::Shell(id) => database.state.job::<Shell>(id)?.map(KeptRecord::Shell),
+                JobKey::Service(name) => database.state.job::<Service>(name)?.map(KeptRecord::Service),
             };
             kept.extend(record.map(|record| KeptJob { id: live.id, record }));
         }
@@ -75,16 +75,16 @@ impl Keeper {
         let what = "list its jobs";
         let failed = |source: GuestError| WorkspaceError::Guest { what, source };
         let there = guest.job_list().await.map_err(failed)?;
-        let workspace = self.books().record.id.clone();
+        let workspace = self.database().record.id.clone();
         let mut written = Vec::new();
         for KeptJob { id, record } in kept {
             let Some(info) = there.iter().find(|info| info.id == id) else { continue };
             let (key, dir) = match &record {
                 KeptRecord::Shell(shell) => {
-                    (Key::Shell(shell.shell_id.clone()), self.home.shell(&shell.shell_id))
+                    (JobKey::Shell(shell.shell_id.clone()), self.home.shell(&shell.shell_id))
                 }
                 KeptRecord::Service(service) => {
-                    (Key::Service(service.service_name.clone()), self.home.service(&service.service_name))
+                    (JobKey::Service(service.service_name.clone()), self.home.service(&service.service_name))
                 }
             };
             let spool = |name, room| {
@@ -93,10 +93,12 @@ impl Keeper {
             let [out, err] = STREAMS;
             let redactor = self.secrets.redactor();
             let output = match &record {
-                KeptRecord::Shell(_) => Output::new(spool(OUT, Room::SHELL)?, None, redactor),
-                KeptRecord::Service(_) => {
-                    Output::new(spool(out, Room::SERVICE)?, Some(spool(err, Room::SERVICE)?), redactor)
-                }
+                KeptRecord::Shell(_) => Output::new(spool(OUT, SpoolSize::SHELL)?, None, redactor),
+                KeptRecord::Service(_) => Output::new(
+                    spool(out, SpoolSize::SERVICE)?,
+                    Some(spool(err, SpoolSize::SERVICE)?),
+                    redactor,
+                ),
             };
             (self.log)(&format!("{key:?} goes on, {} bytes written", info.written));
             // It ran then; if it does not any more, whoever follows it is told so.
@@ -104,17 +106,17 @@ impl Keeper {
                 KeptRecord::Shell(mut shell) => {
                     shell.workspace_id.clone_from(&workspace);
                     (shell.state, shell.ended_at) = (RUNNING.into(), None);
-                    self.books().state.save_job(&shell)?;
+                    self.database().state.save_job(&shell)?;
                 }
                 KeptRecord::Service(mut service) => {
                     service.workspace_id.clone_from(&workspace);
                     if !service.is_running() {
                         continue;
                     }
-                    self.books().state.save_job(&service)?;
+                    self.database().state.save_job(&service)?;
                 }
             }
-            let live = Live::new(id, output);
+            let live = LiveJob::new(id, output);
             written.push((live.clone(), info.written));
             self.take_up(key, live, guest.clone());
         }

@@ -17,14 +17,14 @@ use tokio::sync::watch;
 
 use crate::guest::{Guest, GuestError};
 use crate::workspace::error::{WorkspaceError, blocking};
-use crate::workspace::keeper::Books;
+use crate::workspace::keeper::Database;
 use crate::workspace::keeper::machine::Engine;
 use crate::workspace::store::disk;
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::record::{Record, Seed, WORKSPACE_PATH};
 use crate::workspace::store::state::BASELINE;
 use crate::workspace::tree_pipe::{Moved, Packed, form_name};
-use crate::workspace::wire::start::Report;
+use crate::workspace::wire::start::KeeperReport;
 
 /// How long the guest holds its disk still for a copy.
 const STILL: Duration = Duration::from_secs(60);
@@ -54,10 +54,10 @@ pub(super) async fn note_baseline(guest: &Guest, record: &Record) -> Result<(), 
 pub(super) async fn fill(
     engine: &Engine,
     home: &Home,
-    books: &mut Books,
+    database: &mut Database,
     path: &HostPath,
     outside_links: OutsideLinks,
-    report: &mut (dyn FnMut(Report) + Send),
+    report: &mut (dyn FnMut(KeeperReport) + Send),
 ) -> Result<(), WorkspaceError> {
     let guest = &engine.handle.guest;
     let limits = Limits { outside_links, ..Limits::default() };
@@ -79,18 +79,18 @@ pub(super) async fn fill(
                 sent = &mut put => break sent,
                 () = tokio::time::sleep(TELL) => {
                     if moved.has_changed().unwrap_or(false) {
-                        report(Report::Progress { moved: *moved.borrow_and_update() });
+                        report(KeeperReport::Progress { moved: *moved.borrow_and_update() });
                     }
                 }
             }
         }
     };
     let (Written { totals, skipped_links }, _) = packed.finish(sent.map_err(failed))?;
-    report(Report::Progress { moved: *moved.borrow() });
+    report(KeeperReport::Progress { moved: *moved.borrow() });
     guest.baseline_take(None, None).await.map_err(failed)?;
     guest.sync().await.map_err(failed)?;
     keep_baseline(guest, home).await?;
-    books.record.seed = Seed {
+    database.record.seed = Seed {
         mode: mode.into(),
         seed_path: Some(path.shown().display().to_string()),
         destination: WORKSPACE_PATH.into(),
@@ -99,7 +99,7 @@ pub(super) async fn fill(
         skipped_link_count: totals.skipped_links,
         skipped_links,
     };
-    books.state.add_snapshot(&disk::describe(home, &books.record.id, BASELINE)?)
+    database.state.add_snapshot(&disk::describe(home, &database.record.id, BASELINE)?)
 }
 
 /// Copies the disk while the guest holds it still.

@@ -11,10 +11,10 @@ use crate::command::{self, CommandLine, Options, Outcome, Streams};
 use crate::identity::unix_now;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::Keeper;
-use crate::workspace::keeper::jobs::{Ending, Key, Live, Output, exit_code, variables};
+use crate::workspace::keeper::jobs::{JobEnding, JobKey, LiveJob, Output, exit_code, variables};
 use crate::workspace::store::jobs::{Job as _, RUNNING, STREAMS, Service, find_service, last_lines};
 use crate::workspace::store::service_spec::{Readiness, ReadyWait, ServiceSpec};
-use crate::workspace::store::spool::{self, Room, Spool};
+use crate::workspace::store::spool::{self, Spool, SpoolSize};
 
 /// How long a service may take to end before it is killed.
 const GRACE: Duration = Duration::from_secs(5);
@@ -39,8 +39,8 @@ impl Keeper {
     ) -> Result<Service, WorkspaceError> {
         let ServiceSpec { name, cwd, readiness, wait, secret_env } = spec;
         let _starting = self.starting_service(&name)?;
-        let key = Key::Service(name.clone());
-        let all = self.books().state.jobs::<Service>()?;
+        let key = JobKey::Service(name.clone());
+        let all = self.database().state.jobs::<Service>()?;
         if let Some(before) = all.iter().find(|each| each.service_name == name) {
             if before.is_running() {
                 return Err(WorkspaceError::ServiceTaken(name));
@@ -54,13 +54,13 @@ impl Keeper {
                 return Err(WorkspaceError::ServicesFull(REMEMBERED));
             };
             self.stop_service(&old.service_name).await?;
-            self.books().state.remove_job::<Service>(&old.service_name)?;
+            self.database().state.remove_job::<Service>(&old.service_name)?;
             let dir = self.home.service(&old.service_name);
             spool::remove(&dir).map_err(|error| WorkspaceError::file(&dir, "removed", error))?;
         }
         let dir = self.home.service(&name);
         let spool = |stream| {
-            Spool::create(&dir, stream, Room::SERVICE)
+            Spool::create(&dir, stream, SpoolSize::SERVICE)
                 .map_err(|error| WorkspaceError::file(&dir, "written", error))
         };
         let [out, err] = STREAMS;
@@ -76,7 +76,7 @@ impl Keeper {
             timeout_ms: None,
             drain_ms: DRAIN_MS,
         };
-        let workspace_id = self.books().record.id.clone();
+        let workspace_id = self.database().record.id.clone();
         let record = |pid| Service {
             workspace_id,
             service_name: name.clone(),
@@ -96,7 +96,7 @@ impl Keeper {
         let started = self.start_job(key.clone(), exec, output, record).await;
         if started.is_err() {
             // Of an earlier one of this name the log is gone already.
-            self.books().state.remove_job::<Service>(&name)?;
+            self.database().state.remove_job::<Service>(&name)?;
             let _ = spool::remove(&dir);
         }
         let (live, service) = started?;
@@ -108,31 +108,31 @@ impl Keeper {
             },
             () = caller.gone() => "nobody waits for it any more".to_owned(),
         };
-        let ending = Ending { state: "failed", reason: Some(why.clone()) };
+        let ending = JobEnding { state: "failed", reason: Some(why.clone()) };
         self.stop_job(&live, GRACE, ending.clone()).await?;
         self.forget_job(&key, &live).await;
         // One that ended by itself is written down as such.
-        let books = self.books();
-        if let Some(mut service) = books.state.job::<Service>(&name)? {
+        let database = self.database();
+        if let Some(mut service) = database.state.job::<Service>(&name)? {
             let (ended_at, code) = (service.ended_at.unwrap_or_else(unix_now), service.exit_code);
             service.end(ending.state, ended_at, code, Some(why.clone()));
-            books.state.save_job(&service)?;
+            database.state.save_job(&service)?;
         }
         Err(WorkspaceError::ServiceNotReady { name, why, log: tail(&dir) })
     }
 
     fn note_ready(&self, name: &str) -> Result<Service, WorkspaceError> {
-        let books = self.books();
-        let mut service = find_service(books.state.jobs()?, name)?;
+        let database = self.database();
+        let mut service = find_service(database.state.jobs()?, name)?;
         service.ready_at = Some(unix_now());
-        books.state.save_job(&service)?;
+        database.state.save_job(&service)?;
         Ok(service)
     }
 
     /// Waits until a service is ready; otherwise why it is not.
     async fn ready(
         &self,
-        live: &Live,
+        live: &LiveJob,
         readiness: &Readiness,
         cwd: &str,
         wait: ReadyWait,
@@ -213,20 +213,20 @@ impl Keeper {
 
     /// Ends a service; one that does not run stays as it is.
     pub(crate) async fn stop_service(&self, name: &str) -> Result<Service, WorkspaceError> {
-        let all = self.books().state.jobs()?;
+        let all = self.database().state.jobs()?;
         let mut service = find_service(all, name)?;
-        let key = Key::Service(name.to_owned());
+        let key = JobKey::Service(name.to_owned());
         let Some(live) = self.live(&key) else { return Ok(service) };
         let ran = service.is_running();
-        self.stop_job(&live, GRACE, Ending { state: "stopped", reason: None }).await?;
+        self.stop_job(&live, GRACE, JobEnding { state: "stopped", reason: None }).await?;
         self.forget_job(&key, &live).await;
-        let all = self.books().state.jobs()?;
+        let all = self.database().state.jobs()?;
         service = find_service(all, name)?;
         if !ran {
             // It had ended by itself; what it left behind is ended now.
             service.state = "stopped".into();
             service.stop_reason = Some("sigterm".into());
-            self.books().state.save_job(&service)?;
+            self.database().state.save_job(&service)?;
         }
         Ok(service)
     }

@@ -12,11 +12,11 @@ use crate::identity::{new_id, unix_now};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::{self, Channel, MAX_CHUNK, ProtocolError};
 use crate::workspace::keeper::Keeper;
-use crate::workspace::keeper::jobs::{Ending, Key, Live, Output, variables};
-use crate::workspace::life::{Ask, Phase};
+use crate::workspace::keeper::jobs::{JobEnding, JobKey, LiveJob, Output, variables};
+use crate::workspace::life::{LifeAction, Phase};
 use crate::workspace::store::jobs::{Job as _, OUT, Shell, ShellSize, find_shell, forget_shell};
 use crate::workspace::store::secrets::SecretEnv;
-use crate::workspace::store::spool::{self, Room, Spool};
+use crate::workspace::store::spool::{self, Spool, SpoolSize};
 use crate::workspace::wire::jobs::{AttachShell, TerminalEvent};
 
 /// What runs in one: the shell that people expect, where there is one.
@@ -51,7 +51,7 @@ impl Keeper {
         pause: Option<Duration>,
         caller: &mut Caller,
     ) -> Result<Shell, WorkspaceError> {
-        if let (Some(pause), Some(live)) = (pause, self.live(&Key::Shell(id.to_owned()))) {
+        if let (Some(pause), Some(live)) = (pause, self.live(&JobKey::Shell(id.to_owned()))) {
             tokio::select! {
                 _ = tokio::time::timeout(PAUSE, idle(&live, pause)) => {}
                 () = caller.gone() => {}
@@ -93,15 +93,15 @@ impl Keeper {
     /// Ends a shell and forgets it, also where the workspace is stopped.
     pub(crate) async fn close_shell(self: &Arc<Self>, id: &str) -> Result<Shell, WorkspaceError> {
         if self.phase() == Phase::Stopped {
-            let _admitted = self.admit(Ask::Describe)?;
+            let _admitted = self.admit(LifeAction::Describe)?;
             let shell = self.find_shell(id)?;
             self.forget_shell(id)?;
             return Ok(shell);
         }
         let _using = self.use_guest().await?;
         let mut shell = self.find_shell(id)?;
-        if let Some(live) = self.live(&Key::Shell(id.to_owned())) {
-            let ending = Ending { state: "stopped", reason: Some("closed".into()) };
+        if let Some(live) = self.live(&JobKey::Shell(id.to_owned())) {
+            let ending = JobEnding { state: "stopped", reason: Some("closed".into()) };
             self.stop_job(&live, CLOSE, ending).await?;
             shell = self.find_shell(id)?;
         }
@@ -120,7 +120,7 @@ impl Keeper {
         env.push(("TERM".into(), TERM.into()));
         let id = new_id()?;
         let dir = self.home.shell(&id);
-        let out = Spool::create(&dir, OUT, Room::SHELL)
+        let out = Spool::create(&dir, OUT, SpoolSize::SHELL)
             .map_err(|error| WorkspaceError::file(&dir, "written", error))?;
         let exec = ExecRequest {
             argv: PROGRAM.iter().map(|word| word.into()).collect(),
@@ -131,12 +131,12 @@ impl Keeper {
             timeout_ms: None,
             drain_ms: DRAIN_MS,
         };
-        let workspace = self.books().record.id.clone();
+        let workspace = self.database().record.id.clone();
         let shell = Shell::new(&workspace, &id, cwd, (size.cols, size.rows), unix_now());
         let output = Output::new(out, None, self.secrets.redactor());
-        let started = self.start_job(Key::Shell(id), exec, output, |_| shell).await;
+        let started = self.start_job(JobKey::Shell(id), exec, output, |_| shell).await;
         let (_, shell) = started.inspect_err(|_| drop(spool::remove(&dir)))?;
-        let all = self.books().state.jobs::<Shell>()?;
+        let all = self.database().state.jobs::<Shell>()?;
         let over = all.len().saturating_sub(REMEMBERED);
         for old in all.iter().filter(|each| !each.is_running()).take(over) {
             self.forget_shell(&old.shell_id)?;
@@ -145,17 +145,17 @@ impl Keeper {
     }
 
     fn find_shell(&self, id: &str) -> Result<Shell, WorkspaceError> {
-        let shells = self.books().state.jobs::<Shell>()?;
+        let shells = self.database().state.jobs::<Shell>()?;
         find_shell(shells, id)
     }
 
-    fn running_shell(&self, id: &str) -> Result<Live, WorkspaceError> {
+    fn running_shell(&self, id: &str) -> Result<LiveJob, WorkspaceError> {
         let shell = self.find_shell(id)?;
-        let live = self.live(&Key::Shell(shell.shell_id.clone())).filter(|_| shell.is_running());
+        let live = self.live(&JobKey::Shell(shell.shell_id.clone())).filter(|_| shell.is_running());
         live.ok_or(WorkspaceError::ShellEnded { id: shell.shell_id, exit_code: shell.exit_code })
     }
 
-    fn input_failed(&self, live: &Live, id: &str, source: crate::guest::GuestError) -> WorkspaceError {
+    fn input_failed(&self, live: &LiveJob, id: &str, source: crate::guest::GuestError) -> WorkspaceError {
         match live.progress.borrow().exit {
             Some(exit) => {
                 let exit_code = Some(crate::workspace::keeper::jobs::exit_code(exit));
@@ -166,7 +166,7 @@ impl Keeper {
     }
 
     fn forget_shell(&self, id: &str) -> Result<(), WorkspaceError> {
-        forget_shell(&self.home, &self.books().state, id)
+        forget_shell(&self.home, &self.database().state, id)
     }
 
     /// Joins a shell to the terminal at the other end of a connection, until one of them ends; `None` when the person let go.
@@ -197,7 +197,7 @@ impl Keeper {
         }
     }
 
-    async fn resize(&self, live: &Live, id: &str, size: ShellSize) -> Result<(), WorkspaceError> {
+    async fn resize(&self, live: &LiveJob, id: &str, size: ShellSize) -> Result<(), WorkspaceError> {
         let guest = self.guest()?;
         let resized = async {
             guest.job_resize(live.id, size.into()).await?;
@@ -207,16 +207,21 @@ impl Keeper {
         if let Err(source) = resized.await {
             return Err(self.input_failed(live, id, source));
         }
-        let books = self.books();
-        if let Some(mut shell) = books.state.job::<Shell>(id)? {
+        let database = self.database();
+        if let Some(mut shell) = database.state.job::<Shell>(id)? {
             (shell.cols, shell.rows) = (size.cols, size.rows);
-            books.state.save_job(&shell)?;
+            database.state.save_job(&shell)?;
         }
         Ok(())
     }
 
     /// Passes on what a shell writes, until its end.
-    async fn show(&self, live: &Live, id: &str, writer: &mut OwnedWriteHalf) -> Result<(), WorkspaceError> {
+    async fn show(
+        &self,
+        live: &LiveJob,
+        id: &str,
+        writer: &mut OwnedWriteHalf,
+    ) -> Result<(), WorkspaceError> {
         let dir = self.home.shell(id);
         let read = |cursor, most| {
             spool::read(&dir, OUT, cursor, most).map_err(|error| WorkspaceError::file(&dir, "read", error))
@@ -244,7 +249,7 @@ impl Keeper {
     }
 
     /// Takes what is typed; `Ok` when nothing more comes.
-    async fn hear(&self, live: &Live, id: &str, reader: &mut OwnedReadHalf) -> Result<(), WorkspaceError> {
+    async fn hear(&self, live: &LiveJob, id: &str, reader: &mut OwnedReadHalf) -> Result<(), WorkspaceError> {
         let mut body = Vec::new();
         loop {
             match frames::receive_frame(reader, &mut body).await {
@@ -282,7 +287,7 @@ impl From<ShellSize> for TerminalSize {
 }
 
 /// Waits until a shell has written nothing for so long, counted from now at the earliest, or has ended.
-async fn idle(live: &Live, pause: Duration) {
+async fn idle(live: &LiveJob, pause: Duration) {
     let begin = Instant::now();
     let mut progress = live.progress.clone();
     loop {

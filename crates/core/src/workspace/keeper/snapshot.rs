@@ -18,8 +18,8 @@ use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::keeper::Keeper;
-use crate::workspace::keeper::machine::{Engine, Handle};
-use crate::workspace::life::{Ask, Phase};
+use crate::workspace::keeper::machine::{Engine, GuestHandle};
+use crate::workspace::life::{LifeAction, Phase};
 use crate::workspace::store::disk::{self, Draft};
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::state::BASELINE;
@@ -37,7 +37,7 @@ pub(super) fn vmm(error: pyro_vmm::VmmError) -> WorkspaceError {
 
 /// Waits for a guest, and no longer than for its VMM.
 pub(super) async fn within<T>(
-    handle: &Handle,
+    handle: &GuestHandle,
     what: &'static str,
     limit: Duration,
     call: impl Future<Output = Result<T, GuestError>>,
@@ -59,8 +59,8 @@ impl Keeper {
         name: String,
         memory: bool,
     ) -> Result<SnapshotMade, WorkspaceError> {
-        disk::check_new(&self.books().state, &name)?;
-        let _admitted = self.admit(Ask::Snapshot)?;
+        disk::check_new(&self.database().state, &name)?;
+        let _admitted = self.admit(LifeAction::Snapshot)?;
         self.kept(&name, memory).await
     }
 
@@ -70,14 +70,14 @@ impl Keeper {
         name: String,
         memory: bool,
     ) -> Result<(SnapshotMade, ForkFiles), WorkspaceError> {
-        disk::check_free(&self.books().state, &name)?;
-        let _admitted = self.admit(Ask::Snapshot)?;
+        disk::check_free(&self.database().state, &name)?;
+        let _admitted = self.admit(LifeAction::Snapshot)?;
         let files = ForkFiles { home: self.home.clone(), name };
         if memory {
             self.note_baseline(&files.name).await?;
         }
         let paused = self.copy(&files.name, memory, true).await?;
-        let snapshot = disk::describe(&self.home, &self.books().record.id, &files.name)?;
+        let snapshot = disk::describe(&self.home, &self.database().record.id, &files.name)?;
         Ok((made(snapshot, paused), files))
     }
 
@@ -86,7 +86,7 @@ impl Keeper {
         if self.phase() != Phase::Stopped {
             return Err(WorkspaceError::Runs);
         }
-        self.admit(Ask::Snapshot)
+        self.admit(LifeAction::Snapshot)
     }
 
     /// Has the guest note the baseline of forks of this moment, for them to find it: as late as can be, for as little as can
@@ -94,7 +94,7 @@ impl Keeper {
     async fn note_baseline(&self, name: &str) -> Result<(), WorkspaceError> {
         let handle = self.handle().ok_or(WorkspaceError::Stopped)?;
         within(&handle, "write its disk out", SYNC, handle.guest.sync()).await?;
-        let own = self.books().record.manifest.clone();
+        let own = self.database().record.manifest.clone();
         let taken = handle.guest.baseline_take(Some(name), own.as_deref());
         within(&handle, "note what its forks begin with", SYNC, taken).await.map(drop)
     }
@@ -103,15 +103,15 @@ impl Keeper {
         let copied = self.copy(name, memory, false).await;
         // What stays is swept at the next start.
         let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
-        let snapshot = disk::describe(&self.home, &self.books().record.id, name)?;
+        let snapshot = disk::describe(&self.home, &self.database().record.id, name)?;
         let journal = {
-            let books = self.books();
-            books.state.add_snapshot(&snapshot)?;
-            books.state.journal()
+            let database = self.database();
+            database.state.add_snapshot(&snapshot)?;
+            database.state.journal()
         };
         // Others are greeted meanwhile.
         let synced = blocking(move || journal.sync()).await;
-        synced.inspect_err(|_| drop(disk::delete(&self.home, &self.books().state, name)))?;
+        synced.inspect_err(|_| drop(disk::delete(&self.home, &self.database().state, name)))?;
         Ok(made(snapshot, paused))
     }
 
@@ -162,7 +162,7 @@ impl Keeper {
     /// meanwhile.
     async fn copy_frozen(
         &self,
-        handle: &Handle,
+        handle: &GuestHandle,
         name: &str,
         mut paused: Option<&mut Engine>,
     ) -> Result<Option<Draft>, WorkspaceError> {
@@ -183,12 +183,16 @@ impl Keeper {
         self: &Arc<Self>,
         name: String,
     ) -> Result<SnapshotDeleted, WorkspaceError> {
-        let _admitted = self.admit(Ask::Describe)?;
+        let _admitted = self.admit(LifeAction::Describe)?;
         let keeper = Arc::clone(self);
         blocking(move || {
-            let books = keeper.books();
-            disk::delete(&keeper.home, &books.state, &name)?;
-            Ok(SnapshotDeleted { workspace_id: books.record.id.clone(), snapshot_name: name, deleted: true })
+            let database = keeper.database();
+            disk::delete(&keeper.home, &database.state, &name)?;
+            Ok(SnapshotDeleted {
+                workspace_id: database.record.id.clone(),
+                snapshot_name: name,
+                deleted: true,
+            })
         })
         .await
     }
@@ -196,8 +200,8 @@ impl Keeper {
     /// Puts a snapshot in place of what is there: its disk, and the processes too if its memory was kept. The guest is
     /// not asked.
     pub(crate) async fn reset(self: &Arc<Self>, snapshot: String) -> Result<Status, WorkspaceError> {
-        disk::find(&self.books().state, &snapshot)?;
-        let mut admitted = self.admit(Ask::Reset)?;
+        disk::find(&self.database().state, &snapshot)?;
+        let mut admitted = self.admit(LifeAction::Reset)?;
         match self.reset_admitted(snapshot).await {
             Ok(()) => admitted.with_guest(),
             Err(error) => {
@@ -219,7 +223,7 @@ impl Keeper {
         drop(engine);
         let (home, name) = (self.home.clone(), snapshot.clone());
         blocking(move || disk::restore(&home, &name)).await?;
-        let mut record = self.books().record.clone();
+        let mut record = self.database().record.clone();
         crate::workspace::keeper::machine::note_reset(&mut record);
         let mut log = |report| (self.log)(&format!("{report:?}"));
         let from = crate::workspace::keeper::machine::Beginning::kept(
@@ -235,16 +239,16 @@ impl Keeper {
         );
         let started = up.await;
         {
-            let mut books = self.books();
+            let mut database = self.database();
             // Who renamed it meanwhile is not undone.
-            record.name.clone_from(&books.record.name);
-            record.labels.clone_from(&books.record.labels);
-            books.record = record;
-            books.state.save(&books.record)?;
+            record.name.clone_from(&database.record.name);
+            record.labels.clone_from(&database.record.labels);
+            database.record = record;
+            database.state.save(&database.record)?;
         }
         let started = started?;
         if snapshot == BASELINE {
-            let record = self.books().record.clone();
+            let record = self.database().record.clone();
             crate::workspace::keeper::seed::note_baseline(&started.handle.guest, &record).await?;
         }
         self.install(started).await;

@@ -15,7 +15,7 @@ use crate::workspace::frames::ProtocolError;
 use crate::workspace::keeper::{self, Caller, Keeper, Log};
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::state::State;
-use crate::workspace::wire::start::{Order, Report};
+use crate::workspace::wire::start::{KeeperReport, KeeperRequest};
 use crate::workspace::wire::{Call, Outcome};
 
 /// How long a keeper may take to answer what it only has to look up or write down.
@@ -112,8 +112,8 @@ async fn perform<O: Operation>(
 /// When the start fails: nothing of it is left, and `report` has heard why.
 pub async fn run_keeper(
     dir: std::path::PathBuf,
-    request: Order,
-    report: &mut (dyn FnMut(Report) + Send),
+    request: KeeperRequest,
+    report: &mut (dyn FnMut(KeeperReport) + Send),
     log: Log,
     abandoned: impl Future<Output = ()>,
     quit: impl Future<Output = ()>,

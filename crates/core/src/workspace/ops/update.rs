@@ -1,4 +1,4 @@
-//! Changes a workspace's name and labels.
+//! WorkspaceChanges a workspace's name and labels.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::store::naming;
-use crate::workspace::store::record::Changes;
+use crate::workspace::store::record::WorkspaceChanges;
 use crate::workspace::store::view::Status;
 use crate::workspace::wire::Call;
 use super::{AtRest, Operation, PROMPT};
@@ -17,7 +17,7 @@ use super::{AtRest, Operation, PROMPT};
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Update {
     /// What is changed.
-    pub changes: Changes,
+    pub changes: WorkspaceChanges,
 }
 
 impl Call for Update {

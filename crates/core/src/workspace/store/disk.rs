@@ -12,7 +12,7 @@ use std::{fs, io};
 use pyro_formats::hostfs::{copy_sparse, copy_sparse_ahead};
 
 use crate::identity;
-use crate::workspace::error::WorkspaceError;
+use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::store::layout::{self, Home};
 use crate::workspace::store::state::{BASELINE, State};
 use crate::workspace::store::view::SnapshotInfo;
@@ -119,9 +119,8 @@ pub fn open_disk(home: &Home) -> Result<File, WorkspaceError> {
 
 /// Brings the guest's disk, as it is now, to storage.
 pub async fn sync(home: &Home) -> Result<(), WorkspaceError> {
-    let disk = open_disk(home)?;
-    let synced = tokio::task::spawn_blocking(move || disk.sync_all()).await;
-    synced.map_err(|_| WorkspaceError::Locked)?.map_err(WorkspaceError::Copy)
+    let home = home.clone();
+    blocking(move || open_disk(&home)?.sync_all().map_err(WorkspaceError::Copy)).await
 }
 
 /// Whether a snapshot can be made under this name.

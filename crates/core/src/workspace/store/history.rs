@@ -261,7 +261,7 @@ fn read_text(path: &Path) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::store::record::Wish;
+    use crate::workspace::store::record::WorkspaceSpec;
     use crate::workspace::store::state::tests::entry;
 
     const SMALL: Bounds = Bounds { commands: 3, bytes: 100 };
@@ -269,7 +269,7 @@ mod tests {
     fn new() -> (tempfile::TempDir, Home, State) {
         let dir = tempfile::tempdir().unwrap();
         let (home, _held) = Home::draft(dir.path(), "0123456789ab").unwrap();
-        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
         let state = State::create(&home.state_path(), &record).unwrap();
         (dir, home, state)
     }

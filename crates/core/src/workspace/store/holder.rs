@@ -16,7 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
-use crate::workspace::error::WorkspaceError;
+use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::store::layout::Home;
 
 /// How long a killed process may take to be gone, seconds: one that waits for a disk ends after that.
@@ -83,7 +83,7 @@ impl Holder {
 
     /// Kills it, and waits until it is gone: its VM goes with it.
     pub(crate) async fn kill(self) -> Result<(), WorkspaceError> {
-        let kill = move || {
+        let kill = move || -> io::Result<()> {
             pidfd_send_signal(&self.process, Signal::KILL)?;
             // A process that ended can be read.
             let mut ended = [PollFd::new(&self.process, PollFlags::IN)];
@@ -97,8 +97,7 @@ impl Holder {
                 }
             }
         };
-        let killed = tokio::task::spawn_blocking(kill).await.map_err(|_| WorkspaceError::Locked)?;
-        killed.map_err(WorkspaceError::Kill)
+        blocking(move || kill().map_err(WorkspaceError::Kill)).await
     }
 }
 

@@ -320,12 +320,12 @@ pub(crate) fn last_lines(bytes: &[u8], most: usize, before: bool) -> (String, bo
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::store::record::Wish;
+    use crate::workspace::store::record::WorkspaceSpec;
 
     #[test]
     fn jobs_are_written_down_in_order_and_nothing_runs_without_a_guest() {
         let dir = tempfile::tempdir().unwrap();
-        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
         let state = State::create(&dir.path().join("state.sqlite"), &record).unwrap();
         let shell = |id: &str| Shell::new("0123456789ab", id, "/workspace".into(), (80, 24), 1.0);
         for id in ["b", "a", "c"] {
@@ -353,7 +353,7 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let home = Home::at(dir.path().join("0123456789ab"));
         std::fs::create_dir(home.path()).unwrap();
-        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
         let state = State::create(&home.state_path(), &record).unwrap();
         sweep(&home, &state, 1.0).unwrap();
         for id in ["kept", "gone"] {

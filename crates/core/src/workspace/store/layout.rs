@@ -409,14 +409,14 @@ pub fn remove_if_there(path: &Path) -> Result<(), WorkspaceError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::workspace::store::record::Changes;
-    use crate::workspace::store::record::Wish;
+    use crate::workspace::store::record::WorkspaceChanges;
+    use crate::workspace::store::record::WorkspaceSpec;
     use crate::workspace::versions_in_use;
 
     const ID: &str = "0123456789ab";
 
     fn draft(root: &Path, id: &str, name: &str) -> (Home, Lock, State) {
-        let wish = Wish { name: Some(name.into()), ..Wish::new("debian:12") };
+        let wish = WorkspaceSpec { name: Some(name.into()), ..WorkspaceSpec::new("debian:12") };
         let (home, held) = Home::draft(root, id).unwrap();
         let state = State::create(&home.state_path(), &wish.record(id, "cafecafecafe", 1.0)).unwrap();
         (home, held, state)
@@ -476,7 +476,7 @@ mod tests {
         let rename = |home: &Home, name: &str| {
             let state = State::open(&home.state_path()).unwrap();
             let mut record = state.record().unwrap();
-            let changes = Changes { name: Some(name.into()), ..Changes::default() };
+            let changes = WorkspaceChanges { name: Some(name.into()), ..WorkspaceChanges::default() };
             crate::workspace::store::naming::describe(root, &state, &mut record, &changes)
         };
         assert!(matches!(rename(&other, "a"), Err(WorkspaceError::NameTaken { id, .. }) if id == ID));

@@ -3,16 +3,16 @@
 use std::path::Path;
 
 use super::layout::{self, Home};
-use super::record::{Changes, Record};
+use super::record::{Record, WorkspaceChanges};
 use super::state::State;
 use crate::workspace::error::WorkspaceError;
 
-/// Changes name and labels of a record and writes it down. The caller holds the workspace's lock. Blocks.
+/// WorkspaceChanges name and labels of a record and writes it down. The caller holds the workspace's lock. Blocks.
 pub(crate) fn describe(
     root: &Path,
     state: &State,
     record: &mut Record,
-    changes: &Changes,
+    changes: &WorkspaceChanges,
 ) -> Result<(), WorkspaceError> {
     record.labels = changes.labels_after(record)?;
     let (before, after) = (record.name.clone(), changes.name_after(record)?);

@@ -153,7 +153,7 @@ pub struct Command {
 
 /// What a workspace is asked to be.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Wish {
+pub struct WorkspaceSpec {
     /// An environment of the catalog, such as `debian:12`.
     pub environment: String,
     /// Virtual CPUs.
@@ -179,7 +179,7 @@ pub struct Wish {
     pub outside_links: OutsideLinks,
 }
 
-impl Wish {
+impl WorkspaceSpec {
     /// The defaults of the contract: 1 vCPU, 1024 MiB, 600 s.
     pub fn new(environment: impl Into<String>) -> Self {
         let VmRequest { environment, vcpu_count, mem_mib, ttl_seconds, allow_host_compat, .. } =
@@ -217,7 +217,7 @@ impl Wish {
     }
 }
 
-impl Wish {
+impl WorkspaceSpec {
     /// The record of a workspace that is made for it.
     pub(crate) fn record(&self, id: &str, environment_version: &str, now: f64) -> Record {
         Record {
@@ -246,7 +246,7 @@ impl Wish {
 
 /// What is changed of a workspace's name and labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Changes {
+pub struct WorkspaceChanges {
     /// A new name.
     pub name: Option<String>,
     /// No name any more.
@@ -257,7 +257,7 @@ pub struct Changes {
     pub clear_labels: Vec<String>,
 }
 
-impl Changes {
+impl WorkspaceChanges {
     /// Whether nothing is asked for.
     pub fn is_empty(&self) -> bool {
         *self == Self::default()
@@ -339,14 +339,14 @@ mod tests {
 
     #[test]
     fn labels_are_set_after_others_are_cleared() {
-        let mut record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let mut record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
         record.labels = BTreeMap::from([("a".into(), "1".into()), ("b".into(), "2".into())]);
-        let changes = Changes {
+        let changes = WorkspaceChanges {
             labels: BTreeMap::from([("a".into(), "3".into())]),
             clear_labels: vec!["a".into(), "b".into()],
-            ..Changes::default()
+            ..WorkspaceChanges::default()
         };
         assert_eq!(changes.labels_after(&record).unwrap(), BTreeMap::from([("a".into(), "3".into())]));
-        assert!(!changes.is_empty() && Changes::default().is_empty());
+        assert!(!changes.is_empty() && WorkspaceChanges::default().is_empty());
     }
 }

@@ -18,14 +18,14 @@ const TRIES: usize = 8;
 
 /// How much is kept.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct SpoolSize {
     /// Bytes of a piece.
     pub piece: u64,
     /// How many pieces; all but one are full.
     pub pieces: usize,
 }
 
-impl Room {
+impl SpoolSize {
     /// At least the last MiB: a shell's.
     pub const SHELL: Self = Self { piece: 256 << 10, pieces: 5 };
     /// At least the last 16 MiB: each stream of a service.
@@ -37,7 +37,7 @@ impl Room {
 pub struct Spool {
     dir: PathBuf,
     name: &'static str,
-    room: Room,
+    room: SpoolSize,
     piece: Option<(File, u64)>,
     /// Bytes that came so far, those that are lost included.
     written: u64,
@@ -45,7 +45,7 @@ pub struct Spool {
 
 impl Spool {
     /// An empty one; what an earlier one of this name left is removed.
-    pub fn create(dir: &Path, name: &'static str, room: Room) -> io::Result<Self> {
+    pub fn create(dir: &Path, name: &'static str, room: SpoolSize) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(dir)?;
         for (_, path) in pieces(dir, name)? {
             fs::remove_file(path)?;
@@ -93,7 +93,7 @@ impl Spool {
 
 /// What was read.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Kept {
+pub struct SpoolRead {
     /// The number of the first byte: later than what was asked for where that is gone.
     pub from: u64,
     /// Bytes, without a gap.
@@ -103,7 +103,7 @@ pub struct Kept {
 }
 
 /// Reads at most `most` bytes from byte `cursor` on. What has no file was silent.
-pub fn read(dir: &Path, name: &str, cursor: u64, most: usize) -> io::Result<Kept> {
+pub fn read(dir: &Path, name: &str, cursor: u64, most: usize) -> io::Result<SpoolRead> {
     let mut tries = 0;
     loop {
         match try_read(dir, name, cursor, most) {
@@ -113,8 +113,8 @@ pub fn read(dir: &Path, name: &str, cursor: u64, most: usize) -> io::Result<Kept
     }
 }
 
-fn try_read(dir: &Path, name: &str, cursor: u64, most: usize) -> io::Result<Kept> {
-    let mut kept: Option<Kept> = None;
+fn try_read(dir: &Path, name: &str, cursor: u64, most: usize) -> io::Result<SpoolRead> {
+    let mut kept: Option<SpoolRead> = None;
     let mut written = 0;
     for (start, path) in pieces(dir, name)? {
         let mut file = File::open(path)?;
@@ -123,7 +123,7 @@ fn try_read(dir: &Path, name: &str, cursor: u64, most: usize) -> io::Result<Kept
         if end <= cursor {
             continue;
         }
-        let into = kept.get_or_insert_with(|| Kept { from: cursor.max(start), ..Kept::default() });
+        let into = kept.get_or_insert_with(|| SpoolRead { from: cursor.max(start), ..SpoolRead::default() });
         let at = into.from + into.bytes.len() as u64;
         // A gap ends it, unless nothing came yet; the rest is for the next reader.
         if at >= start && into.bytes.len() < most {
@@ -132,7 +132,7 @@ fn try_read(dir: &Path, name: &str, cursor: u64, most: usize) -> io::Result<Kept
             file.take(left.min(end - at)).read_to_end(&mut into.bytes)?;
         }
     }
-    let mut kept = kept.unwrap_or(Kept { from: cursor.min(written), ..Kept::default() });
+    let mut kept = kept.unwrap_or(SpoolRead { from: cursor.min(written), ..SpoolRead::default() });
     kept.written = written;
     Ok(kept)
 }
@@ -169,7 +169,7 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
-    const SMALL: Room = Room { piece: 7, pieces: 3 };
+    const SMALL: SpoolSize = SpoolSize { piece: 7, pieces: 3 };
 
     #[test]
     fn what_is_gone_is_told_and_the_rest_is_whole() {
@@ -184,18 +184,18 @@ mod tests {
         for late in [100, 1000] {
             assert_eq!(
                 read(dir.path(), "out", late, 9).unwrap(),
-                Kept { from: 100, bytes: vec![], written: 100 }
+                SpoolRead { from: 100, bytes: vec![], written: 100 }
             );
         }
         let again = Spool::create(dir.path(), "out", SMALL).unwrap();
         assert_eq!(again.written, 0);
-        assert_eq!(read(dir.path(), "out", 0, 9).unwrap(), Kept::default());
+        assert_eq!(read(dir.path(), "out", 0, 9).unwrap(), SpoolRead::default());
     }
 
     #[test]
     fn a_gap_is_told_when_it_is_reached() {
         let dir = tempfile::tempdir().unwrap();
-        let mut spool = Spool::create(dir.path(), "out", Room::SHELL).unwrap();
+        let mut spool = Spool::create(dir.path(), "out", SpoolSize::SHELL).unwrap();
         spool.push(b"before").unwrap();
         spool.skip(10);
         spool.push(b"after").unwrap();

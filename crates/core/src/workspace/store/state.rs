@@ -54,9 +54,9 @@ pub struct State {
 
 /// Several changes: all, or none if it is dropped before their end. As rusqlite's transaction, with statements that are
 /// not read anew each time: one is made for every command.
-struct Whole<'a>(Option<&'a Connection>);
+struct Transaction<'a>(Option<&'a Connection>);
 
-impl<'a> Whole<'a> {
+impl<'a> Transaction<'a> {
     fn begin(connection: &'a Connection) -> rusqlite::Result<Self> {
         connection.prepare_cached("BEGIN IMMEDIATE")?.execute([])?;
         Ok(Self(Some(connection)))
@@ -71,7 +71,7 @@ impl<'a> Whole<'a> {
     }
 }
 
-impl Drop for Whole<'_> {
+impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if let Some(connection) = self.0 {
             // One that failed may have ended it already.
@@ -146,7 +146,7 @@ impl State {
         work: impl FnOnce(&Connection) -> rusqlite::Result<T>,
     ) -> Result<T, WorkspaceError> {
         let change = || {
-            let all = Whole::begin(&self.connection)?;
+            let all = Transaction::begin(&self.connection)?;
             let done = work(&self.connection)?;
             all.commit().map(|()| done)
         };
@@ -284,7 +284,7 @@ pub(super) mod tests {
     use crate::workspace::store::history::Bounds;
     use crate::workspace::store::history::Extent;
     use crate::workspace::store::record::Command;
-    use crate::workspace::store::record::Wish;
+    use crate::workspace::store::record::WorkspaceSpec;
 
     pub(in crate::workspace) fn entry(sequence: u64) -> Command {
         Command {
@@ -310,7 +310,7 @@ pub(super) mod tests {
     fn what_is_written_is_read_by_another_at_the_same_time() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.sqlite");
-        let mut record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let mut record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
         let writer = State::create(&path, &record).unwrap();
         let reader = State::open_to_read(&path).unwrap();
         assert_eq!(reader.record().unwrap(), record);
@@ -329,7 +329,7 @@ pub(super) mod tests {
     fn a_database_whose_writer_was_killed_is_recovered_by_the_next_reader() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("state.sqlite");
-        let record = Wish::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        let record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
         let writer = State::create(&path, &record).unwrap();
         add(&writer, 1);
         // As SIGKILL leaves it: the log beside the database, never checkpointed.

@@ -7,31 +7,31 @@ use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
 use crate::workspace::error::Fault;
-use crate::workspace::store::record::Wish;
+use crate::workspace::store::record::WorkspaceSpec;
 use crate::workspace::store::view::Status;
 use crate::workspace::tree_pipe::Moved;
 
 /// What a keeper is started with.
 #[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Order {
+pub struct KeeperRequest {
     /// Where things are, as its starter sees it.
     pub config: Config,
     /// `auto`, `firecracker` or `qemu`.
     pub backend: String,
     /// What to do first.
-    pub task: Task,
+    pub task: KeeperTask,
     /// Other times than the workspace's own, for tests.
-    pub expiry: Option<Expiry>,
+    pub expiry: Option<KeeperExpiry>,
 }
 
 /// What a keeper does before it serves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
-pub enum Task {
+pub enum KeeperTask {
     /// Make the workspace.
     Create {
         /// What is wanted.
-        wish: Box<Wish>,
+        wish: Box<WorkspaceSpec>,
         /// The environment's version.
         environment_version: String,
         /// The blank disk, or a snapshot of another workspace; it is copied.
@@ -56,7 +56,7 @@ pub enum Task {
 
 /// Times to live, seconds.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-pub struct Expiry {
+pub struct KeeperExpiry {
     /// Idle so long, the workspace is stopped.
     pub ttl_seconds: f64,
     /// So long after that it is deleted.
@@ -66,7 +66,7 @@ pub struct Expiry {
 /// What a keeper says of its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
-pub enum Report {
+pub enum KeeperReport {
     /// Why the start is no plain restore.
     Remark {
         /// As one line of key and value.
