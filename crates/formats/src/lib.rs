@@ -14,3 +14,4 @@ pub mod hostfs;
 pub mod patch;
 pub mod plain;
 pub mod redact;
+pub mod untrusted;

@@ -7,6 +7,7 @@ use pyro_formats::archive::ArchiveError;
 use pyro_formats::disk::DiskError;
 use pyro_formats::patch::{PatchError, Rejected};
 use pyro_formats::redact::Redactor;
+use pyro_formats::untrusted::Untrusted;
 use pyro_proto::message::Failure;
 use serde::{Deserialize, Serialize};
 
@@ -488,14 +489,12 @@ impl WorkspaceError {
         Self::Told(Fault { message: redactor.text(&fault.message), hint, ..fault })
     }
 
-    /// What the guest says of a file. Its words are not trusted to be one line of text.
-    pub(crate) fn of_guest(failure: &Failure) -> Self {
+    /// What the guest says of a file, without the secrets. Its words are not trusted to be one line of text.
+    pub(crate) fn of_guest(failure: Failure, redactor: &Redactor) -> Self {
         const LONGEST: usize = 1000;
         let clean = |c: char| if c.is_control() { ' ' } else { c };
-        Self::Path {
-            kind: failure.kind.into(),
-            message: failure.message.chars().map(clean).take(LONGEST).collect(),
-        }
+        let words = Untrusted::new(failure.message).text(redactor);
+        Self::Path { kind: failure.kind.into(), message: words.chars().map(clean).take(LONGEST).collect() }
     }
 
     pub(crate) fn file(path: &Path, doing: &'static str, source: io::Error) -> Self {

@@ -12,6 +12,7 @@ use futures::StreamExt as _;
 use pyro_formats::disk::{self, DiskError, Ext4, Merged, Node};
 use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
 use pyro_formats::redact::Redactor;
+use pyro_formats::untrusted::Untrusted;
 use pyro_proto::message::{FileChange, FileChangeKind, FileEntry, FileKind, FileState};
 
 use super::Workspaces;
@@ -139,7 +140,6 @@ impl Workspaces {
             }
             (changes, baseline)
         };
-        let redactor = &running.redactor;
         let mut fresh = running.fresh(&changes, all, MOST_TEXT).await;
         let looks = changes.into_iter().map(|change| {
             let known = fresh.take(&change.path);
@@ -149,8 +149,7 @@ impl Workspaces {
         let (mut entries, mut text, mut truncated) = (Vec::new(), String::new(), false);
         let mut summary = DiffSummary::default();
         while let Some(looked) = looks.next().await {
-            let Some(entry) = looked? else { continue };
-            let mut entry = entry.redacted(redactor);
+            let Some(mut entry) = looked? else { continue };
             if text.len() + entry.text_patch.len() > MOST_TEXT {
                 truncated = true;
                 entry.text_patch = String::new();
@@ -199,7 +198,7 @@ impl RunningGuest {
             let limit = pyro_proto::message::MAX_ENTRIES;
             return Err(WorkspaceError::TooMuch { what: "new files", limit });
         }
-        Ok(entries.into_iter().map(Difference::from).collect())
+        Ok(entries.into_iter().map(|file| Difference::from(file.into_unredacted())).collect())
     }
 
     /// What the guest finds to differ, or may.
@@ -221,13 +220,13 @@ impl RunningGuest {
         if !is_plain(&path) {
             return Err(WorkspaceError::Path {
                 kind: FailureKind::OutsideWorkspace,
-                message: format!("the guest names {path:?} as a path of the workspace"),
+                message: self.redactor.text(&format!("the guest names {path:?} as a path of the workspace")),
             });
         }
         let known = if is_gits(&path) && change.before.is_none() { Some(Default::default()) } else { known };
         if let (Some(rendered), None, Some(after)) = (known, change.before, change.after) {
             let status = ("added", kind_name(after.kind));
-            return Ok(Some(entry(&path, status, (None, Some(after.mode)), rendered)));
+            return Ok(Some(entry(&path, status, (None, Some(after.mode)), rendered, &self.redactor)));
         }
         let before = match change.before {
             Some(state) => Some((old_node(baseline, &path)?, state)),
@@ -280,7 +279,7 @@ impl RunningGuest {
             ))
         });
         let rendered = rendered.await?;
-        Ok(Some(entry(&path, (status, shown), (old_mode, new_mode), rendered)))
+        Ok(Some(entry(&path, (status, shown), (old_mode, new_mode), rendered, &self.redactor)))
     }
 
     /// Whether the beginning of a long file shows that it is no text, so that the rest need not be read.
@@ -330,7 +329,8 @@ impl RunningGuest {
                 };
                 self.content(name, 0, limit, each).await.map(|_| ())
             }
-            FileKind::Link => self.stat(name).await.map(|entry| {
+            FileKind::Link => self.stat(name).await.map(|file| {
+                let entry = file.into_unredacted();
                 bytes = entry.target.map_or_else(Vec::new, |target| target.0);
             }),
             FileKind::Directory | FileKind::Other => Ok(()),
@@ -351,15 +351,22 @@ impl RunningGuest {
     }
 }
 
+/// One path that differs, as it may be shown: `patch` is redacted already, the path is not.
 fn entry(
     path: &Path,
     (status, artifact_type): (&'static str, &'static str),
     (old_mode, new_mode): (Option<u32>, Option<u32>),
     (Rendered { patch, binary }, redacted): (Rendered, bool),
+    redactor: &Redactor,
 ) -> DiffEntry {
     let octal = |mode: Option<u32>| mode.map(|mode| format!("{mode:04o}"));
+    let name = Untrusted::new(path.to_string_lossy().into_owned());
+    let shown = name.text(redactor);
+    // A patch names its path, too.
+    let in_name = shown != *name.unredacted();
+    let patch = if in_name { redactor.text(&patch) } else { patch };
     DiffEntry {
-        path: path.to_string_lossy().into_owned(),
+        path: shown,
         status,
         artifact_type,
         // What is binary would have git refuse all of it.
@@ -367,18 +374,7 @@ fn entry(
         binary,
         old_mode: octal(old_mode),
         new_mode: octal(new_mode),
-        redacted,
-    }
-}
-
-impl DiffEntry {
-    /// The same without secrets in its name.
-    fn redacted(self, redactor: &Redactor) -> Self {
-        let path = redactor.text(&self.path);
-        match path == self.path {
-            true => self,
-            false => Self { path, text_patch: redactor.text(&self.text_patch), redacted: true, ..self },
-        }
+        redacted: redacted || in_name,
     }
 }
 

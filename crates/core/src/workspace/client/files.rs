@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use pyro_formats::untrusted::Untrusted;
 use pyro_proto::message::FileEntry as GuestFile;
 use tokio::io::AsyncRead;
 
@@ -17,9 +18,9 @@ const MOST: u64 = 64 << 20;
 
 impl RunningGuest {
     /// What stands at a plain path; a link is not followed.
-    pub(super) async fn stat(&self, path: &[u8]) -> Result<GuestFile, WorkspaceError> {
+    pub(super) async fn stat(&self, path: &[u8]) -> Result<Untrusted<GuestFile>, WorkspaceError> {
         match self.guest.file_stat(path).await {
-            Ok(entry) => Ok(entry),
+            Ok(file) => Ok(Untrusted::new(file)),
             Err(error) => Err(self.failed(error).await),
         }
     }
@@ -29,9 +30,9 @@ impl RunningGuest {
         &self,
         path: &[u8],
         recursive: bool,
-    ) -> Result<(Vec<GuestFile>, bool), WorkspaceError> {
+    ) -> Result<(Vec<Untrusted<GuestFile>>, bool), WorkspaceError> {
         match self.guest.file_list(path, recursive).await {
-            Ok(listed) => Ok(listed),
+            Ok((files, truncated)) => Ok((files.into_iter().map(Untrusted::new).collect(), truncated)),
             Err(error) => Err(self.failed(error).await),
         }
     }
@@ -77,7 +78,7 @@ impl Workspaces {
             workspace_id: running.home.id(),
             path: shown(&plain),
             recursive,
-            entries: entries.into_iter().map(|entry| FileEntry::from(entry).redacted(redactor)).collect(),
+            entries: entries.into_iter().map(|file| FileEntry::of_guest(file, redactor)).collect(),
             truncated,
             execution_mode: EXECUTION_MODE,
         })
@@ -109,9 +110,10 @@ impl Workspaces {
         let before = offset.min(reach);
         let wanted = before + max_bytes;
         let entry = running.content(&plain, offset - before, wanted + reach, each).await?;
-        let part = |end: u64| redactor.head(&content, usize::try_from(end).unwrap_or(usize::MAX)).0;
+        let content = Untrusted::new(content);
+        let part = |end: u64| content.head(redactor, usize::try_from(end).unwrap_or(usize::MAX)).0;
         let clean = part(wanted)[part(before).len()..].to_vec();
-        let raw = content.get(before as usize..).unwrap_or_default();
+        let raw = content.unredacted().get(before as usize..).unwrap_or_default();
         let raw = &raw[..raw.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX))];
         let redacted = clean != raw;
         let read = FileRead {

@@ -75,7 +75,7 @@ impl RunningGuest {
     /// Why a call to the guest failed, without the workspace's secrets. One that broke off says whether the guest is still there.
     pub(super) async fn failed(&self, error: GuestError) -> WorkspaceError {
         match error {
-            GuestError::Failed(failure) => WorkspaceError::of_guest(&failure).redacted(&self.redactor),
+            GuestError::Failed(failure) => WorkspaceError::of_guest(failure, &self.redactor),
             GuestError::Stream(error) => match error.downcast::<Refused>() {
                 Ok(Refused(error)) => error,
                 Err(error) => self.broken(GuestError::Stream(error)).await,

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use pyro_formats::disk::{DiskError, Ext4, Found, Kind, Merged, export};
 use pyro_formats::hostfs::HostPath;
+use pyro_formats::redact::Redactor;
+use pyro_formats::untrusted::Untrusted;
 
 use super::Workspaces;
 use super::files::check_size;
@@ -102,7 +104,7 @@ impl Workspaces {
                 if truncated {
                     return ControlFlow::Break(());
                 }
-                entries.push(entry(found).redacted(&redactor));
+                entries.push(entry(&found, &redactor));
                 ControlFlow::Continue(())
             })?;
             Ok((entries, truncated))
@@ -138,17 +140,18 @@ impl Workspaces {
             Ok((node.inode().size(), merged.read(&path, 0, reach)?))
         })
         .await?;
-        let (clean, redacted) = redactor.head(&content, end);
+        let content = Untrusted::new(content);
+        let (clean, redacted) = content.head(&redactor, end);
         let read = DiskRead {
             workspace_id: quiet.home.id(),
             path: shown,
             size_bytes,
             max_bytes,
             content: String::from_utf8_lossy(&clean).into_owned(),
-            truncated: size_bytes > content.len().min(end) as u64,
+            truncated: size_bytes > content.unredacted().len().min(end) as u64,
             redacted,
         };
-        Ok((read, clean.into_owned()))
+        Ok((read, clean))
     }
 
     /// Writes the disk of a stopped workspace to `output`, which must not exist, as one raw ext4 image, its journal
@@ -180,9 +183,12 @@ impl Workspaces {
     }
 }
 
-fn entry(found: Found) -> FileEntry {
+/// One file of a disk that a guest wrote, without the secrets.
+fn entry(found: &Found, redactor: &Redactor) -> FileEntry {
     let inode = found.node.inode();
-    let text = |path: &Path| String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned();
+    let text = |path: &Path| {
+        Untrusted::new(String::from_utf8_lossy(path.as_os_str().as_bytes()).into_owned()).text(redactor)
+    };
     FileEntry {
         path: text(&found.path),
         artifact_type: match inode.kind() {

@@ -150,7 +150,7 @@ impl RunningGuest {
 
     async fn node(&self, path: &Path, read: bool) -> Result<Option<Node>, WorkspaceError> {
         let path = path.as_os_str().as_bytes();
-        let entry = self.stat(path).await?;
+        let entry = self.stat(path).await?.into_unredacted();
         let (kind, mut bytes) = match entry.kind {
             FileKind::File => (Kind::File, Vec::new()),
             FileKind::Directory => (Kind::Directory, Vec::new()),

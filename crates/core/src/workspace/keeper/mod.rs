@@ -27,8 +27,10 @@ mod services;
 mod shells;
 mod snapshot;
 mod splice;
+#[cfg(test)]
+mod tests;
 
-pub(crate) use serve::{Caller, Dispatch};
+pub(crate) use serve::{Caller, Dispatch, Operating};
 pub(crate) use shells::PATIENCE as SHELL_PATIENCE;
 
 use std::collections::BTreeSet;
@@ -163,12 +165,23 @@ async fn begin_prepared(
     let engine = machine::bring_up(&order, &home, &mut database.record, &secrets, from, report).await?;
     match &order.task {
         KeeperTask::Create { wish, .. } => match &wish.seed_path {
-            Some(path) => seed::fill(&engine, &home, &mut database, path, wish.outside_links, report).await?,
+            Some(path) => {
+                seed::fill(
+                    &engine,
+                    &home,
+                    &mut database,
+                    path,
+                    wish.outside_links,
+                    secrets.redactor(),
+                    report,
+                )
+                .await?
+            }
             None if blank => disk::sync(&home).await?,
-            None => seed::note_baseline(&engine.handle.guest, &database.record).await?,
+            None => seed::note_baseline(&engine.handle.guest, &database.record, secrets.redactor()).await?,
         },
         KeeperTask::Reset { snapshot } if snapshot == BASELINE => {
-            seed::note_baseline(&engine.handle.guest, &database.record).await?;
+            seed::note_baseline(&engine.handle.guest, &database.record, secrets.redactor()).await?;
         }
         KeeperTask::Start | KeeperTask::Reset { .. } => {}
     }

@@ -12,6 +12,7 @@ use std::time::Duration;
 
 use pyro_formats::archive::{Limits, OutsideLinks, Source, Written};
 use pyro_formats::hostfs::HostPath;
+use pyro_formats::redact::Redactor;
 use pyro_proto::message::TreePut;
 use tokio::sync::watch;
 
@@ -33,15 +34,20 @@ const TRIES: usize = 3;
 /// How often whoever waits hears how far it is.
 const TELL: Duration = Duration::from_millis(100);
 
-fn failed(error: GuestError) -> WorkspaceError {
+fn failed(error: GuestError, redactor: &Redactor) -> WorkspaceError {
     match error {
-        GuestError::Failed(failure) => WorkspaceError::of_guest(&failure),
+        GuestError::Failed(failure) => WorkspaceError::of_guest(failure, redactor),
         error => WorkspaceError::Guest { what: "take what the workspace begins with", source: error },
     }
 }
 
 /// Notes the baseline of a fork, whose disk is its baseline now, unless it is noted there.
-pub(super) async fn note_baseline(guest: &Guest, record: &Record) -> Result<(), WorkspaceError> {
+pub(super) async fn note_baseline(
+    guest: &Guest,
+    record: &Record,
+    redactor: &Redactor,
+) -> Result<(), WorkspaceError> {
+    let failed = |error| failed(error, redactor);
     if record.is_fork() && record.manifest.is_none() {
         guest.baseline_take(None, None).await.map_err(failed)?;
         // The manifest of the parent must not come back when the VM is killed.
@@ -57,8 +63,10 @@ pub(super) async fn fill(
     database: &mut Database,
     path: &HostPath,
     outside_links: OutsideLinks,
+    redactor: &Redactor,
     report: &mut (dyn FnMut(KeeperReport) + Send),
 ) -> Result<(), WorkspaceError> {
+    let failed = |error| failed(error, redactor);
     let guest = &engine.handle.guest;
     let limits = Limits { outside_links, ..Limits::default() };
     let source = Source::open(path, limits)?;
@@ -89,7 +97,7 @@ pub(super) async fn fill(
     report(KeeperReport::Progress { moved: *moved.borrow() });
     guest.baseline_take(None, None).await.map_err(failed)?;
     guest.sync().await.map_err(failed)?;
-    keep_baseline(guest, home).await?;
+    keep_baseline(guest, home, redactor).await?;
     database.record.seed = Seed {
         mode: mode.into(),
         seed_path: Some(path.shown().display().to_string()),
@@ -103,7 +111,8 @@ pub(super) async fn fill(
 }
 
 /// Copies the disk while the guest holds it still.
-async fn keep_baseline(guest: &Guest, home: &Home) -> Result<(), WorkspaceError> {
+async fn keep_baseline(guest: &Guest, home: &Home, redactor: &Redactor) -> Result<(), WorkspaceError> {
+    let failed = |error| failed(error, redactor);
     for _ in 0..TRIES {
         let frozen = guest.freeze(STILL).await.map_err(failed)?;
         let copying = home.clone();

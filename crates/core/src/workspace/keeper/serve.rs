@@ -39,12 +39,10 @@ static CONNECTIONS: AtomicU32 = AtomicU32::new(0);
 
 /// Does the operation of a name, in a task of its own; `None` where there is none of that name. The message that answers it
 /// comes back with the [`Caller`].
-pub(crate) type Dispatch = fn(
-    Arc<Keeper>,
-    &str,
-    Value,
-    Caller,
-) -> Option<BoxFuture<'static, (Result<Vec<u8>, WorkspaceError>, Caller)>>;
+pub(crate) type Dispatch = fn(Arc<Keeper>, &str, Value, Caller) -> Option<Operating>;
+
+/// An operation at work: the message that answers it, and its caller with whatever is kept for that.
+pub(crate) type Operating = BoxFuture<'static, (Result<Vec<u8>, WorkspaceError>, Caller)>;
 
 /// The front end that asked for an operation.
 pub struct Caller {
@@ -103,6 +101,14 @@ impl Connection {
     fn new(stream: UnixStream) -> Option<Self> {
         let connection = Self(Some(stream));
         (CONNECTIONS.fetch_add(1, Ordering::Relaxed) < MOST).then_some(connection)
+    }
+}
+
+#[cfg(test)]
+impl Connection {
+    pub(super) fn of(stream: UnixStream) -> Self {
+        CONNECTIONS.fetch_add(1, Ordering::Relaxed);
+        Self(Some(stream))
     }
 }
 

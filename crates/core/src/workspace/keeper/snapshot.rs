@@ -249,7 +249,12 @@ impl Keeper {
         let started = started?;
         if snapshot == BASELINE {
             let record = self.database().record.clone();
-            crate::workspace::keeper::seed::note_baseline(&started.handle.guest, &record).await?;
+            crate::workspace::keeper::seed::note_baseline(
+                &started.handle.guest,
+                &record,
+                self.secrets.redactor(),
+            )
+            .await?;
         }
         self.install(started).await;
         Ok(())

@@ -7,12 +7,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures::future::{BoxFuture, FutureExt as _};
+use futures::future::FutureExt as _;
 
 use crate::hostfs::lock::Lock;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::ProtocolError;
-use crate::workspace::keeper::{self, Caller, Keeper, Log};
+use crate::workspace::keeper::{self, Caller, Keeper, Log, Operating};
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::state::State;
 use crate::workspace::wire::start::{KeeperReport, KeeperRequest};
@@ -61,7 +61,7 @@ macro_rules! operations {
             name: &str,
             ask: serde_json::Value,
             caller: Caller,
-        ) -> Option<BoxFuture<'static, (Result<Vec<u8>, WorkspaceError>, Caller)>> {
+        ) -> Option<Operating> {
             Some(match name {
                 $(<$operation as Call>::NAME => perform::<$operation>(keeper, ask, caller).boxed(),)*
                 _ => return None,

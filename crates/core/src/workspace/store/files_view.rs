@@ -2,6 +2,7 @@
 
 use pyro_formats::archive::SkippedLink;
 use pyro_formats::redact::Redactor;
+use pyro_formats::untrusted::Untrusted;
 use pyro_proto::message::{FileEntry as GuestFile, FileKind};
 use schemars::JsonSchema;
 use serde::Serialize;
@@ -52,24 +53,20 @@ pub struct FileEntry {
     pub modified_at: f64,
 }
 
-impl From<GuestFile> for FileEntry {
-    fn from(entry: GuestFile) -> Self {
-        Self {
-            path: shown(&entry.path.0),
-            artifact_type: kind_name(entry.kind),
-            size_bytes: entry.size,
-            link_target: entry.target.map(|target| String::from_utf8_lossy(&target.0).into_owned()),
-            mode: format!("{:04o}", entry.mode & 0o7777),
-            modified_at: entry.mtime_ns as f64 / 1e9,
-        }
-    }
-}
-
 impl FileEntry {
-    /// The same without secrets: a guest chooses names as it likes.
-    pub(crate) fn redacted(self, redactor: &Redactor) -> Self {
-        let link_target = self.link_target.map(|target| redactor.text(&target));
-        Self { path: redactor.text(&self.path), link_target, ..self }
+    /// The entry of a file as its guest describes it, without the secrets: a guest chooses names as it likes.
+    pub(crate) fn of_guest(file: Untrusted<GuestFile>, redactor: &Redactor) -> Self {
+        file.shown(redactor, |file, redactor| {
+            let target = file.target.map(|target| String::from_utf8_lossy(&target.0).into_owned());
+            Self {
+                path: redactor.text(&shown(&file.path.0)),
+                artifact_type: kind_name(file.kind),
+                size_bytes: file.size,
+                link_target: target.map(|target| redactor.text(&target)),
+                mode: format!("{:04o}", file.mode & 0o7777),
+                modified_at: file.mtime_ns as f64 / 1e9,
+            }
+        })
     }
 }
 
