@@ -16,14 +16,14 @@ const HEADER: usize = 5;
 /// Few messages are longer.
 const USUAL: usize = 4 << 10;
 
-/// What a frame carries.
+/// Content of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
-    /// A message.
+    /// JSON message of the protocol.
     Message,
-    /// Standard output.
+    /// Bytes of standard output.
     Stdout,
-    /// Standard error.
+    /// Bytes of standard error.
     Stderr,
 }
 
@@ -33,7 +33,7 @@ pub enum ProtocolError {
     /// The connection failed.
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
-    /// It ended within a frame, or where one was due.
+    /// Connection ended within a frame, or where one was due.
     #[error("the connection ended early")]
     Ended,
     /// There is no such channel.

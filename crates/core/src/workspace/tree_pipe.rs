@@ -105,7 +105,7 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs `source`.
+    /// Packs `source` in a thread of its own.
     pub(crate) fn new(source: Source, on_moved: OnMoved) -> Result<Self, WorkspaceError> {
         let (blocking, stream) = pipe().map_err(pipe_failed)?;
         let (sender, outcome) = oneshot::channel();
@@ -128,7 +128,7 @@ impl Packed {
         Ok(Self { stream, outcome, ended: None })
     }
 
-    /// What was packed, given how its transfer went: why it could not be packed says more than what followed from that.
+    /// Totals of what was packed, with the transfer's result: a failure to pack says more than what followed from it.
     pub(crate) fn finish<T>(self, sent: Result<T, WorkspaceError>) -> Result<(Written, T), WorkspaceError> {
         match self.ended {
             Some(Err(error)) => Err(error.into()),

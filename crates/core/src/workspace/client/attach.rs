@@ -13,13 +13,13 @@ use crate::workspace::store::record::WORKSPACE_PATH;
 use crate::workspace::wire::jobs::{AttachShell, TerminalEvent};
 use crate::workspace::wire::{Outcome, Request};
 
-/// What a person types to let go of a shell: Ctrl-].
+/// Key that detaches a person from a shell: Ctrl-].
 const DETACH: u8 = 0x1d;
 
-/// Whom a terminal was joined to.
+/// Shell that a terminal was joined to.
 #[derive(Clone, Debug)]
 pub struct Attached {
-    /// The shell.
+    /// Id of the shell, 12 hexadecimal digits.
     pub shell_id: String,
     /// Whether it was opened for this.
     pub opened: bool,

@@ -1,4 +1,4 @@
-//! What differs from the baseline: the guest says where to look, old content comes from the baseline's disk, new content
+//! Differences from the baseline: the guest says where to look, old content comes from the baseline's disk, new content
 //! from the guest.
 //!
 //! Files are looked at a few at a time, so that memory is bounded by how long one may be to count as text.
@@ -71,7 +71,7 @@ impl From<FileEntry> for Difference {
 /// The tree of the baseline.
 type Baseline = Option<Arc<Merged>>;
 
-/// One side of a difference.
+/// Content on the old or the new side of a difference.
 struct Content {
     kind: patch::Kind,
     mode: u32,
@@ -115,8 +115,8 @@ pub(super) fn is_gits(path: &Path) -> bool {
 }
 
 impl Workspaces {
-    /// What differs from the baseline, with text patches that `git apply` takes. Whatever the workspace was reset to
-    /// since, it is compared with its beginning.
+    /// Compares the workspace with its baseline; text patches are as `git apply` takes them. A workspace that was reset is
+    /// still compared with its beginning.
     ///
     /// # Errors
     /// When the workspace does not run, or too much differs.
@@ -202,7 +202,7 @@ impl RunningGuest {
         Ok(entries.into_iter().map(Difference::from).collect())
     }
 
-    /// What the guest finds to differ, or may.
+    /// Differences that the guest finds, some of which may turn out to be none.
     async fn scan(&self, record: &Record) -> Result<Vec<Difference>, WorkspaceError> {
         match self.guest.diff_scan(record.manifest.as_deref()).await {
             Ok((changes, _)) => Ok(changes.into_iter().map(Difference::from).collect()),
@@ -210,7 +210,7 @@ impl RunningGuest {
         }
     }
 
-    /// One difference as it is shown; `None` where there is none.
+    /// Renders a difference as it is shown; `None` where there is none.
     async fn look_closer(
         &self,
         baseline: &Baseline,
@@ -300,7 +300,7 @@ impl RunningGuest {
         Ok(binary)
     }
 
-    /// What the guest has now, and whether it is what the baseline has; `None` when it went meanwhile.
+    /// Reads the guest's present content, and whether the baseline has the same; `None` when it went meanwhile.
     async fn read_new(
         &self,
         path: &Path,

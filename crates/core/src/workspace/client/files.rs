@@ -16,7 +16,7 @@ use crate::workspace::store::view::EXECUTION_MODE;
 const MOST: u64 = 64 << 20;
 
 impl RunningGuest {
-    /// What stands at a plain path; a link is not followed.
+    /// File at a plain path; a link is not followed.
     pub(super) async fn stat(&self, path: &[u8]) -> Result<GuestFile, WorkspaceError> {
         match self.guest.file_stat(path).await {
             Ok(entry) => Ok(entry),
@@ -24,7 +24,7 @@ impl RunningGuest {
         }
     }
 
-    /// What is in a directory, at most 100,000 entries; and whether there are more.
+    /// Entries of a directory, at most 100,000; and whether there are more.
     pub(super) async fn entries(
         &self,
         path: &[u8],
@@ -59,7 +59,7 @@ impl RunningGuest {
 }
 
 impl Workspaces {
-    /// What is in a directory of the workspace, with `recursive` also in those below it; or one file.
+    /// Lists a directory of the workspace, with `recursive` also those below it; or one file.
     ///
     /// # Errors
     /// When it does not run, the path leads out of it, or there is none.
@@ -163,7 +163,7 @@ pub(super) fn check_size(max_bytes: u64) -> Result<(), WorkspaceError> {
     }
 }
 
-/// What is read, counted.
+/// Reader that counts the bytes it passes on.
 struct Counted<R> {
     source: R,
     count: u64,

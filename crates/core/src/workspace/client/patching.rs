@@ -23,7 +23,7 @@ const AT_ONCE: usize = 4;
 /// Most edits of one patch: what the guest takes together.
 const MOST: usize = pyro_proto::message::MAX_BATCH;
 
-/// What stands at the paths that a patch may touch.
+/// Nodes at the paths that a patch may touch.
 struct Fetched(BTreeMap<PathBuf, Result<Option<Node>, String>>);
 
 impl Tree for Fetched {
@@ -110,7 +110,7 @@ impl Workspaces {
 }
 
 impl RunningGuest {
-    /// What stands at `paths`, and whether what is above them are directories.
+    /// Fetches the nodes at `paths` and at the directories above them.
     async fn fetch(&self, paths: &BTreeSet<PathBuf>) -> Result<Fetched, WorkspaceError> {
         let mut all: BTreeSet<PathBuf> = paths.clone();
         for path in paths {

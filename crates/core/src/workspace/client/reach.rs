@@ -34,7 +34,7 @@ pub(super) struct Reached {
 }
 
 impl Conversation {
-    /// Asks `call`.
+    /// Sends `call` to the keeper and waits for its answer, at most `within`.
     pub(super) async fn ask<C: Call>(
         &mut self,
         call: &C,

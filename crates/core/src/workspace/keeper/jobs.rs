@@ -37,7 +37,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// More output than any job can have written and lost: nothing is counted up to there for a guest that says so.
 const MOST_LOST: u64 = 1 << 48;
 
-/// Which job.
+/// Identity of a job: the id of a shell or the name of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum JobKey {
     Shell(String),
@@ -55,7 +55,7 @@ pub(super) struct LiveJob {
     follower: Arc<Mutex<Option<AbortHandle>>>,
     output: Arc<Mutex<Output>>,
     sender: Arc<watch::Sender<Progress>>,
-    /// What its end is to be called, where it does not end by itself.
+    /// State and reason to record for an end that was ordered.
     ending: Arc<Mutex<Option<JobEnding>>>,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct JobEnding {
 /// Where its output goes.
 pub(super) struct Output {
     pub(super) out: Spool,
-    /// Its standard error, where that is apart.
+    /// Standard error, where it is kept apart.
     pub(super) err: Option<Spool>,
     /// Takes the secrets out of each.
     clean: [RedactedStream; 2],

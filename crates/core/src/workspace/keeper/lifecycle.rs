@@ -1,4 +1,4 @@
-//! What a keeper does to its workspace as a whole: stop, rename, remove. Copies of it are in `snapshot`.
+//! Changes to a workspace as a whole: stop, rename, remove. Copies of it are in `snapshot`.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -37,7 +37,7 @@ enum KeptRecord {
     Service(Service),
 }
 
-/// Those that were kept, if that can be read: without them the guest still goes on.
+/// Reads the jobs that were kept; none where the file cannot be read, since the guest goes on without them too.
 pub(super) fn read(path: &Path) -> Vec<KeptJob> {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path) -> Vec<KeptJob> {
 }
 
 impl Keeper {
-    /// What runs now, to be kept.
+    /// Running jobs, encoded to be kept.
     pub(super) fn jobs_to_keep(&self) -> Result<Vec<u8>, WorkspaceError> {
         let live = self.all_live();
         let database = self.database();

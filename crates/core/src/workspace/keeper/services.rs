@@ -231,7 +231,7 @@ impl Keeper {
         Ok(service)
     }
 
-    /// One start of a service at a time.
+    /// Marks a service as being started: refused while another start of it goes on.
     fn starting_service(self: &Arc<Self>, name: &str) -> Result<Starting, WorkspaceError> {
         let mut starting = self.starting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !starting.insert(name.to_owned()) {
@@ -250,7 +250,7 @@ impl Drop for Starting {
     }
 }
 
-/// What a guest says, as part of a line.
+/// Guest's text, fit to be part of a line.
 fn line(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }

@@ -1,4 +1,4 @@
-//! What can be done to a workspace: an operation a file.
+//! Operations on a workspace, one in each file.
 //!
 //! A file has the operation's words, its own type of answer, how a keeper does it ([`Operation::in_keeper`]) and how it is done
 //! where no keeper lives ([`Operation::at_rest`]). Words and answer are tied together by [`Call`], so that the answer to another
