@@ -140,7 +140,7 @@ pub enum WorkspaceError {
     /// The guest or its VMM ended.
     #[error("the guest of the workspace ended: {0}")]
     GuestEnded(String),
-    /// Guest wrote to its disk before the copy was made, twice in a row.
+    /// Guest resumed writes to its disk before the copy was done, twice in a row.
     #[error("the disk of the workspace changed while it was copied")]
     Restless,
     /// Keeping the guest's memory would cut off work under way in the workspace.
@@ -166,7 +166,7 @@ pub enum WorkspaceError {
     /// The keeper ended before it was ready, or said nothing for too long.
     #[error("the workspace's keeper {what}{}", .log.as_ref().map(|log| format!("; its log ends:\n{log}")).unwrap_or_default())]
     KeeperLost {
-        /// Observed behaviour, completing the sentence "the keeper ...".
+        /// Predicate of a sentence about the keeper, such as `ended during the call`.
         what: &'static str,
         /// The end of its log.
         log: Option<String>,

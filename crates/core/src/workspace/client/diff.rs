@@ -115,8 +115,8 @@ pub(super) fn is_gits(path: &Path) -> bool {
 }
 
 impl Workspaces {
-    /// Compares the workspace with its baseline; text patches are as `git apply` takes them. A workspace that was reset is
-    /// still compared with its beginning.
+    /// Compares the workspace with its baseline; text patches are as `git apply` takes them. A reset workspace is
+    /// compared with its beginning all the same.
     ///
     /// # Errors
     /// When the workspace does not run, or too much differs.

@@ -1,4 +1,4 @@
-//! Calls of front ends: each asks the workspace's keeper, or, where none lives and none is needed, acts itself under the
+//! Calls of front ends: each asks the workspace's keeper, or, where none lives and none is needed, acts under the
 //! workspace's lock.
 //!
 //! ```text

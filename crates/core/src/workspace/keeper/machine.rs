@@ -31,7 +31,7 @@ use crate::workspace::wire::start::{KeeperReport, KeeperRequest, KeeperTask};
 pub(super) struct Engine {
     pub(super) machine: Machine,
     pub(super) handle: GuestHandle,
-    /// Host, VMM and environment facts that the guest's memory depends on.
+    /// Facts that must hold to restore the guest's memory.
     pub(super) origin: start::Origin,
     /// File that the guest's memory is mapped from, privately.
     pub(super) memory: Option<File>,

@@ -19,7 +19,7 @@ use crate::workspace::store::record::Command;
 use crate::workspace::store::state::State;
 use crate::workspace::store::view::{EXECUTION_MODE, LogEntry, LogsHead};
 
-/// What SQL made of a history without bounds one with them.
+/// SQL that adds bounds to a history without them.
 pub(super) const BOUNDS: &str = "
     ALTER TABLE command ADD COLUMN kept_bytes INTEGER NOT NULL DEFAULT 0;
     UPDATE command SET kept_bytes =
@@ -40,14 +40,14 @@ const KEPT: u64 = (2 * crate::capture::KEPT as u64) + 256;
 /// How much is kept of a history; the newest command always is.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Commands.
+    /// Commands, at most.
     pub commands: u64,
-    /// Bytes of command lines and output together.
+    /// Bytes of command lines and output together, at most.
     pub bytes: u64,
 }
 
 impl Bounds {
-    /// Those of every workspace.
+    /// Bounds of every workspace.
     pub const ALL: Self = Self { commands: 10_000, bytes: 256 << 20 };
 }
 
@@ -204,7 +204,7 @@ impl LogReader {
         Ok(Self { home, state, head, at })
     }
 
-    /// What is said of it beside its entries.
+    /// Counts of the history's commands, without its entries.
     pub fn head(&self) -> &LogsHead {
         &self.head
     }

@@ -1,4 +1,4 @@
-//! Who holds a workspace's lock: its keeper writes itself into the lock's file, so that it can be ended when it hangs.
+//! Holder of a workspace's lock: its keeper writes itself into the lock's file, so that it can be ended when it hangs.
 //!
 //! A process is known by its id and when it began, in one boot and one PID namespace. It is held by a descriptor before it
 //! is compared with what is written, so that whoever gets a free id next is never taken for it.
@@ -76,7 +76,7 @@ impl Holder {
         (describe(pid)? == line).then_some(Self { pid, process })
     }
 
-    /// Its process id.
+    /// Process id of the holder.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }

@@ -18,7 +18,7 @@ use crate::workspace::store::view::{EXECUTION_MODE, Status};
 
 /// Columns and lines of a terminal.
 const SIZES: std::ops::RangeInclusive<u16> = 1..=1000;
-/// What a shell's output is called, and a service's.
+/// Name of a shell's output, and names of a service's.
 pub(crate) const OUT: &str = "out";
 pub(crate) const STREAMS: [&str; 2] = ["stdout", "stderr"];
 /// Why a job that is written down as running does not: nobody lived to write down its end.
@@ -27,7 +27,7 @@ const LOST: &str = "workspace_ended";
 /// A terminal session that stays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Shell {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
     /// 12 hexadecimal digits.
     pub shell_id: String,
@@ -39,15 +39,15 @@ pub struct Shell {
     pub rows: u16,
     /// `running` or `stopped`.
     pub state: String,
-    /// Unix seconds.
+    /// Start, Unix seconds.
     pub started_at: f64,
-    /// Unix seconds.
+    /// End, Unix seconds.
     pub ended_at: Option<f64>,
-    /// Its exit code; 128 and more when a signal ended it.
+    /// Exit code; 128 and more when a signal ended it.
     pub exit_code: Option<i32>,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
-    /// What ended it, if it did not end by itself.
+    /// Reason of an end from outside.
     #[serde(default)]
     pub stop_reason: Option<String>,
 }
@@ -55,9 +55,9 @@ pub struct Shell {
 /// A process that goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// What it is called.
+    /// Name, unique in its workspace.
     pub service_name: String,
     /// `running`; `exited` by itself, `stopped`, or `failed` to become ready.
     pub state: String,
@@ -65,23 +65,23 @@ pub struct Service {
     pub command: String,
     /// Where it began.
     pub cwd: String,
-    /// Unix seconds.
+    /// Start, Unix seconds.
     pub started_at: f64,
-    /// Unix seconds.
+    /// End, Unix seconds.
     pub ended_at: Option<f64>,
-    /// Its exit code; 128 and more when a signal ended it.
+    /// Exit code; 128 and more when a signal ended it.
     pub exit_code: Option<i32>,
-    /// Its process in the guest.
+    /// Process id in the guest.
     pub pid: Option<u32>,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
     /// How it was told whether it is ready.
     pub readiness: Option<Readiness>,
-    /// When it was, Unix seconds.
+    /// Time it became ready, Unix seconds.
     pub ready_at: Option<f64>,
-    /// What ended it, if it did not end by itself.
+    /// Reason of an end from outside.
     pub stop_reason: Option<String>,
-    /// Its ports on this host.
+    /// Ports published on this host.
     pub published_ports: Vec<u16>,
 }
 
@@ -115,7 +115,7 @@ pub(crate) trait Job: Serialize + DeserializeOwned + Clone {
 
     fn is_running(&self) -> bool;
 
-    /// It ended, as `state`.
+    /// Records the end of the job, with `state` as its last.
     fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>);
 
     /// As it is where no guest runs: nothing in it does.
@@ -172,7 +172,7 @@ impl State {
         )
     }
 
-    /// Forgets one.
+    /// Forgets a job.
     pub(crate) fn remove_job<J: Job>(&self, name: &str) -> Result<(), WorkspaceError> {
         self.execute("DELETE FROM job WHERE kind = ? AND name = ?", params![J::KIND, name])
     }
@@ -184,12 +184,12 @@ impl State {
         Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
-    /// One of them.
+    /// Finds a job by name.
     pub(crate) fn job<J: Job>(&self, name: &str) -> Result<Option<J>, WorkspaceError> {
         Ok(self.jobs::<J>()?.into_iter().find(|job| job.name() == name))
     }
 
-    /// What is written down as running does not run any more.
+    /// Marks as stopped, because of `reason`, every job that is written down as running.
     pub(crate) fn end_jobs<J: Job>(&self, now: f64, reason: &str) -> Result<(), WorkspaceError> {
         for mut job in self.jobs::<J>()? {
             if job.is_running() {
@@ -252,12 +252,12 @@ impl Status {
 pub struct ShellSize {
     /// Characters in a line.
     pub cols: u16,
-    /// Lines.
+    /// Lines of the terminal.
     pub rows: u16,
 }
 
 impl ShellSize {
-    /// It, if there can be one.
+    /// Returns the size unchanged, or refuses one out of bounds.
     pub(crate) fn checked(self) -> Result<Self, WorkspaceError> {
         check_bound("cols", u64::from(self.cols), &(1..=u64::from(*SIZES.end())))?;
         check_bound("rows", u64::from(self.rows), &(1..=u64::from(*SIZES.end())))?;

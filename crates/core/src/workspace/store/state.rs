@@ -19,7 +19,7 @@ use crate::workspace::store::history;
 use crate::workspace::store::record::Record;
 use crate::workspace::store::view::SnapshotInfo;
 
-/// What makes each version of the layout of the one before it, from an empty file on. What is released does not change.
+/// SQL that makes each version of the layout from the one before it, from an empty file on. Released steps stay.
 const STEPS: [&str; 2] = [TABLES, history::BOUNDS];
 /// The version of the layout.
 const VERSION: i32 = STEPS.len() as i32;
@@ -92,7 +92,7 @@ impl Journal {
 }
 
 impl State {
-    /// Makes one.
+    /// Creates a database with `record`.
     pub fn create(path: &Path, record: &Record) -> Result<Self, WorkspaceError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let mut state = Self::connect(path, flags)?;
@@ -117,7 +117,7 @@ impl State {
         Ok(state)
     }
 
-    /// One that some version of pyro made.
+    /// Opens a database that some version of pyro made.
     fn there(path: &Path) -> Result<Self, WorkspaceError> {
         let state = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         match state.version {
@@ -153,7 +153,7 @@ impl State {
         change().map_err(|source| self.error(source))
     }
 
-    /// What has to be on storage for all to be that was written until now; whoever syncs it need not hold the database.
+    /// Journal that has to be on storage for all writes until now to be; whoever syncs it need not hold the database.
     pub fn journal(&self) -> Journal {
         Journal(PathBuf::from(format!("{}-wal", self.path.display())))
     }
@@ -182,7 +182,7 @@ impl State {
         WorkspaceError::State { path: self.path.clone(), source }
     }
 
-    /// What is written down.
+    /// Record of the workspace.
     pub fn record(&self) -> Result<Record, WorkspaceError> {
         let text: String = self
             .connection
@@ -243,7 +243,7 @@ impl State {
         })
     }
 
-    /// One row, if there is one.
+    /// First row of a query, if there is one.
     pub(super) fn row<T>(
         &self,
         query: &str,

@@ -1,5 +1,5 @@
-//! Messages of a keeper's start: what it is told, and what it says until it is ready: lines of JSON on its standard input
-//! and output.
+//! Messages of a keeper's start: the order it gets, and its reports until it is ready; lines of JSON on its standard
+//! input and output.
 
 use std::path::PathBuf;
 
