@@ -253,9 +253,9 @@ pub enum WorkspaceError {
     /// Program in the shell reads no input.
     #[error("the shell takes no input: {taken} bytes were typed, {left} are left")]
     ShellBusy {
-        /// Bytes that were taken.
+        /// Bytes that the shell took.
         taken: usize,
-        /// Bytes that were not.
+        /// Bytes that the shell did not take.
         left: usize,
     },
     /// There is no such signal.
@@ -272,7 +272,7 @@ pub enum WorkspaceError {
     /// A service of this name runs.
     #[error("service {0:?} runs already")]
     ServiceTaken(String),
-    /// As many services run as may be.
+    /// Workspace runs the largest number of services allowed.
     #[error("{0} services run, which is the most there may be")]
     ServicesFull(usize),
     /// Readiness probe that cannot be made.
@@ -478,7 +478,7 @@ impl WorkspaceError {
         }
     }
 
-    /// The same without what is not to be seen.
+    /// Hides what a front end may not see.
     pub(crate) fn redacted(self, redactor: &Redactor) -> Self {
         if redactor.is_idle() {
             return self;

@@ -36,7 +36,7 @@ pub enum Phase {
 }
 
 impl Phase {
-    /// As payloads name it.
+    /// Name of the phase in payloads.
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -92,7 +92,7 @@ impl LifeAction {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the workspace is {phase}{}: it cannot be {verb} now", if *.copying { ", its disk being copied" } else { "" })]
 pub struct Refusal {
-    /// Where it is in its life.
+    /// Phase of the workspace.
     pub phase: Phase,
     /// Whether its disk is being copied.
     pub copying: bool,
@@ -100,7 +100,7 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Whether it is only because nothing runs, and stays so.
+    /// Whether the refusal is only because nothing runs, and lasts.
     pub fn is_stopped(&self) -> bool {
         self.phase == Phase::Stopped && !self.copying
     }
@@ -134,7 +134,7 @@ impl Life {
         Self { phase: Phase::Starting, uses: 0, copying: false, last_activity: now, ttl, kept }
     }
 
-    /// Where it is.
+    /// Phase of the workspace.
     pub fn phase(&self) -> Phase {
         self.phase
     }

@@ -67,7 +67,7 @@ impl<T: Send + 'static> Worker<T> {
         let thread = std::thread::Builder::new()
             .name("pyro-tree".into())
             .spawn(move || {
-                // Who does not want it any more has dropped the other end.
+                // A receiver that lost interest has dropped the other end.
                 let _ = sender.send(work());
             })
             .map_err(pipe_failed)?;

@@ -73,7 +73,7 @@ impl Workspaces {
         frames::send(&mut stream, &Request::new(&call)).await?;
         let (mut reader, mut writer) = stream.into_split();
         let mut body = Vec::new();
-        // It refuses, or shows something, before anything is said.
+        // The keeper refuses, or shows something, before the person types.
         let mut first = Some(frames::receive_frame(&mut reader, &mut body).await?);
         if first != Some(Some(Channel::Message)) {
             joined(&attached);

@@ -342,7 +342,7 @@ impl RunningGuest {
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes }), equal))
             }
             Err(error) if error.kind() == FailureKind::NotFound => Ok((None, false)),
-            // It became something else meanwhile.
+            // The file became something else meanwhile.
             Err(error) if matches!(error.kind(), FailureKind::IsDirectory | FailureKind::NotRegular) => {
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes: None }), false))
             }
@@ -362,7 +362,7 @@ fn entry(
         path: path.to_string_lossy().into_owned(),
         status,
         artifact_type,
-        // What is binary would have git refuse all of it.
+        // A binary file in the patch would make git refuse all of it.
         text_patch: if binary { String::new() } else { patch },
         binary,
         old_mode: octal(old_mode),
@@ -422,7 +422,7 @@ async fn believe_disk(
                 size: node.inode().size(),
             });
             let same_kind = before.zip(change.after).filter(|(was, is)| was.kind == is.kind);
-            // What files and links hold must tell.
+            // Content must be compared for files and links, equal modes aside.
             let has_content = |kind| matches!(kind, FileKind::File | FileKind::Link);
             if same_kind.is_some_and(|(was, is)| was.mode == is.mode && !has_content(is.kind)) {
                 return Ok(None);

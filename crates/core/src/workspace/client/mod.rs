@@ -201,7 +201,7 @@ impl Workspaces {
                 return None;
             }
             let looked = self.look(&home).await;
-            // One that went meanwhile is not there.
+            // A workspace that went meanwhile is not listed.
             home.exists().then_some((home, looked))
         });
         let mut looks = futures::stream::iter(looks).buffer_unordered(LOOKS);

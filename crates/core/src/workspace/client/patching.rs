@@ -158,7 +158,7 @@ impl RunningGuest {
             FileKind::Other => (Kind::Other, Vec::new()),
         };
         if kind == Kind::File && read {
-            // One byte more than may be, which tells that it is too long.
+            // One byte above the limit is read, which tells that the file is too long.
             let limit = MAX_FILE as u64 + 1;
             let each = |piece: &[u8]| {
                 bytes.extend_from_slice(piece);

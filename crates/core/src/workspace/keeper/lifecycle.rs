@@ -69,7 +69,7 @@ impl Keeper {
         self.lose_jobs("workspace_deleted");
         let engine = self.engine.lock().await.take();
         if let Some(engine) = engine {
-            // It is gone soon after, or its directory is for nothing.
+            // A guest that cannot be stopped is gone soon after, or works in a removed directory.
             let _ = engine.machine.stop().await;
         }
         let (home, name, id) = {

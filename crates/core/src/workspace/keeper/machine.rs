@@ -165,7 +165,7 @@ pub(super) fn prepare(dir: PathBuf, task: &KeeperTask) -> Result<Prepared, Works
             home.check()?;
             let (home, held) = holder::hold(|| {
                 let held = match task {
-                    // Who ordered it looks again whether it runs by now, which waiting here would not show.
+                    // The caller looks again whether the workspace runs by now, which waiting here would not show.
                     KeeperTask::Start => home.try_lock()?.ok_or(WorkspaceError::Locked)?,
                     _ => home.lock()?,
                 };
@@ -202,13 +202,13 @@ pub(super) fn undo(dir: &Path) {
     let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let draft = Home::at(root.join(format!(".new-{id}")));
     let Ok(state) = draft.read() else {
-        // It was never a draft of ours, or not far enough to have a name.
+        // The directory is no draft of ours, or not far enough to have a name.
         let _ = draft.path().exists().then(|| draft.remove());
         return;
     };
     let name = state.record().ok().and_then(|record| record.name);
     drop(state);
-    // What cannot be removed now is swept later: nobody holds its lock any more.
+    // A draft that cannot be removed now is swept later: nobody holds its lock any more.
     let _ = draft.remove();
     if let Some(name) = name
         && let Ok(_names) = layout::lock_names(root)
@@ -240,7 +240,7 @@ pub(super) async fn bring_up(
                 report(KeeperReport::Remark {
                     text: format!("memory=left (it starts from its disk): {why}"),
                 });
-                // It may have written to it.
+                // The restored guest may have written to its disk.
                 let home = home.clone();
                 blocking(move || disk::restore(&home, &checkpoint.snapshot)).await?;
             }

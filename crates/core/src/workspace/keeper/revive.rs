@@ -101,7 +101,7 @@ impl Keeper {
                 ),
             };
             (self.log)(&format!("{key:?} goes on, {} bytes written", info.written));
-            // It ran then; if it does not any more, whoever follows it is told so.
+            // The job ran then; if it does not any more, its follower is told so.
             match record {
                 KeptRecord::Shell(mut shell) => {
                     shell.workspace_id.clone_from(&workspace);
@@ -120,7 +120,7 @@ impl Keeper {
             written.push((live.clone(), info.written));
             self.take_up(key, live, guest.clone());
         }
-        // What they had said by then is there when the workspace is.
+        // Output from before the snapshot is on disk when the workspace is ready.
         let read = written.iter().map(|(live, bytes)| live.has_read(*bytes));
         let _ = tokio::time::timeout(READING, futures::future::join_all(read)).await;
         Ok(())

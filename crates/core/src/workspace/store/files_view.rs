@@ -25,9 +25,9 @@ pub struct FileList {
     pub workspace_id: String,
     /// Path that was listed.
     pub path: String,
-    /// Whether with all that is below.
+    /// Whether all below the directory is listed too.
     pub recursive: bool,
-    /// In order of their paths.
+    /// Files in order of their paths.
     pub entries: Vec<FileEntry>,
     /// Whether there is more than is listed.
     pub truncated: bool,
@@ -66,7 +66,7 @@ impl From<GuestFile> for FileEntry {
 }
 
 impl FileEntry {
-    /// The same without secrets: a guest chooses names as it likes.
+    /// Takes secrets out of the names: a guest chooses names as it likes.
     pub(crate) fn redacted(self, redactor: &Redactor) -> Self {
         let link_target = self.link_target.map(|target| redactor.text(&target));
         Self { path: redactor.text(&self.path), link_target, ..self }
@@ -127,9 +127,9 @@ pub struct Pushed {
 pub struct Synced {
     /// `directory` or `tar_archive`.
     pub mode: &'static str,
-    /// Where it was on the host.
+    /// Path of the tree on the host.
     pub source_path: String,
-    /// Where it is in the guest.
+    /// Path of the tree in the guest.
     pub destination: String,
     /// Files, directories and links.
     pub entry_count: u64,
@@ -139,7 +139,7 @@ pub struct Synced {
     pub skipped_count: u64,
     /// Symbolic links that lead out of the tree and were left out.
     pub skipped_link_count: u64,
-    /// The first hundred of them.
+    /// First hundred of the skipped links.
     pub skipped_links: Vec<SkippedLink>,
 }
 
@@ -150,7 +150,7 @@ pub struct Exported {
     pub workspace_id: String,
     /// Path that was copied.
     pub workspace_path: String,
-    /// Where it is on the host.
+    /// Path of the copy on the host.
     pub output_path: String,
     /// `file` or `directory`.
     pub artifact_type: &'static str,
@@ -162,7 +162,7 @@ pub struct Exported {
     pub skipped_count: u64,
     /// Symbolic links that lead out of the tree and were left out.
     pub skipped_link_count: u64,
-    /// The first hundred of them.
+    /// First hundred of the skipped links.
     pub skipped_links: Vec<SkippedLink>,
     /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
@@ -274,9 +274,9 @@ pub struct DiskList {
     pub workspace_id: String,
     /// Path that was listed.
     pub path: String,
-    /// Whether with all that is below.
+    /// Whether all below the directory is listed too.
     pub recursive: bool,
-    /// In order of their paths.
+    /// Files in order of their paths.
     pub entries: Vec<FileEntry>,
     /// Whether there is more than is listed.
     pub truncated: bool,

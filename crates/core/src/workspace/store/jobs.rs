@@ -31,7 +31,7 @@ pub struct Shell {
     pub workspace_id: String,
     /// 12 hexadecimal digits.
     pub shell_id: String,
-    /// Where it began.
+    /// Directory that the shell began in.
     pub cwd: String,
     /// Characters in a line of its terminal.
     pub cols: u16,
@@ -63,7 +63,7 @@ pub struct Service {
     pub state: String,
     /// The command: a shell line, or a vector joined with shell quoting.
     pub command: String,
-    /// Where it began.
+    /// Directory that the service began in.
     pub cwd: String,
     /// Start, Unix seconds.
     pub started_at: f64,
@@ -75,7 +75,7 @@ pub struct Service {
     pub pid: Option<u32>,
     /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
-    /// How it was told whether it is ready.
+    /// Probe that told whether the service is ready.
     pub readiness: Option<Readiness>,
     /// Time it became ready, Unix seconds.
     pub ready_at: Option<f64>,
@@ -118,7 +118,7 @@ pub(crate) trait Job: Serialize + DeserializeOwned + Clone {
     /// Records the end of the job, with `state` as its last.
     fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>);
 
-    /// As it is where no guest runs: nothing in it does.
+    /// Returns the job as it is where no guest runs: stopped.
     fn without_guest(mut self, now: f64) -> Self {
         if self.is_running() {
             self.end("stopped", now, None, Some(LOST.into()));
@@ -177,7 +177,7 @@ impl State {
         self.execute("DELETE FROM job WHERE kind = ? AND name = ?", params![J::KIND, name])
     }
 
-    /// All of a kind, the oldest first. What cannot be read is left out.
+    /// Reads all jobs of a kind, the oldest first. A record that cannot be read is left out.
     pub(crate) fn jobs<J: Job>(&self) -> Result<Vec<J>, WorkspaceError> {
         let query = format!("SELECT record FROM job WHERE kind = '{}' ORDER BY rowid", J::KIND);
         let texts = self.rows(&query, |row| row.get::<_, String>(0))?;
@@ -224,7 +224,7 @@ pub(crate) fn sweep(home: &Home, state: &State, now: f64) -> Result<(), Workspac
     for (dir, known) in [(home.shell(""), shells), (home.service(""), services)] {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             if !known.contains(&entry.path()) {
-                // What cannot be removed now may be at the next time.
+                // A directory that cannot be removed now may be the next time.
                 let _ = crate::workspace::store::spool::remove(&entry.path());
             }
         }
@@ -282,7 +282,7 @@ pub(crate) fn find_shell(mut shells: Vec<Shell>, id: &str) -> Result<Shell, Work
     }
 }
 
-/// Forgets one that has ended, and what it wrote. The caller holds the workspace's lock. Blocks.
+/// Forgets a job that has ended, and its output. The caller holds the workspace's lock. Blocks.
 pub(crate) fn forget_shell(home: &Home, state: &State, id: &str) -> Result<(), WorkspaceError> {
     // The row first: what has one has its output.
     state.remove_job::<Shell>(id)?;

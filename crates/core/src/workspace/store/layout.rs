@@ -53,7 +53,7 @@ pub struct Home {
 }
 
 impl Home {
-    /// The one at `path`. Touches nothing.
+    /// Workspace directory at `path`. Touches nothing.
     pub fn at(path: PathBuf) -> Self {
         Self { path }
     }
@@ -128,7 +128,7 @@ impl Home {
         self.snapshots().join(format!("{name}.key"))
     }
 
-    /// Whether it is there.
+    /// Whether the directory has a layout, so that a workspace is there.
     pub fn exists(&self) -> bool {
         self.path.join("layout").exists()
     }
@@ -252,7 +252,7 @@ fn acquire(path: &Path) -> Result<Lock, WorkspaceError> {
     let (mut waits, timer) = (Some(waits), cancel.clone());
     let acquired = lock::acquire(path, &cancel, &mut || {
         let (Some(waits), timer) = (waits.take(), timer.clone()) else { return };
-        // It ends with the wait: the channel closes then.
+        // The timer ends with the wait: the channel closes then.
         let _ = std::thread::Builder::new().name("lock-deadline".into()).spawn(move || {
             if waits.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 timer.cancel();
@@ -309,7 +309,7 @@ pub fn take_name(root: &Path, name: &str, id: &str) -> Result<(), WorkspaceError
 /// Takes `name` from `id`, under the names' lock, if it has it.
 pub fn free_name(root: &Path, name: &str, id: &str) {
     if named(root, name).as_deref() == Some(id) {
-        // What stays is free all the same: its workspace is gone or has another name.
+        // A link that stays is free all the same: its workspace is gone or has another name.
         let _ = fs::remove_file(link(root, name));
     }
 }
@@ -344,7 +344,7 @@ pub fn sweep(root: &Path) {
         let old = age().is_some_and(|age| age > ABANDONED);
         let locked = home.path.join("lock").exists();
         let free = || matches!(home.try_lock(), Ok(Some(_)));
-        // One that is going may have lost its lock, or its layout, before the rest; one that is coming may not have them yet.
+        // A directory being removed may lose its lock or layout before the rest; one being made may not have them yet.
         let abandoned = if name.starts_with(GONE) {
             !locked || free()
         } else {
@@ -377,7 +377,7 @@ pub fn sweep(root: &Path) {
 fn remove_all(path: &Path) -> io::Result<()> {
     loop {
         match fs::remove_dir_all(path) {
-            // Who sweeps may have looked for its lock, and made it, meanwhile.
+            // A sweeper may have looked for the directory's lock, and so made it, meanwhile.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
             {
@@ -486,14 +486,14 @@ mod tests {
         left.sort();
         assert_eq!(left, ["a", "c"]);
         assert_eq!(named(root, "a").as_deref(), Some("aaaaaaaaaaaa"));
-        // What is its own stays: nobody can look for it in vain meanwhile.
+        // A workspace's own link stays in place: nobody looks for it in vain meanwhile.
         let inode = |name: &str| {
             std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(link(root, name)).unwrap())
         };
         let before = inode("a");
         rename(&other, "a").unwrap();
         assert_eq!(inode("a"), before);
-        // One that was killed while it gave one.
+        // A process was killed while it gave a name.
         std::os::unix::fs::symlink("../aaaaaaaaaaaa", link(root, ".aaaaaaaaaaaa")).unwrap();
         sweep(root);
         assert_eq!(names(root).len(), 2);

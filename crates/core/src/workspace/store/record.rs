@@ -84,9 +84,9 @@ impl Record {
 pub struct Seed {
     /// `empty`, `directory` or `tar_archive`.
     pub mode: String,
-    /// Where it was on the host.
+    /// Path on the host.
     pub seed_path: Option<String>,
-    /// Where it went in the guest.
+    /// Path in the guest.
     pub destination: String,
     /// How many files and directories.
     pub entry_count: u64,
@@ -95,7 +95,7 @@ pub struct Seed {
     /// Symbolic links that lead out of the tree and were left out.
     #[serde(default)]
     pub skipped_link_count: u64,
-    /// The first hundred of them.
+    /// First hundred of the skipped links.
     #[serde(default)]
     pub skipped_links: Vec<SkippedLink>,
 }
@@ -129,15 +129,15 @@ pub struct SecretInfo {
 pub struct Command {
     /// 1 for the first.
     pub sequence: u64,
-    /// As payloads show it.
+    /// Command line as payloads show it.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
     /// Exit code of the command.
     pub exit_code: i32,
     /// How long it ran, milliseconds.
     pub duration_ms: u64,
-    /// When it ended, Unix seconds.
+    /// End, Unix seconds.
     pub recorded_at: f64,
     /// Bytes of standard output, all of them.
     pub stdout_bytes: u64,
@@ -147,7 +147,7 @@ pub struct Command {
     pub stdout_truncated: bool,
     /// Whether only the first and last MiB of standard error were kept.
     pub stderr_truncated: bool,
-    /// Why it did not end by itself: `timeout`, `cancelled`, or what ended the guest.
+    /// Cause of a command's early end: `timeout`, `cancelled`, or what ended the guest.
     pub interrupted: Option<String>,
 }
 

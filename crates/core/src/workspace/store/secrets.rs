@@ -198,7 +198,7 @@ pub(crate) fn check(secrets: &[Secret]) -> Result<(), SecretError> {
     if secrets.len() > MOST || bytes > TOGETHER { Err(SecretError::Many) } else { Ok(()) }
 }
 
-/// Writes them beside a draft. Blocks.
+/// Writes secrets beside a draft. Blocks.
 pub(crate) fn keep(home: &Home, secrets: &[Secret]) -> Result<(), WorkspaceError> {
     if secrets.is_empty() {
         return Ok(());
@@ -273,7 +273,7 @@ impl Secrets {
         Ok(Self { redactor: redactor.map_err(|_| SecretError::Many)?, all })
     }
 
-    /// Takes them out of what is shown.
+    /// Takes secrets out of output.
     pub(crate) fn redactor(&self) -> &Redactor {
         &self.redactor
     }

@@ -18,11 +18,11 @@ const LONGEST: usize = 4096;
 pub struct ServiceSpec {
     /// Name, unique in its workspace.
     pub name: String,
-    /// Where it begins.
+    /// Directory that the service begins in.
     pub cwd: String,
     /// How to tell whether it is ready; `None` for not at all.
     pub readiness: Option<Readiness>,
-    /// How long to wait for that.
+    /// Time to wait until the service is ready.
     pub wait: ReadyWait,
     /// Secrets that it gets as variables.
     #[serde(default)]
@@ -32,9 +32,9 @@ pub struct ServiceSpec {
 /// How long to wait until a service is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadyWait {
-    /// 1 to 3600.
+    /// Time to wait, 1 to 3600 seconds.
     pub timeout_seconds: u64,
-    /// Between two looks, 10 to 60,000.
+    /// Pause between two probes, 10 to 60,000 milliseconds.
     pub interval_ms: u64,
 }
 

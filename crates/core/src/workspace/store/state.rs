@@ -74,7 +74,7 @@ impl<'a> Transaction<'a> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if let Some(connection) = self.0 {
-            // One that failed may have ended it already.
+            // A transaction that failed may have ended already.
             let _ = connection.execute_batch("ROLLBACK");
         }
     }
@@ -84,7 +84,7 @@ impl Drop for Transaction<'_> {
 pub struct Journal(PathBuf);
 
 impl Journal {
-    /// Brings it to storage. Blocks.
+    /// Brings the journal to storage. Blocks.
     pub fn sync(&self) -> Result<(), WorkspaceError> {
         let synced = File::open(&self.0).and_then(|file| file.sync_all()).and_then(|()| sync_dir(&self.0));
         synced.map_err(|e| WorkspaceError::file(&self.0, "brought to storage", e))
@@ -103,14 +103,14 @@ impl State {
         Ok(state)
     }
 
-    /// Opens one to write to it, and brings an older one forward. The caller holds the workspace's lock.
+    /// Opens a database to write to it, and brings an older layout forward. The caller holds the workspace's lock.
     pub fn open(path: &Path) -> Result<Self, WorkspaceError> {
         let mut state = Self::there(path)?;
         state.bring_forward()?;
         Ok(state)
     }
 
-    /// Opens one to read it. Not read-only for the file system's part: the first to come after a crash recovers it.
+    /// Opens a database to read it. Writes of SQLite's own stay possible: the first to come after a crash recovers it.
     pub fn open_to_read(path: &Path) -> Result<Self, WorkspaceError> {
         let state = Self::there(path)?;
         state.connection.pragma_update(None, "query_only", true).map_err(|source| state.error(source))?;
@@ -191,7 +191,7 @@ impl State {
         serde_json::from_str(&text).map_err(|_| WorkspaceError::Layout { path: self.path.clone() })
     }
 
-    /// Writes it down.
+    /// Writes the record down.
     pub fn save(&self, record: &Record) -> Result<(), WorkspaceError> {
         let text = serde_json::to_string(record)
             .map_err(|error| self.error(rusqlite::Error::ToSqlConversionFailure(error.into())))?;

@@ -24,11 +24,11 @@ pub struct LastCommand {
     pub sequence: u64,
     /// Command line as it was given.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
     /// Exit code of the command.
     pub exit_code: i32,
-    /// How long it ran.
+    /// Duration of the command, milliseconds.
     pub duration_ms: u64,
     /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
@@ -305,9 +305,9 @@ pub struct ResetTo {
     pub kind: String,
     /// `/workspace`; all of the guest is reset with it.
     pub destination: &'static str,
-    /// As the snapshot has it.
+    /// Files and directories that the snapshot held.
     pub entry_count: u64,
-    /// As the snapshot has it.
+    /// Bytes that the snapshot takes on the host's disk.
     pub bytes_written: u64,
 }
 
@@ -318,7 +318,7 @@ pub struct Deleted {
     pub workspace_id: String,
     /// Always true: nothing of the workspace is left.
     pub deleted: bool,
-    /// Why it was deleted.
+    /// Reason of the deletion.
     pub reason: &'static str,
 }
 
@@ -333,7 +333,7 @@ pub struct ExecReport {
     pub environment_version: Option<String>,
     /// The command: a shell line, or a vector joined with shell quoting.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
     /// Number in the history, 1 for the first.
     pub sequence: u64,
@@ -351,11 +351,11 @@ pub struct ExecReport {
     pub stderr_truncated: bool,
     /// Exit code; 124 when its time was up, 128 and more when a signal killed it.
     pub exit_code: i32,
-    /// Whether its time was up.
+    /// Whether the command was killed because its time was up.
     pub timed_out: bool,
-    /// How long it ran.
+    /// Duration of the command, milliseconds.
     pub duration_ms: u64,
-    /// The same, as exactly as the guest tells it.
+    /// Duration, as exactly as the guest tells it.
     #[serde(skip)]
     pub duration: Duration,
     /// Execution mode, always `guest_vsock`.
@@ -369,10 +369,10 @@ pub struct ExecReport {
 /// History of a workspace's commands.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Logs {
-    /// How much it is of what.
+    /// Numbers of shown, omitted and dropped commands.
     #[serde(flatten)]
     pub head: LogsHead,
-    /// The oldest first.
+    /// Commands, the oldest first.
     pub entries: Vec<LogEntry>,
 }
 
@@ -383,11 +383,11 @@ pub struct LogsHead {
     pub workspace_id: String,
     /// How many commands are shown.
     pub count: u64,
-    /// How many were run.
+    /// Number of commands that were run.
     pub command_count: u64,
-    /// How many older ones are kept and were not asked for.
+    /// Number of older commands that are kept and were not asked for.
     pub omitted_count: u64,
-    /// How many still older ones are not kept any more.
+    /// Number of still older commands that are not kept any more.
     pub dropped_count: u64,
 }
 
@@ -398,11 +398,11 @@ pub struct LogEntry {
     pub sequence: u64,
     /// Command line as it was given.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
     /// Exit code of the command.
     pub exit_code: i32,
-    /// How long it ran.
+    /// Duration of the command, milliseconds.
     pub duration_ms: u64,
     /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
@@ -410,7 +410,7 @@ pub struct LogEntry {
     pub stdout_file: String,
     /// The file with what was kept of standard error.
     pub stderr_file: String,
-    /// When it ended, Unix seconds.
+    /// End, Unix seconds.
     pub recorded_at: f64,
     /// Kept part of standard output, as text.
     pub stdout: String,
@@ -424,6 +424,6 @@ pub struct LogEntry {
     pub stdout_truncated: bool,
     /// Whether only the first and the last MiB of standard error were kept.
     pub stderr_truncated: bool,
-    /// Why it did not end by itself: `timeout`, `cancelled`, or what ended the guest.
+    /// Cause of a command's early end: `timeout`, `cancelled`, or what ended the guest.
     pub interrupted: Option<String>,
 }
