@@ -1,4 +1,4 @@
-//! What is kept of a stream: its first and its last MiB, whatever its length.
+//! Kept part of a stream: its first and its last MiB, whatever its length.
 
 /// Bytes kept from the beginning, and as many from the end.
 pub const KEPT: usize = 1024 * 1024;

@@ -1,4 +1,4 @@
-//! One command in a guest, from words to an exit code, with its streams flowing as they come.
+//! Runs a command in a guest, from words to an exit code, with its streams flowing as they come.
 
 use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};

@@ -97,7 +97,7 @@ pub enum FailureKind {
     Cancelled,
     /// A mistake in pyro itself.
     Bug,
-    /// Anything else.
+    /// Kind that this version does not know.
     #[serde(other)]
     Failed,
 }

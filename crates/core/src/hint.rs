@@ -1,4 +1,4 @@
-//! What to do about a failure, as data: each surface words it with the verbs, flags, tools and arguments that it has.
+//! Remedies for failures, as data: each surface words them with the verbs, flags, tools and arguments that it has.
 //!
 //! Invariant: no word of any surface stands here, and none in an error of core. A surface words every [`Hint`] in one
 //! exhaustive match, and a test of the front end checks each word of it against what that surface has.
@@ -22,7 +22,7 @@ macro_rules! hints {
         }
 
         impl Hint {
-            /// One hint of each variant, for a surface to show that it words them all.
+            /// Sample of each variant, for a surface to show that it words them all.
             pub fn samples() -> Vec<Self> {
                 vec![$( Self::$name $({ $( $field: $sample.into() ),+ })? ),+]
             }

@@ -1,4 +1,4 @@
-//! What this host is: read from /proc and /sys each time it is asked, remembered by nobody.
+//! Facts about this host: read from /proc and /sys each time they are asked for, remembered by nobody.
 
 use std::fs;
 use std::io::Read as _;

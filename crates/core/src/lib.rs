@@ -1,4 +1,4 @@
-//! What an environment, a VM and a run ARE, and how they live on this host.
+//! Environments, VMs and runs: what they ARE, and how they live on this host.
 //!
 //! Front ends (the command line, later MCP and Python) turn words into calls of this crate and results into words.
 //!

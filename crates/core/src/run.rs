@@ -1,4 +1,4 @@
-//! One command in a throw-away VM: create, start, execute, delete.
+//! Runs a command in a throw-away VM: create, start, execute, delete.
 
 use crate::command::{CommandLine, Options, Streams};
 use crate::environment::PullEvent;

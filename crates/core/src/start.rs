@@ -436,7 +436,7 @@ impl<'a> StartPlan<'a> {
         }
         match booted {
             Ok(booted) => Ok(Ok(self.started(booted, how, tsc_khz))),
-            // What has nothing to do with the template would keep a boot from succeeding too.
+            // An error that is not the template's would keep a boot from succeeding too.
             Err(
                 error @ (BootError::Randomness(_)
                 | BootError::Launch(

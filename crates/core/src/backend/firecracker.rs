@@ -1,5 +1,5 @@
-//! Which Firecracker: the system's where that is newer than the runtime's and nothing is known to be wrong with it, else
-//! the runtime's; jailed whenever we are root.
+//! Choice of Firecracker: the system's where that is newer than the runtime's and nothing is known to be wrong with it,
+//! else the runtime's; jailed whenever we are root.
 
 use std::path::{Path, PathBuf};
 

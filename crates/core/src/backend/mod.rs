@@ -1,4 +1,4 @@
-//! Which VMM and accelerator a guest runs under, and why; `firecracker` finds that VMM's binaries.
+//! Choice of the VMM and accelerator that a guest runs under, with the reason; `firecracker` finds that VMM's binaries.
 //!
 //! `/dev/kvm` existing proves nothing: there are hosts where it opens, creates VMs, and never runs a guest's user
 //! space. So `auto` boots the real kernel once under every candidate, side by side, with a short deadline, and

@@ -1,4 +1,4 @@
-//! What this host can run, why, and what would make it better: every line with its remedy.
+//! Report on the host: what runs here, why, and what would make it better; every line with its remedy.
 //!
 //! Nothing here is remembered from an earlier look: each candidate backend is booted again.
 
@@ -35,7 +35,7 @@ pub enum CheckStatus {
     Fail,
 }
 
-/// One line of the report.
+/// Line of the report.
 #[derive(Clone, Debug)]
 pub struct Check {
     /// Subject of the check, in a word or two.
@@ -44,7 +44,7 @@ pub struct Check {
     pub status: CheckStatus,
     /// The finding, in one sentence.
     pub detail: String,
-    /// What to do about it, where it is not well.
+    /// Remedy, where the line is not well.
     pub remedy: Option<Hint>,
 }
 

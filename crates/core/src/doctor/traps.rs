@@ -1,4 +1,4 @@
-//! What a host has that makes guests slow, or less apart from each other than they look.
+//! Traits of a host that make guests slow, or less apart from each other than they look.
 
 use std::fs;
 use std::path::Path;

@@ -120,11 +120,11 @@ pub struct EnvironmentStatus {
     pub description: String,
     /// Debian packages beside those that every Debian has.
     pub default_packages: Vec<String>,
-    /// Always `debian`.
+    /// Distribution's name, always `debian`.
     pub distribution: String,
-    /// Always `12`.
+    /// Distribution's version, always `12`.
     pub distribution_version: String,
-    /// Always `linux-x86_64`.
+    /// Platform, always `linux-x86_64`.
     pub platform: String,
     /// Empty: it is in no registry.
     pub oci_registry: String,

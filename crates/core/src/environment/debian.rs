@@ -36,7 +36,7 @@ const EXCLUDE: &[&str] = &[
     "path-exclude=/usr/share/locale/*",
     "path-include=/usr/share/locale/locale.alias",
     "path-exclude=/usr/share/man/*",
-    // What a build loses in a crash is thrown away anyway.
+    // A build that crashes is thrown away anyway.
     "force-unsafe-io",
 ];
 

@@ -1,4 +1,4 @@
-//! What can go wrong with environments, said so that a person can act on it.
+//! Failures with environments, said so that a person can act on them.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! What a pull tells about itself while it runs. Plain data; rendering is the front end's.
+//! Progress of a pull while it runs. Plain data; rendering is the front end's.
 
 use std::fmt;
 

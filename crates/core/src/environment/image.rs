@@ -56,7 +56,7 @@ pub(super) fn make(
     process::run_checked(name, "find", &mut find, cancel, &mut |line| survey.take(line))?;
     let needs = survey.needs();
 
-    // What the build wrote gets the time of the newest thing that it did not: the same packages, the same times.
+    // Files that the build wrote get the time of the newest file that it did not: the same packages, the same times.
     let mut touch = jail.command(Path::new("/usr/bin/find"))?;
     touch.arg(tree).args(["-xdev", "-newermt", &format!("@{}", began.saturating_sub(1)), "-exec", "touch"]);
     touch.args(["--no-dereference", &format!("--date=@{}", needs.newest), "--", "{}", "+"]);

@@ -1,4 +1,4 @@
-//! Which packages came, exactly: joined from what dpkg installed and what the signed index says of it.
+//! Exact packages of an image: joined from what dpkg installed and what the signed index says of it.
 
 use std::collections::BTreeMap;
 

@@ -57,7 +57,7 @@ impl Store {
             }
             drop(held);
         }
-        // Those of files that are gone cannot be told from the others; they only cost a rehash.
+        // Stamps of files that are gone cannot be told from the others; losing a stamp only costs a rehash.
         self.stamps().clear().map_err(|e| EnvironmentError::cache(self.root(), "written", e))?;
         Ok(pruned)
     }

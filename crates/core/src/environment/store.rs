@@ -33,7 +33,7 @@ pub struct Installed {
 }
 
 impl Installed {
-    /// The manifest.
+    /// Manifest of the environment.
     pub fn manifest(&self) -> &EnvironmentManifest {
         &self.manifest
     }

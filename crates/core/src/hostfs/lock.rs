@@ -1,4 +1,4 @@
-//! One process at a time: flock on a file, waited for without polling and without ignoring cancellation.
+//! Mutual exclusion of processes: flock on a file, waited for without polling and without ignoring cancellation.
 
 use std::fs::File;
 use std::io;

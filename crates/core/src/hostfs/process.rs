@@ -125,7 +125,7 @@ pub(crate) fn run(
         }
     };
     let guard = cancel.on_cancel(move || {
-        // It may have ended by itself and be reaped; then there is nothing to kill, and its number may be another's.
+        // The process may have ended and be reaped; then nothing is left to kill, and its number may be another's.
         if rustix::process::pidfd_send_signal(&pidfd, Signal::KILL).is_ok() {
             let _ = rustix::process::kill_process_group(group, Signal::KILL);
         }

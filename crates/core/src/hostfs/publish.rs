@@ -46,7 +46,7 @@ impl Building {
 
 impl Drop for Building {
     fn drop(&mut self) {
-        // What cannot be removed now is swept by the next pull.
+        // A directory that cannot be removed now is swept by the next pull.
         let _ = remove_tree(&self.0);
     }
 }
@@ -93,7 +93,7 @@ pub(crate) fn move_in(out: &Path, target: &Path, mode: u32) -> io::Result<()> {
     fs::set_permissions(out, fs::Permissions::from_mode(mode))?;
     File::open(out)?.sync_all()?;
     match rustix::fs::renameat_with(CWD, out, CWD, target, RenameFlags::NOREPLACE) {
-        // What was there goes with the directory that `out` was in.
+        // The old content goes with the directory that `out` was in.
         Err(rustix::io::Errno::EXIST) => {
             rustix::fs::renameat_with(CWD, out, CWD, target, RenameFlags::EXCHANGE)?
         }

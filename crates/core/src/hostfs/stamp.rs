@@ -388,7 +388,7 @@ mod tests {
             let at = flip % changed.len();
             changed[at] = changed[at].wrapping_add(1);
             if let Ok(mut parsed) = serde_json::from_slice::<serde_json::Value>(&changed) {
-                // What still parses is refused, unless only white space differs.
+                // A file that still parses is refused, unless only white space differs.
                 prop_assert!(!unseal(&mut parsed) || parsed == value);
             }
         }

@@ -158,7 +158,7 @@ fn manifest_bytes(manifest: &Manifest, path: &Path) -> Result<Vec<u8>, RuntimeEr
     manifest.check_claims(path)?;
     let bytes = stamp::seal(manifest)
         .map_err(|e| RuntimeError::Manifest { path: path.to_owned(), why: e.to_string() })?;
-    // What is written must also be readable: a path that is not plain, say, is found here.
+    // A written manifest must also be readable: a path that is not plain, say, is found here.
     Manifest::parse(&bytes, path)?;
     Ok(bytes)
 }

@@ -1,4 +1,4 @@
-//! What can be wrong with a runtime bundle.
+//! Failures of a runtime bundle.
 
 use std::io;
 use std::path::PathBuf;

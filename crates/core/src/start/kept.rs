@@ -70,7 +70,7 @@ impl Open {
 
 impl Drop for Open {
     fn drop(&mut self) {
-        // Who is not the last leaves it to the last.
+        // Only the last holder gets the lock; the others leave the mode to it.
         if flock(&self.0, FlockOperation::NonBlockingLockExclusive).is_ok() {
             let _ = self.0.set_permissions(Permissions::from_mode(0o600));
         }

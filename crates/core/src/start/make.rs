@@ -81,7 +81,7 @@ impl StartPlan<'_> {
             }
         };
         let kept = disk.try_clone().map_err(StartError::Disk)?;
-        // One that is faster to fault in than a file on a disk, where the VMM can run in it.
+        // Owned memory is faster to fault in than a file on a disk, where the VMM can run in it.
         let memory = if self.vmm.backend().owns_memory() {
             GuestMemory::Owned(maker.memory().map_err(StartError::Disk)?)
         } else {
@@ -128,7 +128,7 @@ impl StartPlan<'_> {
     ) -> Result<Started, StartError> {
         let Some(saved) = self.boot_saved(maker, tell).await? else { return self.boot().await };
         if !matches!(self.request.disk, Disk::Blank) {
-            // Its disk was one without a name: it cannot be given another.
+            // The saved machine's disk has no name and cannot be given the requested one.
             let _ = saved.machine.stop().await;
             if let TemplateLookup::Found(template) = self.store.find(&self.key)
                 && let Ok(started) = self.restore(template).await?

@@ -1,4 +1,4 @@
-//! What is said about a start that was no plain restore.
+//! Remarks about a start that was no plain restore.
 
 /// A remark about a start that was no plain restore.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! What a template depends on. Two starts share one exactly when all of this is the same for both.
+//! Facts that a template depends on. Two starts share a template exactly when all of them are the same for both.
 
 use std::fmt;
 

@@ -191,7 +191,7 @@ impl Templates {
         dirs.sort_by_key(used);
         let surplus = dirs.len().saturating_sub(KEPT);
         for dir in dirs.iter().take(surplus) {
-            // One that cannot be removed now may be at the next time.
+            // A template that cannot be removed now may be the next time.
             let _ = remove(dir);
         }
     }
@@ -201,7 +201,7 @@ impl Templates {
         let path = self.dir(key).join(PUBLISHED);
         let now = fs::symlink_metadata(&path).ok().map(|stat| stat.ino());
         if now.is_some() && (bad.is_none() || bad == now) {
-            // What stays is found unusable again.
+            // A template that stays is found unusable again.
             let _ = publish::discard(&path);
         }
     }

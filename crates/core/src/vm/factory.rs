@@ -138,7 +138,7 @@ impl Factory {
         let store = self.store();
         if let Some(installed) = store.installed(name)? {
             match installed.open_base() {
-                // What is damaged is installed anew, never booted.
+                // A damaged environment is installed anew, never booted.
                 Err(EnvironmentError::Corrupt { .. }) => {}
                 opened => return opened.map(|_| installed).map_err(Into::into),
             }

@@ -1,4 +1,4 @@
-//! What a VM may ask for, checked before anything is created.
+//! Limits of a VM's request, checked before anything is created.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One VM: created, started, given a command, deleted.
+//! Life of a VM: created, started, given a command, deleted.
 //!
 //! ```text
 //!   created --start--> started --stop--> stopped

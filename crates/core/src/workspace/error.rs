@@ -31,42 +31,42 @@ use crate::workspace::store::secrets::SecretError;
 /// A failure of a workspace.
 #[derive(Debug, thiserror::Error)]
 pub enum WorkspaceError {
-    /// A fault of pyro itself.
+    /// Fault of pyro itself.
     #[error(transparent)]
     Bug(#[from] Bug),
-    /// There is none of this name or id.
+    /// No workspace has the given name or id.
     #[error("there is no workspace {given:?}")]
     Unknown {
-        /// What was asked for.
+        /// Name or id that was given.
         given: String,
         /// Names and ids that look like it, the most similar first.
         near: Vec<String>,
     },
-    /// Something cannot be called this.
+    /// Name that breaks the rules for names.
     #[error("{name:?} cannot be the name of {what}")]
     Name {
-        /// What was to be named.
+        /// Thing to be named, such as `a workspace`.
         what: &'static str,
-        /// The name.
+        /// Name that was refused.
         name: String,
     },
     /// Another workspace has the name.
     #[error("the name {name:?} is taken by workspace {id}")]
     NameTaken {
-        /// The name.
+        /// Name that is taken.
         name: String,
-        /// Who has it.
+        /// Id of the workspace that has the name.
         id: String,
     },
-    /// Too few or too many at once.
+    /// Too few or too many workspaces at once.
     #[error("{wanted} workspaces at once: there may be 1 to {most}")]
     Count {
-        /// What was asked for.
+        /// Number of workspaces that was asked for.
         wanted: u32,
-        /// The most.
+        /// Largest number allowed.
         most: u32,
     },
-    /// Labels that cannot be.
+    /// Labels that are too many, too long or malformed.
     #[error("the labels cannot be kept: {0}")]
     Labels(String),
     /// The request is out of bounds.
@@ -78,73 +78,73 @@ pub enum WorkspaceError {
     /// A file or directory of the workspace cannot be used.
     #[error("{} cannot be {doing}", .path.display())]
     File {
-        /// Which.
+        /// Path of the file or directory.
         path: PathBuf,
-        /// What was being done, as a participle.
+        /// Action that failed, as a participle.
         doing: &'static str,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: io::Error,
     },
-    /// Its database cannot be used.
+    /// Database of the workspace cannot be used.
     #[error("the state of the workspace in {} cannot be used", .path.display())]
     State {
-        /// The file.
+        /// Path of the database.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: rusqlite::Error,
     },
-    /// Its directory was laid out by another version of pyro, or is none.
+    /// Workspace directory laid out by an unknown version of pyro, or no workspace directory.
     #[error("{} is laid out in a way that this version of pyro does not know", .path.display())]
     Layout {
-        /// The directory.
+        /// Path of the directory.
         path: PathBuf,
     },
-    /// It was laid out by a later version of pyro.
+    /// Workspace laid out by a later version of pyro.
     #[error("{} was laid out by a newer version of pyro", .path.display())]
     Newer {
-        /// What was.
+        /// Path of the workspace directory.
         path: PathBuf,
     },
-    /// It has no such snapshot.
+    /// Workspace has no such snapshot.
     #[error("the workspace has no snapshot {name:?}")]
     SnapshotUnknown {
-        /// What was asked for.
+        /// Snapshot name that was asked for.
         name: String,
-        /// What there is, the latest first.
+        /// Names of the existing snapshots, the latest first.
         there: Vec<String>,
     },
-    /// It has a snapshot of this name.
+    /// Workspace already has a snapshot of this name.
     #[error("the workspace has a snapshot {0:?} already")]
     SnapshotTaken(String),
-    /// It has as many snapshots as it may.
+    /// Workspace has the largest number of snapshots allowed.
     #[error("the workspace has {0} snapshots, which is the most there may be")]
     SnapshotsFull(usize),
-    /// The baseline stays.
+    /// Baseline cannot be deleted or replaced.
     #[error("the baseline cannot be deleted or replaced")]
     Baseline,
-    /// What its disk is made on top of is gone.
+    /// Environment version below the workspace's disk is not installed.
     #[error("version {version} of {environment}, which the workspace is made on top of, is not installed")]
     NotInstalled {
         /// The environment's name.
         environment: String,
-        /// The version.
+        /// Version that is missing.
         version: String,
     },
-    /// It cannot be done at this point of its life.
+    /// Action that the workspace's phase does not allow.
     #[error(transparent)]
     Refused(#[from] Refusal),
-    /// Its guest or VMM failed.
+    /// Guest or VMM of the workspace failed.
     #[error(transparent)]
     Vm(#[from] VmError),
     /// The guest or its VMM ended.
     #[error("the guest of the workspace ended: {0}")]
     GuestEnded(String),
-    /// The guest let its disk go before it was copied, and that twice.
+    /// Guest resumed writes to its disk before the copy was done, twice in a row.
     #[error("the disk of the workspace changed while it was copied")]
     Restless,
-    /// What is done in it would be cut off.
+    /// Keeping the guest's memory would cut off work under way in the workspace.
     #[error(
         "something is being done in the workspace, which keeping its memory would cut off under this backend"
     )]
@@ -158,16 +158,16 @@ pub enum WorkspaceError {
     /// No keeper could be started.
     #[error("the workspace's keeper, {}, cannot be started", .program.display())]
     Spawn {
-        /// The program.
+        /// Path of the keeper's program.
         program: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: io::Error,
     },
     /// The keeper ended before it was ready, or said nothing for too long.
     #[error("the workspace's keeper {what}{}", .log.as_ref().map(|log| format!("; its log ends:\n{log}")).unwrap_or_default())]
     KeeperLost {
-        /// What it did.
+        /// Predicate of a sentence about the keeper, such as `ended during the call`.
         what: &'static str,
         /// The end of its log.
         log: Option<String>,
@@ -184,7 +184,7 @@ pub enum WorkspaceError {
     /// The keeper speaks another generation of the protocol.
     #[error("the workspace's keeper is of another version of pyro ({version})")]
     Generation {
-        /// Its version.
+        /// Version of pyro that the keeper has.
         version: String,
     },
     /// No keeper lives, and what was asked needs one.
@@ -193,15 +193,15 @@ pub enum WorkspaceError {
     /// Another process has the workspace.
     #[error("another process is at work on the workspace")]
     Locked,
-    /// Something is no secret, or the workspace has no such one.
+    /// Name or value is no secret, or the workspace lacks the secret.
     #[error(transparent)]
     Secret(#[from] SecretError),
-    /// The guest did not do what it was told.
+    /// Guest failed to do what it was told.
     #[error("the guest could not {what}")]
     Guest {
-        /// What it was to do.
+        /// Task of the guest, an infinitive without `to`.
         what: &'static str,
-        /// Why not.
+        /// Cause of the failure.
         #[source]
         source: GuestError,
     },
@@ -211,52 +211,52 @@ pub enum WorkspaceError {
     /// A call that this keeper does not know.
     #[error("the workspace's keeper knows no {0:?}")]
     UnknownCall(String),
-    /// The keeper says that it could not be done.
+    /// Failure that the keeper reported.
     #[error("{0}")]
     Told(Fault),
-    /// A number is out of bounds.
+    /// Number out of bounds.
     #[error("{what} is {value}: it must be {least} to {most}")]
     Bound {
-        /// Which.
+        /// Name of the number.
         what: &'static str,
-        /// What was asked for.
+        /// Value that was given.
         value: u64,
-        /// The least.
+        /// Smallest value allowed.
         least: u64,
-        /// The most.
+        /// Largest value allowed.
         most: u64,
     },
-    /// The guest could not do it to a shell or a service.
+    /// Guest failed at work on a shell or a service.
     #[error("{what}")]
     Job {
-        /// What failed.
+        /// Sentence that says the failure.
         what: &'static str,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: GuestError,
     },
     /// There is no such shell.
     #[error("the workspace has no shell {id:?}")]
     ShellUnknown {
-        /// What was asked for.
+        /// Id of the shell that was asked for.
         id: String,
-        /// What there is, the oldest first.
+        /// Ids of the existing shells, the oldest first.
         there: Vec<String>,
     },
     /// The shell does not run any more.
     #[error("shell {id} has ended{}", .exit_code.map(|code| format!(" with exit code {code}")).unwrap_or_default())]
     ShellEnded {
-        /// Which.
+        /// Id of the shell.
         id: String,
-        /// Its exit code, where it is known.
+        /// Exit code of the shell, where it is known.
         exit_code: Option<i32>,
     },
-    /// What runs in the shell reads nothing.
+    /// Program in the shell reads no input.
     #[error("the shell takes no input: {taken} bytes were typed, {left} are left")]
     ShellBusy {
-        /// Bytes that were taken.
+        /// Bytes that the shell took.
         taken: usize,
-        /// Bytes that were not.
+        /// Bytes that the shell did not take.
         left: usize,
     },
     /// There is no such signal.
@@ -265,7 +265,7 @@ pub enum WorkspaceError {
     /// There is no such service.
     #[error("the workspace has no service {name:?}")]
     ServiceUnknown {
-        /// What was asked for.
+        /// Service name that was asked for.
         name: String,
         /// Names that look like it.
         near: Vec<String>,
@@ -273,23 +273,23 @@ pub enum WorkspaceError {
     /// A service of this name runs.
     #[error("service {0:?} runs already")]
     ServiceTaken(String),
-    /// As many services run as may be.
+    /// Workspace runs the largest number of services allowed.
     #[error("{0} services run, which is the most there may be")]
     ServicesFull(usize),
-    /// A readiness that cannot be.
+    /// Readiness probe that cannot be made.
     #[error("{text:?} is not {wanted}")]
     Readiness {
-        /// What was given.
+        /// Text that was given.
         text: String,
-        /// What it should be.
+        /// Form that was expected.
         wanted: &'static str,
     },
     /// The service did not become ready, and was ended.
     #[error("service {name:?} did not become ready: {why}{}", .log.as_ref().map(|log| format!("; its log ends:\n{log}")).unwrap_or_default())]
     ServiceNotReady {
-        /// Which.
+        /// Name of the service.
         name: String,
-        /// Why.
+        /// Reason given by the probe or by the service's end.
         why: String,
         /// The end of its log.
         log: Option<String>,
@@ -299,10 +299,10 @@ pub enum WorkspaceError {
     Path {
         /// Kind of the failure, for programs.
         kind: FailureKind,
-        /// What the guest says, made fit to be shown.
+        /// Guest's message, made fit to be shown.
         message: String,
     },
-    /// It runs, and what was asked needs one that is stopped.
+    /// Workspace runs, and the action needs a stopped one.
     #[error("the workspace runs, and its disk changes while it is looked at")]
     Runs,
     /// A tree cannot be packed or unpacked.
@@ -317,7 +317,7 @@ pub enum WorkspaceError {
     /// A disk cannot be read, or has no such path.
     #[error(transparent)]
     Disk(#[from] DiskError),
-    /// What was to be written to the workspace cannot be read.
+    /// Input to be written to the workspace cannot be read.
     #[error("what is to be written cannot be read")]
     Source(#[source] io::Error),
     /// There is more than can be looked at in one go.
@@ -479,7 +479,7 @@ impl WorkspaceError {
         }
     }
 
-    /// The same without what is not to be seen.
+    /// Hides what a front end may not see.
     pub(crate) fn redacted(self, redactor: &Redactor) -> Self {
         if redactor.is_idle() {
             return self;
@@ -489,7 +489,7 @@ impl WorkspaceError {
         Self::Told(Fault { message: redactor.text(&fault.message), hint, ..fault })
     }
 
-    /// What the guest says of a file, without the secrets. Its words are not trusted to be one line of text.
+    /// Failure that the guest reports about a file, without the secrets. The guest's words are not trusted to be one line of text.
     pub(crate) fn of_guest(failure: Failure, redactor: &Redactor) -> Self {
         const LONGEST: usize = 1000;
         let clean = |c: char| if c.is_control() { ' ' } else { c };
@@ -575,9 +575,9 @@ pub(crate) fn check_bound(
 pub struct Fault {
     /// Kind of the failure, for programs.
     pub kind: FailureKind,
-    /// What failed and why, for people.
+    /// Failure and its causes, for people.
     pub message: String,
-    /// What to do next.
+    /// Action that may help.
     #[serde(default, rename = "action", deserialize_with = "hint::known")]
     pub hint: Option<Hint>,
     /// Whether what is in the way is somebody else's work, which ends by itself.

@@ -16,24 +16,24 @@ const HEADER: usize = 5;
 /// Few messages are longer.
 const USUAL: usize = 4 << 10;
 
-/// What a frame carries.
+/// Content of a frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Channel {
-    /// A message.
+    /// JSON message of the protocol.
     Message,
-    /// Standard output.
+    /// Bytes of standard output.
     Stdout,
-    /// Standard error.
+    /// Bytes of standard error.
     Stderr,
 }
 
-/// The other side did not keep to the protocol, or is gone.
+/// Peer that is gone, or broke the protocol.
 #[derive(Debug, thiserror::Error)]
 pub enum ProtocolError {
     /// The connection failed.
     #[error("the connection failed")]
     Io(#[from] std::io::Error),
-    /// It ended within a frame, or where one was due.
+    /// Connection ended within a frame, or where one was due.
     #[error("the connection ended early")]
     Ended,
     /// There is no such channel.
@@ -103,7 +103,7 @@ pub async fn send(
 /// Reads one frame into `body`; `None` where the other side closed the connection between two.
 ///
 /// # Errors
-/// When it is none that may be, or the connection ended within it.
+/// When the frame is not allowed, or the connection ended within it.
 pub async fn receive_frame(
     reader: &mut (impl AsyncRead + Unpin),
     body: &mut Vec<u8>,
@@ -131,7 +131,7 @@ pub async fn receive_frame(
 /// Reads one message.
 ///
 /// # Errors
-/// As [`receive_frame`], or when something else came.
+/// As [`receive_frame`], or when the frame is no message.
 pub async fn receive<T: DeserializeOwned>(reader: &mut (impl AsyncRead + Unpin)) -> Result<T, ProtocolError> {
     let mut body = Vec::new();
     match receive_frame(reader, &mut body).await? {

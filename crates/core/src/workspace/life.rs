@@ -1,4 +1,4 @@
-//! What a workspace may do when: the deciding part of a keeper, pure and without a clock of its own.
+//! Rules of a workspace's life: the deciding part of a keeper, pure and without a clock of its own.
 //!
 //! ```text
 //!   starting --> running <--> snapshotting           idle for its time to live, or told to: stopping
@@ -20,23 +20,23 @@ pub const KEPT_SECONDS: f64 = 86_400.0;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Phase {
-    /// Its guest is coming up.
+    /// Guest is coming up.
     Starting,
-    /// Its guest answers.
+    /// Guest answers calls.
     #[serde(rename = "started")]
     Running,
-    /// Its disk is being put back, its guest started anew.
+    /// Disk is being put back, the guest started anew.
     Resetting,
-    /// Its guest is being ended.
+    /// Guest is being ended.
     Stopping,
     /// Nothing runs; its disk and history stay.
     Stopped,
-    /// It is about to be gone.
+    /// Workspace is about to be gone.
     Deleting,
 }
 
 impl Phase {
-    /// As payloads name it.
+    /// Name of the phase in payloads.
     pub fn name(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -55,7 +55,7 @@ impl std::fmt::Display for Phase {
     }
 }
 
-/// What is asked of a workspace.
+/// Action asked of a workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LifeAction {
     /// To use its guest: a command.
@@ -88,11 +88,11 @@ impl LifeAction {
     }
 }
 
-/// What may not be done now.
+/// Action that the workspace's phase does not allow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("the workspace is {phase}{}: it cannot be {verb} now", if *.copying { ", its disk being copied" } else { "" })]
 pub struct Refusal {
-    /// Where it is in its life.
+    /// Phase of the workspace.
     pub phase: Phase,
     /// Whether its disk is being copied.
     pub copying: bool,
@@ -100,13 +100,13 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// Whether it is only because nothing runs, and stays so.
+    /// Whether the refusal is only because nothing runs, and lasts.
     pub fn is_stopped(&self) -> bool {
         self.phase == Phase::Stopped && !self.copying
     }
 }
 
-/// What its time to live demands.
+/// Step that the time to live demands.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Due {
     /// To be stopped.
@@ -129,12 +129,12 @@ pub struct Life {
 }
 
 impl Life {
-    /// One whose guest is coming up. `ttl` and `kept` in seconds; a `ttl` of 0 is none.
+    /// Life of a workspace whose guest is coming up. `ttl` and `kept` in seconds; a `ttl` of 0 is none.
     pub fn starting(ttl: f64, kept: f64, now: f64) -> Self {
         Self { phase: Phase::Starting, uses: 0, copying: false, last_activity: now, ttl, kept }
     }
 
-    /// Where it is.
+    /// Phase of the workspace.
     pub fn phase(&self) -> Phase {
         self.phase
     }
@@ -180,7 +180,7 @@ impl Life {
         Ok(())
     }
 
-    /// What was asked is over; for a reset, whether a guest runs.
+    /// Ends the action `ask`; for a reset, `runs` says whether a guest runs.
     pub fn done(&mut self, ask: LifeAction, runs: bool, now: f64) {
         match ask {
             LifeAction::Use => self.uses = self.uses.saturating_sub(1),
@@ -225,7 +225,7 @@ impl Life {
         expires_at(self.last_activity(now), self.ttl)
     }
 
-    /// What its time to live demands next, and when.
+    /// Next step that the time to live demands, and when.
     pub fn next_due(&self, now: f64) -> Option<(f64, Due)> {
         let expires = self.expires_at(now)?;
         match self.phase {
@@ -235,7 +235,7 @@ impl Life {
         }
     }
 
-    /// What its time to live demands now.
+    /// Step that the time to live demands now.
     pub fn due(&self, now: f64) -> Option<Due> {
         self.next_due(now).filter(|(at, _)| *at <= now && !self.copying).map(|(_, due)| due)
     }

@@ -67,7 +67,7 @@ impl<T: Send + 'static> Worker<T> {
         let thread = std::thread::Builder::new()
             .name("pyro-tree".into())
             .spawn(move || {
-                // Who does not want it any more has dropped the other end.
+                // A receiver that lost interest has dropped the other end.
                 let _ = sender.send(work());
             })
             .map_err(pipe_failed)?;
@@ -105,7 +105,7 @@ pub(crate) struct Packed {
 }
 
 impl Packed {
-    /// Packs `source`.
+    /// Packs `source` in a thread of its own.
     pub(crate) fn new(source: Source, on_moved: OnMoved) -> Result<Self, WorkspaceError> {
         let (blocking, stream) = pipe().map_err(pipe_failed)?;
         let (sender, outcome) = oneshot::channel();
@@ -128,7 +128,7 @@ impl Packed {
         Ok(Self { stream, outcome, ended: None })
     }
 
-    /// What was packed, given how its transfer went: why it could not be packed says more than what followed from that.
+    /// Totals of what was packed, with the transfer's result: a failure to pack says more than what followed from it.
     pub(crate) fn finish<T>(self, sent: Result<T, WorkspaceError>) -> Result<(Written, T), WorkspaceError> {
         match self.ended {
             Some(Err(error)) => Err(error.into()),

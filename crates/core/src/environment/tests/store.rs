@@ -1,4 +1,4 @@
-//! What a cache holds after good and bad days.
+//! Content of a cache after good and bad days.
 
 use std::fs;
 use std::io::{Read as _, Seek as _, SeekFrom, Write as _};

@@ -13,13 +13,13 @@ use crate::workspace::store::record::WORKSPACE_PATH;
 use crate::workspace::wire::jobs::{AttachShell, TerminalEvent};
 use crate::workspace::wire::{Outcome, Request};
 
-/// What a person types to let go of a shell: Ctrl-].
+/// Key that detaches a person from a shell: Ctrl-].
 const DETACH: u8 = 0x1d;
 
-/// Whom a terminal was joined to.
+/// Shell that a terminal was joined to.
 #[derive(Clone, Debug)]
 pub struct Attached {
-    /// The shell.
+    /// Id of the shell, 12 hexadecimal digits.
     pub shell_id: String,
     /// Whether it was opened for this.
     pub opened: bool,
@@ -73,7 +73,7 @@ impl Workspaces {
         frames::send(&mut stream, &Request::new(&call)).await?;
         let (mut reader, mut writer) = stream.into_split();
         let mut body = Vec::new();
-        // It refuses, or shows something, before anything is said.
+        // The keeper refuses, or shows something, before the person types.
         let mut first = Some(frames::receive_frame(&mut reader, &mut body).await?);
         if first != Some(Some(Channel::Message)) {
             joined(&attached);

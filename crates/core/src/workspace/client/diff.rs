@@ -1,4 +1,4 @@
-//! What differs from the baseline: the guest says where to look, old content comes from the baseline's disk, new content
+//! Differences from the baseline: the guest says where to look, old content comes from the baseline's disk, new content
 //! from the guest.
 //!
 //! Files are looked at a few at a time, so that memory is bounded by how long one may be to count as text.
@@ -72,7 +72,7 @@ impl From<FileEntry> for Difference {
 /// The tree of the baseline.
 type Baseline = Option<Arc<Merged>>;
 
-/// One side of a difference.
+/// Content on the old or the new side of a difference.
 struct Content {
     kind: patch::Kind,
     mode: u32,
@@ -116,8 +116,8 @@ pub(super) fn is_gits(path: &Path) -> bool {
 }
 
 impl Workspaces {
-    /// What differs from the baseline, with text patches that `git apply` takes. Whatever the workspace was reset to
-    /// since, it is compared with its beginning.
+    /// Compares the workspace with its baseline; text patches are as `git apply` takes them. A reset workspace is
+    /// compared with its beginning all the same.
     ///
     /// # Errors
     /// When the workspace does not run, or too much differs.
@@ -201,7 +201,7 @@ impl RunningGuest {
         Ok(entries.into_iter().map(|file| Difference::from(file.into_unredacted())).collect())
     }
 
-    /// What the guest finds to differ, or may.
+    /// Differences that the guest finds, some of which may turn out to be none.
     async fn scan(&self, record: &Record) -> Result<Vec<Difference>, WorkspaceError> {
         match self.guest.diff_scan(record.manifest.as_deref()).await {
             Ok((changes, _)) => Ok(changes.into_iter().map(Difference::from).collect()),
@@ -209,7 +209,7 @@ impl RunningGuest {
         }
     }
 
-    /// One difference as it is shown; `None` where there is none.
+    /// Renders a difference as it is shown; `None` where there is none.
     async fn look_closer(
         &self,
         baseline: &Baseline,
@@ -299,7 +299,7 @@ impl RunningGuest {
         Ok(binary)
     }
 
-    /// What the guest has now, and whether it is what the baseline has; `None` when it went meanwhile.
+    /// Reads the guest's present content, and whether the baseline has the same; `None` when it went meanwhile.
     async fn read_new(
         &self,
         path: &Path,
@@ -342,7 +342,7 @@ impl RunningGuest {
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes }), equal))
             }
             Err(error) if error.kind() == FailureKind::NotFound => Ok((None, false)),
-            // It became something else meanwhile.
+            // The file became something else meanwhile.
             Err(error) if matches!(error.kind(), FailureKind::IsDirectory | FailureKind::NotRegular) => {
                 Ok((Some(Content { kind: kind(state.kind), mode: state.mode, bytes: None }), false))
             }
@@ -369,7 +369,7 @@ fn entry(
         path: shown,
         status,
         artifact_type,
-        // What is binary would have git refuse all of it.
+        // A binary file in the patch would make git refuse all of it.
         text_patch: if binary { String::new() } else { patch },
         binary,
         old_mode: octal(old_mode),
@@ -418,7 +418,7 @@ async fn believe_disk(
                 size: node.inode().size(),
             });
             let same_kind = before.zip(change.after).filter(|(was, is)| was.kind == is.kind);
-            // What files and links hold must tell.
+            // Content must be compared for files and links, equal modes aside.
             let has_content = |kind| matches!(kind, FileKind::File | FileKind::Link);
             if same_kind.is_some_and(|(was, is)| was.mode == is.mode && !has_content(is.kind)) {
                 return Ok(None);

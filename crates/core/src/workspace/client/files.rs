@@ -17,7 +17,7 @@ use crate::workspace::store::view::EXECUTION_MODE;
 const MOST: u64 = 64 << 20;
 
 impl RunningGuest {
-    /// What stands at a plain path; a link is not followed.
+    /// File at a plain path; a link is not followed.
     pub(super) async fn stat(&self, path: &[u8]) -> Result<Untrusted<GuestFile>, WorkspaceError> {
         match self.guest.file_stat(path).await {
             Ok(file) => Ok(Untrusted::new(file)),
@@ -25,7 +25,7 @@ impl RunningGuest {
         }
     }
 
-    /// What is in a directory, at most 100,000 entries; and whether there are more.
+    /// Entries of a directory, at most 100,000; and whether there are more.
     pub(super) async fn entries(
         &self,
         path: &[u8],
@@ -60,7 +60,7 @@ impl RunningGuest {
 }
 
 impl Workspaces {
-    /// What is in a directory of the workspace, with `recursive` also in those below it; or one file.
+    /// Lists a directory of the workspace, with `recursive` also those below it; or one file.
     ///
     /// # Errors
     /// When it does not run, the path leads out of it, or there is none.
@@ -165,7 +165,7 @@ pub(super) fn check_size(max_bytes: u64) -> Result<(), WorkspaceError> {
     }
 }
 
-/// What is read, counted.
+/// Reader that counts the bytes it passes on.
 struct Counted<R> {
     source: R,
     count: u64,

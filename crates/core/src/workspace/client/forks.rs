@@ -92,7 +92,7 @@ impl Workspaces {
                     manifest: manifest.clone(),
                 });
                 if self.factory.preference == Preference::Auto {
-                    // Its memory goes on under no other.
+                    // The origin's memory goes on under no other backend.
                     order.backend.clone_from(&origin.backend);
                 }
                 let mut said = Vec::new();
@@ -169,7 +169,7 @@ impl ForkSource {
 impl Drop for ForkSource {
     fn drop(&mut self) {
         if let Self::Own { rest, name } = self {
-            // What stays is swept by who has the lock next.
+            // Files that stay are swept by the next holder of the lock.
             let _ = disk::remove_files(&rest.home, name);
         }
     }

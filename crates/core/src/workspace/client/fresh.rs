@@ -23,11 +23,11 @@ const MOST: u64 = 256 << 20;
 /// New files, and whether secrets were in them.
 type Found = HashMap<PathBuf, (Rendered, bool)>;
 
-/// What became of new files.
+/// New files that were read ahead, by path.
 pub(super) struct Fresh(Found);
 
 impl Fresh {
-    /// What is known of a new file that has these properties.
+    /// Takes the rendering of the new file at `path`, and whether secrets were in it.
     pub(super) fn take(&mut self, path: &Path) -> Option<(Rendered, bool)> {
         self.0.remove(path)
     }

@@ -14,7 +14,7 @@ const KEPT: Duration = Duration::from_secs(30);
 /// Most that are kept at once, one of each workspace.
 const MOST: usize = 16;
 
-/// Those of one front end, by the workspace's directory.
+/// Kept connections of one front end, by the workspace's directory.
 #[derive(Clone, Debug, Default)]
 pub(super) struct KeptAlive(Arc<Mutex<HashMap<PathBuf, (UnixStream, Instant)>>>);
 
@@ -23,7 +23,7 @@ impl KeptAlive {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// That to the keeper of the workspace in `dir`, if there is one and the keeper still has its end open.
+    /// Takes the connection to the keeper of the workspace in `dir`, if it is kept and the keeper's end is open.
     pub(super) fn take(&self, dir: &Path) -> Option<UnixStream> {
         let (stream, since) = self.all().remove(dir)?;
         is_usable(&stream, since).then_some(stream)

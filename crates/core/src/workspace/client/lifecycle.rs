@@ -39,7 +39,7 @@ impl Workspaces {
     ) -> Result<Status, WorkspaceError> {
         wish.check(host::available_memory_mib())?;
         if let Some(path) = wish.seed_path.take() {
-            // What is no tree is refused before anything is made.
+            // A path that is no tree is refused before anything is made.
             Source::open(&path, Limits::default())?;
             wish.seed_path = Some(absolute(path)?);
         }
@@ -74,7 +74,7 @@ impl Workspaces {
         let home = self.find(given).await?;
         match self.delete_in(&home).await {
             Ok(()) => {}
-            // It went while we asked: somebody else deleted it, and that is what was wanted.
+            // The workspace went while we asked: somebody else deleted it, and that is what was wanted.
             Err(_) if !home.exists() => {}
             Err(WorkspaceError::Silent | WorkspaceError::Locked) => {
                 end_keeper(&home).await?;

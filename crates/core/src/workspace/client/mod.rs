@@ -1,4 +1,4 @@
-//! What front ends call: each asks the workspace's keeper, or, where none lives and none is needed, does it itself under the
+//! Calls of front ends: each asks the workspace's keeper, or, where none lives and none is needed, acts under the
 //! workspace's lock.
 //!
 //! ```text
@@ -71,7 +71,7 @@ pub struct Workspaces {
 }
 
 impl Workspaces {
-    /// Those that `factory`'s configuration places, started with its backend.
+    /// Workspaces that `factory`'s configuration places, started with its backend.
     pub fn new(factory: Factory) -> Self {
         Self { factory, kept: KeptAlive::default() }
     }
@@ -201,7 +201,7 @@ impl Workspaces {
                 return None;
             }
             let looked = self.look(&home).await;
-            // One that went meanwhile is not there.
+            // A workspace that went meanwhile is not listed.
             home.exists().then_some((home, looked))
         });
         let mut looks = futures::stream::iter(looks).buffer_unordered(LOOKS);
@@ -219,7 +219,7 @@ impl Workspaces {
         Ok(List { count: workspaces.len(), workspaces, unreadable })
     }
 
-    /// What a workspace is now, from its database and its keeper's greeting.
+    /// Status of a workspace, from its database and its keeper's greeting.
     async fn look(&self, home: &Home) -> Result<Status, WorkspaceError> {
         let met = self.glance(home).await;
         let (record, count, last, services) = read(home, |state| {
@@ -248,7 +248,7 @@ impl Workspaces {
         Ok(status)
     }
 
-    /// What a workspace is now.
+    /// Status of a workspace.
     ///
     /// # Errors
     /// When there is no such one, or it cannot be read.
@@ -266,7 +266,7 @@ async fn read<T: Send + 'static>(
     blocking(move || work(&home.read()?)).await
 }
 
-/// What takes the workspace's secrets out of what is shown.
+/// Redactor that takes the workspace's secrets out of output.
 async fn redactor(home: &Home) -> Result<Redactor, WorkspaceError> {
     let home = home.clone();
     blocking(move || secrets::redactor(&home)).await

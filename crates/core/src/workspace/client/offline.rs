@@ -33,7 +33,7 @@ struct QuietDisk {
     _held: DiskHold,
 }
 
-/// What keeps a workspace from being started: its keeper's word, or its lock.
+/// Guard that keeps a workspace from being started: its keeper's word, or its lock.
 enum DiskHold {
     Keeper { _conversation: Conversation },
     Lock { _rest: AtRest },
@@ -80,7 +80,7 @@ impl Workspaces {
         })
     }
 
-    /// What is in a directory of a stopped workspace, as its guest would see it; or one file. Of the whole guest, not
+    /// Lists a directory of a stopped workspace, as its guest would see it; or one file. Reaches the whole guest, not
     /// only of `/workspace`.
     ///
     /// # Errors

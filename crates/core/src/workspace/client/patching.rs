@@ -23,7 +23,7 @@ const AT_ONCE: usize = 4;
 /// Most edits of one patch: what the guest takes together.
 const MOST: usize = pyro_proto::message::MAX_BATCH;
 
-/// What stands at the paths that a patch may touch.
+/// Nodes at the paths that a patch may touch.
 struct Fetched(BTreeMap<PathBuf, Result<Option<Node>, String>>);
 
 impl Tree for Fetched {
@@ -110,7 +110,7 @@ impl Workspaces {
 }
 
 impl RunningGuest {
-    /// What stands at `paths`, and whether what is above them are directories.
+    /// Fetches the nodes at `paths` and at the directories above them.
     async fn fetch(&self, paths: &BTreeSet<PathBuf>) -> Result<Fetched, WorkspaceError> {
         let mut all: BTreeSet<PathBuf> = paths.clone();
         for path in paths {
@@ -158,7 +158,7 @@ impl RunningGuest {
             FileKind::Other => (Kind::Other, Vec::new()),
         };
         if kind == Kind::File && read {
-            // One byte more than may be, which tells that it is too long.
+            // One byte above the limit is read, which tells that the file is too long.
             let limit = MAX_FILE as u64 + 1;
             let each = |piece: &[u8]| {
                 bytes.extend_from_slice(piece);

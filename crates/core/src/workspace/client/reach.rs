@@ -34,7 +34,7 @@ pub(super) struct Reached {
 }
 
 impl Conversation {
-    /// Asks `call`.
+    /// Sends `call` to the keeper and waits for its answer, at most `within`.
     pub(super) async fn ask<C: Call>(
         &mut self,
         call: &C,
@@ -94,7 +94,7 @@ impl Workspaces {
                 let request = Request::new(call);
                 match tokio::time::timeout(PROMPT, frames::send(&mut stream, &request)).await {
                     Ok(Ok(())) => return Ok(Reached { home, stream, goes_on: true, again: true }),
-                    // It has none of it that it could begin.
+                    // The keeper got only part of the request, so it cannot have begun.
                     Ok(Err(_)) => {}
                     Err(_) => return Err(WorkspaceError::Silent),
                 }
@@ -192,7 +192,7 @@ async fn meet_within<R: serde::Serialize>(
     });
     let greeting = match greeted.await {
         Ok(Ok(greeting)) => greeting,
-        // It ended just now.
+        // The keeper ended just now.
         Ok(Err(_)) if matches!(connect(home).await, Ok(None)) => return Ok(None),
         Ok(Err(error)) => return Err(error.into()),
         Err(_) => return Err(WorkspaceError::Silent),

@@ -40,7 +40,7 @@ impl Workspaces {
         self.ask(&home, &start, within).await?.ok_or(WorkspaceError::Stopped)
     }
 
-    /// What is known of the services now, the oldest first.
+    /// Services as they are now, the oldest first.
     async fn services_now(&self, home: &Home) -> Result<Vec<Service>, WorkspaceError> {
         let runs = self.phase(home).await?.is_some_and(|phase| phase != Phase::Stopped);
         let services = super::read(home, |state| state.jobs::<Service>()).await?;
@@ -63,7 +63,7 @@ impl Workspaces {
         })
     }
 
-    /// One service.
+    /// Finds a service by name.
     ///
     /// # Errors
     /// When there is none of this name.
@@ -72,7 +72,7 @@ impl Workspaces {
         find_service(self.services_now(&home).await?, name)
     }
 
-    /// What a service wrote: the last `tail_lines` of each stream, or all that is kept.
+    /// Output of a service: the last `tail_lines` of each stream, or all that is kept.
     ///
     /// # Errors
     /// When there is none of this name, or its log cannot be read.

@@ -21,7 +21,7 @@ const IDLE_MS: std::ops::RangeInclusive<u64> = 1..=60_000;
 /// Bytes that are looked at for one read, at least: the longest control must fit.
 const LEAST: usize = 16 << 10;
 
-/// What to read of a shell.
+/// Part of a shell's output to read.
 #[derive(Clone, Copy, Debug)]
 pub struct ShellReadRequest {
     /// From which byte on, counted from its beginning.
@@ -35,7 +35,7 @@ pub struct ShellReadRequest {
 }
 
 impl Workspaces {
-    /// What is written down of the shells, where no keeper has a guest.
+    /// Shells in the database, where no keeper has a guest.
     async fn shells_at_rest(&self, home: &Home) -> Result<Option<Vec<Shell>>, WorkspaceError> {
         let phase = self.phase(home).await?;
         if phase.is_some_and(|phase| phase != Phase::Stopped) {

@@ -1,4 +1,4 @@
-//! One command of a workspace: its output to the front end as it comes, its first and last MiB to the history.
+//! Runs a command of a workspace: output to the front end as it comes, first and last MiB to the history.
 
 use std::io::Write as _;
 use std::os::unix::fs::OpenOptionsExt as _;
@@ -40,7 +40,7 @@ struct Pipe {
     sender: PollSender<Chunk>,
     kept: Kept,
     redacted: RedactedStream,
-    /// What has yet to be passed on.
+    /// Bytes without secrets, yet to be passed on.
     clean: Vec<u8>,
 }
 

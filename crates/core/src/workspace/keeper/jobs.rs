@@ -37,7 +37,7 @@ const LAST_WORDS: Duration = Duration::from_secs(10);
 /// More output than any job can have written and lost: nothing is counted up to there for a guest that says so.
 const MOST_LOST: u64 = 1 << 48;
 
-/// Which job.
+/// Identity of a job: the id of a shell or the name of a service.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum JobKey {
     Shell(String),
@@ -55,7 +55,7 @@ pub(super) struct LiveJob {
     follower: Arc<Mutex<Option<AbortHandle>>>,
     output: Arc<Mutex<Output>>,
     sender: Arc<watch::Sender<Progress>>,
-    /// What its end is to be called, where it does not end by itself.
+    /// State and reason to record for an end that was ordered.
     ending: Arc<Mutex<Option<JobEnding>>>,
 }
 
@@ -81,7 +81,7 @@ pub(super) struct JobEnding {
 /// Where its output goes.
 pub(super) struct Output {
     pub(super) out: Spool,
-    /// Its standard error, where that is apart.
+    /// Standard error, where it is kept apart.
     pub(super) err: Option<Spool>,
     /// Takes the secrets out of each.
     clean: [RedactedStream; 2],
@@ -100,7 +100,7 @@ impl Output {
         let stream = &mut self.clean[usize::from(is_err)];
         match bytes {
             Some(bytes) => stream.push(bytes, &mut clean),
-            // What could have been the beginning of a secret was none.
+            // Held-back bytes that could have begun a secret did not.
             None => stream.finish(&mut clean),
         }
         let spool = self.err.as_mut().filter(|_| is_err).unwrap_or(&mut self.out);
@@ -193,14 +193,14 @@ impl Keeper {
         let record = record(pid);
         let saved = self.database().state.save_job(&record);
         if let Err(error) = saved {
-            // What nobody knows of must not run.
+            // A job that is not on record must not run.
             let _ = guest.job_stop(id, Duration::ZERO).await;
             return Err(error);
         }
         let live = LiveJob::new(id, output);
         self.take_up(key, live.clone(), guest);
         if self.life().phase() != Phase::Running {
-            // It ended while the job began.
+            // The guest ended while the job began.
             self.lose_jobs("workspace_stopped");
             return Err(WorkspaceError::Stopped);
         }
@@ -245,7 +245,7 @@ impl Keeper {
         let exit = match ended {
             Ok(exit) => exit,
             Err(error) => {
-                // Its guest ended too, mostly, and who notices that ends the job.
+                // The guest ended too, mostly, and whoever notices that ends the job.
                 (self.log)(&format!("{key:?} is lost: {}", cause::chain(&error)));
                 return;
             }
@@ -297,7 +297,7 @@ impl Keeper {
         let guest = self.guest()?;
         let stopped = guest.job_stop(live.id, grace).await;
         if let Err(source) = stopped
-            // It was over and forgotten by then.
+            // The job was over and forgotten by then.
             && !live.progress.borrow().over
         {
             return Err(WorkspaceError::Job { what, source });
@@ -312,7 +312,7 @@ impl Keeper {
     pub(super) async fn forget_job(&self, key: &JobKey, live: &LiveJob) {
         locked(&self.jobs).remove(key);
         if let Ok(guest) = self.guest() {
-            // What cannot be forgotten now goes with the guest.
+            // A job that cannot be forgotten now goes with the guest.
             let _ = guest.job_forget(live.id).await;
         }
     }

@@ -1,4 +1,4 @@
-//! What a keeper does to its workspace as a whole: stop, rename, remove. Copies of it are in `snapshot`.
+//! Changes to a workspace as a whole: stop, rename, remove. Copies of it are in `snapshot`.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -69,7 +69,7 @@ impl Keeper {
         self.lose_jobs("workspace_deleted");
         let engine = self.engine.lock().await.take();
         if let Some(engine) = engine {
-            // It is gone soon after, or its directory is for nothing.
+            // A guest that cannot be stopped is gone soon after, or works in a removed directory.
             let _ = engine.machine.stop().await;
         }
         let (home, name, id) = {

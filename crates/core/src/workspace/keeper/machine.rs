@@ -31,15 +31,15 @@ use crate::workspace::wire::start::{KeeperReport, KeeperRequest, KeeperTask};
 pub(super) struct Engine {
     pub(super) machine: Machine,
     pub(super) handle: GuestHandle,
-    /// What its memory depends on.
+    /// Facts that must hold to restore the guest's memory.
     pub(super) origin: start::Origin,
-    /// What its memory is mapped from, privately.
+    /// File that the guest's memory is mapped from, privately.
     pub(super) memory: Option<File>,
-    /// What it goes on with, if it does.
+    /// Jobs that a restored guest goes on with.
     pub(super) jobs: Vec<KeptJob>,
 }
 
-/// What commands use of it.
+/// Guest and its watch, for commands.
 #[derive(Clone)]
 pub(super) struct GuestHandle {
     pub(super) guest: Guest,
@@ -52,19 +52,19 @@ pub(super) struct Prepared {
     pub(super) held: Lock,
     pub(super) database: Database,
     pub(super) secrets: Secrets,
-    /// Its id, where it is a draft that has yet to be given it.
+    /// Id to be given to a draft; `None` where the workspace has its id.
     pub(super) id: Option<String>,
-    /// What its guest comes up from.
+    /// State that the guest comes up from.
     pub(super) from: Beginning,
 }
 
-/// What a guest comes up from.
+/// State that a guest comes up from.
 pub(super) enum Beginning {
     /// A blank disk, whose file is there and empty.
     Nothing,
-    /// Its disk.
+    /// Disk of the workspace.
     Disk,
-    /// Its memory of a moment, and the disk of that moment.
+    /// Memory of a moment, and the disk of that moment.
     Memory(Checkpoint),
 }
 
@@ -87,19 +87,19 @@ pub(super) struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// That of a snapshot, if its memory was kept.
+    /// Checkpoint of a snapshot, if its memory was kept.
     pub(super) fn of(home: &Home, snapshot: &str) -> Option<Self> {
         Self::elsewhere(home, snapshot, snapshot)
     }
 
-    /// That of another workspace's snapshot, whose disk is ours under another name.
+    /// Checkpoint of another workspace's snapshot, whose disk is ours under another name.
     fn elsewhere(home: &Home, there: &str, here: &str) -> Option<Self> {
         let (memory, ram, key) = (home.memory(there), home.ram(there), home.memory_key(there));
         let jobs = home.memory_jobs(there);
         memory.exists().then(|| Self { memory, ram, key, jobs, snapshot: here.to_owned() })
     }
 
-    /// What can be restored from it.
+    /// Opens the checkpoint's files, to restore the guest from them.
     fn open(&self) -> Result<start::SavedGuest, WorkspaceError> {
         /// An origin has a few hundred bytes.
         const LONGEST: u64 = 64 << 10;
@@ -165,7 +165,7 @@ pub(super) fn prepare(dir: PathBuf, task: &KeeperTask) -> Result<Prepared, Works
             home.check()?;
             let (home, held) = holder::hold(|| {
                 let held = match task {
-                    // Who ordered it looks again whether it runs by now, which waiting here would not show.
+                    // The caller looks again whether the workspace runs by now, which waiting here would not show.
                     KeeperTask::Start => home.try_lock()?.ok_or(WorkspaceError::Locked)?,
                     _ => home.lock()?,
                 };
@@ -190,7 +190,7 @@ pub(super) fn prepare(dir: PathBuf, task: &KeeperTask) -> Result<Prepared, Works
     }
 }
 
-/// It was reset now.
+/// Counts a reset that is done.
 pub(super) fn note_reset(record: &mut Record) {
     record.reset_count += 1;
     record.last_reset_at = Some(unix_now());
@@ -202,13 +202,13 @@ pub(super) fn undo(dir: &Path) {
     let id = dir.file_name().unwrap_or_default().to_string_lossy().into_owned();
     let draft = Home::at(root.join(format!(".new-{id}")));
     let Ok(state) = draft.read() else {
-        // It was never a draft of ours, or not far enough to have a name.
+        // The directory is no draft of ours, or not far enough to have a name.
         let _ = draft.path().exists().then(|| draft.remove());
         return;
     };
     let name = state.record().ok().and_then(|record| record.name);
     drop(state);
-    // What cannot be removed now is swept later: nobody holds its lock any more.
+    // A draft that cannot be removed now is swept later: nobody holds its lock any more.
     let _ = draft.remove();
     if let Some(name) = name
         && let Ok(_names) = layout::lock_names(root)
@@ -240,7 +240,7 @@ pub(super) async fn bring_up(
                 report(KeeperReport::Remark {
                     text: format!("memory=left (it starts from its disk): {why}"),
                 });
-                // It may have written to it.
+                // The restored guest may have written to its disk.
                 let home = home.clone();
                 blocking(move || disk::restore(&home, &checkpoint.snapshot)).await?;
             }
@@ -265,7 +265,7 @@ pub(super) async fn bring_up(
     Ok(Engine { machine: booted.machine, handle, origin, memory, jobs })
 }
 
-/// What a guest is started with, beside its disk.
+/// Inputs of a guest's start, beside its disk.
 struct StartInputs<'a> {
     config: &'a Config,
     bundle: Bundle,
@@ -345,7 +345,7 @@ impl Keeper {
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = Some(handle);
     }
 
-    /// What commands use of the VM.
+    /// Handle of the guest, where one runs.
     pub(super) fn handle(&self) -> Option<GuestHandle> {
         self.guest.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

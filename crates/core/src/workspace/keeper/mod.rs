@@ -68,7 +68,7 @@ struct Database {
     record: Record,
 }
 
-/// What the tasks of a keeper share.
+/// State that the tasks of a keeper share.
 pub struct Keeper {
     home: Home,
     order: KeeperRequest,
@@ -79,14 +79,14 @@ pub struct Keeper {
     database: Mutex<Database>,
     /// Whoever has this may change what the VM is; commands only use it.
     engine: tokio::sync::Mutex<Option<Engine>>,
-    /// What commands use of it.
+    /// Handle of the guest, for commands; `None` where none runs.
     guest: Mutex<Option<machine::GuestHandle>>,
     /// Held to write while there is no session with the guest, to read by all that uses it beside jobs.
     connection: Arc<tokio::sync::RwLock<()>>,
     next_command: AtomicU64,
     /// The life may be over, or something may be due at another time.
     changed: Notify,
-    /// It serves nobody any more.
+    /// Cancelled when the keeper serves nobody any more.
     over: CancellationToken,
     /// Shells and services.
     jobs: jobs::Jobs,

@@ -37,7 +37,7 @@ enum KeptRecord {
     Service(Service),
 }
 
-/// Those that were kept, if that can be read: without them the guest still goes on.
+/// Reads the jobs that were kept; none where the file cannot be read, since the guest goes on without them too.
 pub(super) fn read(path: &Path) -> Vec<KeptJob> {
     let mut text = Vec::new();
     let read = File::open(path).and_then(|file| file.take(LONGEST).read_to_end(&mut text));
@@ -45,7 +45,7 @@ pub(super) fn read(path: &Path) -> Vec<KeptJob> {
 }
 
 impl Keeper {
-    /// What runs now, to be kept.
+    /// Running jobs, encoded to be kept.
     pub(super) fn jobs_to_keep(&self) -> Result<Vec<u8>, WorkspaceError> {
         let live = self.all_live();
         let database = self.database();
@@ -101,7 +101,7 @@ impl Keeper {
                 ),
             };
             (self.log)(&format!("{key:?} goes on, {} bytes written", info.written));
-            // It ran then; if it does not any more, whoever follows it is told so.
+            // The job ran then; if it does not any more, its follower is told so.
             match record {
                 KeptRecord::Shell(mut shell) => {
                     shell.workspace_id.clone_from(&workspace);
@@ -120,7 +120,7 @@ impl Keeper {
             written.push((live.clone(), info.written));
             self.take_up(key, live, guest.clone());
         }
-        // What they had said by then is there when the workspace is.
+        // Output from before the snapshot is on disk when the workspace is ready.
         let read = written.iter().map(|(live, bytes)| live.has_read(*bytes));
         let _ = tokio::time::timeout(READING, futures::future::join_all(read)).await;
         Ok(())

@@ -46,7 +46,7 @@ impl Keeper {
                 return Err(WorkspaceError::ServiceTaken(name));
             }
             if self.live(&key).is_some() {
-                // It ended and left something running, which this one replaces.
+                // The service ended and left a process running, which the new start replaces.
                 self.stop_service(&name).await?;
             }
         } else if all.len() >= REMEMBERED {
@@ -111,7 +111,7 @@ impl Keeper {
         let ending = JobEnding { state: "failed", reason: Some(why.clone()) };
         self.stop_job(&live, GRACE, ending.clone()).await?;
         self.forget_job(&key, &live).await;
-        // One that ended by itself is written down as such.
+        // A service that ended by itself has an end on record, which is kept.
         let database = self.database();
         if let Some(mut service) = database.state.job::<Service>(&name)? {
             let (ended_at, code) = (service.ended_at.unwrap_or_else(unix_now), service.exit_code);
@@ -161,7 +161,7 @@ impl Keeper {
                 return Ok(Some(format!("it was not ready within {} s: {why}", wait.timeout_seconds)));
             }
             let pause = Duration::from_millis(wait.interval_ms).min(left);
-            // What ends meanwhile is seen at once.
+            // A service that ends meanwhile is noticed at once.
             let _ = tokio::time::timeout(pause, live.over()).await;
         }
     }
@@ -223,7 +223,7 @@ impl Keeper {
         let all = self.database().state.jobs()?;
         service = find_service(all, name)?;
         if !ran {
-            // It had ended by itself; what it left behind is ended now.
+            // The service had ended by itself; the processes that it left behind are ended now.
             service.state = "stopped".into();
             service.stop_reason = Some("sigterm".into());
             self.database().state.save_job(&service)?;
@@ -231,7 +231,7 @@ impl Keeper {
         Ok(service)
     }
 
-    /// One start of a service at a time.
+    /// Marks a service as being started: refused while another start of it goes on.
     fn starting_service(self: &Arc<Self>, name: &str) -> Result<Starting, WorkspaceError> {
         let mut starting = self.starting.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         if !starting.insert(name.to_owned()) {
@@ -250,7 +250,7 @@ impl Drop for Starting {
     }
 }
 
-/// What a guest says, as part of a line.
+/// Guest's text, fit to be part of a line.
 fn line(text: &str) -> String {
     text.chars().filter(|c| !c.is_control()).take(200).collect()
 }
@@ -263,7 +263,7 @@ fn tail(dir: &std::path::Path) -> Option<String> {
         let from = written.saturating_sub(TAIL_BYTES);
         let kept = spool::read(dir, stream, from, TAIL_BYTES as usize).unwrap_or_default();
         let said = last_lines(&kept.bytes, TAIL, from > 0).0;
-        // It is shown on the terminal of whoever waited for the service, as part of a message.
+        // The log is shown on the terminal of whoever waited for the service, as part of a message.
         let said = plain(said.replace('\n', "\r\n").as_bytes(), 200, 100);
         if !said.is_empty() && !text.is_empty() {
             text.push('\n');

@@ -19,10 +19,10 @@ use crate::workspace::store::secrets::SecretEnv;
 use crate::workspace::store::spool::{self, Spool, SpoolSize};
 use crate::workspace::wire::jobs::{AttachShell, TerminalEvent};
 
-/// What runs in one: the shell that people expect, where there is one.
+/// Program of a shell: `bash` where there is one.
 const PROGRAM: [&str; 3] =
     ["/bin/sh", "-c", "if [ -x /bin/bash ]; then exec /bin/bash; else exec /bin/sh; fi"];
-/// What a terminal that nobody sees is.
+/// Terminal type of a shell that nobody has joined yet.
 const TERM: &str = "xterm-256color";
 /// Most shells that are remembered, those that ended included; the oldest of these go.
 const REMEMBERED: usize = 64;
@@ -36,11 +36,11 @@ const INPUT_PATIENCE: Duration = Duration::from_secs(10);
 const OFFER: Duration = Duration::from_millis(20);
 /// Longest wait for output to pause.
 const PAUSE: Duration = Duration::from_secs(60);
-/// What is kept of a shell, and a little more.
+/// Bytes kept of a shell's output, and a little more.
 const KEPT: usize = 2 << 20;
 /// Drained for so long after its end.
 const DRAIN_MS: u64 = 100;
-/// `SIGWINCH`.
+/// Number of `SIGWINCH`.
 const WINDOW_CHANGED: i32 = 28;
 
 impl Keeper {

@@ -101,7 +101,7 @@ impl Keeper {
 
     async fn kept(self: &Arc<Self>, name: &str, memory: bool) -> Result<SnapshotMade, WorkspaceError> {
         let copied = self.copy(name, memory, false).await;
-        // What stays is swept at the next start.
+        // Files that stay are swept at the next start.
         let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
         let snapshot = disk::describe(&self.home, &self.database().record.id, name)?;
         let journal = {
@@ -240,7 +240,7 @@ impl Keeper {
         let started = up.await;
         {
             let mut database = self.database();
-            // Who renamed it meanwhile is not undone.
+            // A rename that came meanwhile is not undone.
             record.name.clone_from(&database.record.name);
             record.labels.clone_from(&database.record.labels);
             database.record = record;
@@ -273,7 +273,7 @@ pub(crate) struct ForkFiles {
 
 impl Drop for ForkFiles {
     fn drop(&mut self) {
-        // What stays is swept at the next start.
+        // Files that stay are swept at the next start.
         let _ = disk::remove_files(&self.home, &self.name);
     }
 }

@@ -15,7 +15,7 @@ use super::{AtRest, Operation};
 /// End a shell and all that runs in it, and forget it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct CloseShell {
-    /// Which shell.
+    /// Id of the shell, 12 hexadecimal digits.
     pub shell_id: String,
 }
 

@@ -15,7 +15,7 @@ use super::{AtRest, Operation};
 /// Look at a shell once it has written nothing for a while.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct LookAtShell {
-    /// Which shell.
+    /// Id of the shell, 12 hexadecimal digits.
     pub shell_id: String,
     /// How long the pause must be, ms; absent for looking at once.
     pub idle_ms: Option<u64>,

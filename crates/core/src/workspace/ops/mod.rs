@@ -1,4 +1,4 @@
-//! What can be done to a workspace: an operation a file.
+//! Operations on a workspace, one in each file.
 //!
 //! A file has the operation's words, its own type of answer, how a keeper does it ([`Operation::in_keeper`]) and how it is done
 //! where no keeper lives ([`Operation::at_rest`]). Words and answer are tied together by [`Call`], so that the answer to another
@@ -23,19 +23,19 @@ pub(crate) const PROMPT: Duration = Duration::from_secs(10);
 /// How long a keeper may take over what copies a disk or ends a guest.
 pub(crate) const LONG: Duration = Duration::from_secs(1800);
 
-/// Something that can be done to a workspace.
+/// Operation on a workspace.
 pub trait Operation: Call {
     /// How long a keeper may take over it.
     const PATIENCE: Duration;
 
-    /// Does it in the keeper of the workspace. The task goes on when the front end is gone; `caller` tells of that.
+    /// Performs the operation in the workspace's keeper and goes on when the front end is gone; `caller` tells of that.
     fn in_keeper(
         self,
         keeper: &Arc<Keeper>,
         caller: &mut Caller,
     ) -> impl Future<Output = Result<Self::Answer, WorkspaceError>> + Send;
 
-    /// Does it where no keeper lives, under the workspace's lock. Blocks.
+    /// Performs the operation where no keeper lives, under the workspace's lock. Blocks.
     ///
     /// # Errors
     /// [`WorkspaceError::Stopped`], unless the operation can do without a guest.

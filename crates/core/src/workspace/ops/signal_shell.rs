@@ -14,7 +14,7 @@ use super::Operation;
 /// Send a signal to what runs in the foreground of a shell.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct SignalShell {
-    /// Which shell.
+    /// Id of the shell, 12 hexadecimal digits.
     pub shell_id: String,
     /// Linux's number of the signal.
     pub number: i32,

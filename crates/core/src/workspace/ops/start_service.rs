@@ -16,9 +16,9 @@ use super::{LONG, Operation};
 /// Start a service and wait until it is ready. One that is not ready yet when the front end goes is stopped.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct StartService {
-    /// What is to go on.
+    /// Name, directory and readiness of the service.
     pub spec: ServiceSpec,
-    /// Its command.
+    /// Command that the service runs.
     pub command: Words,
 }
 

@@ -16,7 +16,7 @@ use super::{AtRest, Operation, PROMPT};
 /// Change name and labels.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct Update {
-    /// What is changed.
+    /// Changes of name and labels.
     pub changes: WorkspaceChanges,
 }
 

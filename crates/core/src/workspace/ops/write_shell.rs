@@ -14,9 +14,9 @@ use super::Operation;
 /// Type something into a shell.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WriteShell {
-    /// Which shell.
+    /// Id of the shell, 12 hexadecimal digits.
     pub shell_id: String,
-    /// What is typed, the line's end included.
+    /// Text to type, the line's end included.
     pub input: String,
 }
 

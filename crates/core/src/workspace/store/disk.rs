@@ -52,7 +52,7 @@ impl Draft {
         self
     }
 
-    /// The file.
+    /// File of the disk.
     pub fn file(&self) -> &File {
         &self.file
     }

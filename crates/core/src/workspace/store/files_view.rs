@@ -1,4 +1,4 @@
-//! What payloads show of files and trees: the contract's fields, and ours added.
+//! Payloads about files and trees: the contract's fields, and ours added.
 
 use pyro_formats::archive::SkippedLink;
 use pyro_formats::redact::Redactor;
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::paths::shown;
 
-/// What stands at a path, as payloads name it.
+/// Name of a file's kind in payloads.
 pub(crate) fn kind_name(kind: FileKind) -> &'static str {
     match kind {
         FileKind::File => "file",
@@ -19,31 +19,31 @@ pub(crate) fn kind_name(kind: FileKind) -> &'static str {
     }
 }
 
-/// What `workspace file list` says.
+/// Payload of `workspace file list`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileList {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// What was listed.
+    /// Path that was listed.
     pub path: String,
-    /// Whether with all that is below.
+    /// Whether all below the directory is listed too.
     pub recursive: bool,
-    /// In order of their paths.
+    /// Files in order of their paths.
     pub entries: Vec<FileEntry>,
     /// Whether there is more than is listed.
     pub truncated: bool,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
-/// One file, directory or link.
+/// File, directory or link in a list.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileEntry {
-    /// Its path; bytes that are not UTF-8 are replaced.
+    /// Path; bytes that are not UTF-8 are replaced.
     pub path: String,
     /// `file`, `directory`, `symlink` or `other`.
     pub artifact_type: &'static str,
-    /// Bytes.
+    /// Size of the content, bytes.
     pub size_bytes: u64,
     /// Where a link leads.
     pub link_target: Option<String>,
@@ -54,7 +54,7 @@ pub struct FileEntry {
 }
 
 impl FileEntry {
-    /// The entry of a file as its guest describes it, without the secrets: a guest chooses names as it likes.
+    /// Entry of a file as its guest describes it, without the secrets: a guest chooses names as it likes.
     pub(crate) fn of_guest(file: Untrusted<GuestFile>, redactor: &Redactor) -> Self {
         file.shown(redactor, |file, redactor| {
             let target = file.target.map(|target| String::from_utf8_lossy(&target.0).into_owned());
@@ -70,52 +70,52 @@ impl FileEntry {
     }
 }
 
-/// What `workspace file read` says.
+/// Payload of `workspace file read`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileRead {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// Which.
+    /// Path that was read.
     pub path: String,
-    /// Bytes that it has.
+    /// Size of the file, bytes.
     pub size_bytes: u64,
-    /// Bytes that were asked for.
+    /// Bytes asked for, at most.
     pub max_bytes: u64,
-    /// Where they begin.
+    /// First byte that was read, 0 for the file's first.
     pub offset: u64,
-    /// What was read, as text; bytes that are not UTF-8 are replaced.
+    /// Content as text; bytes that are not UTF-8 are replaced.
     pub content: String,
-    /// Whether there is more.
+    /// Whether the file goes on after `content`.
     pub truncated: bool,
     /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
     pub redacted: bool,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
-/// What `workspace file write` says.
+/// Payload of `workspace file write`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileWritten {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// Which.
+    /// Path that was written.
     pub path: String,
-    /// Bytes that it has now.
+    /// Size of the file now, bytes.
     pub size_bytes: u64,
     /// Bytes that were sent.
     pub bytes_written: u64,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
-/// What `workspace sync push` says.
+/// Payload of `workspace sync push`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Pushed {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
-    /// What was copied.
+    /// Tree that was copied.
     pub workspace_sync: Synced,
 }
 
@@ -124,9 +124,9 @@ pub struct Pushed {
 pub struct Synced {
     /// `directory` or `tar_archive`.
     pub mode: &'static str,
-    /// Where it was on the host.
+    /// Path of the tree on the host.
     pub source_path: String,
-    /// Where it is in the guest.
+    /// Path of the tree in the guest.
     pub destination: String,
     /// Files, directories and links.
     pub entry_count: u64,
@@ -136,18 +136,18 @@ pub struct Synced {
     pub skipped_count: u64,
     /// Symbolic links that lead out of the tree and were left out.
     pub skipped_link_count: u64,
-    /// The first hundred of them.
+    /// First hundred of the skipped links.
     pub skipped_links: Vec<SkippedLink>,
 }
 
-/// What `workspace export` says.
+/// Payload of `workspace export`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Exported {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// What was copied.
+    /// Path that was copied.
     pub workspace_path: String,
-    /// Where it is on the host.
+    /// Path of the copy on the host.
     pub output_path: String,
     /// `file` or `directory`.
     pub artifact_type: &'static str,
@@ -159,61 +159,61 @@ pub struct Exported {
     pub skipped_count: u64,
     /// Symbolic links that lead out of the tree and were left out.
     pub skipped_link_count: u64,
-    /// The first hundred of them.
+    /// First hundred of the skipped links.
     pub skipped_links: Vec<SkippedLink>,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
-/// What `workspace patch apply` says.
+/// Payload of `workspace patch apply`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Patched {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
     /// Whether anything is other than before.
     pub changed: bool,
-    /// How much of what.
+    /// Numbers of changed paths.
     pub summary: PatchSummary,
-    /// One for each path that changed.
+    /// Changed paths, each once.
     pub entries: Vec<PatchEntry>,
     /// The patch as it was given; bytes that are not UTF-8 are replaced.
     pub patch: String,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
 /// How many paths a patch changed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PatchSummary {
-    /// All of them.
+    /// Changed paths in all.
     pub total: u64,
-    /// New ones.
+    /// Paths that are new.
     pub added: u64,
-    /// Those that were there before and are now.
+    /// Paths that were there before and still are.
     pub modified: u64,
-    /// Those that are gone.
+    /// Paths that are gone.
     pub deleted: u64,
 }
 
-/// One path that a patch changed.
+/// Path that a patch changed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct PatchEntry {
-    /// Which.
+    /// Path below `/workspace`.
     pub path: String,
     /// `added`, `modified` or `deleted`.
     pub status: &'static str,
 }
 
-/// What `workspace diff` says.
+/// Payload of `workspace diff`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Diff {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
     /// Whether anything is other than at the beginning.
     pub changed: bool,
-    /// How much of what.
+    /// Numbers of paths that differ.
     pub summary: DiffSummary,
-    /// One for each path that differs, in order.
+    /// Paths that differ, each once, in order.
     pub entries: Vec<DiffEntry>,
     /// All text patches, as `git apply` takes them.
     pub patch: String,
@@ -226,86 +226,86 @@ pub struct Diff {
 /// How many paths differ.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DiffSummary {
-    /// All of them.
+    /// Paths that differ, in all.
     pub total: u64,
-    /// New ones.
+    /// Paths that are new.
     pub added: u64,
-    /// Those with other content or permissions.
+    /// Paths with other content or permissions.
     pub modified: u64,
-    /// Those that are gone.
+    /// Paths that are gone.
     pub deleted: u64,
-    /// Those that are something else now, such as a link in place of a file.
+    /// Paths of another kind than before, such as a link in place of a file.
     pub type_changed: u64,
-    /// Those with a text patch.
+    /// Paths with a text patch.
     pub text_patched: u64,
-    /// Those without.
+    /// Paths without a text patch.
     pub non_text: u64,
 }
 
-/// One path that differs.
+/// Path that differs from the baseline.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct DiffEntry {
-    /// Its path below `/workspace`; bytes that are not UTF-8 are replaced.
+    /// Path below `/workspace`; bytes that are not UTF-8 are replaced.
     pub path: String,
     /// `added`, `modified`, `deleted` or `type_changed`.
     pub status: &'static str,
-    /// What it is, or was: `file`, `directory`, `symlink` or `other`.
+    /// Kind now, or before if it is gone: `file`, `directory`, `symlink` or `other`.
     pub artifact_type: &'static str,
-    /// Its part of the patch; empty where no text can tell the difference, and for what is in a `.git`, which git does
+    /// Part of the patch; empty where no text can tell the difference, and for files in a `.git`, which git does
     /// not patch.
     pub text_patch: String,
-    /// Whether that is because its content is not text.
+    /// Whether `text_patch` is empty because the content is not text.
     pub binary: bool,
-    /// Its permissions before, as in `0644`.
+    /// Permissions before, as in `0644`.
     pub old_mode: Option<String>,
-    /// Its permissions now.
+    /// Permissions now, as in `0644`.
     pub new_mode: Option<String>,
     /// Whether secrets of the workspace were in it, before or now.
     pub redacted: bool,
 }
 
-/// What `workspace disk list` says.
+/// Payload of `workspace disk list`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskList {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// What was listed.
+    /// Path that was listed.
     pub path: String,
-    /// Whether with all that is below.
+    /// Whether all below the directory is listed too.
     pub recursive: bool,
-    /// In order of their paths.
+    /// Files in order of their paths.
     pub entries: Vec<FileEntry>,
     /// Whether there is more than is listed.
     pub truncated: bool,
 }
 
-/// What `workspace disk read` says.
+/// Payload of `workspace disk read`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskRead {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// Which.
+    /// Path that was read.
     pub path: String,
-    /// Bytes that it has.
+    /// Size of the file, bytes.
     pub size_bytes: u64,
-    /// Bytes that were asked for.
+    /// Bytes asked for, at most.
     pub max_bytes: u64,
-    /// What was read, as text; bytes that are not UTF-8 are replaced.
+    /// Content as text; bytes that are not UTF-8 are replaced.
     pub content: String,
-    /// Whether there is more.
+    /// Whether the file goes on after `content`.
     pub truncated: bool,
     /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
     pub redacted: bool,
 }
 
-/// What `workspace disk export` says.
+/// Payload of `workspace disk export`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct DiskExported {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// The image.
+    /// Image on the host.
     pub output_path: String,
-    /// `ext4`.
+    /// Format, always `ext4`.
     pub disk_format: &'static str,
     /// Bytes that the image has, with its holes.
     pub bytes_written: u64,

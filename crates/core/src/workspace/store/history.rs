@@ -19,7 +19,7 @@ use crate::workspace::store::record::Command;
 use crate::workspace::store::state::State;
 use crate::workspace::store::view::{EXECUTION_MODE, LogEntry, LogsHead};
 
-/// What SQL made of a history without bounds one with them.
+/// SQL that adds bounds to a history without them.
 pub(super) const BOUNDS: &str = "
     ALTER TABLE command ADD COLUMN kept_bytes INTEGER NOT NULL DEFAULT 0;
     UPDATE command SET kept_bytes =
@@ -40,14 +40,14 @@ const KEPT: u64 = (2 * crate::capture::KEPT as u64) + 256;
 /// How much is kept of a history; the newest command always is.
 #[derive(Clone, Copy, Debug)]
 pub struct Bounds {
-    /// Commands.
+    /// Commands, at most.
     pub commands: u64,
-    /// Bytes of command lines and output together.
+    /// Bytes of command lines and output together, at most.
     pub bytes: u64,
 }
 
 impl Bounds {
-    /// Those of every workspace.
+    /// Bounds of every workspace.
     pub const ALL: Self = Self { commands: 10_000, bytes: 256 << 20 };
 }
 
@@ -108,12 +108,12 @@ impl State {
         self.extent().map(|Extent { commands, dropped }| commands + dropped)
     }
 
-    /// The last of the history.
+    /// Reads the last command of the history.
     pub fn last_command(&self) -> Result<Option<Command>, WorkspaceError> {
         self.row(&format!("{COMMAND} ORDER BY sequence DESC LIMIT 1"), [], command)
     }
 
-    /// The first after the one with this number.
+    /// Reads the first command after number `after`.
     pub fn next_command(&self, after: u64) -> Result<Option<Command>, WorkspaceError> {
         self.row(&format!("{COMMAND} WHERE sequence > ? ORDER BY sequence LIMIT 1"), [after], command)
     }
@@ -189,7 +189,7 @@ pub struct LogReader {
 impl LogReader {
     pub(crate) fn new(home: Home, tail: Option<u64>) -> Result<Self, WorkspaceError> {
         let state = home.read()?;
-        // What goes meanwhile is seen all the same, so that the count is right; its output may be gone.
+        // Commands that are dropped meanwhile are still seen, so that the count is right; their output may be gone.
         state.hold()?;
         let Extent { commands, dropped } = state.extent()?;
         let count = tail.map_or(commands, |tail| tail.min(commands));
@@ -204,7 +204,7 @@ impl LogReader {
         Ok(Self { home, state, head, at })
     }
 
-    /// What is said of it beside its entries.
+    /// Counts of the history's commands, without its entries.
     pub fn head(&self) -> &LogsHead {
         &self.head
     }
@@ -296,10 +296,10 @@ mod tests {
             (7, 10, vec![2]),
             // The bytes of command lines count too.
             (8, 70, vec![3, 4]),
-            // It alone is too much, and is kept.
+            // The command alone is too much, and is kept all the same.
             (9, 1000, vec![7, 8]),
             (10, 0, vec![9]),
-            // It began long ago and ends now.
+            // The command began long ago and ends now.
             (5, 5000, vec![5]),
         ] {
             assert_eq!(state.add_command(&entry(sequence), bytes, SMALL).unwrap(), dropped, "{sequence}");
@@ -327,7 +327,7 @@ mod tests {
         home.forget_output(&dropped).unwrap();
         let rest: Vec<_> = std::iter::from_fn(|| reader.next_entry().unwrap()).collect();
         assert_eq!(rest.iter().map(|entry| entry.sequence).collect::<Vec<_>>(), [2, 4]);
-        // What went meanwhile does not look as if it had been silent.
+        // A command whose output went meanwhile does not look as if it had been silent.
         assert!(rest[0].stderr.is_empty() && rest[0].stderr_truncated);
         assert_eq!((reader.head().count, reader.head().dropped_count), (3, 0));
         assert_eq!(sequences(&home, None).0.dropped_count, 2);

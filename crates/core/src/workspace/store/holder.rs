@@ -1,4 +1,4 @@
-//! Who holds a workspace's lock: its keeper writes itself into the lock's file, so that it can be ended when it hangs.
+//! Holder of a workspace's lock: its keeper writes itself into the lock's file, so that it can be ended when it hangs.
 //!
 //! A process is known by its id and when it began, in one boot and one PID namespace. It is held by a descriptor before it
 //! is compared with what is written, so that whoever gets a free id next is never taken for it.
@@ -34,7 +34,7 @@ pub(crate) struct Holder {
 fn describe(pid: Pid) -> Option<String> {
     let pid = pid.as_raw_nonzero();
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
-    // Its name, which it chooses, ends with the last bracket; then come the fields from the third on.
+    // The process's name, which it chooses, ends with the last bracket; then come the fields from the third on.
     let began = stat.rsplit_once(')')?.1.split_whitespace().nth(22 - 3)?;
     let space = fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;
     let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
@@ -76,7 +76,7 @@ impl Holder {
         (describe(pid)? == line).then_some(Self { pid, process })
     }
 
-    /// Its process id.
+    /// Process id of the holder.
     pub(crate) fn pid(&self) -> u32 {
         self.pid.as_raw_nonzero().get().unsigned_abs()
     }
@@ -150,7 +150,7 @@ mod tests {
         fs::write(home.lock_path(), describe(pid).unwrap()).unwrap();
         rustix::process::kill_process(pid, Signal::STOP).unwrap();
         Holder::of(&home).unwrap().kill().await.unwrap();
-        // It waits for us to reap it, and is nobody's holder when that is done.
+        // The killed process waits for us to reap it; once reaped, it holds nothing.
         assert!(!child.wait().unwrap().success());
         assert!(Holder::of(&home).is_none());
     }

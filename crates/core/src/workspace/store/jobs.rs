@@ -18,7 +18,7 @@ use crate::workspace::store::view::{EXECUTION_MODE, Status};
 
 /// Columns and lines of a terminal.
 const SIZES: std::ops::RangeInclusive<u16> = 1..=1000;
-/// What a shell's output is called, and a service's.
+/// Name of a shell's output, and names of a service's.
 pub(crate) const OUT: &str = "out";
 pub(crate) const STREAMS: [&str; 2] = ["stdout", "stderr"];
 /// Why a job that is written down as running does not: nobody lived to write down its end.
@@ -27,11 +27,11 @@ const LOST: &str = "workspace_ended";
 /// A terminal session that stays.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Shell {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
     /// 12 hexadecimal digits.
     pub shell_id: String,
-    /// Where it began.
+    /// Directory that the shell began in.
     pub cwd: String,
     /// Characters in a line of its terminal.
     pub cols: u16,
@@ -39,15 +39,15 @@ pub struct Shell {
     pub rows: u16,
     /// `running` or `stopped`.
     pub state: String,
-    /// Unix seconds.
+    /// Start, Unix seconds.
     pub started_at: f64,
-    /// Unix seconds.
+    /// End, Unix seconds.
     pub ended_at: Option<f64>,
-    /// Its exit code; 128 and more when a signal ended it.
+    /// Exit code; 128 and more when a signal ended it.
     pub exit_code: Option<i32>,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
-    /// What ended it, if it did not end by itself.
+    /// Reason of an end from outside.
     #[serde(default)]
     pub stop_reason: Option<String>,
 }
@@ -55,33 +55,33 @@ pub struct Shell {
 /// A process that goes on.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Service {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// What it is called.
+    /// Name, unique in its workspace.
     pub service_name: String,
     /// `running`; `exited` by itself, `stopped`, or `failed` to become ready.
     pub state: String,
     /// The command: a shell line, or a vector joined with shell quoting.
     pub command: String,
-    /// Where it began.
+    /// Directory that the service began in.
     pub cwd: String,
-    /// Unix seconds.
+    /// Start, Unix seconds.
     pub started_at: f64,
-    /// Unix seconds.
+    /// End, Unix seconds.
     pub ended_at: Option<f64>,
-    /// Its exit code; 128 and more when a signal ended it.
+    /// Exit code; 128 and more when a signal ended it.
     pub exit_code: Option<i32>,
-    /// Its process in the guest.
+    /// Process id in the guest.
     pub pid: Option<u32>,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
-    /// How it was told whether it is ready.
+    /// Probe that told whether the service is ready.
     pub readiness: Option<Readiness>,
-    /// When it was, Unix seconds.
+    /// Time it became ready, Unix seconds.
     pub ready_at: Option<f64>,
-    /// What ended it, if it did not end by itself.
+    /// Reason of an end from outside.
     pub stop_reason: Option<String>,
-    /// Its ports on this host.
+    /// Ports published on this host.
     pub published_ports: Vec<u16>,
 }
 
@@ -115,10 +115,10 @@ pub(crate) trait Job: Serialize + DeserializeOwned + Clone {
 
     fn is_running(&self) -> bool;
 
-    /// It ended, as `state`.
+    /// Records the end of the job, with `state` as its last.
     fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>);
 
-    /// As it is where no guest runs: nothing in it does.
+    /// Returns the job as it is where no guest runs: stopped.
     fn without_guest(mut self, now: f64) -> Self {
         if self.is_running() {
             self.end("stopped", now, None, Some(LOST.into()));
@@ -172,24 +172,24 @@ impl State {
         )
     }
 
-    /// Forgets one.
+    /// Forgets a job.
     pub(crate) fn remove_job<J: Job>(&self, name: &str) -> Result<(), WorkspaceError> {
         self.execute("DELETE FROM job WHERE kind = ? AND name = ?", params![J::KIND, name])
     }
 
-    /// All of a kind, the oldest first. What cannot be read is left out.
+    /// Reads all jobs of a kind, the oldest first. A record that cannot be read is left out.
     pub(crate) fn jobs<J: Job>(&self) -> Result<Vec<J>, WorkspaceError> {
         let query = format!("SELECT record FROM job WHERE kind = '{}' ORDER BY rowid", J::KIND);
         let texts = self.rows(&query, |row| row.get::<_, String>(0))?;
         Ok(texts.iter().filter_map(|text| serde_json::from_str(text).ok()).collect())
     }
 
-    /// One of them.
+    /// Finds a job by name.
     pub(crate) fn job<J: Job>(&self, name: &str) -> Result<Option<J>, WorkspaceError> {
         Ok(self.jobs::<J>()?.into_iter().find(|job| job.name() == name))
     }
 
-    /// What is written down as running does not run any more.
+    /// Marks as stopped, because of `reason`, every job that is written down as running.
     pub(crate) fn end_jobs<J: Job>(&self, now: f64, reason: &str) -> Result<(), WorkspaceError> {
         for mut job in self.jobs::<J>()? {
             if job.is_running() {
@@ -224,7 +224,7 @@ pub(crate) fn sweep(home: &Home, state: &State, now: f64) -> Result<(), Workspac
     for (dir, known) in [(home.shell(""), shells), (home.service(""), services)] {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
             if !known.contains(&entry.path()) {
-                // What cannot be removed now may be at the next time.
+                // A directory that cannot be removed now may be the next time.
                 let _ = crate::workspace::store::spool::remove(&entry.path());
             }
         }
@@ -252,12 +252,12 @@ impl Status {
 pub struct ShellSize {
     /// Characters in a line.
     pub cols: u16,
-    /// Lines.
+    /// Lines of the terminal.
     pub rows: u16,
 }
 
 impl ShellSize {
-    /// It, if there can be one.
+    /// Returns the size unchanged, or refuses one out of bounds.
     pub(crate) fn checked(self) -> Result<Self, WorkspaceError> {
         check_bound("cols", u64::from(self.cols), &(1..=u64::from(*SIZES.end())))?;
         check_bound("rows", u64::from(self.rows), &(1..=u64::from(*SIZES.end())))?;
@@ -282,7 +282,7 @@ pub(crate) fn find_shell(mut shells: Vec<Shell>, id: &str) -> Result<Shell, Work
     }
 }
 
-/// Forgets one that has ended, and what it wrote. The caller holds the workspace's lock. Blocks.
+/// Forgets a job that has ended, and its output. The caller holds the workspace's lock. Blocks.
 pub(crate) fn forget_shell(home: &Home, state: &State, id: &str) -> Result<(), WorkspaceError> {
     // The row first: what has one has its output.
     state.remove_job::<Shell>(id)?;

@@ -1,14 +1,14 @@
-//! What payloads show of shells and services.
+//! Payloads about shells and services.
 
 use schemars::JsonSchema;
 use serde::Serialize;
 
 use super::jobs::{Service, Shell};
 
-/// What `workspace shell write` says.
+/// Payload of `workspace shell write`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellWritten {
-    /// What it is written to.
+    /// Shell that got the input.
     #[serde(flatten)]
     pub shell: Shell,
     /// Characters of the input, the line's end not counted.
@@ -17,10 +17,10 @@ pub struct ShellWritten {
     pub append_newline: bool,
 }
 
-/// What `workspace shell read` says.
+/// Payload of `workspace shell read`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellRead {
-    /// What was read.
+    /// Shell that was read.
     #[serde(flatten)]
     pub shell: Shell,
     /// From which byte on was asked for.
@@ -35,60 +35,60 @@ pub struct ShellRead {
     pub lost_bytes: u64,
     /// Whether terminal control was taken out.
     pub plain: bool,
-    /// What was waited for.
+    /// Silence that was waited for, milliseconds.
     pub wait_for_idle_ms: Option<u64>,
 }
 
-/// What `workspace shell signal` says.
+/// Payload of `workspace shell signal`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellSignalled {
-    /// What got it.
+    /// Shell that got the signal.
     #[serde(flatten)]
     pub shell: Shell,
     /// The signal, such as `INT`.
     pub signal: String,
 }
 
-/// What `workspace shell close` says.
+/// Payload of `workspace shell close`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellClosed {
-    /// What it was.
+    /// Shell as it was last.
     #[serde(flatten)]
     pub shell: Shell,
-    /// That it is gone, with its output.
+    /// Always true: the shell is gone, with its output.
     pub closed: bool,
 }
 
-/// What `workspace shell list` says.
+/// Payload of `workspace shell list`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ShellList {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// How many.
+    /// Number of shells.
     pub count: usize,
-    /// How many of them run.
+    /// Number of running shells.
     pub running_count: usize,
     /// The oldest first.
     pub shells: Vec<Shell>,
 }
 
-/// What `workspace service list` says.
+/// Payload of `workspace service list`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ServiceList {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// How many.
+    /// Number of services.
     pub count: usize,
-    /// How many of them run.
+    /// Number of running services.
     pub running_count: usize,
     /// The oldest first.
     pub services: Vec<Service>,
 }
 
-/// What `workspace service logs` says.
+/// Payload of `workspace service logs`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ServiceLogs {
-    /// Whose.
+    /// Service that wrote the output.
     #[serde(flatten)]
     pub service: Service,
     /// The end of standard output, as text.

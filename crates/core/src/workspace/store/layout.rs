@@ -36,7 +36,7 @@ use crate::workspace::error::WorkspaceError;
 use crate::workspace::store::record::is_id;
 use crate::workspace::store::state::State;
 
-/// What the file that tells the version begins with, and the version.
+/// Beginning of the file that tells the layout's version.
 const LAYOUT: &str = "pyro-workspace ";
 const VERSION: u32 = 1;
 const NEW: &str = ".new-";
@@ -53,7 +53,7 @@ pub struct Home {
 }
 
 impl Home {
-    /// The one at `path`. Touches nothing.
+    /// Workspace directory at `path`. Touches nothing.
     pub fn at(path: PathBuf) -> Self {
         Self { path }
     }
@@ -63,12 +63,12 @@ impl Home {
         Self { path: root.join(id) }
     }
 
-    /// The directory.
+    /// Path of the workspace's directory.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// Its id: the last name of its directory.
+    /// Workspace's id: the last name of its directory.
     pub fn id(&self) -> String {
         self.path.file_name().unwrap_or_default().to_string_lossy().into_owned()
     }
@@ -78,7 +78,7 @@ impl Home {
         self.path.parent().unwrap_or(Path::new("/"))
     }
 
-    /// Its database.
+    /// Path of the database.
     pub fn state_path(&self) -> PathBuf {
         self.path.join("state.sqlite")
     }
@@ -93,12 +93,12 @@ impl Home {
         self.path.join("logs").join(format!("{sequence}.{stream}"))
     }
 
-    /// Its secrets' directory, which is there if it has any.
+    /// Directory of the secrets, which is there if the workspace has any.
     pub fn secrets(&self) -> PathBuf {
         self.path.join("secrets")
     }
 
-    /// Its snapshots' directory.
+    /// Directory of the snapshots.
     pub fn snapshots(&self) -> PathBuf {
         self.path.join("snapshots")
     }
@@ -108,32 +108,32 @@ impl Home {
         self.snapshots().join(format!("{name}.ext4"))
     }
 
-    /// The guest's devices at a snapshot, and what its memory held unless that is beside them, if it has that.
+    /// Device state of a snapshot with memory, and the memory itself unless that is in [`Self::ram`].
     pub fn memory(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.memory"))
     }
 
-    /// What shells and services the guest had at a snapshot, if it has its memory.
+    /// Shells and services of the guest at a snapshot with memory.
     pub fn memory_jobs(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.jobs"))
     }
 
-    /// What its memory held alone, if that is not with its devices: a file that guests share which go on from it.
+    /// Memory of a snapshot, where it is apart from the device state: guests that go on from it share the file.
     pub fn ram(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.ram"))
     }
 
-    /// What can be restored from that.
+    /// Facts that must hold to restore a snapshot's memory.
     pub fn memory_key(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.key"))
     }
 
-    /// Whether it is there.
+    /// Whether the directory has a layout, so that a workspace is there.
     pub fn exists(&self) -> bool {
         self.path.join("layout").exists()
     }
 
-    /// Its database, to be read.
+    /// Opens the database to read it.
     pub fn read(&self) -> Result<State, WorkspaceError> {
         self.check()?;
         State::open_to_read(&self.state_path())
@@ -179,7 +179,7 @@ impl Home {
     /// The part of its address that fits into a socket's: through a descriptor of the directory where the path is too
     /// long. The file must live as long as the address is used.
     pub fn socket(&self) -> Result<(PathBuf, Option<File>), WorkspaceError> {
-        /// What `sun_path` holds, with the NUL at its end.
+        /// Bytes that `sun_path` holds, the NUL at its end aside.
         const LONGEST: usize = 107;
         let path = self.path.join("keeper.sock");
         if path.as_os_str().len() <= LONGEST {
@@ -252,7 +252,7 @@ fn acquire(path: &Path) -> Result<Lock, WorkspaceError> {
     let (mut waits, timer) = (Some(waits), cancel.clone());
     let acquired = lock::acquire(path, &cancel, &mut || {
         let (Some(waits), timer) = (waits.take(), timer.clone()) else { return };
-        // It ends with the wait: the channel closes then.
+        // The timer ends with the wait: the channel closes then.
         let _ = std::thread::Builder::new().name("lock-deadline".into()).spawn(move || {
             if waits.recv_timeout(PATIENCE) == Err(std::sync::mpsc::RecvTimeoutError::Timeout) {
                 timer.cancel();
@@ -273,7 +273,7 @@ fn link(root: &Path, name: &str) -> PathBuf {
     root.join("names").join(name)
 }
 
-/// Who has `name`, whose form was checked.
+/// Id of the workspace that has `name`, whose form was checked.
 pub fn named(root: &Path, name: &str) -> Option<String> {
     let target = fs::read_link(link(root, name)).ok()?;
     let id = target.file_name()?.to_str()?.to_owned();
@@ -309,7 +309,7 @@ pub fn take_name(root: &Path, name: &str, id: &str) -> Result<(), WorkspaceError
 /// Takes `name` from `id`, under the names' lock, if it has it.
 pub fn free_name(root: &Path, name: &str, id: &str) {
     if named(root, name).as_deref() == Some(id) {
-        // What stays is free all the same: its workspace is gone or has another name.
+        // A link that stays is free all the same: its workspace is gone or has another name.
         let _ = fs::remove_file(link(root, name));
     }
 }
@@ -344,7 +344,7 @@ pub fn sweep(root: &Path) {
         let old = age().is_some_and(|age| age > ABANDONED);
         let locked = home.path.join("lock").exists();
         let free = || matches!(home.try_lock(), Ok(Some(_)));
-        // One that is going may have lost its lock, or its layout, before the rest; one that is coming may not have them yet.
+        // A directory being removed may lose its lock or layout before the rest; one being made may not have them yet.
         let abandoned = if name.starts_with(GONE) {
             !locked || free()
         } else {
@@ -377,7 +377,7 @@ pub fn sweep(root: &Path) {
 fn remove_all(path: &Path) -> io::Result<()> {
     loop {
         match fs::remove_dir_all(path) {
-            // Who sweeps may have looked for its lock, and made it, meanwhile.
+            // A sweeper may have looked for the directory's lock, and so made it, meanwhile.
             Err(error)
                 if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::DirectoryNotEmpty) =>
             {
@@ -396,7 +396,7 @@ pub fn new_file(path: &Path) -> Result<File, WorkspaceError> {
     file.map_err(|e| WorkspaceError::file(path, "created", e))
 }
 
-/// What is left of an earlier try goes.
+/// Removes a file that an earlier try may have left.
 pub fn remove_if_there(path: &Path) -> Result<(), WorkspaceError> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -486,14 +486,14 @@ mod tests {
         left.sort();
         assert_eq!(left, ["a", "c"]);
         assert_eq!(named(root, "a").as_deref(), Some("aaaaaaaaaaaa"));
-        // What is its own stays: nobody can look for it in vain meanwhile.
+        // A workspace's own link stays in place: nobody looks for it in vain meanwhile.
         let inode = |name: &str| {
             std::os::unix::fs::MetadataExt::ino(&fs::symlink_metadata(link(root, name)).unwrap())
         };
         let before = inode("a");
         rename(&other, "a").unwrap();
         assert_eq!(inode("a"), before);
-        // One that was killed while it gave one.
+        // A process was killed while it gave a name.
         std::os::unix::fs::symlink("../aaaaaaaaaaaa", link(root, ".aaaaaaaaaaaa")).unwrap();
         sweep(root);
         assert_eq!(names(root).len(), 2);

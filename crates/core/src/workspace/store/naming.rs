@@ -38,7 +38,7 @@ pub(crate) fn remove(home: &Home, name: Option<&str>, id: &str) -> Result<(), Wo
     Ok(())
 }
 
-/// Those of `known` that look like `given`, the most similar first, at most `most`.
+/// Names of `known` that look like `given`, the most similar first, at most `most`.
 pub(crate) fn nearest(given: &str, known: impl Iterator<Item = String>, most: usize) -> Vec<String> {
     let mut known: Vec<(f64, String)> = known
         .map(|name| (strsim::jaro_winkler(given, &name), name))

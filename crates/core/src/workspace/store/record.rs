@@ -1,4 +1,4 @@
-//! What is written down about a workspace: structs of the disk, apart from what payloads show.
+//! Records of a workspace in its database: structs of the disk, apart from payloads.
 
 use std::collections::BTreeMap;
 
@@ -23,46 +23,46 @@ pub(crate) const FORKED: &str = "forked_from";
 /// Where a guest sees its workspace.
 pub const WORKSPACE_PATH: &str = "/workspace";
 
-/// One workspace, as its database holds it. Fields may be added with a default; another meaning is another version.
+/// Workspace as its database holds it. Fields may be added with a default; another meaning is another version.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Record {
     /// 12 hexadecimal digits.
     pub id: String,
-    /// What people call it.
+    /// Name that people call it by.
     pub name: Option<String>,
-    /// Their own words about it.
+    /// Labels that people gave it.
     pub labels: BTreeMap<String, String>,
     /// The environment's name.
     pub environment: String,
     /// The environment's version, which its disk is made on top of.
     pub environment_version: String,
-    /// Virtual CPUs.
+    /// Virtual CPUs of the guest.
     pub vcpu_count: u32,
-    /// Memory, MiB.
+    /// Memory of the guest, MiB.
     pub mem_mib: u32,
     /// Time to live, seconds; 0 for none.
     pub ttl_seconds: u64,
-    /// Unix seconds.
+    /// Creation, Unix seconds.
     pub created_at: f64,
-    /// Unix seconds.
+    /// Last activity, Unix seconds.
     pub last_activity_at: f64,
     /// Accepted and never needed.
     pub allow_host_compat: bool,
-    /// What filled `/workspace` at the beginning.
+    /// Content of `/workspace` at the beginning.
     pub seed: Seed,
-    /// What secrets it has, without their values.
+    /// Secrets, without their values.
     pub secrets: Vec<SecretInfo>,
     /// How often it was reset.
     pub reset_count: u64,
-    /// Unix seconds.
+    /// Last reset, Unix seconds.
     pub last_reset_at: Option<f64>,
-    /// What ran its guest last: `qemu` or `firecracker`.
+    /// VMM that ran the guest last: `qemu` or `firecracker`.
     pub backend: String,
     /// `kvm` or `tcg`.
     pub accelerator: String,
-    /// What its start and its end had to say.
+    /// Remarks about the start and the end of the guest.
     pub metadata: BTreeMap<String, String>,
-    /// What its guest calls the baseline, if that has a name: one that was taken in the workspace that this is a fork of.
+    /// Guest's name for the baseline, if it has one; a fork's was taken in the workspace that it was made from.
     #[serde(default)]
     pub manifest: Option<String>,
 }
@@ -79,14 +79,14 @@ impl Record {
     }
 }
 
-/// What filled `/workspace` at the beginning.
+/// Content of `/workspace` at the beginning.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Seed {
     /// `empty`, `directory` or `tar_archive`.
     pub mode: String,
-    /// Where it was on the host.
+    /// Path on the host.
     pub seed_path: Option<String>,
-    /// Where it went in the guest.
+    /// Path in the guest.
     pub destination: String,
     /// How many files and directories.
     pub entry_count: u64,
@@ -95,13 +95,13 @@ pub struct Seed {
     /// Symbolic links that lead out of the tree and were left out.
     #[serde(default)]
     pub skipped_link_count: u64,
-    /// The first hundred of them.
+    /// First hundred of the skipped links.
     #[serde(default)]
     pub skipped_links: Vec<SkippedLink>,
 }
 
 impl Seed {
-    /// Nothing.
+    /// Seed of an empty workspace.
     pub fn empty() -> Self {
         Self {
             mode: "empty".into(),
@@ -115,29 +115,29 @@ impl Seed {
     }
 }
 
-/// One secret, without its value.
+/// Secret without its value.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SecretInfo {
-    /// Its name.
+    /// Name of the secret.
     pub name: String,
     /// `literal` or `file`.
     pub source_kind: String,
 }
 
-/// One command of the history.
+/// Command of the history.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Command {
     /// 1 for the first.
     pub sequence: u64,
-    /// As payloads show it.
+    /// Command line as payloads show it.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
-    /// Its exit code.
+    /// Exit code of the command.
     pub exit_code: i32,
     /// How long it ran, milliseconds.
     pub duration_ms: u64,
-    /// When it ended, Unix seconds.
+    /// End, Unix seconds.
     pub recorded_at: f64,
     /// Bytes of standard output, all of them.
     pub stdout_bytes: u64,
@@ -147,34 +147,34 @@ pub struct Command {
     pub stdout_truncated: bool,
     /// Whether only the first and last MiB of standard error were kept.
     pub stderr_truncated: bool,
-    /// Why it did not end by itself: `timeout`, `cancelled`, or what ended the guest.
+    /// Cause of a command's early end: `timeout`, `cancelled`, or what ended the guest.
     pub interrupted: Option<String>,
 }
 
-/// What a workspace is asked to be.
+/// Properties of a workspace to be made.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct WorkspaceSpec {
     /// An environment of the catalog, such as `debian:12`.
     pub environment: String,
-    /// Virtual CPUs.
+    /// Virtual CPUs of the guest.
     pub vcpu_count: u32,
-    /// Memory, MiB.
+    /// Memory of the guest, MiB.
     pub mem_mib: u32,
     /// Idle time after which it is stopped, seconds; 0 for never.
     pub ttl_seconds: u64,
-    /// What people call it.
+    /// Name that people call it by.
     pub name: Option<String>,
-    /// Their own words about it.
+    /// Labels that people gave it.
     pub labels: BTreeMap<String, String>,
     /// Accepted and never needed.
     pub allow_host_compat: bool,
-    /// What its guest is told and nobody else is shown.
+    /// Secrets of the guest, shown to nobody else.
     #[serde(default)]
     pub secrets: Vec<Secret>,
     /// A directory or an archive of the host that fills `/workspace`.
     #[serde(default)]
     pub seed_path: Option<HostPath>,
-    /// What becomes of symbolic links that lead out of that.
+    /// Treatment of symbolic links that lead out of `seed_path`.
     #[serde(default)]
     pub outside_links: OutsideLinks,
 }
@@ -244,16 +244,16 @@ impl WorkspaceSpec {
     }
 }
 
-/// What is changed of a workspace's name and labels.
+/// Changes of a workspace's name and labels.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct WorkspaceChanges {
     /// A new name.
     pub name: Option<String>,
     /// No name any more.
     pub clear_name: bool,
-    /// Set.
+    /// Labels to set.
     pub labels: BTreeMap<String, String>,
-    /// Removed.
+    /// Keys of labels to remove.
     pub clear_labels: Vec<String>,
 }
 

@@ -36,47 +36,47 @@ const TOGETHER: usize = 256 << 10;
 /// Why something is no secret.
 #[derive(Debug, thiserror::Error)]
 pub enum SecretError {
-    /// It cannot be called this.
+    /// Name that no secret may have.
     #[error("{0:?} cannot be the name of a secret")]
     Name(String),
-    /// Two have one name.
+    /// Two secrets have one name.
     #[error("there are two secrets {0:?}")]
     Twice(String),
-    /// It is so short that much else looks like it.
+    /// Value so short that much else looks like it.
     #[error("the value of secret {0:?} has less than {SHORTEST} bytes, white space around it aside")]
     Short(String),
-    /// It is too long.
+    /// Value over 64 KiB.
     #[error("the value of secret {0:?} has more than 64 KiB")]
     Long(String),
-    /// It is no text.
+    /// Value that is not UTF-8.
     #[error("the value of secret {0:?} is not UTF-8")]
     Text(String),
-    /// There are too many, or they are too long together.
+    /// Too many secrets, or too many bytes of them together.
     #[error("a workspace has at most {MOST} secrets, with 256 KiB together")]
     Many,
-    /// Its file cannot be read.
+    /// File of the secret cannot be read.
     #[error("secret {name:?}: {} cannot be read", .path.display())]
     File {
-        /// Its name.
+        /// Name of the secret.
         name: String,
-        /// The file.
+        /// Path of the file.
         path: PathBuf,
-        /// Why.
+        /// Cause of the failure.
         #[source]
         source: io::Error,
     },
     /// The workspace has none of this name.
     #[error("the workspace has no secret {name:?}")]
     Unknown {
-        /// What was asked for.
+        /// Name that was asked for.
         name: String,
-        /// Those that it has.
+        /// Names of the workspace's secrets.
         there: Vec<String>,
     },
     /// An environment has no such variable.
     #[error("{0:?} cannot be the name of an environment variable")]
     Variable(String),
-    /// An environment cannot hold it.
+    /// Value that no environment variable can hold.
     #[error("the value of secret {0:?} has a NUL byte, which no environment variable can hold")]
     Nul(String),
 }
@@ -100,7 +100,7 @@ impl SecretError {
     }
 }
 
-/// One secret with its value.
+/// Secret with its value.
 #[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Secret {
     name: String,
@@ -116,15 +116,15 @@ impl std::fmt::Debug for Secret {
 }
 
 impl Secret {
-    /// One whose value was said.
+    /// Secret whose value is given.
     ///
     /// # Errors
-    /// When one of both cannot be.
+    /// When the name or the value is not allowed.
     pub fn literal(name: impl Into<String>, value: impl Into<String>) -> Result<Self, SecretError> {
         Self { name: name.into(), source_kind: "literal".into(), value: value.into() }.checked()
     }
 
-    /// One whose value is in a file, byte for byte. Blocks.
+    /// Secret whose value is in a file, byte for byte. Blocks.
     ///
     /// # Errors
     /// When the file cannot be read, or what is in it cannot be a value.
@@ -137,7 +137,7 @@ impl Secret {
         }
     }
 
-    /// One whose value comes from `reader`, which errors call `path`: all of it, byte for byte. Blocks.
+    /// Secret whose value is all of `reader`, byte for byte; errors call the source `path`. Blocks.
     ///
     /// # Errors
     /// As [`Self::from_file`].
@@ -170,7 +170,7 @@ impl Secret {
         Ok(self)
     }
 
-    /// What may be said of it.
+    /// Public part of the secret.
     pub(crate) fn info(&self) -> SecretInfo {
         SecretInfo { name: self.name.clone(), source_kind: self.source_kind.clone() }
     }
@@ -198,7 +198,7 @@ pub(crate) fn check(secrets: &[Secret]) -> Result<(), SecretError> {
     if secrets.len() > MOST || bytes > TOGETHER { Err(SecretError::Many) } else { Ok(()) }
 }
 
-/// Writes them beside a draft. Blocks.
+/// Writes secrets beside a draft. Blocks.
 pub(crate) fn keep(home: &Home, secrets: &[Secret]) -> Result<(), WorkspaceError> {
     if secrets.is_empty() {
         return Ok(());
@@ -227,19 +227,19 @@ pub(crate) fn read(home: &Home, record: &Record) -> Result<Vec<Secret>, Workspac
     Ok(all)
 }
 
-/// What takes a workspace's secrets out of what a front end shows: the guest may have written them anywhere. Blocks for a
-/// moment.
+/// Redactor of a workspace's secrets, for all that a front end shows: the guest may have written them anywhere.
+/// Blocks for a moment.
 pub(crate) fn redactor(home: &Home) -> Result<Redactor, WorkspaceError> {
     let record = home.read()?.record()?;
     Ok(Secrets::new(read(home, &record)?)?.redactor)
 }
 
-/// Which secret a command gets as which variable: `NAME` or `NAME=ENV`.
+/// Secret and the environment variable that a command gets it as: `NAME` or `NAME=ENV`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SecretEnv {
-    /// The secret.
+    /// Name of the secret.
     pub name: String,
-    /// The variable.
+    /// Name of the variable.
     pub env: String,
 }
 
@@ -267,13 +267,13 @@ pub(crate) struct Secrets {
 }
 
 impl Secrets {
-    /// Those, which were checked.
+    /// Secrets `all`, which were checked.
     pub(crate) fn new(all: Vec<Secret>) -> Result<Self, SecretError> {
         let redactor = Redactor::new(all.iter().map(|secret| secret.value.as_str()));
         Ok(Self { redactor: redactor.map_err(|_| SecretError::Many)?, all })
     }
 
-    /// Takes them out of what is shown.
+    /// Takes secrets out of output.
     pub(crate) fn redactor(&self) -> &Redactor {
         &self.redactor
     }

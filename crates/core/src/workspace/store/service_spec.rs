@@ -1,4 +1,4 @@
-//! What a service is asked to be, and how to tell whether it is ready.
+//! Specification of a service: its name, directory and readiness probe.
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -13,16 +13,16 @@ const INTERVAL_MS: std::ops::RangeInclusive<u64> = 10..=60_000;
 /// Longest path, address or line of a readiness, bytes.
 const LONGEST: usize = 4096;
 
-/// What is to go on.
+/// Service to be started.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ServiceSpec {
-    /// What it is called.
+    /// Name, unique in its workspace.
     pub name: String,
-    /// Where it begins.
+    /// Directory that the service begins in.
     pub cwd: String,
     /// How to tell whether it is ready; `None` for not at all.
     pub readiness: Option<Readiness>,
-    /// How long to wait for that.
+    /// Time to wait until the service is ready.
     pub wait: ReadyWait,
     /// Secrets that it gets as variables.
     #[serde(default)]
@@ -32,9 +32,9 @@ pub struct ServiceSpec {
 /// How long to wait until a service is ready.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ReadyWait {
-    /// 1 to 3600.
+    /// Time to wait, 1 to 3600 seconds.
     pub timeout_seconds: u64,
-    /// Between two looks, 10 to 60,000.
+    /// Pause between two probes, 10 to 60,000 milliseconds.
     pub interval_ms: u64,
 }
 
@@ -87,9 +87,9 @@ impl Readiness {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
 pub enum Readiness {
-    /// This file is there: below `/workspace`, or anywhere in the guest if it begins with `/`.
+    /// File exists: below `/workspace`, or anywhere in the guest if it begins with `/`.
     File {
-        /// Its path.
+        /// Path of the file.
         path: String,
     },
     /// Something listens there.
@@ -97,14 +97,14 @@ pub enum Readiness {
         /// A port of the guest's loopback, `127.0.0.1:` before it or not.
         address: String,
     },
-    /// It answers with a status from 200 to 399.
+    /// Answers with a status from 200 to 399.
     Http {
         /// An `http://` address on the guest's loopback.
         url: String,
     },
-    /// This shell line exits with 0, in the service's directory.
+    /// Shell line exits with 0, in the service's directory.
     Command {
-        /// The line.
+        /// Shell line to run.
         command: String,
     },
 }

@@ -1,4 +1,4 @@
-//! What a shell or a service wrote: the last of it, in files beside the workspace, found by how many bytes came before.
+//! Last output of a shell or a service, in files beside the workspace, found by how many bytes came before.
 //!
 //! ```text
 //!   DIR/NAME.<number of its first byte, 16 hexadecimal digits>
@@ -91,7 +91,7 @@ impl Spool {
     }
 }
 
-/// What was read.
+/// Bytes read from a spool, and their place in it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct SpoolRead {
     /// The number of the first byte: later than what was asked for where that is gone.

@@ -19,7 +19,7 @@ use crate::workspace::store::history;
 use crate::workspace::store::record::Record;
 use crate::workspace::store::view::SnapshotInfo;
 
-/// What makes each version of the layout of the one before it, from an empty file on. What is released does not change.
+/// SQL that makes each version of the layout from the one before it, from an empty file on. Released steps stay.
 const STEPS: [&str; 2] = [TABLES, history::BOUNDS];
 /// The version of the layout.
 const VERSION: i32 = STEPS.len() as i32;
@@ -74,7 +74,7 @@ impl<'a> Transaction<'a> {
 impl Drop for Transaction<'_> {
     fn drop(&mut self) {
         if let Some(connection) = self.0 {
-            // One that failed may have ended it already.
+            // A transaction that failed may have ended already.
             let _ = connection.execute_batch("ROLLBACK");
         }
     }
@@ -84,7 +84,7 @@ impl Drop for Transaction<'_> {
 pub struct Journal(PathBuf);
 
 impl Journal {
-    /// Brings it to storage. Blocks.
+    /// Brings the journal to storage. Blocks.
     pub fn sync(&self) -> Result<(), WorkspaceError> {
         let synced = File::open(&self.0).and_then(|file| file.sync_all()).and_then(|()| sync_dir(&self.0));
         synced.map_err(|e| WorkspaceError::file(&self.0, "brought to storage", e))
@@ -92,7 +92,7 @@ impl Journal {
 }
 
 impl State {
-    /// Makes one.
+    /// Creates a database with `record`.
     pub fn create(path: &Path, record: &Record) -> Result<Self, WorkspaceError> {
         let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_CREATE;
         let mut state = Self::connect(path, flags)?;
@@ -103,21 +103,21 @@ impl State {
         Ok(state)
     }
 
-    /// Opens one to write to it, and brings an older one forward. The caller holds the workspace's lock.
+    /// Opens a database to write to it, and brings an older layout forward. The caller holds the workspace's lock.
     pub fn open(path: &Path) -> Result<Self, WorkspaceError> {
         let mut state = Self::there(path)?;
         state.bring_forward()?;
         Ok(state)
     }
 
-    /// Opens one to read it. Not read-only for the file system's part: the first to come after a crash recovers it.
+    /// Opens a database to read it. Writes of SQLite's own stay possible: the first to come after a crash recovers it.
     pub fn open_to_read(path: &Path) -> Result<Self, WorkspaceError> {
         let state = Self::there(path)?;
         state.connection.pragma_update(None, "query_only", true).map_err(|source| state.error(source))?;
         Ok(state)
     }
 
-    /// One that some version of pyro made.
+    /// Opens a database that some version of pyro made.
     fn there(path: &Path) -> Result<Self, WorkspaceError> {
         let state = Self::connect(path, OpenFlags::SQLITE_OPEN_READ_WRITE)?;
         match state.version {
@@ -153,7 +153,7 @@ impl State {
         change().map_err(|source| self.error(source))
     }
 
-    /// What has to be on storage for all to be that was written until now; whoever syncs it need not hold the database.
+    /// Journal that has to be on storage for all writes until now to be; whoever syncs it need not hold the database.
     pub fn journal(&self) -> Journal {
         Journal(PathBuf::from(format!("{}-wal", self.path.display())))
     }
@@ -182,7 +182,7 @@ impl State {
         WorkspaceError::State { path: self.path.clone(), source }
     }
 
-    /// What is written down.
+    /// Record of the workspace.
     pub fn record(&self) -> Result<Record, WorkspaceError> {
         let text: String = self
             .connection
@@ -191,7 +191,7 @@ impl State {
         serde_json::from_str(&text).map_err(|_| WorkspaceError::Layout { path: self.path.clone() })
     }
 
-    /// Writes it down.
+    /// Writes the record down.
     pub fn save(&self, record: &Record) -> Result<(), WorkspaceError> {
         let text = serde_json::to_string(record)
             .map_err(|error| self.error(rusqlite::Error::ToSqlConversionFailure(error.into())))?;
@@ -243,7 +243,7 @@ impl State {
         })
     }
 
-    /// One row, if there is one.
+    /// First row of a query, if there is one.
     pub(super) fn row<T>(
         &self,
         query: &str,

@@ -1,4 +1,4 @@
-//! What payloads show of a workspace: the contract's fields, and ours added.
+//! Payloads about a workspace: the contract's fields, and ours added.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -20,17 +20,17 @@ pub const UNRESPONSIVE: &str = "unresponsive";
 /// The last command of a history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LastCommand {
-    /// Its number.
+    /// Number in the history, 1 for the first.
     pub sequence: u64,
-    /// The command.
+    /// Command line as it was given.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
-    /// Its exit code.
+    /// Exit code of the command.
     pub exit_code: i32,
-    /// How long it ran.
+    /// Duration of the command, milliseconds.
     pub duration_ms: u64,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
 }
 
@@ -52,29 +52,29 @@ impl From<&Command> for LastCommand {
 pub struct Status {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
-    /// What people call it.
+    /// Name that people call it by.
     pub name: Option<String>,
-    /// Their own words about it.
+    /// Labels that people gave it.
     pub labels: BTreeMap<String, String>,
     /// The environment's name.
     pub environment: String,
     /// The environment's version.
     pub environment_version: Option<String>,
-    /// Virtual CPUs.
+    /// Virtual CPUs of the guest.
     pub vcpu_count: u32,
-    /// Memory, MiB.
+    /// Memory of the guest, MiB.
     pub mem_mib: u32,
     /// Time to live, seconds; 0 for none.
     pub ttl_seconds: u64,
-    /// Unix seconds.
+    /// Creation, Unix seconds.
     pub created_at: f64,
-    /// Unix seconds.
+    /// Last activity, Unix seconds.
     pub last_activity_at: f64,
     /// When it is stopped if nothing happens, Unix seconds. Absent without a time to live.
     pub expires_at: Option<f64>,
     /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
-    /// `off`.
+    /// Always `off`: no network.
     pub network_policy: String,
     /// Whether it has outbound access.
     pub network_enabled: bool,
@@ -84,33 +84,33 @@ pub struct Status {
     pub guest_ip: Option<String>,
     /// Always absent: a guest has no network interface on the host.
     pub tap_name: Option<String>,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
-    /// What runs its guest, or ran it last.
+    /// VMM that runs the guest, or ran it last.
     pub backend: String,
     /// `kvm` or `tcg`.
     pub accelerator: String,
-    /// `/workspace`.
+    /// Path in the guest, always `/workspace`.
     pub workspace_path: String,
-    /// What filled it at the beginning.
+    /// Content of `/workspace` at the beginning.
     pub workspace_seed: Seed,
-    /// Its secrets, without their values.
+    /// Secrets, without their values.
     pub secrets: Vec<SecretInfo>,
     /// How many commands were run.
     pub command_count: u64,
-    /// The last of them.
+    /// Last command of the history.
     pub last_command: Option<LastCommand>,
     /// How often it was reset.
     pub reset_count: u64,
-    /// Unix seconds.
+    /// Last reset, Unix seconds.
     pub last_reset_at: Option<f64>,
     /// How many services it has.
     pub service_count: u64,
-    /// How many of them run.
+    /// Number of running services.
     pub running_service_count: u64,
-    /// What its start and its end had to say.
+    /// Remarks about the start and the end of the guest.
     pub metadata: BTreeMap<String, String>,
-    /// Its keeper, while one lives.
+    /// Process id of the keeper, while one lives.
     pub keeper_pid: Option<u32>,
 }
 
@@ -160,30 +160,30 @@ impl Status {
     }
 }
 
-/// One workspace in a list.
+/// Workspace in a list.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Listed {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
-    /// What people call it.
+    /// Name that people call it by.
     pub name: Option<String>,
-    /// Their own words about it.
+    /// Labels that people gave it.
     pub labels: BTreeMap<String, String>,
     /// The environment's name.
     pub environment: String,
     /// `started`, `stopped`, `unresponsive`, or what happens to it now.
     pub state: String,
-    /// Unix seconds.
+    /// Creation, Unix seconds.
     pub created_at: f64,
-    /// Unix seconds.
+    /// Last activity, Unix seconds.
     pub last_activity_at: f64,
-    /// Unix seconds.
+    /// Time of the stop if nothing happens, Unix seconds.
     pub expires_at: Option<f64>,
     /// How many commands were run.
     pub command_count: u64,
     /// How many services it has.
     pub service_count: u64,
-    /// How many of them run.
+    /// Number of running services.
     pub running_service_count: u64,
 }
 
@@ -205,14 +205,14 @@ impl From<Status> for Listed {
     }
 }
 
-/// All workspaces.
+/// Payload of `workspace list`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct List {
-    /// How many.
+    /// Number of readable workspaces.
     pub count: usize,
-    /// The one that was used last first.
+    /// Readable workspaces, the last used first.
     pub workspaces: Vec<Listed>,
-    /// Those of which nothing can be said, such as one that a newer pyro made.
+    /// Workspaces whose state cannot be read, such as one that a newer pyro made.
     pub unreadable: Vec<Unreadable>,
 }
 
@@ -221,20 +221,20 @@ pub struct List {
 pub struct Unreadable {
     /// 12 hexadecimal digits.
     pub workspace_id: String,
-    /// Why.
+    /// Cause of the failure.
     pub error: String,
 }
 
-/// One copy of a workspace's disk.
+/// Snapshot: a copy of a workspace's disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotInfo {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// Its name.
+    /// Name of the snapshot.
     pub snapshot_name: String,
     /// `baseline` or `named`.
     pub kind: String,
-    /// Unix seconds.
+    /// Creation, Unix seconds.
     pub created_at: f64,
     /// How many files and directories the disk held beyond those of a blank one.
     pub entry_count: u64,
@@ -250,82 +250,82 @@ pub struct SnapshotInfo {
     pub contains_secrets: bool,
 }
 
-/// What `workspace snapshot create` says.
+/// Payload of `workspace snapshot create`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotCreated {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// It.
+    /// Snapshot that was made.
     pub snapshot: SnapshotInfo,
     /// How long the guest stood still for its memory to be kept, ms; null where only its disk was, which it does not
     /// stand still for.
     pub paused_ms: Option<f64>,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
 }
 
-/// What `workspace snapshot list` says.
+/// Payload of `workspace snapshot list`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct SnapshotList {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// How many.
+    /// Number of snapshots.
     pub count: usize,
-    /// The oldest first.
+    /// Snapshots, the oldest first.
     pub snapshots: Vec<SnapshotInfo>,
 }
 
-/// What `workspace snapshot delete` says.
+/// Payload of `workspace snapshot delete`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotDeleted {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// Which.
+    /// Name of the snapshot.
     pub snapshot_name: String,
-    /// That it is gone.
+    /// Always true: the snapshot is gone.
     pub deleted: bool,
 }
 
-/// What `workspace reset` says.
+/// Payload of `workspace reset`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Reset {
-    /// What the workspace is now.
+    /// Status of the workspace after the reset.
     #[serde(flatten)]
     pub status: Status,
-    /// What it was reset to.
+    /// Snapshot that the disk was taken from.
     pub workspace_reset: ResetTo,
 }
 
-/// What a workspace was reset to.
+/// Snapshot that a workspace was reset to.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct ResetTo {
-    /// Which snapshot.
+    /// Name of the snapshot.
     pub snapshot_name: String,
     /// `baseline` or `named`.
     pub kind: String,
     /// `/workspace`; all of the guest is reset with it.
     pub destination: &'static str,
-    /// As the snapshot has it.
+    /// Files and directories that the snapshot held.
     pub entry_count: u64,
-    /// As the snapshot has it.
+    /// Bytes that the snapshot takes on the host's disk.
     pub bytes_written: u64,
 }
 
-/// What `workspace delete` says.
+/// Payload of `workspace delete`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Deleted {
-    /// Which.
+    /// Id of the workspace.
     pub workspace_id: String,
-    /// That nothing of it is left.
+    /// Always true: nothing of the workspace is left.
     pub deleted: bool,
-    /// Why it was deleted.
+    /// Reason of the deletion.
     pub reason: &'static str,
 }
 
-/// What `workspace exec` says.
+/// Payload of `workspace exec`.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct ExecReport {
-    /// Where it ran.
+    /// Id of the workspace.
     pub workspace_id: String,
     /// The environment's name.
     pub environment: String,
@@ -333,32 +333,32 @@ pub struct ExecReport {
     pub environment_version: Option<String>,
     /// The command: a shell line, or a vector joined with shell quoting.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
-    /// Its number in the history.
+    /// Number in the history, 1 for the first.
     pub sequence: u64,
-    /// What was kept of standard output, as text; bytes that are not UTF-8 are replaced.
+    /// Kept part of standard output, as text; bytes that are not UTF-8 are replaced.
     pub stdout: String,
-    /// How many bytes there were.
+    /// Bytes of standard output, all of them.
     pub stdout_bytes: u64,
     /// Whether only the first and the last MiB were kept.
     pub stdout_truncated: bool,
-    /// What was kept of standard error.
+    /// Kept part of standard error, as text.
     pub stderr: String,
-    /// How many bytes there were.
+    /// Bytes of standard error, all of them.
     pub stderr_bytes: u64,
     /// Whether only the first and the last MiB were kept.
     pub stderr_truncated: bool,
-    /// Its exit code; 124 when its time was up, 128 and more when a signal killed it.
+    /// Exit code; 124 when its time was up, 128 and more when a signal killed it.
     pub exit_code: i32,
-    /// Whether its time was up.
+    /// Whether the command was killed because its time was up.
     pub timed_out: bool,
-    /// How long it ran.
+    /// Duration of the command, milliseconds.
     pub duration_ms: u64,
-    /// The same, as exactly as the guest tells it.
+    /// Duration, as exactly as the guest tells it.
     #[serde(skip)]
     pub duration: Duration,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: String,
     /// `qemu` or `firecracker`.
     pub backend: String,
@@ -366,64 +366,64 @@ pub struct ExecReport {
     pub accelerator: String,
 }
 
-/// The history.
+/// History of a workspace's commands.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct Logs {
-    /// How much it is of what.
+    /// Numbers of shown, omitted and dropped commands.
     #[serde(flatten)]
     pub head: LogsHead,
-    /// The oldest first.
+    /// Commands, the oldest first.
     pub entries: Vec<LogEntry>,
 }
 
 /// How much of a history is shown.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct LogsHead {
-    /// Whose.
+    /// Id of the workspace.
     pub workspace_id: String,
     /// How many commands are shown.
     pub count: u64,
-    /// How many were run.
+    /// Number of commands that were run.
     pub command_count: u64,
-    /// How many older ones are kept and were not asked for.
+    /// Number of older commands that are kept and were not asked for.
     pub omitted_count: u64,
-    /// How many still older ones are not kept any more.
+    /// Number of still older commands that are not kept any more.
     pub dropped_count: u64,
 }
 
-/// One command of the history.
+/// Command of the history.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct LogEntry {
     /// 1 for the first.
     pub sequence: u64,
-    /// The command.
+    /// Command line as it was given.
     pub command: String,
-    /// Where it ran.
+    /// Directory that the command ran in.
     pub cwd: String,
-    /// Its exit code.
+    /// Exit code of the command.
     pub exit_code: i32,
-    /// How long it ran.
+    /// Duration of the command, milliseconds.
     pub duration_ms: u64,
-    /// `guest_vsock`.
+    /// Execution mode, always `guest_vsock`.
     pub execution_mode: &'static str,
     /// The file with what was kept of standard output, byte for byte.
     pub stdout_file: String,
     /// The file with what was kept of standard error.
     pub stderr_file: String,
-    /// When it ended, Unix seconds.
+    /// End, Unix seconds.
     pub recorded_at: f64,
-    /// What was kept, as text.
+    /// Kept part of standard output, as text.
     pub stdout: String,
-    /// What was kept, as text.
+    /// Kept part of standard error, as text.
     pub stderr: String,
-    /// How many bytes there were.
+    /// Bytes of standard output, all of them.
     pub stdout_bytes: u64,
-    /// How many bytes there were.
+    /// Bytes of standard error, all of them.
     pub stderr_bytes: u64,
-    /// Whether only the first and the last MiB were kept.
+    /// Whether only the first and the last MiB of standard output were kept.
     pub stdout_truncated: bool,
-    /// Whether only the first and the last MiB were kept.
+    /// Whether only the first and the last MiB of standard error were kept.
     pub stderr_truncated: bool,
-    /// Why it did not end by itself: `timeout`, `cancelled`, or what ended the guest.
+    /// Cause of a command's early end: `timeout`, `cancelled`, or what ended the guest.
     pub interrupted: Option<String>,
 }

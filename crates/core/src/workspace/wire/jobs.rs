@@ -9,7 +9,7 @@ use crate::workspace::store::jobs::{Shell, ShellSize};
 /// other way on the same channel, between messages that are [`TerminalEvent`]s. The answer is the shell that ended.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AttachShell {
-    /// Which shell.
+    /// Id of the shell, 12 hexadecimal digits.
     pub shell_id: String,
     /// Size of the person's terminal.
     pub size: ShellSize,

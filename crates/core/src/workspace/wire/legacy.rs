@@ -1,4 +1,4 @@
-//! What a keeper of the generation before is still told: to stop and to go. Its answer is only read for its failure.
+//! Calls to a keeper of the generation before: to stop and to go. Its answer is only read for its failure.
 
 use serde::{Deserialize, Serialize};
 

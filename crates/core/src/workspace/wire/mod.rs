@@ -1,4 +1,4 @@
-//! What a front end and a keeper say to each other over the workspace's socket. Data only.
+//! Messages between a front end and a keeper over the workspace's socket. Data only.
 //!
 //! ```text
 //!   keeper:    Greeting
@@ -49,7 +49,7 @@ pub struct Greeting {
     pub pid: u32,
     /// Where the workspace is in its life.
     pub phase: Phase,
-    /// Unix seconds.
+    /// Last activity, Unix seconds.
     pub last_activity_at: f64,
     /// Commands that run.
     #[serde(default)]
@@ -65,9 +65,9 @@ pub struct Greeting {
 
 /// A question to a keeper, and the type of its answer.
 pub trait Call: Serialize + DeserializeOwned + Send + 'static {
-    /// What the call is named on the wire.
+    /// Name of the call on the wire.
     const NAME: &'static str;
-    /// What answers it.
+    /// Answer to the call.
     type Answer: Serialize + DeserializeOwned + Send + 'static;
 }
 
@@ -76,7 +76,7 @@ pub trait Call: Serialize + DeserializeOwned + Send + 'static {
 pub struct Request<T> {
     /// Generation of the front end.
     pub generation: u32,
-    /// [`Call::NAME`].
+    /// Name of the call, [`Call::NAME`].
     pub call: String,
     /// The call's own fields.
     pub ask: T,
@@ -93,7 +93,7 @@ impl<'a, C: Call> Request<&'a C> {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome<A> {
-    /// The answer.
+    /// Answer to the call.
     Done(A),
     /// Why there is none.
     Failed(Fault),
@@ -102,7 +102,7 @@ pub enum Outcome<A> {
 /// Run a command; its output comes as chunks before the answer.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Exec {
-    /// The command.
+    /// Command to run.
     pub command: Words,
     /// Milliseconds after which it is killed.
     pub timeout_ms: Option<u64>,
@@ -147,7 +147,7 @@ pub struct Place {
     pub environment_version: String,
     /// The VMM: `qemu` or `firecracker`.
     pub backend: String,
-    /// What executed the guest's instructions: `kvm` or `tcg`.
+    /// Accelerator of the guest: `kvm` or `tcg`.
     pub accelerator: String,
 }
 
@@ -177,7 +177,7 @@ impl Call for GuestStream {
 /// A copy that was made.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct SnapshotMade {
-    /// The copy.
+    /// Snapshot that was made.
     pub snapshot: SnapshotInfo,
     /// How long the guest stood still for its memory, ms; absent where only the disk was kept.
     #[serde(default)]

@@ -1,5 +1,5 @@
-//! What a keeper is told when it is started, and what it says until it is ready: lines of JSON on its standard input and
-//! output.
+//! Messages of a keeper's start: the order it gets, and its reports until it is ready; lines of JSON on its standard
+//! input and output.
 
 use std::path::PathBuf;
 
@@ -11,37 +11,37 @@ use crate::workspace::store::record::WorkspaceSpec;
 use crate::workspace::store::view::Status;
 use crate::workspace::tree_pipe::Moved;
 
-/// What a keeper is started with.
+/// Input of a keeper at its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct KeeperRequest {
     /// Where things are, as its starter sees it.
     pub config: Config,
     /// `auto`, `firecracker` or `qemu`.
     pub backend: String,
-    /// What to do first.
+    /// Task before it serves.
     pub task: KeeperTask,
     /// Other times than the workspace's own, for tests.
     pub expiry: Option<KeeperExpiry>,
 }
 
-/// What a keeper does before it serves.
+/// Task of a keeper before it serves.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "task", rename_all = "snake_case")]
 pub enum KeeperTask {
     /// Make the workspace.
     Create {
-        /// What is wanted.
+        /// Properties of the new workspace.
         wish: Box<WorkspaceSpec>,
         /// The environment's version.
         environment_version: String,
         /// The blank disk, or a snapshot of another workspace; it is copied.
         disk: PathBuf,
-        /// What its origin was, for its metadata.
+        /// Origin of a fork, for its metadata.
         forked_from: Option<String>,
         /// Where the origin's snapshot is whose memory it goes on from: the origin's directory and the snapshot's name.
         #[serde(default)]
         memory: Option<(PathBuf, String)>,
-        /// What the baseline is called that is on the disk already.
+        /// Name of a baseline that is already on the disk.
         #[serde(default)]
         manifest: Option<String>,
     },
@@ -49,7 +49,7 @@ pub enum KeeperTask {
     Start,
     /// Put the disk of a snapshot in place and start.
     Reset {
-        /// Which.
+        /// Name of the snapshot.
         snapshot: String,
     },
 }
@@ -63,7 +63,7 @@ pub struct KeeperExpiry {
     pub kept_seconds: f64,
 }
 
-/// What a keeper says of its start.
+/// Report of a keeper about its start.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "report", rename_all = "snake_case")]
 pub enum KeeperReport {
@@ -74,17 +74,17 @@ pub enum KeeperReport {
     },
     /// How far it is with what fills the workspace.
     Progress {
-        /// So far.
+        /// Entries and bytes so far.
         moved: Moved,
     },
-    /// It serves. Nothing follows.
+    /// Keeper serves. Nothing follows.
     Ready {
-        /// What the workspace is.
+        /// Status of the workspace.
         status: Box<Status>,
     },
-    /// It gave up. Nothing follows, and nothing is left.
+    /// Keeper gave up. Nothing follows, and nothing is left.
     Failed {
-        /// Why.
+        /// Failure that ended the start.
         fault: Fault,
     },
 }
