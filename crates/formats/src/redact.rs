@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
-/// What stands for a value.
+/// Text in place of a value.
 pub const MARK: &str = "[REDACTED]";
-/// What is shorter is not looked for, bytes: too much that is no secret looks like it.
+/// Length from which on values are looked for, bytes: too much that is no secret looks like a shorter one.
 pub const SHORTEST: usize = 4;
 
-/// What to look for. Clones share it.
+/// Values to look for. Clones share them.
 #[derive(Clone, Default)]
 pub struct Redactor(Option<Arc<Patterns>>);
 
@@ -29,7 +29,7 @@ struct Patterns {
     values: Vec<Value>,
 }
 
-/// One value, with what tells how much of it a text ends with (Knuth, Morris and Pratt's failure function).
+/// Value with the table that tells how much of it a text ends with (Knuth, Morris and Pratt's failure function).
 struct Value {
     bytes: Vec<u8>,
     fail: Vec<u32>,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Redactor {
     }
 }
 
-/// What there is too much of to look for it.
+/// Error of values that are too long together.
 #[derive(Debug, thiserror::Error)]
 #[error("these values are too long together to be looked for")]
 pub struct TooMuch;
@@ -123,7 +123,7 @@ impl Redactor {
         longest.map_or(0, |longest| longest - 1)
     }
 
-    /// One stream to be redacted as it comes.
+    /// Begins a stream that is redacted as it comes.
     pub fn stream(&self) -> RedactedStream {
         RedactedStream { redactor: self.clone(), held: Vec::new(), covered: 0 }
     }
@@ -157,7 +157,7 @@ impl Value {
     }
 }
 
-/// One stream on its way through a [`Redactor`].
+/// Stream on its way through a [`Redactor`].
 #[derive(Debug)]
 pub struct RedactedStream {
     redactor: Redactor,

@@ -34,7 +34,7 @@ type Baseline = Option<Arc<Merged>>;
 
 /// One side of a difference.
 struct Content {
-    kind: patch::Kind,
+    kind: patch::NodeKind,
     mode: u32,
     /// `None` where it is too long to be text.
     bytes: Option<Vec<u8>>,
@@ -55,12 +55,12 @@ impl Content {
     }
 }
 
-fn kind(kind: Kind) -> patch::Kind {
+fn kind(kind: Kind) -> patch::NodeKind {
     match kind {
-        Kind::File => patch::Kind::File,
-        Kind::Directory => patch::Kind::Directory,
-        Kind::Symlink => patch::Kind::Symlink,
-        Kind::Other => patch::Kind::Other,
+        Kind::File => patch::NodeKind::File,
+        Kind::Directory => patch::NodeKind::Directory,
+        Kind::Symlink => patch::NodeKind::Symlink,
+        Kind::Other => patch::NodeKind::Other,
     }
 }
 
@@ -363,14 +363,17 @@ fn old_node(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError>
 }
 
 fn is_same_link(old: &Content, new: &Content) -> bool {
-    old.kind == patch::Kind::Symlink && new.kind == old.kind && old.bytes.is_some() && old.bytes == new.bytes
+    old.kind == patch::NodeKind::Symlink
+        && new.kind == old.kind
+        && old.bytes.is_some()
+        && old.bytes == new.bytes
 }
 
-fn kind_on_disk(kind: disk::Kind) -> Kind {
+fn kind_on_disk(kind: disk::InodeKind) -> Kind {
     match kind {
-        disk::Kind::File => Kind::File,
-        disk::Kind::Directory => Kind::Directory,
-        disk::Kind::Symlink => Kind::Symlink,
+        disk::InodeKind::File => Kind::File,
+        disk::InodeKind::Directory => Kind::Directory,
+        disk::InodeKind::Symlink => Kind::Symlink,
         _ => Kind::Other,
     }
 }
@@ -406,7 +409,7 @@ async fn believe_disk(baseline: &Baseline, changes: Vec<Change>) -> Result<Vec<C
 fn node_without_links(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError> {
     let mut above: Vec<_> = path.ancestors().skip(1).filter(|above| *above != Path::new("")).collect();
     while let Some(dir) = above.pop() {
-        if old_node(baseline, dir)?.is_none_or(|node| node.kind() != disk::Kind::Directory) {
+        if old_node(baseline, dir)?.is_none_or(|node| node.kind() != disk::InodeKind::Directory) {
             return Ok(None);
         }
     }

@@ -13,7 +13,7 @@ use super::files::{Heard, odd};
 use super::layout::Home;
 use super::pipe::Unpacking;
 use crate::keeper::{Change, FileAsk, FileReply, FileState, Kind};
-use pyro_formats::archive::{Seen, look};
+use pyro_formats::archive::{SeenFile, look};
 use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
 use pyro_formats::redact::Redactor;
 
@@ -99,10 +99,10 @@ impl Workspaces {
         let above = root.parent().map(Path::to_path_buf).unwrap_or_default();
         let mut looking = Unpacking::with(move |stream, asked| {
             let (mut found, mut text) = (HashMap::new(), 0);
-            look(stream, MAX_FILE as u64, &mut |seen: Seen<'_>| {
+            look(stream, MAX_FILE as u64, &mut |seen: SeenFile<'_>| {
                 let (kind, bytes) = match seen.target {
-                    Some(target) => (patch::Kind::Symlink, target),
-                    None => (patch::Kind::File, seen.bytes),
+                    Some(target) => (patch::NodeKind::Symlink, target),
+                    None => (patch::NodeKind::File, seen.bytes),
                 };
                 let path = above.join(OsStr::from_bytes(seen.path));
                 if is_gits(&path) {

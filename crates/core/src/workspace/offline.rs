@@ -17,7 +17,7 @@ use super::{WORKSPACE_PATH, WorkspaceError, blocking, disk, secrets};
 use crate::environment::lock::Lock;
 use crate::environment::{Installed, Store};
 use crate::keeper::{FileAsk, FileReply};
-use pyro_formats::disk::{DiskError, Ext4, Found, Kind, Merged, export};
+use pyro_formats::disk::{DiskError, Ext4, Found, InodeKind, Merged, export};
 use pyro_formats::hostfs::HostPath;
 
 /// Most entries of a listing.
@@ -134,7 +134,7 @@ impl Workspaces {
         let (size_bytes, content) = blocking(move || {
             let merged = open()?;
             let node = merged.find(&path)?;
-            if node.kind() != Kind::File {
+            if node.kind() != InodeKind::File {
                 return Err(DiskError::NotAFile { path }.into());
             }
             Ok((node.inode().size(), merged.read(&path, 0, reach)?))
@@ -188,9 +188,9 @@ fn entry(found: Found) -> FileEntry {
     FileEntry {
         path: text(&found.path),
         artifact_type: match inode.kind() {
-            Kind::File => "file",
-            Kind::Directory => "directory",
-            Kind::Symlink => "symlink",
+            InodeKind::File => "file",
+            InodeKind::Directory => "directory",
+            InodeKind::Symlink => "symlink",
             _ => "other",
         },
         size_bytes: inode.size(),

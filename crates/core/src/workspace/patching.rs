@@ -15,7 +15,7 @@ use super::layout::Home;
 use super::view::EXECUTION_MODE;
 use super::{WorkspaceError, blocking, secrets};
 use crate::keeper::{self, Edit, FileAsk, FileReply, Name};
-use pyro_formats::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
+use pyro_formats::patch::{self, Change, MAX_FILE, MAX_FILES, Node, NodeKind, Tree};
 
 /// Files that are asked for at once.
 const AT_ONCE: usize = 4;
@@ -74,7 +74,7 @@ impl Workspaces {
                 }
             };
             edits.push(match node.kind {
-                Kind::Symlink => Edit::Link { path: name(&path), target: node.bytes.into() },
+                NodeKind::Symlink => Edit::Link { path: name(&path), target: node.bytes.into() },
                 _ => {
                     let len = node.bytes.len() as u64;
                     contents.extend(node.bytes);
@@ -148,14 +148,14 @@ impl Workspaces {
         let path = path.as_os_str().as_bytes();
         let entry = self.stat(home, path).await?;
         let (kind, mut bytes) = match entry.kind {
-            keeper::Kind::File => (Kind::File, Vec::new()),
-            keeper::Kind::Directory => (Kind::Directory, Vec::new()),
+            keeper::Kind::File => (NodeKind::File, Vec::new()),
+            keeper::Kind::Directory => (NodeKind::Directory, Vec::new()),
             keeper::Kind::Symlink => {
-                (Kind::Symlink, entry.target.map_or_else(Vec::new, |target| target.bytes().to_vec()))
+                (NodeKind::Symlink, entry.target.map_or_else(Vec::new, |target| target.bytes().to_vec()))
             }
-            keeper::Kind::Other => (Kind::Other, Vec::new()),
+            keeper::Kind::Other => (NodeKind::Other, Vec::new()),
         };
-        if kind == Kind::File && read {
+        if kind == NodeKind::File && read {
             // One byte more than may be, which tells that it is too long.
             let limit = MAX_FILE as u64 + 1;
             let each = |piece: &[u8]| {

@@ -26,7 +26,7 @@ pub(super) struct Run {
     pub(super) blocks: u64,
 }
 
-/// What lies at block `logical` of a file.
+/// Finds the run that holds block `logical` of a file.
 pub(super) fn find(volume: &Volume, inode: &Inode, logical: u64) -> Result<Run, DiskError> {
     if logical >= MAX_BLOCKS {
         return Ok(Run { physical: None, blocks: u64::MAX - logical });
@@ -50,7 +50,7 @@ fn outside(inode: &Inode) -> DiskError {
     DiskError::damaged(format!("inode {} has blocks beyond the end", inode.number()))
 }
 
-/// One node of a tree of extents, its header checked.
+/// Node of a tree of extents, its header checked.
 pub(super) struct ExtentNode {
     bytes: Vec<u8>,
     entries: usize,
@@ -64,7 +64,7 @@ impl ExtentNode {
         Self::parse(inode, inode.map().to_vec(), None)
     }
 
-    /// One below a node of depth `above`.
+    /// Reads a node below one of depth `above`.
     pub(super) fn below(volume: &Volume, inode: &Inode, block: u64, above: u16) -> Result<Self, DiskError> {
         if block < volume.superblock().first_data_block || block >= volume.superblock().blocks {
             return Err(outside(inode));

@@ -37,13 +37,14 @@ impl HostPath {
         Ok(Self { shown, path, inode: Some((stat.st_dev, stat.st_ino)), _held: Some(Arc::new(opened)) })
     }
 
-    /// What is or will be called `name` in the directory `opened`, called `shown`. `name` must be one name.
+    /// Path of `name` in the directory `opened`, called `shown`, whether or not it exists yet. `name` must be one
+    /// name.
     pub fn held_in(opened: OwnedFd, name: &OsStr, shown: PathBuf) -> Self {
         let path = proc_path(&opened).join(name);
         Self { shown, path, inode: None, _held: Some(Arc::new(opened)) }
     }
 
-    /// What it is called, for payloads and messages.
+    /// Path for payloads and messages.
     pub fn shown(&self) -> &Path {
         &self.shown
     }

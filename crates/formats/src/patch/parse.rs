@@ -60,7 +60,7 @@ pub fn parse(patch: &[u8]) -> Result<Vec<FilePatch<'_>>, PatchError> {
     Ok(patches)
 }
 
-/// What the lines of git's extended header say.
+/// Statements of git's extended header.
 #[derive(Default)]
 struct Extended {
     created: bool,
@@ -450,7 +450,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// What a hunk's header says.
+/// Ranges in a hunk's header.
 struct Range {
     start: u64,
     old: u64,
@@ -486,7 +486,7 @@ fn is_hunk_header(line: &[u8]) -> bool {
     line == b"@@" || line.starts_with(b"@@ ")
 }
 
-/// What can hardly be anything but a line of a hunk. Prose has rulers, and items of lists.
+/// Whether a line can hardly be anything but one of a hunk. Prose has rulers, and items of lists.
 fn is_stray(line: &[u8]) -> bool {
     match bare(line) {
         [b'+', b'+', b'+', b' ', ..] | [b'-', b'-', ..] => false,
@@ -496,7 +496,7 @@ fn is_stray(line: &[u8]) -> bool {
     }
 }
 
-/// What begins as a line of a hunk does, where no prose may be.
+/// Whether a line begins as one of a hunk does, where no prose may be.
 fn is_body(line: &[u8]) -> bool {
     matches!(line.first(), Some(b'+' | b'-' | b' '))
 }

@@ -14,7 +14,7 @@ const MAX_FUZZ: usize = 2;
 /// How closely lines are compared.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closeness {
-    /// Every byte.
+    /// Compares every byte.
     Exact,
     /// But for line ends.
     LineEnds,
