@@ -117,7 +117,7 @@ impl Redactor {
         (Cow::Owned(clean), any)
     }
 
-    /// How far a value that begins in a text can reach beyond its end, bytes.
+    /// Distance that a value which begins in a text can reach beyond its end, bytes.
     pub fn reach(&self) -> usize {
         let longest = self.0.as_ref().and_then(|all| all.values.iter().map(|value| value.bytes.len()).max());
         longest.map_or(0, |longest| longest - 1)
@@ -143,7 +143,7 @@ impl Value {
         Self { bytes, fail }
     }
 
-    /// How many bytes at the end of `text` are the beginning of this value, and not all of it.
+    /// Count of bytes at the end of `text` that are the beginning of this value, and not all of it.
     fn begun(&self, text: &[u8]) -> usize {
         let tail = &text[text.len() - text.len().min(self.bytes.len() - 1)..];
         let mut length = 0_usize;
@@ -163,7 +163,7 @@ pub struct RedactedStream {
     redactor: Redactor,
     /// The end of what came, which could be the beginning of a value.
     held: Vec<u8>,
-    /// So many bytes of it belong to a value that was replaced already.
+    /// Bytes of `held` that belong to a value that was replaced already.
     covered: usize,
 }
 
@@ -179,7 +179,7 @@ impl RedactedStream {
         self.release(&patterns, self.held.len() - begun, clean);
     }
 
-    /// Nothing follows: what was held back was no value.
+    /// Ends the stream: what was held back was no value.
     pub fn finish(&mut self, clean: &mut Vec<u8>) {
         if let Some(patterns) = self.redactor.0.clone() {
             self.release(&patterns, self.held.len(), clean);

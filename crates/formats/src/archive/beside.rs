@@ -18,7 +18,7 @@ const PREFIX: &str = ".pyro-export-";
 /// written any more.
 pub(super) struct Beside {
     dir: Option<TempDir>,
-    /// Open, and locked.
+    /// The same directory, open and locked.
     fd: File,
 }
 

@@ -92,7 +92,7 @@ impl Check {
         Ok(Some(entry))
     }
 
-    /// To be asked when all entries are through.
+    /// Checks what can be known only when all entries are through.
     pub(super) fn finish(&self) -> Result<(), ArchiveError> {
         for (key, link, target) in &self.awaited {
             if self.seen.get(key) != Some(&EntryKind::Directory) {

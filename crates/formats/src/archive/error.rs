@@ -14,12 +14,12 @@ pub enum ArchiveError {
         /// Reason for the refusal.
         refusal: Refusal,
     },
-    /// There is too much of it.
+    /// A tree that exceeds a limit.
     #[error("the tree has more than {limit} {what}")]
     TooMuch {
         /// Counted things, in the plural.
         what: &'static str,
-        /// How much is allowed.
+        /// Largest count that is let through.
         limit: u64,
     },
     /// An archive grows too much when it is unpacked.
@@ -42,13 +42,13 @@ pub enum ArchiveError {
     /// The archive ends before it is complete.
     #[error("the archive is cut off after {entries} entries")]
     Truncated {
-        /// Entries before that.
+        /// Count of whole entries before the end.
         entries: u64,
     },
     /// The archive is damaged.
     #[error("the archive is damaged after {entries} entries: {why}")]
     Damaged {
-        /// Entries before that.
+        /// Count of whole entries before the damage.
         entries: u64,
         /// Description of the damage.
         why: String,
@@ -88,7 +88,7 @@ pub enum ArchiveError {
     Cancelled,
 }
 
-/// Why an entry is not taken.
+/// Reason why an entry is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
     /// An absolute path.

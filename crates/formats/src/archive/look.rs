@@ -12,7 +12,7 @@ pub struct SeenFile<'s> {
     pub path: &'s [u8],
     /// Permission bits and the sticky bit.
     pub mode: u32,
-    /// Where a link leads.
+    /// Target of a symbolic link; `None` for a file.
     pub target: Option<&'s [u8]>,
     /// Content of a file; empty for a link.
     pub bytes: &'s [u8],

@@ -45,8 +45,8 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of all paths together: they are what memory is needed for.
     pub names: u64,
-    /// By how much compression may have made an archive smaller, once it is larger than `ratio_free`. Deflate makes
-    /// zeros 1,030 times smaller and text 3 to 10 times.
+    /// Factor by which compression may have made an archive smaller, once it is larger than `ratio_free`. Deflate
+    /// makes zeros 1,030 times smaller and text 3 to 10 times.
     pub ratio: u64,
     /// Bytes that may come out of an archive whatever the ratio: sparse files of a few GiB are honest.
     pub ratio_free: u64,
@@ -71,7 +71,7 @@ pub enum OutsideLinks {
 pub struct SkippedLink {
     /// Path in the tree, at most 200 characters.
     pub path: String,
-    /// Where it leads, at most 200 characters.
+    /// Target of the link, at most 200 characters.
     pub target: String,
 }
 
@@ -122,7 +122,7 @@ enum Content {
     /// Regular file of so many bytes.
     File(u64),
     Directory,
-    /// Where it points to.
+    /// Symbolic link with its target.
     Symlink(Vec<u8>),
     /// The entry that it is another name of.
     HardLink(Vec<u8>),
@@ -132,7 +132,7 @@ enum Content {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Time {
     seconds: i64,
-    /// Added to `seconds`.
+    /// Part of a second, added to `seconds`: 0 to 999,999,999.
     nanoseconds: u32,
 }
 

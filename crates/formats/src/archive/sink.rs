@@ -45,7 +45,7 @@ pub struct Sink {
 pub struct Unpacked {
     /// Kind of file at the destination.
     pub artifact: Artifact,
-    /// How much there is of it.
+    /// Counts of the whole tree.
     pub totals: Totals,
     /// The first hundred links that were left out.
     pub skipped_links: Vec<SkippedLink>,

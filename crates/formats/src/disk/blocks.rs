@@ -22,7 +22,7 @@ pub(super) const MAX_BLOCKS: u64 = 1 << 32;
 pub(super) struct Run {
     /// The first block of the image that holds it; `None` for zeros.
     pub(super) physical: Option<u64>,
-    /// How many blocks are so, 1 at least. Of zeros there may follow more.
+    /// Length, 1 block at least. Of zeros there may follow more.
     pub(super) blocks: u64,
 }
 
@@ -88,12 +88,13 @@ impl ExtentNode {
         self.bytes.get(HEADER..).unwrap_or_default().chunks_exact(RECORD).take(self.entries)
     }
 
-    /// Of a node with nothing but indexes: first block of the file and the node's block.
+    /// Children of a node that has indexes only: first block of the file and the node's block.
     pub(super) fn children(&self) -> impl Iterator<Item = (u64, u64)> {
         self.records().map(|raw| (le32(raw, 0).into(), join(le16(raw, 8).into(), le32(raw, 4))))
     }
 
-    /// Of a node of depth 0: first block of the file, first block of the image, blocks, and whether there is content.
+    /// Extents of a node of depth 0: first block of the file, first block of the image, blocks, and whether there is
+    /// content.
     pub(super) fn extents(&self) -> impl Iterator<Item = (u64, u64, u64, bool)> {
         self.records().map(|raw| {
             let length = u64::from(le16(raw, 4));

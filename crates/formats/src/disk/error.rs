@@ -15,7 +15,7 @@ pub enum DiskError {
         #[source]
         source: io::Error,
     },
-    /// There is no ext4 file system in the file.
+    /// A file that holds no ext4 file system.
     #[error("the disk image holds no ext4 file system")]
     NotExt4,
     /// The file system has something that is not read here.
@@ -30,12 +30,12 @@ pub enum DiskError {
         /// Description of the damage and its place.
         what: String,
     },
-    /// There is more of something than is held in memory.
+    /// An image with more of something than is held in memory.
     #[error("the disk image has more than {limit} {what}")]
     TooMany {
-        /// Of what, in the plural.
+        /// Counted things, in the plural.
         what: &'static str,
-        /// How many are allowed.
+        /// Largest count that is let through.
         limit: u64,
     },
     /// The tree has no such path.

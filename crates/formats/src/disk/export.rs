@@ -145,7 +145,7 @@ pub(super) fn set_free(raw: &mut [u8], blocks: u64, inodes: u32) {
     put(raw, 0x10, inodes.to_le_bytes());
 }
 
-/// How many blocks and inodes are free.
+/// Reads how many blocks and inodes are free.
 pub(super) fn free(raw: &[u8]) -> (u64, u32) {
     let high = if le32(raw, superblock::INCOMPAT) & superblock::BIT64 != 0 { le32(raw, 0x158) } else { 0 };
     (join(high, le32(raw, 0xc)), le32(raw, 0x10))

@@ -149,7 +149,7 @@ impl Ext4 {
         Err(DiskError::TooMany { what: "holes in a row in a file", limit: MAX_HOLES })
     }
 
-    /// Where a symbolic link leads: bytes without NUL, 1 to 4096 of them.
+    /// Target of a symbolic link: bytes without NUL, 1 to 4096 of them.
     ///
     /// # Errors
     /// When it is damaged.

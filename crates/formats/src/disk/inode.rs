@@ -40,7 +40,7 @@ pub enum InodeKind {
 pub struct Time {
     /// Seconds since 1970; negative before.
     pub seconds: i64,
-    /// 0 to 999,999,999.
+    /// Part of a second: 0 to 999,999,999.
     pub nanoseconds: u32,
 }
 
@@ -151,19 +151,19 @@ impl Inode {
         self.size
     }
 
-    /// When its content changed last.
+    /// Time of the last change of its content.
     #[must_use]
     pub fn modified(&self) -> Time {
         self.time(0x10, 0x88)
     }
 
-    /// When it changed last itself.
+    /// Time of the last change of the inode.
     #[must_use]
     pub fn changed(&self) -> Time {
         self.time(0xc, 0x84)
     }
 
-    /// When it was read last, as far as the guest keeps that.
+    /// Time of the last reading, as far as the guest keeps that.
     #[must_use]
     pub fn accessed(&self) -> Time {
         self.time(0x8, 0x8c)
@@ -193,7 +193,7 @@ impl Inode {
     }
 }
 
-/// Where an inode lies, bytes.
+/// Offset of an inode in the image, bytes.
 pub(super) fn position(volume: &Volume, number: u32) -> Result<u64, DiskError> {
     let superblock = volume.superblock();
     if number == 0 || number > superblock.inodes {

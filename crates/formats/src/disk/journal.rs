@@ -274,7 +274,7 @@ impl<'a> Log<'a> {
         Ok(revoked)
     }
 
-    /// Where the newest content of each block lies.
+    /// Finds where the newest content of each block lies.
     fn replayed(&self, end: u32, revoked: &HashMap<u64, u32>) -> Result<BTreeMap<u64, Source>, DiskError> {
         let mut newest = BTreeMap::new();
         self.walk(&mut |at, sequence, kind, block| {

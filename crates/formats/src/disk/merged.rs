@@ -214,7 +214,7 @@ impl Merged {
         self.image(file).next_data(&file.inode, from)
     }
 
-    /// Where a symbolic link leads.
+    /// Target of a symbolic link.
     ///
     /// # Errors
     /// When it is damaged.

@@ -3,7 +3,7 @@
 use super::DiskError;
 use super::bytes::{crc, join, le16, le32};
 
-/// Where it begins in an image, bytes.
+/// Offset of the superblock in an image, bytes.
 pub(super) const OFFSET: u64 = 1024;
 /// Size of the superblock, bytes.
 pub(super) const SIZE: usize = 1024;
@@ -61,7 +61,7 @@ pub(super) struct Superblock {
 }
 
 impl Superblock {
-    /// From the 1024 bytes at [`OFFSET`] of an image of `bytes` bytes.
+    /// Reads the 1024 bytes at [`OFFSET`] of an image of `bytes` bytes.
     pub(super) fn parse(raw: &[u8], bytes: u64) -> Result<Self, DiskError> {
         if le16(raw, 0x38) != 0xef53 {
             return Err(DiskError::NotExt4);
@@ -138,7 +138,7 @@ impl Superblock {
         self.incompat & incompat != 0
     }
 
-    /// Where the descriptor of a group begins, bytes.
+    /// Offset of a group's descriptor, bytes.
     pub(super) fn descriptor(&self, group: u64) -> u64 {
         let per_block = self.block_size / self.desc_size as u64;
         let (index, within) = (group / per_block, group % per_block * self.desc_size as u64);

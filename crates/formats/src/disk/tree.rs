@@ -28,7 +28,7 @@ pub struct Found {
     pub path: PathBuf,
     /// Place and inode of the file.
     pub node: Node,
-    /// Where it leads, when it is a symbolic link.
+    /// Target of a symbolic link; `None` for other files.
     pub target: Option<PathBuf>,
 }
 
@@ -45,7 +45,7 @@ impl Merged {
         Ok(self.resolve(path, true)?.1)
     }
 
-    /// As [`Merged::find`], but when the last name is a symbolic link, that link itself.
+    /// Finds a file as [`Merged::find`] does, but when the last name is a symbolic link, that link itself.
     ///
     /// # Errors
     /// As [`Merged::find`].
@@ -106,7 +106,7 @@ impl Merged {
         Ok(())
     }
 
-    /// At most `limit` bytes of a regular file from byte `offset` on. Links are followed.
+    /// Reads at most `limit` bytes of a regular file from byte `offset` on. Links are followed.
     ///
     /// # Errors
     /// When there is no such file, it is not a regular one, or it is damaged.

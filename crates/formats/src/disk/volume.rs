@@ -9,7 +9,7 @@ use super::bytes::put;
 use super::journal::{self, Recovery};
 use super::superblock::{self, Superblock};
 
-/// Where in the journal the newest content of a block lies.
+/// Place in the journal of a block's newest content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Source {
     /// The block of the image that holds it.

@@ -49,12 +49,12 @@ impl HostPath {
         &self.shown
     }
 
-    /// Where it is opened.
+    /// Path by which the file is opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// As whoever has another working directory finds it.
+    /// Makes both paths absolute, for a process with another working directory.
     pub fn absolute(self) -> io::Result<Self> {
         Ok(Self { shown: std::path::absolute(&self.shown)?, path: std::path::absolute(&self.path)?, ..self })
     }
@@ -71,7 +71,7 @@ impl HostPath {
     }
 }
 
-/// Of this process by its number, for others to open.
+/// Path of a descriptor of this process by its number, for others to open.
 fn proc_path(opened: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), opened.as_fd().as_raw_fd()))
 }

@@ -10,11 +10,11 @@ pub enum PatchError {
     /// A patch that is too long.
     #[error("the patch has {size} {unit}, and at most {limit} are read")]
     TooLarge {
-        /// How much there is.
+        /// Size of the patch.
         size: usize,
         /// Counted things, in the plural.
         unit: &'static str,
-        /// How much is allowed.
+        /// Largest size that is let through.
         limit: usize,
     },
     /// Text without a change in it.
@@ -74,12 +74,12 @@ impl PatchError {
 pub struct Rejected {
     /// Everything that is wrong, in the order of the patch; at most [`Rejected::MOST`].
     pub rejections: Vec<Rejection>,
-    /// How many more there are.
+    /// Count of rejections that are not kept.
     pub more: usize,
 }
 
 impl Rejected {
-    /// How many rejections are kept.
+    /// Most rejections that are kept.
     pub const MOST: usize = 50;
 }
 
@@ -96,7 +96,7 @@ pub struct Rejection {
     pub reason: Reason,
 }
 
-/// Why a file or hunk was rejected. Lines are those of the file, from 1.
+/// Reason why a file or hunk was rejected. Lines are those of the file, from 1.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No place in the file has these lines.
@@ -104,7 +104,7 @@ pub enum Reason {
         /// Place in the file that comes nearest.
         nearest: Option<Nearest>,
     },
-    /// Several places have.
+    /// A hunk that fits in several places.
     Ambiguous {
         /// The first lines of some of them, at most 5.
         lines: Vec<usize>,

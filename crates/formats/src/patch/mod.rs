@@ -184,7 +184,7 @@ pub enum Change {
     Write {
         /// Path of the file.
         path: PathBuf,
-        /// All of it.
+        /// File with its whole content.
         node: Node,
         /// Whether it was not there.
         added: bool,

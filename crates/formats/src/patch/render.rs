@@ -17,7 +17,7 @@ use super::{MAX_FILE, NodeKind};
 
 /// Lines of context around a change.
 const CONTEXT: usize = 3;
-/// How long the shortest way between two files is looked for; after that it is one that is right but longer.
+/// Time for which the shortest way between two files is looked for; after that it is one that is right but longer.
 const DEADLINE: Duration = Duration::from_secs(1);
 
 /// State of a path before or after a change.

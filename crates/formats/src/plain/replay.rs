@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 
 use vte::{Params, Parser, Perform};
 
-/// How much of what was written last is shown to somebody who joins, bytes.
+/// Bytes of the newest output that somebody who joins is shown.
 const LATELY: usize = 4096;
 /// Modes that programs switch on and a person's terminal should not keep.
 const SWITCHED_OFF: [u16; 14] = [1, 9, 47, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1047, 1049, 2004];
@@ -33,7 +33,7 @@ pub fn replay(bytes: &[u8]) -> Vec<u8> {
 #[derive(Default)]
 struct Replay {
     out: Vec<u8>,
-    /// Where a full-screen program began, or the last one had ended.
+    /// Offset in `out` at which a full-screen program began, or the last one had ended.
     begin: Option<usize>,
     other: bool,
 }

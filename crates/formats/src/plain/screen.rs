@@ -191,7 +191,7 @@ impl Screen {
         self.col = col.min(self.cols - 1);
     }
 
-    /// To a line of the screen; those before it are made.
+    /// Moves the cursor to a line of the screen; those before it are made.
     pub fn row(&mut self, row: usize) {
         self.full = false;
         let wanted = self.top() + row.min(self.rows - 1);
@@ -233,7 +233,7 @@ impl Screen {
         self.column(col);
     }
 
-    /// To the end, from the start, or all of the line.
+    /// Erases to the end, from the start, or all of the line.
     pub fn erase_line(&mut self, how: u16) {
         let col = self.col;
         match how {
@@ -248,7 +248,8 @@ impl Screen {
         }
     }
 
-    /// To the end, from the start, or all of the screen. Where lines are kept, a cleared screen begins below them.
+    /// Erases to the end, from the start, or all of the screen. Where lines are kept, a cleared screen begins below
+    /// them.
     pub fn erase_display(&mut self, how: u16) {
         match how {
             0 => {
