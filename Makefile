@@ -8,7 +8,7 @@ help:
 	@echo 'make test    everything: unit tests, property tests, and real microVMs'
 	@echo 'make lint    formatting, clippy, structure'
 	@echo 'make bench   measures what SPECIFICATION.md promises'
-	@echo 'make fuzz    fuzzes every decoder for a minute (nightly, cargo-fuzz)'
+	@echo 'make fuzz    fuzzes every decoder of foreign bytes for FUZZ_SECONDS (60)'
 	@echo 'make clean   removes what was built here; caches of kernels and environments stay'
 
 demo:
@@ -25,6 +25,7 @@ bench:
 	@scripts/bench.sh
 
 fuzz:
+	@scripts/bootstrap.sh fuzz
 	@scripts/fuzz.sh
 
 clean:

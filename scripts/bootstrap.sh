@@ -2,6 +2,7 @@
 # Installs what this machine lacks, by apt; does nothing, and asks apt nothing, when nothing is missing.
 #
 #   bootstrap.sh demo    what is needed to build and run pyro
+#   bootstrap.sh fuzz    that, and what libFuzzer is built by
 #   bootstrap.sh test    that, and what its tests and checks need
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -32,6 +33,9 @@ need_file /usr/include/stdio.h libc6-dev
 need_file /usr/include/gelf.h libelf-dev
 need_file /usr/src/linux-source-6.1.tar.xz linux-source-6.1
 need_file /etc/ssl/certs/ca-certificates.crt ca-certificates
+case $purpose in
+    fuzz | test) need_program c++ g++ ;;
+esac
 case $purpose in
     test)
         need_program ps procps

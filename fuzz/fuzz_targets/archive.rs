@@ -53,7 +53,11 @@ fn built(input: &mut Input<'_>) -> Vec<u8> {
         put(257, 8, if how & 1 != 0 { b"ustar\x0000" } else { b"ustar  \0" });
         put(156, 1, &[kind]);
         put(100, 8, format!("{:07o}\0", u32::from(how) * 16 + 0o400).as_bytes());
-        put(136, 12, if how & 2 != 0 { b"00000000000\0" } else { b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff" });
+        put(
+            136,
+            12,
+            if how & 2 != 0 { b"00000000000\0" } else { b"\x80\0\0\0\xff\xff\xff\xff\xff\xff\xff\xff" },
+        );
         let content = match kind {
             b'0' | b'7' if how & 4 != 0 => vec![how; usize::from(input.pair())],
             b'0' | b'7' | b'x' | b'g' | b'L' | b'K' | b'V' => input.text().to_vec(),
@@ -85,7 +89,8 @@ fn sealed(bytes: &[u8]) -> Vec<u8> {
         }
         seal(header);
         let size = header[124..136].iter().take_while(|byte| byte.is_ascii_digit());
-        let size = size.fold(0_usize, |size, byte| size.saturating_mul(8).saturating_add(usize::from(byte - b'0')));
+        let size =
+            size.fold(0_usize, |size, byte| size.saturating_mul(8).saturating_add(usize::from(byte - b'0')));
         at = at.saturating_add(BLOCK).saturating_add(size.min(MOST).next_multiple_of(BLOCK));
     }
     archive
@@ -134,7 +139,10 @@ fn unpack(stream: &[u8], name: Option<&[u8]>, limits: Limits) -> Result<Vec<Stri
     assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 2);
     assert_eq!(fs::read_dir(&inside).unwrap().count(), 1 + usize::from(unpacked.is_ok()));
     let unpacked = unpacked?;
-    assert!(unpacked.totals.entries <= limits.entries + 1 && unpacked.totals.bytes <= limits.bytes, "{unpacked:?}");
+    assert!(
+        unpacked.totals.entries <= limits.entries + 1 && unpacked.totals.bytes <= limits.bytes,
+        "{unpacked:?}"
+    );
     assert_eq!(unpacked.totals, last);
     let mut found = Vec::new();
     let bytes = tree(&inside.join("out"), &inside.join("out"), &mut found);

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use pyro_formats::disk::{DiskError, Ext4, Kind, Merged};
+use pyro_formats::disk::{DiskError, Ext4, InodeKind, Merged};
 use pyro_fuzz::Input;
 use pyro_fuzz::image::{ALL, Changed};
 
@@ -20,7 +20,10 @@ fn ask(image: &File) -> Result<(), DiskError> {
     let (ext4, merged) = (open()?, Merged::new(open()?, open()?)?);
     let mut found = Vec::new();
     let listed = merged.list(Path::new("/"), true, &mut |file| {
-        assert!(file.path.is_absolute() && !file.path.components().any(|part| part == std::path::Component::ParentDir));
+        assert!(
+            file.path.is_absolute()
+                && !file.path.components().any(|part| part == std::path::Component::ParentDir)
+        );
         found.push(file);
         if found.len() < FILES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
@@ -51,7 +54,7 @@ fn ask(image: &File) -> Result<(), DiskError> {
         for name in ext4.attribute_names(inode).unwrap_or_default().iter().take(50) {
             let _ = ext4.attribute(inode, name);
         }
-        if file.node.kind() != Kind::File {
+        if file.node.kind() != InodeKind::File {
             continue;
         }
         let mut left = 2_u64 << 20;

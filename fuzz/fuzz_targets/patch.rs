@@ -9,7 +9,9 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Component, Path, PathBuf};
 
 use libfuzzer_sys::fuzz_target;
-use pyro_formats::patch::{Change, Kind, MAX_PATH, Node, Side, Tree, apply, parse, paths, removed, render};
+use pyro_formats::patch::{
+    Change, MAX_PATH, Node, NodeKind, Side, Tree, apply, parse, paths, removed, render,
+};
 use pyro_fuzz::Input;
 
 /// A tree that remembers what it was asked for.
@@ -26,7 +28,7 @@ impl Tree for Asked<'_> {
 }
 
 fn file(bytes: &[u8]) -> Node {
-    Node { kind: Kind::File, mode: 0o644, bytes: bytes.to_vec() }
+    Node { kind: NodeKind::File, mode: 0o644, bytes: bytes.to_vec() }
 }
 
 fn tree(own: &[u8]) -> BTreeMap<PathBuf, Node> {
@@ -37,10 +39,10 @@ fn tree(own: &[u8]) -> BTreeMap<PathBuf, Node> {
         ("open".into(), file(b"one\ntwo")),
         ("own".into(), file(own)),
         ("binary".into(), file(b"a\0b\n")),
-        ("d".into(), other(Kind::Directory)),
+        ("d".into(), other(NodeKind::Directory)),
         ("d/x".into(), file(b"x\n")),
-        ("l".into(), Node { kind: Kind::Symlink, mode: 0o777, bytes: b"d/x".to_vec() }),
-        ("pipe".into(), other(Kind::Other)),
+        ("l".into(), Node { kind: NodeKind::Symlink, mode: 0o777, bytes: b"d/x".to_vec() }),
+        ("pipe".into(), other(NodeKind::Other)),
     ])
 }
 
@@ -68,7 +70,7 @@ fn carry_out(tree: &BTreeMap<PathBuf, Node>, changes: &[Change]) -> BTreeMap<Pat
 
 /// Applies what is rendered of a change of one file.
 fn round_trip(path: &Path, before: Option<&Node>, after: Option<&Node>) {
-    let side = |node: &'_ Node| -> Option<(Kind, u32)> { Some((node.kind, node.mode)) };
+    let side = |node: &'_ Node| -> Option<(NodeKind, u32)> { Some((node.kind, node.mode)) };
     let make = |node: Option<&Node>| node.cloned();
     let (old, new) = (make(before), make(after));
     fn view(node: &Option<Node>) -> Option<Side<'_>> {
@@ -78,7 +80,8 @@ fn round_trip(path: &Path, before: Option<&Node>, after: Option<&Node>) {
     if rendered.binary || rendered.patch.is_empty() {
         return;
     }
-    let patches = parse(rendered.patch.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{}", rendered.patch));
+    let patches =
+        parse(rendered.patch.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{}", rendered.patch));
     let tree: BTreeMap<PathBuf, Node> = old.into_iter().map(|node| (path.to_path_buf(), node)).collect();
     let changes = match apply(&patches, &tree) {
         Ok(changes) => changes,
@@ -86,7 +89,9 @@ fn round_trip(path: &Path, before: Option<&Node>, after: Option<&Node>) {
     };
     let got = carry_out(&tree, &changes).remove(path);
     let same = match (&got, &new) {
-        (Some(got), Some(new)) => got.bytes == new.bytes && side(got).map(|side| side.0) == side(new).map(|side| side.0),
+        (Some(got), Some(new)) => {
+            got.bytes == new.bytes && side(got).map(|side| side.0) == side(new).map(|side| side.0)
+        }
         (None, None) => true,
         _ => false,
     };

@@ -8,7 +8,8 @@ use pyro_fuzz::Input;
 fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let count = input.byte() % 4;
-    let values: Vec<String> = (0..count).map(|_| String::from_utf8_lossy(input.text()).into_owned()).collect();
+    let values: Vec<String> =
+        (0..count).map(|_| String::from_utf8_lossy(input.text()).into_owned()).collect();
     let cuts: Vec<usize> = input.text().iter().map(|size| usize::from(*size)).collect();
     let text = input.rest();
 

@@ -22,7 +22,11 @@ struct Guest {
 }
 
 impl AsyncWrite for Guest {
-    fn poll_write(mut self: Pin<&mut Self>, _: &mut Context<'_>, bytes: &[u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<std::io::Result<usize>> {
         let this = &mut *self;
         let mut input = bytes;
         while let Ok(Some(step)) = this.handshake.advance(&mut input, || [7; 16]) {
@@ -48,7 +52,11 @@ impl AsyncWrite for Guest {
 }
 
 impl AsyncRead for Guest {
-    fn poll_read(mut self: Pin<&mut Self>, _: &mut Context<'_>, out: &mut [u8]) -> Poll<std::io::Result<usize>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        _: &mut Context<'_>,
+        out: &mut [u8],
+    ) -> Poll<std::io::Result<usize>> {
         let n = out.len().min(self.to_host.len() - self.sent);
         out[..n].copy_from_slice(&self.to_host[self.sent..self.sent + n]);
         self.sent += n;
@@ -56,7 +64,8 @@ impl AsyncRead for Guest {
     }
 }
 
-fuzz_target!(|script: Vec<u8>| {
+fuzz_target!(|script: &[u8]| {
+    let script = script.to_vec();
     let guest = Guest { handshake: GuestHandshake::new(), to_host: Vec::new(), sent: 0, script };
     block_on(async {
         let Ok((link, _)) = Link::connect(guest, [1; 16], futures::future::pending).await else { return };

@@ -24,7 +24,9 @@ impl Perform for Terminal {
     }
 
     fn csi_dispatch(&mut self, _: &Params, intermediates: &[u8], ignore: bool, action: char) {
-        self.asked |= !ignore && (matches!(action, 'c' | 'n' | 't' | 'x') || intermediates.first().is_some_and(|byte| *byte != b'?'));
+        self.asked |= !ignore
+            && (matches!(action, 'c' | 'n' | 't' | 'x')
+                || intermediates.first().is_some_and(|byte| *byte != b'?'));
     }
 
     fn esc_dispatch(&mut self, intermediates: &[u8], _: bool, byte: u8) {

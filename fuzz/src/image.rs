@@ -103,7 +103,8 @@ impl Changed {
                 None => image.used[block % image.used.len()],
             };
             // Ten bits of a place and how much of it: structures begin at the beginning of their blocks.
-            let (at, size) = (usize::from(word) % BLOCK, [1, 2, 4, 4, 8, 12, 16, 64][usize::from(word >> 13)]);
+            let (at, size) =
+                (usize::from(word) % BLOCK, [1, 2, 4, 4, 8, 12, 16, 64][usize::from(word >> 13)]);
             let bytes = input.take(size);
             let at = block * BLOCK + at;
             let bytes = &bytes[..bytes.len().min(image.bytes.len() - at)];
@@ -150,10 +151,17 @@ impl Changed {
             match be32(block, 4) {
                 1 => {
                     let sequence = be32(block, 8);
-                    let size = if version_3 { 16 } else if wide { 14 } else { 10 };
+                    let size = if version_3 {
+                        16
+                    } else if wide {
+                        14
+                    } else {
+                        10
+                    };
                     let (mut tag, mut count) = (12, 0);
                     while tag + size <= BLOCK - 4 {
-                        let flags = if version_3 { be32(block, tag + 4) } else { be32(block, tag + 4) & 0xffff };
+                        let flags =
+                            if version_3 { be32(block, tag + 4) } else { be32(block, tag + 4) & 0xffff };
                         if let Some(content) = data.get(count * BLOCK..(count + 1) * BLOCK) {
                             let sum = crc(crc(seed, &sequence.to_be_bytes()), content);
                             if version_3 {

@@ -15,12 +15,12 @@ use std::sync::Arc;
 
 use aho_corasick::{AhoCorasick, AhoCorasickKind, MatchKind};
 
-/// What stands for a value.
+/// Text in place of a value.
 pub const MARK: &str = "[REDACTED]";
-/// What is shorter is not looked for, bytes: too much that is no secret looks like it.
+/// Length from which on values are looked for, bytes: too much that is no secret looks like a shorter one.
 pub const SHORTEST: usize = 4;
 
-/// What to look for. Clones share it.
+/// Values to look for. Clones share them.
 #[derive(Clone, Default)]
 pub struct Redactor(Option<Arc<Patterns>>);
 
@@ -29,7 +29,7 @@ struct Patterns {
     values: Vec<Value>,
 }
 
-/// One value, with what tells how much of it a text ends with (Knuth, Morris and Pratt's failure function).
+/// Value with the table that tells how much of it a text ends with (Knuth, Morris and Pratt's failure function).
 struct Value {
     bytes: Vec<u8>,
     fail: Vec<u32>,
@@ -43,7 +43,7 @@ impl std::fmt::Debug for Redactor {
     }
 }
 
-/// What there is too much of to look for it.
+/// Error of values that are too long together.
 #[derive(Debug, thiserror::Error)]
 #[error("these values are too long together to be looked for")]
 pub struct TooMuch;
@@ -117,13 +117,13 @@ impl Redactor {
         (Cow::Owned(clean), any)
     }
 
-    /// How far a value that begins in a text can reach beyond its end, bytes.
+    /// Distance that a value which begins in a text can reach beyond its end, bytes.
     pub fn reach(&self) -> usize {
         let longest = self.0.as_ref().and_then(|all| all.values.iter().map(|value| value.bytes.len()).max());
         longest.map_or(0, |longest| longest - 1)
     }
 
-    /// One stream to be redacted as it comes.
+    /// Begins a stream that is redacted as it comes.
     pub fn stream(&self) -> RedactedStream {
         RedactedStream { redactor: self.clone(), held: Vec::new(), covered: 0 }
     }
@@ -143,7 +143,7 @@ impl Value {
         Self { bytes, fail }
     }
 
-    /// How many bytes at the end of `text` are the beginning of this value, and not all of it.
+    /// Count of bytes at the end of `text` that are the beginning of this value, and not all of it.
     fn begun(&self, text: &[u8]) -> usize {
         let tail = &text[text.len() - text.len().min(self.bytes.len() - 1)..];
         let mut length = 0_usize;
@@ -157,13 +157,13 @@ impl Value {
     }
 }
 
-/// One stream on its way through a [`Redactor`].
+/// Stream on its way through a [`Redactor`].
 #[derive(Debug)]
 pub struct RedactedStream {
     redactor: Redactor,
     /// The end of what came, which could be the beginning of a value.
     held: Vec<u8>,
-    /// So many bytes of it belong to a value that was replaced already.
+    /// Bytes of `held` that belong to a value that was replaced already.
     covered: usize,
 }
 
@@ -179,7 +179,7 @@ impl RedactedStream {
         self.release(&patterns, self.held.len() - begun, clean);
     }
 
-    /// Nothing follows: what was held back was no value.
+    /// Ends the stream: what was held back was no value.
     pub fn finish(&mut self, clean: &mut Vec<u8>) {
         if let Some(patterns) = self.redactor.0.clone() {
             self.release(&patterns, self.held.len(), clean);

@@ -14,10 +14,11 @@ use tempfile::TempDir;
 
 const PREFIX: &str = ".pyro-export-";
 
-/// It goes with this, also when directories in it may not be written any more.
+/// Directory in which a tree is unpacked. Removed when this is dropped, also when directories in it may not be
+/// written any more.
 pub(super) struct Beside {
     dir: Option<TempDir>,
-    /// Open, and locked.
+    /// The same directory, open and locked.
     fd: File,
 }
 

@@ -18,7 +18,7 @@ pub(super) struct Check {
     entries: u64,
     bytes: u64,
     names: u64,
-    seen: HashMap<Key, Seen>,
+    seen: HashMap<Key, EntryKind>,
     hashes: (RandomState, RandomState),
     /// Directory of the entry before: files of one directory come together.
     last: Option<Vec<u8>>,
@@ -31,7 +31,7 @@ pub(super) struct Check {
 type Key = (u64, u64);
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Seen {
+enum EntryKind {
     Directory,
     File,
     Symlink,
@@ -71,7 +71,7 @@ impl Check {
         if let Content::HardLink(target) = &mut entry.content {
             let nowhere = || refused(Refusal::HardLink { target: shown(target) });
             let plain = self.plain(target).map_err(|_| nowhere())?;
-            if self.seen.get(&self.key(&plain)) != Some(&Seen::File) || plain == entry.path {
+            if self.seen.get(&self.key(&plain)) != Some(&EntryKind::File) || plain == entry.path {
                 return Err(nowhere());
             }
             *target = plain;
@@ -92,10 +92,10 @@ impl Check {
         Ok(Some(entry))
     }
 
-    /// To be asked when all entries are through.
+    /// Checks what can be known only when all entries are through.
     pub(super) fn finish(&self) -> Result<(), ArchiveError> {
         for (key, link, target) in &self.awaited {
-            if self.seen.get(key) != Some(&Seen::Directory) {
+            if self.seen.get(key) != Some(&EntryKind::Directory) {
                 let refusal = Refusal::LeadsOut { target: shown(target) };
                 return Err(ArchiveError::refused(link, refusal));
             }
@@ -144,25 +144,25 @@ impl Check {
             let ends = above.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
             for end in ends.chain([above.len()]) {
                 let key = self.key(&above[..end]);
-                if *self.seen.entry(key).or_insert(Seen::Directory) != Seen::Directory {
+                if *self.seen.entry(key).or_insert(EntryKind::Directory) != EntryKind::Directory {
                     return Err(Refusal::Through);
                 }
             }
             self.last = Some(above.to_vec());
         }
         let kind = match entry.content {
-            Content::Directory => Seen::Directory,
-            Content::File(_) | Content::HardLink(_) => Seen::File,
-            Content::Symlink(_) => Seen::Symlink,
+            Content::Directory => EntryKind::Directory,
+            Content::File(_) | Content::HardLink(_) => EntryKind::File,
+            Content::Symlink(_) => EntryKind::Symlink,
         };
         if path.is_empty() {
-            return if kind == Seen::Directory { Ok(()) } else { Err(Refusal::Path) };
+            return if kind == EntryKind::Directory { Ok(()) } else { Err(Refusal::Path) };
         }
         let key = self.key(path);
         match self.seen.insert(key, kind) {
             None => Ok(()),
             // An archive that was added to has files twice, and the later one counts.
-            Some(before) if before == kind && kind != Seen::Symlink => Ok(()),
+            Some(before) if before == kind && kind != EntryKind::Symlink => Ok(()),
             Some(_) => Err(Refusal::Twice),
         }
     }
@@ -187,7 +187,7 @@ impl Check {
                     if own > 0 {
                         let key = self.key(&at.join(&b'/'));
                         // What is left out is left out at once, and not when it was written already.
-                        let sure = self.seen.get(&key) == Some(&Seen::Directory);
+                        let sure = self.seen.get(&key) == Some(&EntryKind::Directory);
                         if self.awaited.len() >= 100_000
                             || !sure && self.limits.outside_links == OutsideLinks::Skip
                         {
@@ -208,7 +208,7 @@ impl Check {
     }
 }
 
-/// What a path is in; empty for the tree itself.
+/// Directory that a path is in; empty for the tree itself.
 pub(super) fn parent(path: &[u8]) -> &[u8] {
     path.iter().rposition(|byte| *byte == b'/').map_or(&[], |at| &path[..at])
 }

@@ -9,81 +9,81 @@ pub enum ArchiveError {
     /// An entry that is not taken.
     #[error("{entry:?} {refusal}")]
     Refused {
-        /// Its path, at most 200 characters.
+        /// Path of the entry, at most 200 characters.
         entry: String,
-        /// Why.
+        /// Reason for the refusal.
         refusal: Refusal,
     },
-    /// There is too much of it.
+    /// A tree that exceeds a limit.
     #[error("the tree has more than {limit} {what}")]
     TooMuch {
-        /// What there is too much of.
+        /// Counted things, in the plural.
         what: &'static str,
-        /// How much is allowed.
+        /// Largest count that is let through.
         limit: u64,
     },
-    /// It grows too much when it is unpacked.
+    /// An archive grows too much when it is unpacked.
     #[error(
         "the archive unpacks to more than {ratio} times its size, as archives do that are made to fill disks"
     )]
     Bomb {
-        /// What is allowed.
+        /// Largest ratio that is let through.
         ratio: u64,
     },
-    /// It is neither a directory nor an archive that is known.
+    /// Neither a directory nor an archive that is known.
     #[error("{} is neither a directory nor a .tar or .tar.gz archive{}", .path.display(),
         .looks_like.map(|it| format!(", but {it}")).unwrap_or_default())]
     NotAnArchive {
-        /// What was given.
+        /// Path that was given.
         path: PathBuf,
-        /// What it is, where that is known.
+        /// Guess at the format, where its first bytes are known.
         looks_like: Option<&'static str>,
     },
     /// The archive ends before it is complete.
     #[error("the archive is cut off after {entries} entries")]
     Truncated {
-        /// Entries before that.
+        /// Count of whole entries before the end.
         entries: u64,
     },
     /// The archive is damaged.
     #[error("the archive is damaged after {entries} entries: {why}")]
     Damaged {
-        /// Entries before that.
+        /// Count of whole entries before the damage.
         entries: u64,
-        /// How.
+        /// Description of the damage.
         why: String,
     },
     /// A file became shorter while it was read.
     #[error("{entry:?} changed while it was read")]
     Changed {
-        /// Its path, at most 200 characters.
+        /// Path of the file, at most 200 characters.
         entry: String,
     },
-    /// What is to be written is there already.
+    /// A destination that exists already.
     #[error("{} exists already", .path.display())]
     Exists {
-        /// The destination.
+        /// Path of the destination.
         path: PathBuf,
     },
     /// A file of the host cannot be used.
     #[error("{path:?} cannot be {doing}")]
     File {
-        /// Which.
+        /// Path of the file.
         path: String,
-        /// What was being done, as a participle.
+        /// Failed action, as a participle.
         doing: &'static str,
-        /// Why.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
     /// The stream to or from the guest broke.
     #[error("the tree's transfer broke off")]
     Stream {
-        /// Why.
+        /// Error of the stream.
         #[source]
         source: io::Error,
     },
-    /// It was cancelled.
+    /// The caller's progress function asked for the end.
     #[error("cancelled")]
     Cancelled,
 }
@@ -103,61 +103,61 @@ pub enum ArchiveHint {
     SkipOutsideLinks,
 }
 
-/// Why an entry is not taken.
+/// Reason why an entry is not taken.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Refusal {
-    /// Its path is absolute.
+    /// An absolute path.
     #[error("has an absolute path")]
     Absolute,
-    /// Its path goes up.
+    /// A path with `..` in it.
     #[error("has `..` in its path")]
     GoesUp,
-    /// Its path has a NUL byte or none at all.
+    /// A path with a NUL byte, or an empty one.
     #[error("has no valid path")]
     Path,
-    /// Its path is too long.
+    /// A path longer than [`super::Limits::path`], or with a name longer than 255 bytes.
     #[error("has a path that is too long")]
     Long,
-    /// It is in too many directories.
+    /// A path with more names than [`super::Limits::depth`].
     #[error("is too deep in directories")]
     Deep,
     /// A symbolic link that leads out of the tree, or may.
     #[error("is a symbolic link that leads out of the tree, to {target:?}")]
     LeadsOut {
-        /// What it says, at most 200 characters.
+        /// Target of the link, at most 200 characters.
         target: String,
     },
     /// A hard link to what is not a file that came before it.
     #[error("is a hard link to {target:?}, which is no earlier file of the tree")]
     HardLink {
-        /// What it says, at most 200 characters.
+        /// Target of the link, at most 200 characters.
         target: String,
     },
-    /// What is above it is a link or a file.
+    /// An entry below a link or a file.
     #[error("is below something that is no directory")]
     Through,
     /// Something else has its path.
     #[error("has the path of an earlier entry of another kind")]
     Twice,
-    /// A device.
+    /// A character or block device.
     #[error("is a device")]
     Device,
-    /// A fifo.
+    /// A named pipe.
     #[error("is a fifo")]
     Fifo,
     /// A sparse file in a form that is not known.
     #[error("is stored as a sparse file; make the archive without sparse files")]
     Sparse,
-    /// Something else.
+    /// An entry of a type that is not known.
     #[error("is of the unknown type {0:?}")]
     Type(char),
     /// A link or directory that has content.
     #[error("is no file and has content")]
     Content,
-    /// It is not part of what was asked for.
+    /// An entry outside of the file or directory that was asked for.
     #[error("is not what was to be exported")]
     Stranger,
-    /// What was asked for is a symbolic link.
+    /// A symbolic link in place of the file or directory that was asked for.
     #[error("is a symbolic link; export what it points to")]
     Link,
 }

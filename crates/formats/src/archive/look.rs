@@ -7,14 +7,14 @@ use super::read::Reader;
 use super::{ArchiveError, CHUNK, Content};
 
 /// A file or symbolic link of a stream. Its path is as the guest says it.
-pub struct Seen<'s> {
+pub struct SeenFile<'s> {
     /// Path below the tree's root, as the archive has it after checks.
     pub path: &'s [u8],
-    /// Permission bits.
+    /// Permission bits and the sticky bit.
     pub mode: u32,
-    /// Where a link leads.
+    /// Target of a symbolic link; `None` for a file.
     pub target: Option<&'s [u8]>,
-    /// What is in a file.
+    /// Content of a file; empty for a link.
     pub bytes: &'s [u8],
 }
 
@@ -22,7 +22,7 @@ pub struct Seen<'s> {
 pub fn look(
     stream: &mut dyn Read,
     most: u64,
-    each: &mut dyn FnMut(Seen<'_>) -> ControlFlow<()>,
+    each: &mut dyn FnMut(SeenFile<'_>) -> ControlFlow<()>,
 ) -> Result<(), ArchiveError> {
     let mut reader = Reader::new(stream);
     let (mut bytes, mut buffer) = (Vec::new(), vec![0; CHUNK]);
@@ -41,7 +41,7 @@ pub fn look(
             Content::Symlink(target) => Some(target.as_slice()),
             _ => continue,
         };
-        let seen = Seen { path: &entry.path, mode: entry.mode, target, bytes: &bytes };
+        let seen = SeenFile { path: &entry.path, mode: entry.mode, target, bytes: &bytes };
         if each(seen).is_break() {
             break;
         }

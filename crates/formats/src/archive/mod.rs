@@ -28,11 +28,11 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 pub use error::{ArchiveError, ArchiveHint, Refusal};
-pub use look::{Seen, look};
+pub use look::{SeenFile, look};
 pub use sink::{Artifact, Sink, Unpacked};
 pub use source::{Form, Source, Written};
 
-/// What is taken of one tree, and how much.
+/// Bounds on one tree.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
     /// Files, directories and links.
@@ -45,16 +45,16 @@ pub struct Limits {
     pub depth: usize,
     /// Bytes of all paths together: they are what memory is needed for.
     pub names: u64,
-    /// By how much compression may have made an archive smaller, once it is larger than `ratio_free`. Deflate makes
-    /// zeros 1,030 times smaller and text 3 to 10 times.
+    /// Factor by which compression may have made an archive smaller, once it is larger than `ratio_free`. Deflate
+    /// makes zeros 1,030 times smaller and text 3 to 10 times.
     pub ratio: u64,
     /// Bytes that may come out of an archive whatever the ratio: sparse files of a few GiB are honest.
     pub ratio_free: u64,
-    /// What becomes of symbolic links that lead out of the tree, or may.
+    /// Treatment of symbolic links that lead out of the tree, or may.
     pub outside_links: OutsideLinks,
 }
 
-/// What becomes of symbolic links that lead out of a tree, such as `bin/python -> /usr/bin/python3`: they are never
+/// Treatment of symbolic links that lead out of a tree, such as `bin/python -> /usr/bin/python3`: they are never
 /// taken.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -62,16 +62,16 @@ pub enum OutsideLinks {
     /// The tree is refused because of one.
     #[default]
     Refuse,
-    /// They are left out, and told.
+    /// Such links are left out, and reported.
     Skip,
 }
 
 /// A symbolic link that was left out.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SkippedLink {
-    /// Its path in the tree, at most 200 characters.
+    /// Path in the tree, at most 200 characters.
     pub path: String,
-    /// Where it leads, at most 200 characters.
+    /// Target of the link, at most 200 characters.
     pub target: String,
 }
 
@@ -90,7 +90,7 @@ impl Default for Limits {
     }
 }
 
-/// What went through.
+/// Counts of a transfer.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Totals {
     /// Files, directories and links.
@@ -107,7 +107,7 @@ pub struct Totals {
 /// nothing is left behind.
 pub type Progress<'p> = dyn FnMut(Totals) -> ControlFlow<()> + 'p;
 
-/// One entry, as an archive has it.
+/// Entry of an archive.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
     path: Vec<u8>,
@@ -119,20 +119,20 @@ struct Entry {
 
 #[derive(Clone, Debug, PartialEq, Eq)]
 enum Content {
-    /// Its size, bytes.
+    /// Regular file of so many bytes.
     File(u64),
     Directory,
-    /// Where it points to.
+    /// Symbolic link with its target.
     Symlink(Vec<u8>),
     /// The entry that it is another name of.
     HardLink(Vec<u8>),
 }
 
-/// Since 1970.
+/// Moment of the last change, counted from 1970 in UTC.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 struct Time {
     seconds: i64,
-    /// Added to `seconds`.
+    /// Part of a second, added to `seconds`: 0 to 999,999,999.
     nanoseconds: u32,
 }
 
@@ -144,7 +144,7 @@ const CHUNK: usize = 256 << 10;
 /// Content on its way, counted.
 struct Meter<'p> {
     totals: Totals,
-    told: u64,
+    reported: u64,
     progress: &'p mut Progress<'p>,
 }
 
@@ -162,11 +162,11 @@ impl Meter<'_> {
 
     fn bytes(&mut self, count: usize) -> Result<(), ArchiveError> {
         self.totals.bytes += count as u64;
-        if self.totals.bytes - self.told >= 1 << 20 { self.tell() } else { Ok(()) }
+        if self.totals.bytes - self.reported >= 1 << 20 { self.tell() } else { Ok(()) }
     }
 
     fn tell(&mut self) -> Result<(), ArchiveError> {
-        self.told = self.totals.bytes;
+        self.reported = self.totals.bytes;
         match (self.progress)(self.totals) {
             ControlFlow::Continue(()) => Ok(()),
             ControlFlow::Break(()) => Err(ArchiveError::Cancelled),

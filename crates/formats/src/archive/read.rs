@@ -24,7 +24,7 @@ pub(super) struct Reader<'r> {
     padding: usize,
 }
 
-/// What extra headers say of the entry that follows them.
+/// Statements of extra headers about the entry that follows them.
 #[derive(Default)]
 struct Extra {
     path: Option<Vec<u8>>,

@@ -26,7 +26,7 @@ use super::{
 };
 use crate::hostfs::HostPath;
 
-/// What the tree is called while it is unpacked.
+/// Name of the tree while it is unpacked.
 const TREE: &str = "tree";
 /// Runs of zeros of this many bytes, at a multiple of it, become holes.
 const HOLE: usize = 4096;
@@ -40,12 +40,12 @@ pub struct Sink {
     limits: Limits,
 }
 
-/// What was made.
+/// Outcome of an export.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Unpacked {
-    /// What stands at the destination.
+    /// Kind of file at the destination.
     pub artifact: Artifact,
-    /// How much there is of it.
+    /// Counts of the whole tree.
     pub totals: Totals,
     /// The first hundred links that were left out.
     pub skipped_links: Vec<SkippedLink>,
@@ -56,7 +56,7 @@ pub struct Unpacked {
 pub enum Artifact {
     /// A regular file.
     File,
-    /// A directory.
+    /// A directory with everything below it.
     Directory,
 }
 
@@ -109,7 +109,7 @@ impl Sink {
             _ => Path::new("."),
         };
         let stage = Beside::new(beside).map_err(self.fail("made"))?;
-        let meter = Meter { totals: Totals::default(), told: 0, progress };
+        let meter = Meter { totals: Totals::default(), reported: 0, progress };
         let mut unpacking = Unpacking {
             dir: stage.fd(),
             name: self.name.as_deref(),
@@ -164,7 +164,7 @@ struct Unpacking<'a, 'p> {
     artifact: Option<Artifact>,
     /// The directory that was used last: files of one directory come together.
     open: Option<(Vec<u8>, OwnedFd)>,
-    /// What is set last, because unpacking into a directory changes it.
+    /// Permissions and times of directories, set last because unpacking into a directory changes it.
     directories: BTreeMap<Vec<u8>, Settled>,
     buffer: Vec<u8>,
 }

@@ -28,21 +28,21 @@ enum Opened {
     Gzip(File),
 }
 
-/// What was written of a source.
+/// Outcome of [`Source::write_to`].
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Written {
-    /// How much.
+    /// Counts of the whole tree.
     pub totals: Totals,
     /// The first hundred links that were left out.
     pub skipped_links: Vec<SkippedLink>,
 }
 
-/// What a source is.
+/// Format of a source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Form {
-    /// A directory.
+    /// A directory of the host.
     Directory,
-    /// An archive.
+    /// A plain tar archive.
     Tar,
     /// An archive compressed with gzip.
     TarGz,
@@ -73,8 +73,9 @@ impl Source {
             file.seek(SeekFrom::Start(0)).map_err(fail)?;
             let block: Option<&[u8; 512]> = begin.as_slice().try_into().ok();
             match block {
-                _ if begin.starts_with(&[0x1f, 0x8b]) => Opened::Gzip(file),
+                // First, for a name may begin as compressed archives do, and no such archive has a right sum by chance.
                 Some(block) if sum_is_right(block) || block == &[0; 512] => Opened::Tar(file),
+                _ if begin.starts_with(&[0x1f, 0x8b]) => Opened::Gzip(file),
                 _ => return Err(not(looks_like(&begin))),
             }
         } else {
@@ -83,7 +84,7 @@ impl Source {
         Ok(Self { path, limits, opened })
     }
 
-    /// What it is.
+    /// Format of the source, known by its content.
     pub fn form(&self) -> Form {
         match self.opened {
             Opened::Directory(_) => Form::Directory,
@@ -100,7 +101,7 @@ impl Source {
     pub fn count(&self) -> Result<Option<Totals>, ArchiveError> {
         let Opened::Directory(dir) = &self.opened else { return Ok(None) };
         let mut go_on = |_: Totals| std::ops::ControlFlow::Continue(());
-        let mut meter = Meter { totals: Totals::default(), told: 0, progress: &mut go_on };
+        let mut meter = Meter { totals: Totals::default(), reported: 0, progress: &mut go_on };
         let mut check = Check::new(self.limits);
         walk::directory(dir, &mut check, &mut meter, None)?;
         Ok(Some(meter.totals))
@@ -116,7 +117,7 @@ impl Source {
         to: &mut dyn Write,
         progress: &'p mut Progress<'p>,
     ) -> Result<Written, ArchiveError> {
-        let mut meter = Meter { totals: Totals::default(), told: 0, progress };
+        let mut meter = Meter { totals: Totals::default(), reported: 0, progress };
         let mut check = Check::new(self.limits);
         let mut writer = Writer::new(to);
         match &mut self.opened {
@@ -137,7 +138,7 @@ impl Source {
     }
 }
 
-/// What compressed something that is no archive at all.
+/// Turns damage at the first header into the error for a compressed file that is no archive.
 fn not_tar(error: ArchiveError, path: &Path) -> ArchiveError {
     match error {
         ArchiveError::Damaged { entries: 0, why } if why.contains("sum") => ArchiveError::NotAnArchive {
@@ -208,7 +209,7 @@ impl Read for Counted<'_> {
     }
 }
 
-/// What comes out of a compressed archive, as long as that is believable.
+/// Reader of a compressed archive that fails once the ratio is not believable.
 struct Bounded<'f> {
     decoder: MultiGzDecoder<BufReader<Counted<'f>>>,
     count: u64,

@@ -132,7 +132,7 @@ impl Walk<'_, '_, '_, '_> {
         self.meter.entry()
     }
 
-    /// As many bytes as the file had when it was opened: it may be one that grows.
+    /// Writes as many bytes as the file had when it was opened: it may be one that grows.
     fn file(&mut self, mut file: File, path: &[u8], stat: &Stat) -> Result<(), ArchiveError> {
         let size = stat.st_size as u64;
         self.put(path, Content::File(size), stat)?;

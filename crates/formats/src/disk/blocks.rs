@@ -22,11 +22,11 @@ pub(super) const MAX_BLOCKS: u64 = 1 << 32;
 pub(super) struct Run {
     /// The first block of the image that holds it; `None` for zeros.
     pub(super) physical: Option<u64>,
-    /// How many blocks are so, 1 at least. Of zeros there may follow more.
+    /// Length, 1 block at least. Of zeros there may follow more.
     pub(super) blocks: u64,
 }
 
-/// What lies at block `logical` of a file.
+/// Finds the run that holds block `logical` of a file.
 pub(super) fn find(volume: &Volume, inode: &Inode, logical: u64) -> Result<Run, DiskError> {
     if logical >= MAX_BLOCKS {
         return Ok(Run { physical: None, blocks: u64::MAX - logical });
@@ -50,7 +50,7 @@ fn outside(inode: &Inode) -> DiskError {
     DiskError::damaged(format!("inode {} has blocks beyond the end", inode.number()))
 }
 
-/// One node of a tree of extents, its header checked.
+/// Node of a tree of extents, its header checked.
 pub(super) struct ExtentNode {
     bytes: Vec<u8>,
     entries: usize,
@@ -64,7 +64,7 @@ impl ExtentNode {
         Self::parse(inode, inode.map().to_vec(), None)
     }
 
-    /// One below a node of depth `above`.
+    /// Reads a node below one of depth `above`.
     pub(super) fn below(volume: &Volume, inode: &Inode, block: u64, above: u16) -> Result<Self, DiskError> {
         if block < volume.superblock().first_data_block || block >= volume.superblock().blocks {
             return Err(outside(inode));
@@ -88,12 +88,13 @@ impl ExtentNode {
         self.bytes.get(HEADER..).unwrap_or_default().chunks_exact(RECORD).take(self.entries)
     }
 
-    /// Of a node with nothing but indexes: first block of the file and the node's block.
+    /// Children of a node that has indexes only: first block of the file and the node's block.
     pub(super) fn children(&self) -> impl Iterator<Item = (u64, u64)> {
         self.records().map(|raw| (le32(raw, 0).into(), join(le16(raw, 8).into(), le32(raw, 4))))
     }
 
-    /// Of a node of depth 0: first block of the file, first block of the image, blocks, and whether there is content.
+    /// Extents of a node of depth 0: first block of the file, first block of the image, blocks, and whether there is
+    /// content.
     pub(super) fn extents(&self) -> impl Iterator<Item = (u64, u64, u64, bool)> {
         self.records().map(|raw| {
             let length = u64::from(le16(raw, 4));

@@ -3,7 +3,7 @@
 
 use super::bytes::{le16, le32};
 use super::image::has_inline;
-use super::inode::{Inode, Kind};
+use super::inode::{Inode, InodeKind};
 use super::{DiskError, Ext4, superblock};
 
 /// Names of one directory, at the most.
@@ -12,7 +12,7 @@ const MAX_NAMES: usize = 1 << 19;
 const MAX_BYTES: u64 = 1 << 30;
 /// Bytes before a name.
 const HEADER: usize = 8;
-/// What an inline directory has in place of `.` and `..`: the number of its parent.
+/// Bytes of the parent's number, which an inline directory has in place of `.` and `..`.
 const INLINE_HEADER: usize = 4;
 
 /// A name in a directory.
@@ -54,7 +54,7 @@ type Take<'a> = &'a mut dyn FnMut(&[u8], u32) -> Result<bool, DiskError>;
 
 /// Calls `take` with each name and inode until it says no.
 fn each(image: &Ext4, directory: &Inode, take: Take<'_>) -> Result<(), DiskError> {
-    if directory.kind() != Kind::Directory {
+    if directory.kind() != InodeKind::Directory {
         return Err(DiskError::damaged(format!("inode {} is not a directory", directory.number())));
     }
     if has_inline(directory) {
@@ -88,7 +88,7 @@ fn each(image: &Ext4, directory: &Inode, take: Take<'_>) -> Result<(), DiskError
     Ok(())
 }
 
-/// One block of entries. Returns whether `take` wants more.
+/// Passes the entries of one block to `take`. Returns whether that wants more.
 fn scan(image: &Ext4, directory: &Inode, bytes: &[u8], take: Take<'_>) -> Result<bool, DiskError> {
     let superblock = image.volume().superblock();
     let mut at = 0;

@@ -9,33 +9,33 @@ pub enum DiskError {
     /// The file that holds the image cannot be read.
     #[error("the disk image cannot be {doing}")]
     Io {
-        /// What was being done, as a participle.
+        /// Failed action, as a participle.
         doing: &'static str,
-        /// Why.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },
-    /// There is no ext4 file system in the file.
+    /// A file that holds no ext4 file system.
     #[error("the disk image holds no ext4 file system")]
     NotExt4,
     /// The file system has something that is not read here.
     #[error("the disk image uses {what}, which cannot be read offline")]
     Unsupported {
-        /// What it has.
+        /// Name of the feature.
         what: String,
     },
     /// The file system contradicts itself.
     #[error("the disk image is damaged: {what}")]
     Damaged {
-        /// What is wrong, and where.
+        /// Description of the damage and its place.
         what: String,
     },
-    /// There is more of something than is held in memory.
+    /// An image with more of something than is held in memory.
     #[error("the disk image has more than {limit} {what}")]
     TooMany {
-        /// Of what, in the plural.
+        /// Counted things, in the plural.
         what: &'static str,
-        /// How many are allowed.
+        /// Largest count that is let through.
         limit: u64,
     },
     /// The tree has no such path.
@@ -47,29 +47,29 @@ pub enum DiskError {
     /// Something on the way is no directory.
     #[error("{} on the disk is not a directory", .path.display())]
     NotADirectory {
-        /// What is none.
+        /// Path of the file that is no directory.
         path: PathBuf,
     },
     /// Only the content of a regular file can be read.
     #[error("{} on the disk is not a regular file", .path.display())]
     NotAFile {
-        /// What is none.
+        /// Path of the file that is no regular one.
         path: PathBuf,
     },
     /// Symbolic links lead in a circle, or through too many others.
     #[error("{} on the disk leads through too many symbolic links", .path.display())]
     Loop {
-        /// What was asked for.
+        /// Path that was asked for.
         path: PathBuf,
     },
     /// The exported image cannot be written.
     #[error("{} cannot be {doing}", .path.display())]
     Output {
-        /// The file.
+        /// Path of the exported image.
         path: PathBuf,
-        /// What was being done, as a participle.
+        /// Failed action, as a participle.
         doing: &'static str,
-        /// Why.
+        /// Error of the system.
         #[source]
         source: io::Error,
     },

@@ -17,15 +17,15 @@ use super::{DiskError, Ext4, orphan};
 use crate::hostfs::HostPath;
 use crate::hostfs::copy_sparse;
 
-/// What the name of a copy begins with that is not whole yet.
+/// Prefix of the name of a copy that is not whole yet.
 const PREFIX: &str = ".pyro-export-";
 
-/// What an export did.
+/// Outcome of [`export`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Exported {
     /// The image's size with its holes, bytes.
     pub size: u64,
-    /// What it takes on the disk, bytes.
+    /// Space that the image takes on the host's disk, bytes.
     pub allocated: u64,
     /// Blocks that came out of the journal.
     pub replayed: u64,
@@ -145,7 +145,7 @@ pub(super) fn set_free(raw: &mut [u8], blocks: u64, inodes: u32) {
     put(raw, 0x10, inodes.to_le_bytes());
 }
 
-/// How many blocks and inodes are free.
+/// Reads how many blocks and inodes are free.
 pub(super) fn free(raw: &[u8]) -> (u64, u32) {
     let high = if le32(raw, superblock::INCOMPAT) & superblock::BIT64 != 0 { le32(raw, 0x158) } else { 0 };
     (join(high, le32(raw, 0xc)), le32(raw, 0x10))

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::ops::Range;
 
 use super::blocks::{self, Run};
-use super::inode::{self, FLAG_INLINE, Inode, Kind, MAP};
+use super::inode::{self, FLAG_INLINE, Inode, InodeKind, MAP};
 use super::volume::Volume;
 use super::{DiskError, Entry, dir, xattr};
 
@@ -40,7 +40,7 @@ impl Ext4 {
     pub fn root(&self) -> Result<Inode, DiskError> {
         let root = self.inode(inode::ROOT)?;
         match root.kind() {
-            Kind::Directory => Ok(root),
+            InodeKind::Directory => Ok(root),
             _ => Err(DiskError::damaged("its root is not a directory")),
         }
     }
@@ -53,7 +53,7 @@ impl Ext4 {
         Inode::read(&self.volume, number)
     }
 
-    /// What is in a directory, sorted by name, without `.` and `..`.
+    /// Entries of a directory, sorted by name, without `.` and `..`.
     ///
     /// # Errors
     /// When it is damaged, or has more than 524,288 names.
@@ -61,7 +61,7 @@ impl Ext4 {
         dir::entries(self, directory)
     }
 
-    /// One entry of a directory.
+    /// Inode of one name in a directory; `None` when there is no such name.
     ///
     /// # Errors
     /// When the directory is damaged.
@@ -149,13 +149,13 @@ impl Ext4 {
         Err(DiskError::TooMany { what: "holes in a row in a file", limit: MAX_HOLES })
     }
 
-    /// Where a symbolic link leads: bytes without NUL, 1 to 4096 of them.
+    /// Target of a symbolic link: bytes without NUL, 1 to 4096 of them.
     ///
     /// # Errors
     /// When it is damaged.
     pub fn link_target(&self, link: &Inode) -> Result<Vec<u8>, DiskError> {
         let size = link.size();
-        if link.kind() != Kind::Symlink || size == 0 || size > MAX_TARGET {
+        if link.kind() != InodeKind::Symlink || size == 0 || size > MAX_TARGET {
             return Err(DiskError::damaged(format!("inode {} is no symbolic link", link.number())));
         }
         let mut target = vec![0; size as usize];

@@ -16,12 +16,12 @@ pub(super) const CLASSIC: usize = 128;
 /// Bytes of `i_block`.
 pub(super) const MAP: usize = 60;
 
-/// What kind of file an inode is.
+/// File type of an inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Kind {
+pub enum InodeKind {
     /// A regular file.
     File,
-    /// A directory.
+    /// A directory, inline or in blocks.
     Directory,
     /// A symbolic link.
     Symlink,
@@ -35,12 +35,12 @@ pub enum Kind {
     Socket,
 }
 
-/// A moment.
+/// Time of an inode, in UTC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Time {
-    /// Unix seconds.
+    /// Seconds since 1970; negative before.
     pub seconds: i64,
-    /// 0 to 999,999,999.
+    /// Part of a second: 0 to 999,999,999.
     pub nanoseconds: u32,
 }
 
@@ -48,7 +48,7 @@ pub struct Time {
 #[derive(Debug, Clone)]
 pub struct Inode {
     number: u32,
-    kind: Kind,
+    kind: InodeKind,
     mode: u16,
     uid: u32,
     gid: u32,
@@ -62,7 +62,7 @@ pub struct Inode {
 }
 
 impl Inode {
-    /// Reads one.
+    /// Reads the inode of a number.
     pub(super) fn read(volume: &Volume, number: u32) -> Result<Self, DiskError> {
         let mut raw = vec![0; volume.superblock().inode_size];
         volume.read_at(&mut raw, position(volume, number)?)?;
@@ -73,20 +73,20 @@ impl Inode {
         let mode = le16(&raw, 0);
         let map = raw.get(0x28..0x28 + MAP).unwrap_or_default();
         let kind = match mode & 0xf000 {
-            0x1000 => Kind::Fifo,
-            0x2000 => Kind::CharDevice(device(map).0, device(map).1),
-            0x4000 => Kind::Directory,
-            0x6000 => Kind::BlockDevice(device(map).0, device(map).1),
-            0x8000 => Kind::File,
-            0xa000 => Kind::Symlink,
-            0xc000 => Kind::Socket,
+            0x1000 => InodeKind::Fifo,
+            0x2000 => InodeKind::CharDevice(device(map).0, device(map).1),
+            0x4000 => InodeKind::Directory,
+            0x6000 => InodeKind::BlockDevice(device(map).0, device(map).1),
+            0x8000 => InodeKind::File,
+            0xa000 => InodeKind::Symlink,
+            0xc000 => InodeKind::Socket,
             _ => return Err(DiskError::damaged(format!("inode {number} is no kind of file"))),
         };
         let flags = le32(&raw, 0x20);
         if flags & FLAG_ENCRYPT != 0 {
             return Err(DiskError::Unsupported { what: "encryption".into() });
         }
-        let tall = kind == Kind::File || superblock.has(superblock::LARGE_DIR);
+        let tall = kind == InodeKind::File || superblock.has(superblock::LARGE_DIR);
         let size = join(if tall { le32(&raw, 0x6c) } else { 0 }, le32(&raw, 4));
         // More than a kernel can map: 2^32 blocks.
         if size > superblock.block_size << 32 {
@@ -109,15 +109,15 @@ impl Inode {
         })
     }
 
-    /// Its number within its image.
+    /// Number within the image, from 1.
     #[must_use]
     pub fn number(&self) -> u32 {
         self.number
     }
 
-    /// What kind of file it is.
+    /// Type of the file.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> InodeKind {
         self.kind
     }
 
@@ -127,19 +127,19 @@ impl Inode {
         self.mode.into()
     }
 
-    /// Its owner.
+    /// User id of the owner.
     #[must_use]
     pub fn uid(&self) -> u32 {
         self.uid
     }
 
-    /// Its group.
+    /// Group id of the owner.
     #[must_use]
     pub fn gid(&self) -> u32 {
         self.gid
     }
 
-    /// Its names; 1 for a directory that has too many subdirectories to count.
+    /// Count of hard links; 1 for a directory that has too many subdirectories to count.
     #[must_use]
     pub fn links(&self) -> u32 {
         self.links.into()
@@ -151,19 +151,19 @@ impl Inode {
         self.size
     }
 
-    /// When its content changed last.
+    /// Time of the last change of its content.
     #[must_use]
     pub fn modified(&self) -> Time {
         self.time(0x10, 0x88)
     }
 
-    /// When it changed last itself.
+    /// Time of the last change of the inode.
     #[must_use]
     pub fn changed(&self) -> Time {
         self.time(0xc, 0x84)
     }
 
-    /// When it was read last, as far as the guest keeps that.
+    /// Time of the last reading, as far as the guest keeps that.
     #[must_use]
     pub fn accessed(&self) -> Time {
         self.time(0x8, 0x8c)
@@ -172,7 +172,7 @@ impl Inode {
     /// Whether it is what overlayfs leaves in the upper layer of a name that was deleted.
     #[must_use]
     pub fn is_whiteout(&self) -> bool {
-        self.kind == Kind::CharDevice(0, 0)
+        self.kind == InodeKind::CharDevice(0, 0)
     }
 
     /// `i_block`: a map of blocks, a short link's target, a device number, or content.
@@ -193,7 +193,7 @@ impl Inode {
     }
 }
 
-/// Where an inode lies, bytes.
+/// Offset of an inode in the image, bytes.
 pub(super) fn position(volume: &Volume, number: u32) -> Result<u64, DiskError> {
     let superblock = volume.superblock();
     if number == 0 || number > superblock.inodes {

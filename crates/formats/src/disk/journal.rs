@@ -18,7 +18,7 @@ use super::bytes::{be16, be32, crc, join, put};
 use super::inode::Inode;
 use super::volume::{Source, Volume};
 
-/// What each block of the log itself begins with.
+/// Magic number at the beginning of each block of the log itself.
 pub(super) const MAGIC: u32 = 0xc03b_3998;
 const DESCRIPTOR: u32 = 1;
 const COMMIT: u32 = 2;
@@ -52,12 +52,12 @@ const MAX_RUNS: usize = 1 << 14;
 /// Blocks of the journal; `mke2fs` makes none with more.
 const MAX_BLOCKS: u64 = 10_240_000;
 
-/// What remains to be done to the journal itself when its replay is written down.
+/// Changes to the journal itself that write a replay down.
 #[derive(Debug)]
 pub(super) struct Recovery {
     /// The block of the image that holds the journal's superblock.
     pub(super) block: u64,
-    /// That superblock, empty again.
+    /// Content of that block, which says that the log is empty.
     pub(super) superblock: Vec<u8>,
 }
 
@@ -91,8 +91,8 @@ fn not_before(a: u32, b: u32) -> bool {
     a.wrapping_sub(b).cast_signed() >= 0
 }
 
-/// What is done with a block of the log: where it lies, its sequence number, its kind, its bytes. Returns how many
-/// blocks of data follow it, or `None` to end the walk.
+/// Visitor of a block of the log: its place, sequence number, type and bytes. Returns how many blocks of data follow
+/// it, or `None` to end the walk.
 type Step<'a> = &'a mut dyn FnMut(u64, u32, u32, &[u8]) -> Result<Option<u64>, DiskError>;
 
 struct Log<'a> {
@@ -274,7 +274,7 @@ impl<'a> Log<'a> {
         Ok(revoked)
     }
 
-    /// Where the newest content of each block lies.
+    /// Finds where the newest content of each block lies.
     fn replayed(&self, end: u32, revoked: &HashMap<u64, u32>) -> Result<BTreeMap<u64, Source>, DiskError> {
         let mut newest = BTreeMap::new();
         self.walk(&mut |at, sequence, kind, block| {
@@ -345,7 +345,7 @@ impl<'a> Log<'a> {
     }
 }
 
-/// What a descriptor says of one block of data.
+/// Statement of a descriptor about one block of data.
 struct Tag {
     block: u64,
     flags: u32,

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::{DiskError, Ext4, Inode, Kind, dir};
+use super::{DiskError, Ext4, Inode, InodeKind, dir};
 
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
@@ -23,7 +23,7 @@ const UPPER: [&[u8]; 2] = [b".pyro", b"upper"];
 /// Bytes of a redirect, at the most: `PATH_MAX`.
 const MAX_REDIRECT: usize = 4096;
 
-/// Which image something is in.
+/// Image that a file is in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Layer {
     /// The environment's image, shared and never written to.
@@ -66,15 +66,15 @@ impl Node {
         self.layer
     }
 
-    /// Its inode there.
+    /// Inode in that image.
     #[must_use]
     pub fn inode(&self) -> &Inode {
         &self.inode
     }
 
-    /// What kind of file it is.
+    /// Type of the file.
     #[must_use]
-    pub fn kind(&self) -> Kind {
+    pub fn kind(&self) -> InodeKind {
         self.inode.kind()
     }
 }
@@ -97,7 +97,7 @@ impl Merged {
     pub fn new(base: Ext4, disk: Ext4) -> Result<Self, DiskError> {
         let bottom = base.root()?;
         let top = disk.root()?;
-        let directory = |found: Option<Inode>| found.filter(|inode| inode.kind() == Kind::Directory);
+        let directory = |found: Option<Inode>| found.filter(|inode| inode.kind() == InodeKind::Directory);
         let workspace = directory(disk.lookup(&top, WORKSPACE)?);
         let mut upper = Some(top);
         for name in UPPER {
@@ -122,7 +122,7 @@ impl Merged {
         &self.root
     }
 
-    /// What is in a directory, sorted by name.
+    /// Entries of a directory, sorted by name.
     ///
     /// # Errors
     /// When something in it is damaged, or one layer has more than 524,288 names there.
@@ -136,7 +136,7 @@ impl Merged {
         Ok(children)
     }
 
-    /// One entry of a directory. `name` is a single name, not `.` or `..`.
+    /// Finds one entry of a directory. `name` is a single name, not `.` or `..`.
     ///
     /// # Errors
     /// When something on the way is damaged.
@@ -173,7 +173,7 @@ impl Merged {
         Ok(names)
     }
 
-    /// What a name in a directory stands for; `None` for a file that is hidden.
+    /// Resolves a name in a directory; `None` for a file that is hidden.
     pub(super) fn node(&self, directory: &Node, name: &Name) -> Result<Option<Node>, DiskError> {
         if let Some(node) = self.workspace_in(directory, &name.name) {
             return Ok(Some(node));
@@ -191,7 +191,7 @@ impl Merged {
             return Ok(None);
         }
         let mut node = Node { layer, inode, lower: None, place };
-        if node.kind() == Kind::Directory && layer == Layer::Disk && place == Place::Overlay {
+        if node.kind() == InodeKind::Directory && layer == Layer::Disk && place == Place::Overlay {
             node.lower = self.lower_part(directory, &node.inode, name.lower)?;
         }
         Ok(Some(node))
@@ -214,7 +214,7 @@ impl Merged {
         self.image(file).next_data(&file.inode, from)
     }
 
-    /// Where a symbolic link leads.
+    /// Target of a symbolic link.
     ///
     /// # Errors
     /// When it is damaged.
@@ -244,7 +244,8 @@ impl Merged {
         there.then(|| Node { layer: Layer::Disk, inode: inode.clone(), lower: None, place: Place::Workspace })
     }
 
-    /// What a directory of the upper layer is merged with; `beside` has its name in the lower layer.
+    /// Finds the lower part that a directory of the upper layer is merged with; `beside` has its name in the lower
+    /// layer.
     fn lower_part(
         &self,
         directory: &Node,
@@ -258,7 +259,7 @@ impl Merged {
             Some(to) => self.redirected(directory, &to)?,
             None => beside.map(|number| self.base.inode(number)).transpose()?,
         };
-        Ok(found.filter(|inode| inode.kind() == Kind::Directory))
+        Ok(found.filter(|inode| inode.kind() == InodeKind::Directory))
     }
 
     /// The lower part of a directory that was renamed: a path from the root, or a name beside it.
@@ -268,16 +269,16 @@ impl Merged {
             None => (directory.lower.clone(), to),
         };
         let absolute = path.len() != to.len();
-        let odd = |name: &[u8]| matches!(name, b"" | b"." | b"..");
+        let special = |name: &[u8]| matches!(name, b"" | b"." | b"..");
         if to.len() > MAX_REDIRECT
-            || path.split(|byte| *byte == b'/').any(odd)
+            || path.split(|byte| *byte == b'/').any(special)
             || (!absolute && path.contains(&b'/'))
         {
             return Err(DiskError::damaged("a directory was renamed from an impossible place"));
         }
         let mut found = start;
         for name in path.split(|byte| *byte == b'/') {
-            found = match found.filter(|inode| inode.kind() == Kind::Directory) {
+            found = match found.filter(|inode| inode.kind() == InodeKind::Directory) {
                 Some(inode) => self.base.lookup(&inode, name)?,
                 None => None,
             };

@@ -37,6 +37,6 @@ pub use dir::Entry;
 pub use error::{DiskError, DiskHint};
 pub use export::{Exported, export};
 pub use image::Ext4;
-pub use inode::{Inode, Kind, Time};
+pub use inode::{Inode, InodeKind, Time};
 pub use merged::{Layer, Merged, Node};
 pub use tree::{Found, Visit};

@@ -17,7 +17,7 @@ use std::path::Path;
 
 use super::blocks::ExtentNode;
 use super::bytes::{crc, join, le16, le32, put};
-use super::inode::{CLASSIC, FLAG_EXTENTS, FLAG_INLINE, Inode, Kind, MAP, position};
+use super::inode::{CLASSIC, FLAG_EXTENTS, FLAG_INLINE, Inode, InodeKind, MAP, position};
 use super::superblock::{self, BIGALLOC, EA_INODE, GDT_CSUM, METADATA_CSUM};
 use super::volume::Volume;
 use super::{DiskError, Ext4, export};
@@ -42,7 +42,7 @@ pub(super) fn free(image: &Ext4, copy: &File, to: &Path) -> Result<u64, DiskErro
     if next == 0 || other_sums || shape.ro_compat & BIGALLOC != 0 || shape.has(EA_INODE) {
         return Ok(0);
     }
-    let mut plan = Plan {
+    let mut changes = OrphanChanges {
         volume,
         groups: BTreeMap::new(),
         writes: Vec::new(),
@@ -58,25 +58,25 @@ pub(super) fn free(image: &Ext4, copy: &File, to: &Path) -> Result<u64, DiskErro
         let inode = image.inode(next)?;
         next = le32(&inode.raw, DELETED_AT);
         if inode.links() == 0 {
-            plan.free_file(&inode)?;
+            changes.free_file(&inode)?;
         } else if image.has_data_beyond(&inode)? {
             kept.push(inode);
         } else {
-            plan.set_next(&inode, 0)?;
+            changes.set_next(&inode, 0)?;
         }
     }
     let first = kept.first().map_or(0, Inode::number);
     for (index, inode) in kept.iter().enumerate() {
-        plan.set_next(inode, kept.get(index + 1).map_or(0, Inode::number))?;
+        changes.set_next(inode, kept.get(index + 1).map_or(0, Inode::number))?;
     }
     put(&mut raw, LAST_ORPHAN, first.to_le_bytes());
     let (blocks, inodes) = export::free(&raw);
-    export::set_free(&mut raw, blocks.saturating_add(plan.blocks), inodes.saturating_add(plan.inodes));
+    export::set_free(&mut raw, blocks.saturating_add(changes.blocks), inodes.saturating_add(changes.inodes));
     export::seal(&mut raw);
-    let freed = plan.inodes.into();
-    plan.finish();
-    plan.writes.push((superblock::OFFSET, raw.to_vec()));
-    for (at, bytes) in &plan.writes {
+    let freed = changes.inodes.into();
+    changes.finish();
+    changes.writes.push((superblock::OFFSET, raw.to_vec()));
+    for (at, bytes) in &changes.writes {
         copy.write_all_at(bytes, *at).map_err(DiskError::output(to, "written"))?;
     }
     Ok(freed)
@@ -140,8 +140,8 @@ impl Group {
     }
 }
 
-/// What is going to be written.
-struct Plan<'a> {
+/// Changes that free the orphans, made only when all are known to be sound.
+struct OrphanChanges<'a> {
     volume: &'a Volume,
     groups: BTreeMap<u64, Group>,
     writes: Vec<(u64, Vec<u8>)>,
@@ -151,7 +151,7 @@ struct Plan<'a> {
     inodes: u32,
 }
 
-impl Plan<'_> {
+impl OrphanChanges<'_> {
     fn group(&mut self, number: u64) -> Result<&mut Group, DiskError> {
         if self.groups.len() >= MAX_GROUPS && !self.groups.contains_key(&number) {
             return Err(DiskError::TooMany {
@@ -173,13 +173,13 @@ impl Plan<'_> {
         let group = self.group((index / shape.inodes_per_group).into())?;
         clear(&mut group.inodes, u64::from(index % shape.inodes_per_group))?;
         group.count(0xe, 0x2e, 1);
-        if inode.kind() == Kind::Directory {
+        if inode.kind() == InodeKind::Directory {
             group.count(0x10, 0x30, -1);
         }
         self.inodes += 1;
         let mapped = match inode.kind() {
-            Kind::File | Kind::Directory => true,
-            Kind::Symlink => inode.size() >= MAP as u64 || inode.flags & FLAG_EXTENTS != 0,
+            InodeKind::File | InodeKind::Directory => true,
+            InodeKind::Symlink => inode.size() >= MAP as u64 || inode.flags & FLAG_EXTENTS != 0,
             _ => false,
         };
         if mapped && inode.flags & FLAG_INLINE == 0 {

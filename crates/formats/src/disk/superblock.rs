@@ -3,13 +3,13 @@
 use super::DiskError;
 use super::bytes::{crc, join, le16, le32};
 
-/// Where it begins in an image, bytes.
+/// Offset of the superblock in an image, bytes.
 pub(super) const OFFSET: u64 = 1024;
-/// Its size, bytes.
+/// Size of the superblock, bytes.
 pub(super) const SIZE: usize = 1024;
-/// `s_feature_incompat`.
+/// Offset of `s_feature_incompat`, whose bits a reader must know.
 pub(super) const INCOMPAT: usize = 0x60;
-/// `s_checksum`.
+/// Offset of `s_checksum`, bytes.
 pub(super) const CHECKSUM: usize = 0x3fc;
 
 pub(super) const FILETYPE: u32 = 0x2;
@@ -27,14 +27,14 @@ const ENCRYPT: u32 = 0x1_0000;
 const HAS_JOURNAL: u32 = 0x4;
 pub(super) const LARGE_DIR: u32 = 0x4000;
 
-/// `s_feature_ro_compat`.
+/// Bits of `s_feature_ro_compat`, which a writer must know.
 pub(super) const GDT_CSUM: u32 = 0x10;
 pub(super) const BIGALLOC: u32 = 0x200;
 pub(super) const METADATA_CSUM: u32 = 0x400;
 const SPARSE_SUPER: u32 = 0x1;
 const SPARSE_SUPER2: u32 = 0x200;
 
-/// What of it is needed, checked.
+/// Fields of the superblock that are needed, checked.
 #[derive(Debug, Clone)]
 pub(super) struct Superblock {
     /// Bytes: 1, 2, 4, … 64 KiB.
@@ -61,7 +61,7 @@ pub(super) struct Superblock {
 }
 
 impl Superblock {
-    /// From the 1024 bytes at [`OFFSET`] of an image of `bytes` bytes.
+    /// Reads the 1024 bytes at [`OFFSET`] of an image of `bytes` bytes.
     pub(super) fn parse(raw: &[u8], bytes: u64) -> Result<Self, DiskError> {
         if le16(raw, 0x38) != 0xef53 {
             return Err(DiskError::NotExt4);
@@ -138,7 +138,7 @@ impl Superblock {
         self.incompat & incompat != 0
     }
 
-    /// Where the descriptor of a group begins, bytes.
+    /// Offset of a group's descriptor, bytes.
     pub(super) fn descriptor(&self, group: u64) -> u64 {
         let per_block = self.block_size / self.desc_size as u64;
         let (index, within) = (group / per_block, group % per_block * self.desc_size as u64);
@@ -174,9 +174,9 @@ impl Superblock {
 fn check_features(incompat: u32) -> Result<(), DiskError> {
     let what = match incompat & !KNOWN {
         0 => return Ok(()),
-        odd if odd & JOURNAL_DEVICE != 0 => "a whole device as a journal".into(),
-        odd if odd & ENCRYPT != 0 => "encryption".into(),
-        odd => format!("ext4 features {odd:#x}"),
+        unknown if unknown & JOURNAL_DEVICE != 0 => "a whole device as a journal".into(),
+        unknown if unknown & ENCRYPT != 0 => "encryption".into(),
+        unknown => format!("ext4 features {unknown:#x}"),
     };
     Err(DiskError::Unsupported { what })
 }

@@ -8,7 +8,7 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
-use super::{DiskError, Kind, Layer, Merged, Node};
+use super::{DiskError, InodeKind, Layer, Merged, Node};
 
 /// Symbolic links on the way to one file, at the most: as many as the kernel follows.
 const MAX_LINKS: usize = 40;
@@ -24,15 +24,15 @@ const CHUNK: u64 = 1 << 20;
 /// A file of a listing.
 #[derive(Debug, Clone)]
 pub struct Found {
-    /// Its path from the root, which begins with `/`. Its names are the guest's: any bytes but `/` and NUL.
+    /// Path from the root, which begins with `/`. The names in it are the guest's: any bytes but `/` and NUL.
     pub path: PathBuf,
-    /// What it is.
+    /// Place and inode of the file.
     pub node: Node,
-    /// Where it leads, when it is a symbolic link.
+    /// Target of a symbolic link; `None` for other files.
     pub target: Option<PathBuf>,
 }
 
-/// What a listing is given to; it goes on until that says no.
+/// Visitor of a listing, which goes on until the visitor breaks.
 pub type Visit<'a> = &'a mut dyn FnMut(Found) -> ControlFlow<()>;
 
 impl Merged {
@@ -45,7 +45,7 @@ impl Merged {
         Ok(self.resolve(path, true)?.1)
     }
 
-    /// As [`Merged::find`], but when the last name is a symbolic link, that link itself.
+    /// Finds a file as [`Merged::find`] does, but when the last name is a symbolic link, that link itself.
     ///
     /// # Errors
     /// As [`Merged::find`].
@@ -53,14 +53,14 @@ impl Merged {
         Ok(self.resolve(path, false)?.1)
     }
 
-    /// What is in a directory, or in it and below; sorted by name, a directory before what is in it. Of a path to
-    /// something else, that alone. Links at the end of `path` are followed, those found are not.
+    /// Lists a directory, or a directory and everything below; sorted by name, a directory before its content. Of a
+    /// path to something else, that alone. Links at the end of `path` are followed, those found are not.
     ///
     /// # Errors
     /// When there is no such path, or something in it is damaged. What was visited before is sound.
     pub fn list(&self, path: &Path, recursive: bool, visit: Visit<'_>) -> Result<(), DiskError> {
         let (path, node) = self.resolve(path, true)?;
-        if node.kind() != Kind::Directory {
+        if node.kind() != InodeKind::Directory {
             let _ = visit(Found { path, node, target: None });
             return Ok(());
         }
@@ -78,13 +78,13 @@ impl Merged {
             let Some(node) = self.node(directory, &name)? else { continue };
             let path = above.join(OsString::from_vec(name.name));
             let target = match node.kind() {
-                Kind::Symlink => Some(OsString::from_vec(self.link_target(&node)?).into()),
+                InodeKind::Symlink => Some(OsString::from_vec(self.link_target(&node)?).into()),
                 _ => None,
             };
             if visit(Found { path: path.clone(), node: node.clone(), target }).is_break() {
                 return Ok(());
             }
-            if recursive && node.kind() == Kind::Directory {
+            if recursive && node.kind() == InodeKind::Directory {
                 if !met.insert(identity(&node)) {
                     let what = format!("{} is a directory that is in two places", path.display());
                     return Err(DiskError::damaged(what));
@@ -106,13 +106,13 @@ impl Merged {
         Ok(())
     }
 
-    /// At most `limit` bytes of a regular file from byte `offset` on. Links are followed.
+    /// Reads at most `limit` bytes of a regular file from byte `offset` on. Links are followed.
     ///
     /// # Errors
     /// When there is no such file, it is not a regular one, or it is damaged.
     pub fn read(&self, path: &Path, offset: u64, limit: usize) -> Result<Vec<u8>, DiskError> {
         let node = self.find(path)?;
-        if node.kind() != Kind::File {
+        if node.kind() != InodeKind::File {
             return Err(DiskError::NotAFile { path: path.to_owned() });
         }
         let left = node.inode().size().saturating_sub(offset);
@@ -163,7 +163,7 @@ impl Merged {
         let mut links = 0;
         while let Some(name) = todo.pop() {
             let here = way.last().map_or(self.root(), |(_, node)| node);
-            if here.kind() != Kind::Directory {
+            if here.kind() != InodeKind::Directory {
                 return Err(DiskError::NotADirectory { path: joined(&way) });
             }
             if name == b"." || name == b".." {
@@ -176,7 +176,7 @@ impl Merged {
                 return Err(DiskError::NotFound { path: joined(&way).join(OsString::from_vec(name)) });
             };
             let last = todo.is_empty();
-            if node.kind() == Kind::Symlink && (follow || !last) {
+            if node.kind() == InodeKind::Symlink && (follow || !last) {
                 links += 1;
                 if links > MAX_LINKS {
                     return Err(DiskError::Loop { path: path.to_owned() });

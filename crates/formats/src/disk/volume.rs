@@ -9,12 +9,12 @@ use super::bytes::put;
 use super::journal::{self, Recovery};
 use super::superblock::{self, Superblock};
 
-/// Where in the journal the newest content of a block lies.
+/// Place in the journal of a block's newest content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Source {
     /// The block of the image that holds it.
     pub(super) block: u64,
-    /// Its first four bytes are the journal's magic number, which the journal itself may not hold.
+    /// Whether the first four bytes are the journal's magic number, which the journal itself may not hold.
     pub(super) escaped: bool,
 }
 
@@ -55,7 +55,7 @@ impl Volume {
         &self.superblock
     }
 
-    /// What the journal says, when it was replayed.
+    /// Changes to the journal, where one was replayed.
     pub(super) fn recovery(&self) -> Option<&Recovery> {
         self.recovery.as_ref()
     }
@@ -91,7 +91,7 @@ impl Volume {
         Ok(())
     }
 
-    /// One block, as the replay leaves it.
+    /// Reads one block, as the replay leaves it.
     pub(super) fn block(&self, block: u64) -> Result<Vec<u8>, DiskError> {
         let mut buffer = vec![0; self.superblock.block_size as usize];
         let offset = block.checked_mul(self.superblock.block_size);

@@ -11,7 +11,7 @@ const ENTRY: usize = 16;
 pub(super) const MAX_VALUE: u64 = 64 << 10;
 const SYSTEM: u8 = 7;
 
-/// One attribute, where its value is not read yet.
+/// Attribute whose value is not read yet.
 struct Raw<'a> {
     index: u8,
     name: &'a [u8],
@@ -43,7 +43,7 @@ pub(super) fn names(image: &Ext4, inode: &Inode) -> Result<Vec<Vec<u8>>, DiskErr
     Ok(names)
 }
 
-/// What an inode with inline content has beyond the part in its map.
+/// Reads inline content beyond the part in the inode's map.
 pub(super) fn inline(image: &Ext4, inode: &Inode) -> Result<Vec<u8>, DiskError> {
     let mut value = Vec::new();
     each(image, inode, &mut |raw| {

@@ -37,23 +37,24 @@ impl HostPath {
         Ok(Self { shown, path, inode: Some((stat.st_dev, stat.st_ino)), _held: Some(Arc::new(opened)) })
     }
 
-    /// What is or will be called `name` in the directory `opened`, called `shown`. `name` must be one name.
+    /// Path of `name` in the directory `opened`, called `shown`, whether or not it exists yet. `name` must be one
+    /// name.
     pub fn held_in(opened: OwnedFd, name: &OsStr, shown: PathBuf) -> Self {
         let path = proc_path(&opened).join(name);
         Self { shown, path, inode: None, _held: Some(Arc::new(opened)) }
     }
 
-    /// What it is called, for payloads and messages.
+    /// Path for payloads and messages.
     pub fn shown(&self) -> &Path {
         &self.shown
     }
 
-    /// Where it is opened.
+    /// Path by which the file is opened.
     pub fn path(&self) -> &Path {
         &self.path
     }
 
-    /// As whoever has another working directory finds it.
+    /// Makes both paths absolute, for a process with another working directory.
     pub fn absolute(self) -> io::Result<Self> {
         Ok(Self { shown: std::path::absolute(&self.shown)?, path: std::path::absolute(&self.path)?, ..self })
     }
@@ -70,7 +71,7 @@ impl HostPath {
     }
 }
 
-/// Of this process by its number, for others to open.
+/// Path of a descriptor of this process by its number, for others to open.
 fn proc_path(opened: &OwnedFd) -> PathBuf {
     PathBuf::from(format!("/proc/{}/fd/{}", std::process::id(), opened.as_fd().as_raw_fd()))
 }

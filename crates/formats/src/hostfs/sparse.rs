@@ -23,8 +23,8 @@ pub fn copy_sparse(from: &File, to: &File) -> io::Result<u64> {
     copy(from, to, |_, _| ())
 }
 
-/// As [`copy_sparse`], for who brings `to` to storage next: storage gets its work while there is more to copy, and is waited
-/// for at the end alone. That is where what it cannot write is told, too.
+/// Copies as [`copy_sparse`] does, for a caller that brings `to` to storage next: storage gets its work while there
+/// is more to copy, and is waited for at the end alone, where errors of writing are reported, too.
 ///
 /// # Errors
 /// As [`copy_sparse`].

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Reason, Rejected, Rejection};
 use super::place::{self, Place};
-use super::{Action, Change, FilePatch, Hunk, Kind, LineKind, MAX_FILE, MAX_FILES, Node, Tree, names};
+use super::{Action, Change, FilePatch, Hunk, LineKind, MAX_FILE, MAX_FILES, Node, NodeKind, Tree, names};
 
 /// Applies `patches` to `tree`, which stays as it is: what is to be done is in the result. Paths that end up as they
 /// were are left out.
@@ -52,7 +52,7 @@ type Failures = Vec<(Option<usize>, Reason)>;
 
 struct Work<'t> {
     tree: &'t dyn Tree,
-    /// What paths have become; `None` when they are gone.
+    /// Nodes by their paths after the patches so far; `None` when they are gone.
     overlay: BTreeMap<PathBuf, Option<Node>>,
     /// Paths whose content came by a rename, a copy or a creation.
     fresh: BTreeSet<PathBuf>,
@@ -130,8 +130,8 @@ impl<'t> Work<'t> {
         self.free(path).map_err(|reason| vec![(None, reason)])?;
         let mode = patch.new_mode.unwrap_or(0o100644);
         let (kind, mode) = match is_link(mode) {
-            true => (Kind::Symlink, 0o777),
-            false => (Kind::File, if mode & 0o100 == 0 { 0o644 } else { 0o755 }),
+            true => (NodeKind::Symlink, 0o777),
+            false => (NodeKind::File, if mode & 0o100 == 0 { 0o644 } else { 0o755 }),
         };
         let bytes = patched(&[], &patch.hunks)?;
         let node = finished(Node { kind, mode, bytes }).map_err(|reason| vec![(None, reason)])?;
@@ -198,7 +198,7 @@ impl<'t> Work<'t> {
         self.above(path)?;
         match self.node(path)? {
             None => Ok(()),
-            Some(node) if node.kind == Kind::Directory => {
+            Some(node) if node.kind == NodeKind::Directory => {
                 // It may be about to become empty.
                 match self.leaving.iter().any(|leaving| leaving.starts_with(path) && leaving != path) {
                     true => Ok(()),
@@ -216,7 +216,7 @@ impl<'t> Work<'t> {
             return Ok(());
         }
         for above in path.ancestors().skip(1).filter(|above| *above != Path::new("")) {
-            if self.tree.node(above)?.is_some_and(|node| node.kind != Kind::Directory) {
+            if self.tree.node(above)?.is_some_and(|node| node.kind != NodeKind::Directory) {
                 return Err(Reason::Above { path: above.to_path_buf() });
             }
         }
@@ -227,7 +227,7 @@ impl<'t> Work<'t> {
     fn above(&self, path: &Path) -> Result<(), Reason> {
         for above in path.ancestors().skip(1).filter(|above| *above != Path::new("")) {
             match self.node(above)? {
-                Some(node) if node.kind != Kind::Directory && !self.leaving.contains(above) => {
+                Some(node) if node.kind != NodeKind::Directory && !self.leaving.contains(above) => {
                     return Err(Reason::Above { path: above.to_path_buf() });
                 }
                 _ => {}
@@ -268,19 +268,19 @@ fn is_link(mode: u32) -> bool {
     mode & 0o170000 == 0o120000
 }
 
-/// What becomes of a node that is there.
+/// Applies one patch to a node that is there.
 fn changed(node: Node, patch: &FilePatch<'_>) -> Result<Node, Failures> {
     let whole = |reason| vec![(None, reason)];
     let link = patch.old_mode.or(patch.new_mode).map(is_link);
     let wanted = if link == Some(true) { "a symbolic link" } else { "a file" };
     let is = match node.kind {
-        Kind::File => "a file",
-        Kind::Symlink => "a symbolic link",
-        Kind::Directory => "a directory",
-        Kind::Other => "a device, a socket or a fifo",
+        NodeKind::File => "a file",
+        NodeKind::Symlink => "a symbolic link",
+        NodeKind::Directory => "a directory",
+        NodeKind::Other => "a device, a socket or a fifo",
     };
     // Renaming a link, or removing one, needs no word about what it is.
-    let any = link.is_none() && patch.hunks.is_empty() && node.kind == Kind::Symlink;
+    let any = link.is_none() && patch.hunks.is_empty() && node.kind == NodeKind::Symlink;
     if is != wanted && !any {
         return Err(whole(Reason::Kind { is, wanted }));
     }
@@ -291,7 +291,7 @@ fn changed(node: Node, patch: &FilePatch<'_>) -> Result<Node, Failures> {
         return Err(whole(Reason::Binary));
     }
     let Node { kind, mut mode, bytes } = node;
-    if let Some(new) = patch.new_mode.filter(|_| kind == Kind::File) {
+    if let Some(new) = patch.new_mode.filter(|_| kind == NodeKind::File) {
         if is_link(new) {
             return Err(whole(Reason::Kind { is, wanted: "a symbolic link" }));
         }
@@ -308,7 +308,7 @@ fn changed(node: Node, patch: &FilePatch<'_>) -> Result<Node, Failures> {
 
 /// Checks a link's target, and takes off a line feed that does not belong to it.
 fn finished(mut node: Node) -> Result<Node, Reason> {
-    if node.kind == Kind::Symlink {
+    if node.kind == NodeKind::Symlink {
         if node.bytes.last() == Some(&b'\n') {
             node.bytes.pop();
         }

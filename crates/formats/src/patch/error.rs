@@ -7,46 +7,46 @@ use std::path::PathBuf;
 /// A patch that cannot be read. Lines are counted from 1.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum PatchError {
-    /// It is too long.
+    /// A patch that is too long.
     #[error("the patch has {size} {unit}, and at most {limit} are read")]
     TooLarge {
-        /// How much there is.
+        /// Size of the patch.
         size: usize,
-        /// Of what.
+        /// Counted things, in the plural.
         unit: &'static str,
-        /// How much is allowed.
+        /// Largest size that is let through.
         limit: usize,
     },
-    /// It changes nothing.
+    /// Text without a change in it.
     #[error("there is no unified diff in the patch{}", .looks_like.map(|it| format!(": it looks like {it}")).unwrap_or_default())]
     Empty {
-        /// What it looks like, where that is known.
+        /// Guess at the format, where it is known.
         looks_like: Option<&'static str>,
     },
-    /// It is not written as a patch must be.
+    /// A patch that is not written as one must be.
     #[error("line {line} of the patch: {why}")]
     Malformed {
-        /// Where.
+        /// Line of the patch, from 1.
         line: usize,
-        /// What is wrong.
+        /// Description of the mistake.
         why: String,
     },
-    /// It changes a binary file.
+    /// A change of a binary file.
     #[error("line {line} of the patch changes {}, a binary file, and only text is patched", .path.display())]
     Binary {
-        /// Where.
+        /// Line of the patch, from 1.
         line: usize,
-        /// Which file.
+        /// Path of the binary file.
         path: PathBuf,
     },
-    /// It names a file that it may not.
+    /// A name of a file that is not below the tree.
     #[error("line {line} of the patch names {name:?}: {why}")]
     Path {
-        /// Where.
+        /// Line of the patch, from 1.
         line: usize,
         /// The name, at most 200 characters.
         name: String,
-        /// What is wrong with it.
+        /// Reason why that is no path.
         why: &'static str,
     },
 }
@@ -82,49 +82,49 @@ pub enum PatchHint {
 pub struct Rejected {
     /// Everything that is wrong, in the order of the patch; at most [`Rejected::MOST`].
     pub rejections: Vec<Rejection>,
-    /// How many more there are.
+    /// Count of rejections that are not kept.
     pub more: usize,
 }
 
 impl Rejected {
-    /// How many rejections are kept.
+    /// Most rejections that are kept.
     pub const MOST: usize = 50;
 }
 
-/// One thing that is wrong.
+/// File or hunk that does not fit.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Rejection {
-    /// The file.
+    /// Path of the file.
     pub path: PathBuf,
-    /// Which hunk of the file, from 1, and its header; `None` when it is the file as such.
+    /// Number of the hunk in its file, from 1, and its header; `None` when it is the file as such.
     pub hunk: Option<(usize, String)>,
     /// The line of the patch where it or its file begins, from 1.
     pub line: usize,
-    /// Why.
+    /// Reason for the rejection.
     pub reason: Reason,
 }
 
-/// Why a file or hunk was rejected. Lines are those of the file, from 1.
+/// Reason why a file or hunk was rejected. Lines are those of the file, from 1.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Reason {
     /// No place in the file has these lines.
     NotFound {
-        /// What comes nearest.
+        /// Place in the file that comes nearest.
         nearest: Option<Nearest>,
     },
-    /// Several places have.
+    /// A hunk that fits in several places.
     Ambiguous {
         /// The first lines of some of them, at most 5.
         lines: Vec<usize>,
     },
-    /// It removes nothing and has no context, so that only a line number says where it belongs.
+    /// A hunk that removes nothing and has no context, so that only a line number says where it belongs.
     NoContext,
-    /// What it makes is there already.
+    /// A hunk whose outcome is in the file already.
     AlreadyApplied {
-        /// Where.
+        /// Line of the file, from 1.
         line: usize,
     },
-    /// It changes lines that an earlier hunk changed.
+    /// A hunk that changes lines which an earlier hunk changed.
     Overlaps,
     /// The file is not there.
     Missing,
@@ -132,30 +132,30 @@ pub enum Reason {
     Exists,
     /// Something that is no directory stands above it.
     Above {
-        /// What.
+        /// Path of what is no directory.
         path: PathBuf,
     },
-    /// It is not what the patch takes it for.
+    /// A file of another type than the patch takes it for.
     Kind {
-        /// What it is, with its article.
+        /// Type of the file, with its article.
         is: &'static str,
-        /// What the patch changes.
+        /// Type that the patch changes, with its article.
         wanted: &'static str,
     },
-    /// It makes a symbolic link that points to nothing that has a name.
+    /// A symbolic link whose target is no path.
     Link,
-    /// It is binary.
+    /// A file that is binary.
     Binary,
-    /// It is longer than [`super::MAX_FILE`], before or afterwards, or all files together are.
+    /// A file longer than [`super::MAX_FILE`], before or afterwards, or files that are too long together.
     TooLarge,
-    /// It is to be deleted, and the patch does not show all of it.
+    /// A deletion that does not show all of the file.
     Remains {
         /// Lines that would be left.
         lines: usize,
     },
-    /// It could not be read.
+    /// A file that could not be read.
     Unreadable {
-        /// Why.
+        /// Error of the tree, as text.
         why: String,
     },
 }
@@ -165,7 +165,7 @@ pub enum Reason {
 pub struct Nearest {
     /// The first line of `found`.
     pub line: usize,
-    /// What the file has there: at most 6 lines of at most 120 characters.
+    /// Lines of the file there: at most 6 of at most 120 characters.
     pub found: String,
     /// The first line in which they differ, and what the hunk has for it.
     pub differs: Option<(usize, String)>,

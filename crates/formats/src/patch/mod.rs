@@ -39,42 +39,42 @@ pub const MAX_PATH: usize = 3800;
 /// The most lines that the hunks of a patch may have.
 pub const MAX_LINES: usize = 2_000_000;
 
-/// What a patch does with one file.
+/// Part of a patch about one file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct FilePatch<'a> {
-    /// What happens.
+    /// Effect on the file's path.
     pub action: Action,
     /// Permissions and kind before, as git writes them (`0o100644`), where the patch says so.
     pub old_mode: Option<u32>,
     /// Permissions and kind afterwards, where the patch says so.
     pub new_mode: Option<u32>,
-    /// What changes in the text.
+    /// Changes of the text.
     pub hunks: Vec<Hunk<'a>>,
     /// The line of the patch where this file begins, from 1.
     pub line: usize,
 }
 
-/// What happens to a file.
+/// Effect of a patch on a path.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Action {
-    /// It is there before and afterwards.
+    /// Changes a file that is there.
     Modify(PathBuf),
-    /// It is new.
+    /// Makes a new file.
     Create(PathBuf),
-    /// It goes.
+    /// Removes a file.
     Delete(PathBuf),
-    /// It gets another name.
+    /// Gives a file another name.
     Rename {
-        /// Before.
+        /// Name before the patch.
         from: PathBuf,
-        /// Afterwards.
+        /// Name after the patch.
         to: PathBuf,
     },
     /// Another file begins as a copy of it.
     Copy {
         /// The original, which stays.
         from: PathBuf,
-        /// The copy.
+        /// Path of the copy.
         to: PathBuf,
     },
 }
@@ -97,7 +97,7 @@ impl Action {
     }
 }
 
-/// One stretch of lines that changes.
+/// Stretch of lines that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hunk<'a> {
     /// The `@@` line as it stood, at most 200 characters.
@@ -106,59 +106,59 @@ pub struct Hunk<'a> {
     pub line: usize,
     /// The first line that it covers in the old file, from 1, where the header says so. 0 when it covers none.
     pub old_start: Option<u64>,
-    /// The lines.
+    /// Lines in their order.
     pub lines: Vec<Line<'a>>,
 }
 
-/// One line of a hunk.
+/// Line of a hunk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Line<'a> {
     /// Whether it stays, goes or comes.
     pub kind: LineKind,
-    /// Its bytes without the line feed; a carriage return before that is part of it.
+    /// Bytes without the line feed; a carriage return before that is part of them.
     pub text: &'a [u8],
     /// Whether a line feed ends it.
     pub newline: bool,
 }
 
-/// What happens to a line.
+/// Effect of a hunk on a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum LineKind {
-    /// It is there before and afterwards.
+    /// Stays as it is.
     Context,
-    /// It goes.
+    /// Is taken away.
     Remove,
-    /// It comes.
+    /// Is added here.
     Add,
 }
 
-/// What a path is.
+/// Type of the file at a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
+pub enum NodeKind {
     /// A regular file.
     File,
     /// A symbolic link; its bytes are what it points to.
     Symlink,
-    /// A directory.
+    /// A directory, which no patch changes.
     Directory,
     /// A device, a socket, a fifo.
     Other,
 }
 
-/// What stands at a path.
+/// File at a path, with its content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Node {
-    /// What it is.
-    pub kind: Kind,
-    /// Its permission bits, such as `0o644`.
+    /// Type of the file.
+    pub kind: NodeKind,
+    /// Permission bits, such as `0o644`.
     pub mode: u32,
-    /// Its bytes, for a file or a symbolic link.
+    /// Content of a file, or target of a symbolic link.
     pub bytes: Vec<u8>,
 }
 
-/// What a patch is applied to.
+/// Files that a patch is applied to.
 pub trait Tree {
-    /// What stands at `path`, symbolic links not followed; `None` when nothing does.
+    /// Reads the file at `path`, symbolic links not followed; `None` when there is none.
     ///
     /// # Errors
     /// When that cannot be known. It becomes a [`Reason::Unreadable`].
@@ -171,20 +171,20 @@ impl Tree for BTreeMap<PathBuf, Node> {
     }
 }
 
-/// What becomes of one path. [`apply`] lists each path once, in an order in which they can be carried out once all that
+/// Change of one path. [`apply`] lists each path once, in an order in which they can be carried out once all that
 /// [`removed`] lists is gone. A file may take the place of a directory that this empties, which is then removed too.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Change {
-    /// Remove it.
+    /// Removes a file.
     Delete {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
     },
-    /// Write it.
+    /// Writes a file.
     Write {
-        /// Which.
+        /// Path of the file.
         path: PathBuf,
-        /// All of it.
+        /// File with its whole content.
         node: Node,
         /// Whether it was not there.
         added: bool,

@@ -6,7 +6,7 @@ use std::path::{Component, Path, PathBuf};
 
 use super::MAX_PATH;
 
-/// What stands for a file that is not there.
+/// Name of a file that is not there.
 pub(super) const NOTHING: &[u8] = b"/dev/null";
 
 /// The bytes of a name that git writes after a key word. `None` when quotes do not end.

@@ -60,7 +60,7 @@ pub fn parse(patch: &[u8]) -> Result<Vec<FilePatch<'_>>, PatchError> {
     Ok(patches)
 }
 
-/// What the lines of git's extended header say.
+/// Statements of git's extended header.
 #[derive(Default)]
 struct Extended {
     created: bool,
@@ -78,7 +78,7 @@ struct Extended {
 
 struct Parser<'a> {
     lines: Vec<&'a [u8]>,
-    /// The next line.
+    /// Index of the next line.
     at: usize,
     /// Whether the file at hand began with `diff --git`; then so does the next one.
     git: bool,
@@ -340,8 +340,8 @@ impl<'a> Parser<'a> {
         }
     }
 
-    /// Where the hunk that begins here ends when its counts are right, and whether they are: no line too few, and none
-    /// that looks like one more.
+    /// Finds the hunk's end when its counts are right: no line too few, and none that looks like one more; `None`
+    /// when they are wrong.
     fn end_by_counts(&self, range: &Range) -> Option<usize> {
         let (mut old, mut new, mut at) = (range.old, range.new, self.at);
         while old > 0 || new > 0 {
@@ -370,7 +370,7 @@ impl<'a> Parser<'a> {
         (!more).then_some(at)
     }
 
-    /// Where the hunk that begins here ends, going by what its lines look like.
+    /// Finds the hunk's end by what its lines look like.
     fn end_by_shape(&self) -> Result<usize, PatchError> {
         let mut at = self.at;
         while at < self.lines.len() && !self.names_at(at) && !self.is_signature(at) {
@@ -450,7 +450,7 @@ impl<'a> Parser<'a> {
     }
 }
 
-/// What a hunk's header says.
+/// Ranges in a hunk's header.
 struct Range {
     start: u64,
     old: u64,
@@ -486,7 +486,7 @@ fn is_hunk_header(line: &[u8]) -> bool {
     line == b"@@" || line.starts_with(b"@@ ")
 }
 
-/// What can hardly be anything but a line of a hunk. Prose has rulers, and items of lists.
+/// Whether a line can hardly be anything but one of a hunk. Prose has rulers, and items of lists.
 fn is_stray(line: &[u8]) -> bool {
     match bare(line) {
         [b'+', b'+', b'+', b' ', ..] | [b'-', b'-', ..] => false,
@@ -496,7 +496,7 @@ fn is_stray(line: &[u8]) -> bool {
     }
 }
 
-/// What begins as a line of a hunk does, where no prose may be.
+/// Whether a line begins as one of a hunk does, where no prose may be.
 fn is_body(line: &[u8]) -> bool {
     matches!(line.first(), Some(b'+' | b'-' | b' '))
 }

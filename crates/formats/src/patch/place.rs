@@ -8,35 +8,35 @@ use std::collections::{BTreeMap, HashMap};
 use super::error::{Nearest, Reason, Rejected};
 use super::{Hunk, Line, LineKind};
 
-/// How many lines of context may be left out at each end.
+/// Lines of context that may be left out at each end.
 const MAX_FUZZ: usize = 2;
 
-/// How closely lines are compared.
+/// Closeness of a comparison of lines.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Closeness {
-    /// Every byte.
+    /// Compares every byte.
     Exact,
-    /// But for line ends.
+    /// Leaves line ends out.
     LineEnds,
-    /// But for white space at the end.
+    /// Leaves white space at the end out.
     Trailing,
-    /// But for the amount of white space anywhere, in context; lines that go as with `Trailing`.
+    /// Leaves the amount of white space out, in context; lines that go are compared as with `Trailing`.
     Amount,
 }
 
 const CLOSENESS: [Closeness; 4] =
     [Closeness::Exact, Closeness::LineEnds, Closeness::Trailing, Closeness::Amount];
 
-/// Where a hunk goes.
+/// Place of a hunk in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Place {
     /// The first line of the file that it covers, from 0.
     pub(super) at: usize,
     /// Lines of the hunk that are left out at its beginning.
     pub(super) skip_front: usize,
-    /// And at its end.
+    /// Lines of the hunk that are left out at its end.
     pub(super) skip_back: usize,
-    /// How many lines of the file it covers.
+    /// Lines of the file that the hunk covers.
     pub(super) covers: usize,
 }
 

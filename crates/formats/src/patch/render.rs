@@ -13,21 +13,21 @@ use std::time::{Duration, Instant};
 use similar::algorithms::DiffHook;
 
 use super::names::quote;
-use super::{Kind, MAX_FILE};
+use super::{MAX_FILE, NodeKind};
 
 /// Lines of context around a change.
 const CONTEXT: usize = 3;
-/// How long the shortest way between two files is looked for; after that it is one that is right but longer.
+/// Time for which the shortest way between two files is looked for; after that it is one that is right but longer.
 const DEADLINE: Duration = Duration::from_secs(1);
 
-/// One state of a path.
+/// State of a path before or after a change.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Side<'a> {
-    /// What it is.
-    pub kind: Kind,
-    /// Its permission bits; git keeps whether the owner may execute it.
+    /// Type of the file.
+    pub kind: NodeKind,
+    /// Permission bits; git keeps whether the owner may execute the file.
     pub mode: u32,
-    /// Its bytes, or the target of a symbolic link; `None` for a file that was not read because it is too long.
+    /// Content, or the target of a symbolic link; `None` for a file that was not read because it is too long.
     pub bytes: Option<&'a [u8]>,
 }
 
@@ -45,11 +45,11 @@ pub struct Rendered {
 ///
 /// Files longer than [`MAX_FILE`] are binary. Takes seconds at most, also for files that have nothing in common.
 pub fn render(path: &Path, old: Option<Side<'_>>, new: Option<Side<'_>>) -> Rendered {
-    let known = |side: &Side<'_>| matches!(side.kind, Kind::File | Kind::Symlink);
+    let known = |side: &Side<'_>| matches!(side.kind, NodeKind::File | NodeKind::Symlink);
     let (old, new) = (old.filter(known), new.filter(known));
     let name = path.as_os_str().as_bytes();
     match (old, new) {
-        (Some(one), Some(two)) if one.kind != two.kind || one.kind == Kind::Symlink => {
+        (Some(one), Some(two)) if one.kind != two.kind || one.kind == NodeKind::Symlink => {
             if one.kind == two.kind && one.bytes == two.bytes {
                 return Rendered::default();
             }
@@ -63,7 +63,7 @@ pub fn render(path: &Path, old: Option<Side<'_>>, new: Option<Side<'_>>) -> Rend
 /// The mode as git keeps it.
 fn git_mode(side: &Side<'_>) -> &'static str {
     match side.kind {
-        Kind::Symlink => "120000",
+        NodeKind::Symlink => "120000",
         _ if side.mode & 0o100 != 0 => "100755",
         _ => "100644",
     }
@@ -131,7 +131,7 @@ impl DiffHook for Common {
 }
 
 impl Common {
-    /// What lies between, of each side.
+    /// Ranges that lie between, of each side.
     fn gaps(self, old: usize, new: usize) -> Vec<(Range<usize>, Range<usize>)> {
         let (mut one, mut two, mut gaps) = (0, 0, Vec::new());
         for (old, new, len) in self.0.into_iter().chain([(old, new, 0)]) {
@@ -194,7 +194,7 @@ fn hunks<'t>(out: &mut String, before: &'t str, after: &'t str) {
     }
 }
 
-/// One side of a hunk's header: a range that is empty names the line before it.
+/// Writes one side of a hunk's header: a range that is empty names the line before it.
 fn side(from: usize, to: usize) -> String {
     match to - from {
         0 => format!("{from},0"),

@@ -3,7 +3,7 @@
 /// Longest control that is waited for.
 const LONGEST: usize = 4096;
 
-/// Where in a control a byte stands; the states are those of the `vte` parser, which reads the pieces.
+/// Place of a byte in a control; the states are those of the `vte` parser, which reads the pieces.
 #[derive(Clone, Copy, PartialEq)]
 enum At {
     Ground,
@@ -20,8 +20,8 @@ enum At {
     Ignored,
 }
 
-/// How many of `bytes` there are before a control or a UTF-8 character that is not finished. One that is longer than it
-/// may be is none. `bytes` must begin between two.
+/// Count of `bytes` before a control or a UTF-8 character that is not finished. One that is longer than it may be is
+/// none. `bytes` must begin between two.
 pub fn whole(bytes: &[u8]) -> usize {
     // Where the control at hand began, and where the last one ended.
     let (mut at, mut begin, mut ended) = (At::Ground, 0, 0);
@@ -61,7 +61,7 @@ pub fn whole(bytes: &[u8]) -> usize {
     }
 }
 
-/// How many bytes at the end begin a UTF-8 character that is not whole.
+/// Count of bytes at the end that begin a UTF-8 character that is not whole.
 fn unfinished(bytes: &[u8]) -> usize {
     let tail = &bytes[bytes.len().saturating_sub(3)..];
     (1..=tail.len())

@@ -228,7 +228,7 @@ mod tests {
         assert_eq!(read(inserted), "new\n1\n3\n");
     }
 
-    /// What they really wrote, on a terminal of 60 columns and 12 lines.
+    /// Bytes that vim and less really wrote, on a terminal of 60 columns and 12 lines.
     #[test]
     fn vim_and_less_read_well() {
         let all: &[u8] = include_bytes!("data/vim-and-less.typescript");

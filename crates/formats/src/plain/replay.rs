@@ -5,14 +5,14 @@ use std::fmt::Write as _;
 
 use vte::{Params, Parser, Perform};
 
-/// How much of what was written last is shown to somebody who joins, bytes.
+/// Bytes of the newest output that somebody who joins is shown.
 const LATELY: usize = 4096;
-/// What programs switch on and a person's terminal should not keep.
+/// Modes that programs switch on and a person's terminal should not keep.
 const SWITCHED_OFF: [u16; 14] = [1, 9, 47, 1000, 1001, 1002, 1003, 1004, 1005, 1006, 1015, 1047, 1049, 2004];
 
-/// What somebody who joins a terminal should see of what was written to it: the screen of a full-screen program that
-/// runs, else the last lines. Without questions, which his terminal would answer into the program's input, and
-/// without titles and other texts for the terminal itself.
+/// Output for somebody who joins a terminal, out of everything that was written to it: the screen of a full-screen
+/// program that runs, else the last lines. Without questions, which that terminal would answer into the
+/// program's input, and without titles and other texts for the terminal itself.
 pub fn replay(bytes: &[u8]) -> Vec<u8> {
     let mut again = Replay::default();
     Parser::new().advance(&mut again, bytes);
@@ -33,7 +33,7 @@ pub fn replay(bytes: &[u8]) -> Vec<u8> {
 #[derive(Default)]
 struct Replay {
     out: Vec<u8>,
-    /// Where a full-screen program began, or the last one had ended.
+    /// Offset in `out` at which a full-screen program began, or the last one had ended.
     begin: Option<usize>,
     other: bool,
 }
@@ -95,22 +95,22 @@ impl Perform for Replay {
 #[derive(Default)]
 pub struct Modes {
     parser: Parser,
-    seen: Seen,
+    seen: ModeTracker,
 }
 
 #[derive(Default)]
-struct Seen {
+struct ModeTracker {
     on: BTreeSet<u16>,
     touched: bool,
 }
 
 impl Modes {
-    /// What goes to the terminal.
+    /// Takes note of output that goes to the terminal.
     pub fn watch(&mut self, bytes: &[u8]) {
         self.parser.advance(&mut self.seen, bytes);
     }
 
-    /// What brings it back to where it was: modes off, the cursor shown, no colour.
+    /// Controls that bring the terminal back to where it was: modes off, the cursor shown, no colour.
     pub fn undo(&self) -> String {
         let mut text = String::new();
         for mode in &self.seen.on {
@@ -124,7 +124,7 @@ impl Modes {
     }
 }
 
-impl Perform for Seen {
+impl Perform for ModeTracker {
     fn csi_dispatch(&mut self, params: &Params, intermediates: &[u8], _: bool, action: char) {
         if intermediates != b"?" {
             return;

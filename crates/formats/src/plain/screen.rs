@@ -12,24 +12,24 @@ const PADDING: usize = 256 << 10;
 /// Most marks on one character.
 const MARKS: usize = 8;
 
-/// One place. The second of a wide character is empty.
+/// Place for a character. The second of a wide character is empty.
 #[derive(Clone, Debug, Default)]
 struct Cell {
     c: Option<char>,
     marks: Option<Box<str>>,
 }
 
-/// One line.
+/// Line of cells.
 #[derive(Clone, Debug, Default)]
 struct Line {
     cells: Vec<Cell>,
-    /// It goes on in the next.
+    /// Whether the line goes on in the next.
     wrapped: bool,
 }
 
 /// A screen, and what has scrolled out of it.
 pub struct Screen {
-    /// What has scrolled away, and then the screen.
+    /// Lines that have scrolled away, and then those of the screen.
     lines: VecDeque<Line>,
     cols: usize,
     rows: usize,
@@ -62,7 +62,7 @@ impl Screen {
         }
     }
 
-    /// What is on it, without what is empty at the ends.
+    /// Text of all lines, without what is empty at the ends.
     pub fn text(&self) -> String {
         let mut text = String::new();
         for (at, line) in self.lines.iter().enumerate() {
@@ -191,7 +191,7 @@ impl Screen {
         self.col = col.min(self.cols - 1);
     }
 
-    /// To a line of the screen; those before it are made.
+    /// Moves the cursor to a line of the screen; those before it are made.
     pub fn row(&mut self, row: usize) {
         self.full = false;
         let wanted = self.top() + row.min(self.rows - 1);
@@ -233,7 +233,7 @@ impl Screen {
         self.column(col);
     }
 
-    /// To the end, from the start, or all of the line.
+    /// Erases to the end, from the start, or all of the line.
     pub fn erase_line(&mut self, how: u16) {
         let col = self.col;
         match how {
@@ -248,7 +248,8 @@ impl Screen {
         }
     }
 
-    /// To the end, from the start, or all of the screen. Where lines are kept, a cleared screen begins below them.
+    /// Erases to the end, from the start, or all of the screen. Where lines are kept, a cleared screen begins below
+    /// them.
     pub fn erase_display(&mut self, how: u16) {
         match how {
             0 => {

@@ -74,7 +74,7 @@ type Baseline = Option<Arc<Merged>>;
 
 /// Content on the old or the new side of a difference.
 struct Content {
-    kind: patch::Kind,
+    kind: patch::NodeKind,
     mode: u32,
     /// `None` where it is too long to be text.
     bytes: Option<Vec<u8>>,
@@ -95,12 +95,12 @@ impl Content {
     }
 }
 
-fn kind(kind: FileKind) -> patch::Kind {
+fn kind(kind: FileKind) -> patch::NodeKind {
     match kind {
-        FileKind::File => patch::Kind::File,
-        FileKind::Directory => patch::Kind::Directory,
-        FileKind::Link => patch::Kind::Symlink,
-        FileKind::Other => patch::Kind::Other,
+        FileKind::File => patch::NodeKind::File,
+        FileKind::Directory => patch::NodeKind::Directory,
+        FileKind::Link => patch::NodeKind::Symlink,
+        FileKind::Other => patch::NodeKind::Other,
     }
 }
 
@@ -389,14 +389,17 @@ fn old_node(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError>
 }
 
 fn is_same_link(old: &Content, new: &Content) -> bool {
-    old.kind == patch::Kind::Symlink && new.kind == old.kind && old.bytes.is_some() && old.bytes == new.bytes
+    old.kind == patch::NodeKind::Symlink
+        && new.kind == old.kind
+        && old.bytes.is_some()
+        && old.bytes == new.bytes
 }
 
-fn kind_on_disk(kind: disk::Kind) -> FileKind {
+fn kind_on_disk(kind: disk::InodeKind) -> FileKind {
     match kind {
-        disk::Kind::File => FileKind::File,
-        disk::Kind::Directory => FileKind::Directory,
-        disk::Kind::Symlink => FileKind::Link,
+        disk::InodeKind::File => FileKind::File,
+        disk::InodeKind::Directory => FileKind::Directory,
+        disk::InodeKind::Symlink => FileKind::Link,
         _ => FileKind::Other,
     }
 }
@@ -436,7 +439,7 @@ async fn believe_disk(
 fn node_without_links(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError> {
     let mut above: Vec<_> = path.ancestors().skip(1).filter(|above| *above != Path::new("")).collect();
     while let Some(dir) = above.pop() {
-        if old_node(baseline, dir)?.is_none_or(|node| node.kind() != disk::Kind::Directory) {
+        if old_node(baseline, dir)?.is_none_or(|node| node.kind() != disk::InodeKind::Directory) {
             return Ok(None);
         }
     }

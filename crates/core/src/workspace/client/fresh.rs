@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use pyro_formats::archive::{Seen, look};
+use pyro_formats::archive::{SeenFile, look};
 use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
 use pyro_proto::message::{FileKind, FileState};
 
@@ -87,10 +87,10 @@ impl RunningGuest {
         let above = root.parent().map(Path::to_path_buf).unwrap_or_default();
         let mut looking = Unpacking::with(move |stream, asked| {
             let (mut found, mut text) = (HashMap::new(), 0);
-            look(stream, MAX_FILE as u64, &mut |seen: Seen<'_>| {
+            look(stream, MAX_FILE as u64, &mut |seen: SeenFile<'_>| {
                 let (kind, bytes) = match seen.target {
-                    Some(target) => (patch::Kind::Symlink, target),
-                    None => (patch::Kind::File, seen.bytes),
+                    Some(target) => (patch::NodeKind::Symlink, target),
+                    None => (patch::NodeKind::File, seen.bytes),
                 };
                 let path = above.join(OsStr::from_bytes(seen.path));
                 if is_gits(&path) {

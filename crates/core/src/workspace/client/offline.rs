@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use pyro_formats::disk::{DiskError, Ext4, Found, Kind, Merged, export};
+use pyro_formats::disk::{DiskError, Ext4, Found, InodeKind, Merged, export};
 use pyro_formats::hostfs::HostPath;
 use pyro_formats::redact::Redactor;
 use pyro_formats::untrusted::Untrusted;
@@ -134,7 +134,7 @@ impl Workspaces {
         let (size_bytes, content) = blocking(move || {
             let merged = open()?;
             let node = merged.find(&path)?;
-            if node.kind() != Kind::File {
+            if node.kind() != InodeKind::File {
                 return Err(DiskError::NotAFile { path }.into());
             }
             Ok((node.inode().size(), merged.read(&path, 0, reach)?))
@@ -192,9 +192,9 @@ fn entry(found: &Found, redactor: &Redactor) -> FileEntry {
     FileEntry {
         path: text(&found.path),
         artifact_type: match inode.kind() {
-            Kind::File => "file",
-            Kind::Directory => "directory",
-            Kind::Symlink => "symlink",
+            InodeKind::File => "file",
+            InodeKind::Directory => "directory",
+            InodeKind::Symlink => "symlink",
             _ => "other",
         },
         size_bytes: inode.size(),

@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
 use futures::StreamExt as _;
-use pyro_formats::patch::{self, Change, Kind, MAX_FILE, MAX_FILES, Node, Tree};
+use pyro_formats::patch::{self, Change, MAX_FILE, MAX_FILES, Node, NodeKind, Tree};
 use pyro_proto::message::{FileBatch, FileKind, FileOp};
 
 use super::Workspaces;
@@ -75,7 +75,7 @@ impl Workspaces {
                 }
             };
             edits.push(match node.kind {
-                Kind::Symlink => FileOp::Link { path: name(&path), target: (&node.bytes).into() },
+                NodeKind::Symlink => FileOp::Link { path: name(&path), target: (&node.bytes).into() },
                 _ => {
                     let len = node.bytes.len() as u64;
                     contents.extend(node.bytes);
@@ -152,12 +152,12 @@ impl RunningGuest {
         let path = path.as_os_str().as_bytes();
         let entry = self.stat(path).await?.into_unredacted();
         let (kind, mut bytes) = match entry.kind {
-            FileKind::File => (Kind::File, Vec::new()),
-            FileKind::Directory => (Kind::Directory, Vec::new()),
-            FileKind::Link => (Kind::Symlink, entry.target.map_or_else(Vec::new, |target| target.0)),
-            FileKind::Other => (Kind::Other, Vec::new()),
+            FileKind::File => (NodeKind::File, Vec::new()),
+            FileKind::Directory => (NodeKind::Directory, Vec::new()),
+            FileKind::Link => (NodeKind::Symlink, entry.target.map_or_else(Vec::new, |target| target.0)),
+            FileKind::Other => (NodeKind::Other, Vec::new()),
         };
-        if kind == Kind::File && read {
+        if kind == NodeKind::File && read {
             // One byte above the limit is read, which tells that the file is too long.
             let limit = MAX_FILE as u64 + 1;
             let each = |piece: &[u8]| {

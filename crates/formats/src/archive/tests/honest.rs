@@ -200,6 +200,11 @@ fn what_it_is_shows_in_its_content() {
         assert_eq!(pack(&path, Limits::default()).unwrap(), (vec![0; 1024], Totals::default()));
     }
     assert_eq!(Source::open(dir.path(), Limits::default()).unwrap().form(), Form::Directory);
+    // A name may begin as compressed archives do.
+    let path = dir.path().join("z.tar");
+    fs::write(&path, archive(&[raw(b'0', b"\x1f\x8bname", "", "x")])).unwrap();
+    assert_eq!(Source::open(&path, Limits::default()).unwrap().form(), Form::Tar);
+    assert_eq!(pack(&path, Limits::default()).unwrap().1.entries, 1);
 }
 
 #[test]

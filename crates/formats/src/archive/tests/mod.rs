@@ -15,14 +15,14 @@ use tempfile::TempDir;
 
 use super::*;
 
-/// One entry of an archive, written as it is.
+/// Entry of an archive, written as it is.
 #[derive(Clone)]
 struct Raw {
     kind: u8,
     path: Vec<u8>,
     link: Vec<u8>,
     body: Vec<u8>,
-    /// What the header says of the size, where that is not the body's.
+    /// Size in the header, where that is not the body's.
     size: Option<u64>,
 }
 
@@ -80,21 +80,21 @@ fn on() -> impl FnMut(Totals) -> ControlFlow<()> {
     |_| ControlFlow::Continue(())
 }
 
-/// What a source makes of a path.
+/// Stream that a source makes of a path.
 fn pack(path: &Path, limits: Limits) -> Result<(Vec<u8>, Totals), ArchiveError> {
     let mut out = Vec::new();
     let written = Source::open(path, limits)?.write_to(&mut out, &mut on())?;
     Ok((out, written.totals))
 }
 
-/// What a source makes of the bytes of an archive.
+/// Stream that a source makes of the bytes of an archive.
 fn repack(bytes: &[u8], limits: Limits) -> Result<(Vec<u8>, Totals), ArchiveError> {
     let mut file = tempfile::NamedTempFile::new().unwrap();
     file.write_all(bytes).unwrap();
     pack(file.path(), limits)
 }
 
-/// What a sink makes of a stream, in a directory of its own in which nothing else may be left.
+/// Unpacks a stream in a directory of its own in which nothing else may be left.
 fn unpack(name: Option<&str>, bytes: &[u8], limits: Limits) -> Result<(TempDir, Unpacked), ArchiveError> {
     let dir = tempfile::tempdir().unwrap();
     let sink = Sink::new(dir.path().join("out"), name.map(str::as_bytes), limits).unwrap();

@@ -177,3 +177,56 @@ fn an_absurd_size_costs_nothing() {
     let error = ext4.lookup(&ext4.root().unwrap(), b"f").unwrap_err();
     assert!(error.to_string().contains("larger than a file can be"), "{error}");
 }
+
+/// Copied, such a file would fill the host's disk with zeros.
+#[test]
+fn what_an_inode_holds_is_no_larger_than_an_inode_can_hold() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = ["-b", "1024", "-I", "256", "-O", "none,extent,ext_attr,filetype,inline_data,extra_isize"];
+    let image = make(dir.path(), "image", &options, None, "4M");
+    fs::write(dir.path().join("small"), "small").unwrap();
+    debugfs(&image, &format!("write {} f\n", dir.path().join("small").display()));
+    assert_eq!(content(&open(&image), &at(&open(&image), "f")), b"small");
+    debugfs(&image, "set_inode_field f size 0x10000000000\n");
+    let ext4 = open(&image);
+    let error = ext4.lookup(&ext4.root().unwrap(), b"f").unwrap_err();
+    assert!(error.to_string().contains("larger than what an inode can hold"), "{error}");
+}
+
+/// A journal that leads to the same few blocks again and again would be read for hours.
+#[test]
+fn a_journal_with_a_block_in_two_places_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let options = ["-b", "1024", "-J", "size=1", "-O", "none,has_journal,ext_attr,filetype"];
+    let image = make(dir.path(), "image", &options, None, "4M");
+    let blocks = String::from_utf8(debugfs_bytes(&image, "blocks <8>")).unwrap();
+    let second = blocks.split_whitespace().nth(1).unwrap();
+    fs::write(dir.path().join("new"), [b'n'; 1024]).unwrap();
+    debugfs(&image, &format!("jo\njw -b 1000 {}\njc\n", dir.path().join("new").display()));
+    assert!(open(&image).volume().recovery().is_some());
+    debugfs(&image, &format!("set_inode_field <8> block[7] {second}\n"));
+    let error = Ext4::open(File::open(&image).unwrap()).unwrap_err();
+    assert!(error.to_string().contains("in two places"), "{error}");
+}
+
+/// Free clusters of all groups together are more than a number can hold.
+#[test]
+fn counters_that_overflow_are_no_reason_to_panic() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut options = MODERN.to_vec();
+    options.extend(["-g", "2048"]);
+    let image = make(dir.path(), "image", &options, None, "24M");
+    fs::write(dir.path().join("new"), [b'n'; 4096]).unwrap();
+    debugfs(&image, &format!("jo -c -v 3\njw -b 4000 {}\njc\n", dir.path().join("new").display()));
+    let file = File::options().read(true).write(true).open(&image).unwrap();
+    for group in 0..3 {
+        for half in [0xc, 0x2c] {
+            file.write_all_at(&[0xff; 2], 4096 + group * 64 + half).unwrap();
+        }
+    }
+    // Clusters of 2^31 blocks, and the feature that says so.
+    file.write_all_at(&33_u32.to_le_bytes(), 1024 + 0x1c).unwrap();
+    file.write_all_at(&(superblock::METADATA_CSUM | superblock::BIGALLOC).to_le_bytes(), 1024 + 0x64)
+        .unwrap();
+    assert_eq!(export(&file, dir.path().join("to"), false).unwrap().replayed, 1);
+}

@@ -124,7 +124,7 @@ fn what_the_guest_did_is_seen() {
     assert_eq!(read(&merged, "/etc/passwd"), "upper");
     assert_eq!(read(&merged, "/etc/same"), "base etc/passwd");
     assert_eq!(read(&merged, "/workspace/note"), "upper");
-    assert_eq!(merged.find(Path::new("/null")).unwrap().kind(), Kind::CharDevice(1, 3));
+    assert_eq!(merged.find(Path::new("/null")).unwrap().kind(), InodeKind::CharDevice(1, 3));
     for gone in ["/etc/motd", "/opt", "/opt/kept/c", "/var/old/a", "/workspace/hidden", "/out"] {
         let error = merged.find(Path::new(gone)).unwrap_err();
         assert!(matches!(error, DiskError::NotFound { .. }), "{gone}: {error}");
@@ -171,8 +171,8 @@ fn paths_stay_in_the_tree() {
     assert_eq!(read(&merged, "/home/note"), "upper");
     assert_eq!(read(&merged, "/workspace/up/motd"), "base etc/motd");
     assert_eq!(read(&merged, "/workspace/../share/doc/./readme"), "base usr/share/doc/readme");
-    assert_eq!(merged.find_link(Path::new("/out")).unwrap().kind(), Kind::Symlink);
-    assert_eq!(merged.find_link(Path::new("/share/")).unwrap().kind(), Kind::Directory);
+    assert_eq!(merged.find_link(Path::new("/out")).unwrap().kind(), InodeKind::Symlink);
+    assert_eq!(merged.find_link(Path::new("/share/")).unwrap().kind(), InodeKind::Directory);
     let error = |path: &str| merged.read(Path::new(path), 0, 10).unwrap_err();
     assert!(matches!(error("/round"), DiskError::Loop { .. }));
     assert!(matches!(error("/round/x"), DiskError::Loop { .. }));

@@ -13,7 +13,7 @@ mod merged;
 mod reader;
 mod recovery;
 
-/// What the kernel and our own blank disk have.
+/// Features of file systems that the kernel makes and of our own blank disk.
 const MODERN: &[&str] = &[
     "-b",
     "4096",
@@ -60,7 +60,7 @@ fn debugfs(image: &Path, script: &str) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// One command of debugfs that writes bytes.
+/// Runs one command of debugfs that writes bytes.
 fn debugfs_bytes(image: &Path, request: &str) -> Vec<u8> {
     tool("debugfs").args(["-R", request]).arg(image).output().unwrap().stdout
 }

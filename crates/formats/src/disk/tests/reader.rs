@@ -118,21 +118,21 @@ fn compare(image: &Ext4, directory: &Inode, on_host: &Path) -> usize {
         let inode = image.lookup(directory, &name).unwrap().unwrap();
         let host = path.symlink_metadata().unwrap();
         count += 1;
-        if inode.kind() != Kind::Symlink {
+        if inode.kind() != InodeKind::Symlink {
             assert_eq!(inode.mode(), host.mode() & 0o7777, "{}", path.display());
         }
         assert_eq!((inode.uid(), inode.gid()), (host.uid(), host.gid()));
         assert_eq!(inode.modified().seconds, host.mtime());
         match inode.kind() {
-            Kind::Directory => {
+            InodeKind::Directory => {
                 assert!(host.is_dir());
                 count += compare(image, &inode, &path);
             }
-            Kind::Symlink => {
+            InodeKind::Symlink => {
                 let target = fs::read_link(&path).unwrap();
                 assert_eq!(image.link_target(&inode).unwrap(), target.as_os_str().as_bytes());
             }
-            Kind::File => {
+            InodeKind::File => {
                 assert_eq!(u64::from(inode.links()), host.nlink(), "{}", path.display());
                 assert_eq!(inode.size(), host.len());
                 if host.len() <= 16 << 20 {
@@ -191,9 +191,9 @@ fn devices_and_attributes_are_seen() {
         debugfs(&image, &script);
         let ext4 = open(&image);
         assert!(at(&ext4, "gone").is_whiteout(), "{what}");
-        assert_eq!(at(&ext4, "small").kind(), Kind::BlockDevice(8, 17));
-        assert_eq!(at(&ext4, "big").kind(), Kind::CharDevice(300, 70000));
-        assert_eq!(at(&ext4, "pipe").kind(), Kind::Fifo);
+        assert_eq!(at(&ext4, "small").kind(), InodeKind::BlockDevice(8, 17));
+        assert_eq!(at(&ext4, "big").kind(), InodeKind::CharDevice(300, 70000));
+        assert_eq!(at(&ext4, "pipe").kind(), InodeKind::Fifo);
         let d = at(&ext4, "d");
         let get = |name: &str| ext4.attribute(&d, name.as_bytes()).unwrap();
         assert_eq!(get("trusted.overlay.opaque").unwrap(), b"y");

@@ -254,3 +254,36 @@ fn a_committed_transaction_that_is_broken_is_refused() {
     let error = Ext4::open(File::open(&image).unwrap()).unwrap_err();
     assert!(error.to_string().contains("journal is broken"), "{error}");
 }
+
+/// Deleted files that share a block of attributes with one that stays.
+#[test]
+fn shared_attributes_lose_the_users_that_go() {
+    let dir = tempfile::tempdir().unwrap();
+    let image = make(dir.path(), "image", OLD, None, "16M");
+    fs::write(dir.path().join("content"), "x").unwrap();
+    let write: String = ["a", "b", "c", "stays"]
+        .map(|name| format!("write {} {name}\n", dir.path().join("content").display()))
+        .concat();
+    debugfs(&image, &format!("{write}ea_set a user.x {}\n", "x".repeat(500)));
+    let ext4 = open(&image);
+    let (numbers, block) =
+        (["a", "b", "c"].map(|name| at(&ext4, name).number()), at(&ext4, "a").attribute_block);
+    assert_ne!(block, 0);
+    let mut script = format!("set_inode_field stays file_acl {block}\nset_inode_field stays blocks 4\n");
+    for (index, name) in ["a", "b", "c"].iter().enumerate() {
+        let next = numbers.get(index + 1).copied().unwrap_or(0);
+        script += &format!(
+            "set_inode_field {name} file_acl {block}\nset_inode_field {name} links_count 0\n\
+             set_inode_field {name} dtime {next}\nunlink {name}\n"
+        );
+    }
+    debugfs(&image, &format!("{script}ssv last_orphan {}\n", numbers[0]));
+    let file = File::options().read(true).write(true).open(&image).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&file, &4_u32.to_le_bytes(), block * 1024 + 4).unwrap();
+    let copy = dir.path().join("exported");
+    assert_eq!(export(&file, &copy, false).unwrap().orphans, 3);
+    check(&copy);
+    let ext4 = open(&copy);
+    assert_eq!(ext4.attribute(&at(&ext4, "stays"), b"user.x").unwrap().unwrap().len(), 500);
+    assert_eq!(bytes::le32(&ext4.volume().block(block).unwrap(), 4), 1);
+}

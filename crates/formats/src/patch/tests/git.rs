@@ -36,7 +36,7 @@ fn write(dir: &Path, files: &Files) {
     for (path, node) in files {
         let path = dir.join(path);
         fs::create_dir_all(path.parent().unwrap()).unwrap();
-        if node.kind == Kind::Symlink {
+        if node.kind == NodeKind::Symlink {
             symlink(std::ffi::OsStr::from_bytes(&node.bytes), path).unwrap();
         } else {
             fs::write(&path, &node.bytes).unwrap();
@@ -57,17 +57,17 @@ fn read(dir: &Path, below: &Path, files: &mut Files) {
         } else if meta.is_symlink() {
             let target = fs::read_link(dir.join(&path)).unwrap();
             let bytes = target.as_os_str().as_bytes().to_vec();
-            files.insert(path, Node { kind: Kind::Symlink, mode: 0o777, bytes });
+            files.insert(path, Node { kind: NodeKind::Symlink, mode: 0o777, bytes });
         } else {
             // git makes files as the umask has it and knows of one bit.
             let mode = if meta.permissions().mode() & 0o100 == 0 { 0o644 } else { 0o755 };
             let bytes = fs::read(dir.join(&path)).unwrap();
-            files.insert(path, Node { kind: Kind::File, mode, bytes });
+            files.insert(path, Node { kind: NodeKind::File, mode, bytes });
         }
     }
 }
 
-/// What git says of the way from one tree to another.
+/// Difference of two trees as git writes it.
 fn git_diff(before: &Files, after: &Files, args: &[&str]) -> Vec<u8> {
     let dir = tempfile::tempdir().unwrap();
     git(dir.path(), &["init", "-q"], b"").unwrap();
@@ -99,7 +99,7 @@ fn rendered(before: &Files, after: &Files) -> String {
     parts.inspect(|part| assert!(!part.binary)).map(|part| part.patch).collect()
 }
 
-/// What git makes of a tree with a patch.
+/// Tree that git makes of a tree with a patch.
 fn git_apply(before: &Files, patch: &str) -> Result<Files, String> {
     let dir = tempfile::tempdir().unwrap();
     write(dir.path(), before);
@@ -133,9 +133,9 @@ fn contents() -> impl Strategy<Value = String> {
 fn node() -> impl Strategy<Value = Node> {
     let node = |kind, mode, text: String| Node { kind, mode, bytes: text.into_bytes() };
     prop_oneof![
-        5 => contents().prop_map(move |text| node(Kind::File, 0o644, text)),
-        1 => contents().prop_map(move |text| node(Kind::File, 0o755, text)),
-        1 => "[a-z]{1,3}".prop_map(move |text| node(Kind::Symlink, 0o777, text)),
+        5 => contents().prop_map(move |text| node(NodeKind::File, 0o644, text)),
+        1 => contents().prop_map(move |text| node(NodeKind::File, 0o755, text)),
+        1 => "[a-z]{1,3}".prop_map(move |text| node(NodeKind::Symlink, 0o777, text)),
     ]
 }
 
@@ -167,7 +167,7 @@ fn trees() -> impl Strategy<Value = (Files, Files)> {
             let mut changed = node.clone();
             match change {
                 0 => drop(after.insert(path, node)),
-                2 if node.kind == Kind::File => {
+                2 if node.kind == NodeKind::File => {
                     let mut lines: Vec<&[u8]> = node.bytes.split_inclusive(|byte| *byte == b'\n').collect();
                     let at = at % (lines.len() + 1);
                     lines.splice(at..(at + 1).min(lines.len()), [&b"changed\n"[..]]);
@@ -176,7 +176,7 @@ fn trees() -> impl Strategy<Value = (Files, Files)> {
                 }
                 3 => drop(after.insert(path, other)),
                 4 => drop(after.insert(Path::new("moved").join(path), node)),
-                5 if node.kind == Kind::File => {
+                5 if node.kind == NodeKind::File => {
                     changed.mode ^= 0o111;
                     after.insert(path, changed);
                 }

@@ -14,7 +14,7 @@ use super::*;
 type Files = BTreeMap<PathBuf, Node>;
 
 fn file(bytes: impl AsRef<[u8]>) -> Node {
-    Node { kind: Kind::File, mode: 0o644, bytes: bytes.as_ref().to_vec() }
+    Node { kind: NodeKind::File, mode: 0o644, bytes: bytes.as_ref().to_vec() }
 }
 
 fn tree(files: &[(&str, &str)]) -> Files {
@@ -39,7 +39,7 @@ fn patched(mut tree: Files, patch: impl AsRef<[u8]>) -> Files {
     tree
 }
 
-/// What a patch makes of one file.
+/// Text that a patch makes of one file.
 fn edited(before: &str, patch: &str) -> String {
     let mut after = patched(tree(&[("f", before)]), patch);
     String::from_utf8(after.remove(Path::new("f")).unwrap().bytes).unwrap()

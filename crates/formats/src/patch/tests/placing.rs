@@ -109,8 +109,8 @@ fn every_failing_hunk_is_told_with_what_is_nearest() {
 #[test]
 fn each_reason_of_a_file() {
     let mut before = tree(&[("f", "x\n"), ("g", "y\n"), ("bin", "a\0b\n"), ("two", "1\n2\n")]);
-    before.insert("dir".into(), Node { kind: Kind::Directory, mode: 0o755, bytes: Vec::new() });
-    before.insert("link".into(), Node { kind: Kind::Symlink, mode: 0o777, bytes: b"f".to_vec() });
+    before.insert("dir".into(), Node { kind: NodeKind::Directory, mode: 0o755, bytes: Vec::new() });
+    before.insert("link".into(), Node { kind: NodeKind::Symlink, mode: 0o777, bytes: b"f".to_vec() });
     let create = |path: &str| format!("--- /dev/null\n+++ b/{path}\n@@ -0,0 +1 @@\n+x\n");
     let modify = |path: &str| format!("--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-x\n+y\n");
     let link = "diff --git a/l b/l\nnew file mode 120000\n--- /dev/null\n+++ b/l\n@@ -0,0 +1,2 @@\n+a\n+b\n";
@@ -141,7 +141,7 @@ fn each_reason_of_a_file() {
 #[test]
 fn a_file_may_take_the_place_of_an_emptied_directory() {
     let mut before = tree(&[("d/x", "1\n")]);
-    before.insert("d".into(), Node { kind: Kind::Directory, mode: 0o755, bytes: Vec::new() });
+    before.insert("d".into(), Node { kind: NodeKind::Directory, mode: 0o755, bytes: Vec::new() });
     let patch = "--- /dev/null\n+++ b/d\n@@ -0,0 +1 @@\n+x\n--- a/d/x\n+++ /dev/null\n@@ -1 +0,0 @@\n-1\n";
     let changes = apply(&parse(patch.as_bytes()).unwrap(), &before).unwrap();
     assert_eq!(changes[0], Change::Delete { path: "d/x".into() });

@@ -145,7 +145,7 @@ fn files_come_go_move_and_change_mode() {
                  diff --git a/run b/copy\nsimilarity index 100%\ncopy from run\ncopy to copy\n";
     let after = patched(before, patch);
     let mode = |mode, node| Node { mode, ..node };
-    let link = Node { kind: Kind::Symlink, mode: 0o777, bytes: b"run".to_vec() };
+    let link = Node { kind: NodeKind::Symlink, mode: 0o777, bytes: b"run".to_vec() };
     let expected = [
         ("dir/new name", file("x\ny\n")),
         ("run", mode(0o755, file("#!\n"))),

@@ -5,7 +5,7 @@ use std::fmt::Write as _;
 use super::*;
 
 fn side(bytes: &[u8]) -> Option<Side<'_>> {
-    Some(Side { kind: Kind::File, mode: 0o644, bytes: Some(bytes) })
+    Some(Side { kind: NodeKind::File, mode: 0o644, bytes: Some(bytes) })
 }
 
 #[test]
@@ -24,8 +24,8 @@ fn a_change_is_written_as_git_writes_it() {
 #[test]
 fn modes_links_and_names() {
     let run = Some(Side { mode: 0o755, ..side(b"x\n").unwrap() });
-    let link = Some(Side { kind: Kind::Symlink, mode: 0o777, bytes: Some(b"x") });
-    let dir = Some(Side { kind: Kind::Directory, mode: 0o755, bytes: None });
+    let link = Some(Side { kind: NodeKind::Symlink, mode: 0o777, bytes: Some(b"x") });
+    let dir = Some(Side { kind: NodeKind::Directory, mode: 0o755, bytes: None });
     let text = |old, new| render(Path::new("f"), old, new).patch;
     assert_eq!(text(side(b"x\n"), run), "diff --git a/f b/f\nold mode 100644\nnew mode 100755\n");
     let new =
