@@ -30,7 +30,7 @@ for environment in debian:12 debian:12-base debian:12-build; do
 done
 step "building the tests" cargo nextest run --workspace --locked --no-run
 step "documentation tests" cargo test --workspace --doc --locked --quiet
-# Ten seconds for each decoder: what a change broke shows mostly at once, from what was found interesting before.
+# Ten seconds for each decoder: what a change broke shows mostly at once, from the inputs in fuzz/seeds on.
 FUZZ_SECONDS=10 FUZZ_JOBS=2 scripts/fuzz.sh
 log=target/tests.log
 step "tests" cargo nextest run --workspace --locked 2>&1 | tee "$log"

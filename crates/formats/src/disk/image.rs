@@ -112,7 +112,9 @@ impl Ext4 {
     /// When its blocks are damaged, or an absurd number of holes follow each other.
     pub fn next_data(&self, file: &Inode, from: u64) -> Result<Option<Range<u64>>, DiskError> {
         if has_inline(file) {
-            return Ok((from < file.size()).then_some(from..file.size()));
+            // A file may be longer than what its inode can hold; the rest is a hole.
+            let end = file.size().min(MAP as u64 + xattr::MAX_VALUE);
+            return Ok((from < end).then_some(from..end));
         }
         let size = self.volume.superblock().block_size;
         let mut at = from;

@@ -4,7 +4,6 @@ use super::DiskError;
 use super::bytes::{join, le16, le32};
 use super::superblock::{self, Superblock};
 use super::volume::Volume;
-use super::xattr;
 
 pub(super) const ROOT: u32 = 2;
 pub(super) const FLAG_EXTENTS: u32 = 0x8_0000;
@@ -91,9 +90,6 @@ impl Inode {
         // More than a kernel can map: 2^32 blocks.
         if size > superblock.block_size << 32 {
             return Err(DiskError::damaged(format!("inode {number} is larger than a file can be")));
-        }
-        if flags & FLAG_INLINE != 0 && size > MAP as u64 + xattr::MAX_VALUE {
-            return Err(DiskError::damaged(format!("inode {number} is larger than what an inode can hold")));
         }
         Ok(Self {
             number,
