@@ -10,7 +10,6 @@ use pyro_core::config::Config;
 use pyro_core::doctor;
 use pyro_core::vm::Factory;
 
-use crate::commands::Dirs;
 use crate::error::CliError;
 
 /// The configuration of this process and user.
@@ -113,14 +112,28 @@ pub fn preference(flag: Option<&str>) -> Result<Preference, CliError> {
     }
 }
 
-/// Where the clients of MCP servers keep their files.
-pub fn client_dirs() -> Result<Dirs, CliError> {
+/// Directories below which clients of MCP servers keep their files.
+pub struct ClientDirs {
+    /// The home directory.
+    pub home: PathBuf,
+    /// `XDG_CONFIG_HOME`, or `.config` in the home directory.
+    pub config: PathBuf,
+    /// `CODEX_HOME`, or `.codex` in the home directory.
+    pub codex: PathBuf,
+    /// `CLAUDE_CONFIG_DIR`, or the home directory.
+    pub claude: PathBuf,
+    /// The working directory.
+    pub project: PathBuf,
+}
+
+/// Finds the directories of clients.
+pub fn client_dirs() -> Result<ClientDirs, CliError> {
     let home = directory("HOME").ok_or_else(|| {
         CliError::new("there is no home directory: HOME is not set", Some("set HOME".into()))
     })?;
     let project = env::current_dir()
         .map_err(|error| CliError::new(format!("the working directory cannot be read: {error}"), None))?;
-    Ok(Dirs {
+    Ok(ClientDirs {
         config: directory("XDG_CONFIG_HOME").unwrap_or_else(|| home.join(".config")),
         codex: directory("CODEX_HOME").unwrap_or_else(|| home.join(".codex")),
         claude: directory("CLAUDE_CONFIG_DIR").unwrap_or_else(|| home.clone()),

@@ -8,7 +8,7 @@ use super::modules::CrateModules;
 pub(super) const CRATES: [CrateModules<'static>; 3] = [
     CrateModules { name: "core", parents: &["workspace"], enforced: false, edges: CORE },
     CrateModules { name: "agent", parents: &[], enforced: false, edges: AGENT },
-    CrateModules { name: "cli", parents: &[], enforced: false, edges: CLI },
+    CrateModules { name: "cli", parents: &[], enforced: true, edges: CLI },
 ];
 
 /// A row a module: its name, and the modules that it may refer to.
@@ -356,11 +356,12 @@ const AGENT: Edges = &[
 ];
 
 const CLI: Edges = &[
-    ("commands", &["error", "mcp", "places", "progress", "terminal"]),
+    ("commands", &["error", "hint", "mcp", "places", "progress", "terminal"]),
     ("completion", &["places"]),
-    ("error", &[]),
+    ("error", &["hint"]),
+    ("hint", &[]),
     ("mcp", &["progress"]),
-    ("places", &["commands", "error"]),
+    ("places", &["error"]),
     ("progress", &["terminal"]),
     ("signals", &["error"]),
     ("terminal", &["error"]),

@@ -14,8 +14,6 @@ use clap::Subcommand;
 use futures::FutureExt as _;
 use futures::future::LocalBoxFuture;
 
-pub use mcp_config::Dirs;
-
 use crate::error::CliError;
 
 /// What to do.

@@ -291,6 +291,7 @@ fn a_guest_booted_on_a_busy_host_keeps_its_clock() {
             });
         }
         for _ in 0..3 {
+            // For some rounds of the kernel's check, since what is observed is that it changes nothing.
             let look = "sleep 2; cat /sys/devices/system/clocksource/clocksource0/current_clocksource";
             let said = world.pyro(&["run", "--cold", "--mem-mib", "256", "debian:12-base", "--", look]);
             assert_eq!(said.stdout(), "tsc\n", "{said:?}");

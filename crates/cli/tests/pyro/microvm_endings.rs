@@ -169,7 +169,8 @@ fn a_reader_that_does_not_read_stops_the_command(backend: Preference) {
         assert!(err.read_line(&mut line).unwrap() > 0);
     }
     let memory = |pid| std::fs::read_to_string(format!("/proc/{pid}/statm")).unwrap();
-    // Nobody reads stdout: after a while nothing moves any more, and pyro holds little.
+    // Nobody reads stdout: after a while nothing moves any more, and pyro holds little. A fixed time, since what is observed
+    // is that nothing comes: neither growth nor the command's end.
     std::thread::sleep(std::time::Duration::from_secs(3));
     let resident: u64 = memory(child.id()).split(' ').nth(1).unwrap().parse().unwrap();
     assert!(resident * 4096 < 64 << 20, "pyro holds {} MiB", (resident * 4096) >> 20);

@@ -1,12 +1,13 @@
 //! Starts from saved guests, as people see them: the first run, the second, `--timings`, `env inspect` and `env prune`.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
 
 use pyro_core::backend::Preference;
 use serde_json::Value;
 
 use crate::backends::on_each_backend;
-use crate::support::{World, finish, prepared};
+use crate::support::{World, children, eventually, finish, prepared, running};
 
 on_each_backend! {
     the_first_run_boots_and_every_later_one_is_restored
@@ -145,18 +146,42 @@ fn pruning_beside_starts_breaks_neither(backend: Preference) {
         while runs.iter().any(|run| !run.is_finished()) {
             let pruned = world.pyro(&["env", "prune"]);
             assert_eq!(pruned.code, Some(0), "{pruned:?}");
+            // A pace and no wait: between two removals some starts find a template.
             std::thread::sleep(std::time::Duration::from_millis(100));
         }
     });
 }
 
+/// Whether the draft of a template has this file, with at least so many bytes of data.
+fn drafted(world: &World, file: &str, least: u64) -> bool {
+    let below = |dir: PathBuf| {
+        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
+    };
+    let keys = below(world.home.path().join("environments/.templates"));
+    let files = keys.flat_map(below).map(|draft| draft.join("out").join(file));
+    files.filter_map(|path| path.metadata().ok()).any(|stat| stat.blocks() * 512 >= least)
+}
+
+/// Moment of a first run: its name, and whether it has come in the run of this process.
+type Moment = (&'static str, fn(&World, u32) -> bool);
+
+const MOMENTS: [Moment; 7] = [
+    ("a VMM runs", |_, pyro| !children(pyro).is_empty()),
+    ("a draft is begun", |world, _| drafted(world, "", 0)),
+    ("state is written", |world, _| drafted(world, "state", 1)),
+    ("memory is begun", |world, _| drafted(world, "memory", 1)),
+    ("much of memory is written", |world, _| drafted(world, "memory", 32 << 20)),
+    ("a disk is begun", |world, _| drafted(world, "disk.ext4", 0)),
+    ("a template is there", |world, _| !templates(world).is_empty()),
+];
+
 /// Ctrl-C while the first run makes its template, at moments spread over all of that: nothing half-made stays.
 fn an_interrupted_first_run_leaves_no_half_of_a_template(backend: Preference) {
     let world = world(backend);
-    for wait in [300, 700, 900, 1000, 1100, 1200, 1300, 1500] {
+    for (moment, has_come) in MOMENTS {
         let child = world.start(&JSON);
-        std::thread::sleep(std::time::Duration::from_millis(wait));
-        // It may have ended by itself.
+        // Between two looks it may have ended by itself.
+        eventually(moment, || has_come(&world, child.id()) || !running(child.id()));
         let _ = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status();
         let said = finish(child);
         assert!(matches!(said.code, Some(0 | 130)), "{said:?}");
@@ -165,7 +190,7 @@ fn an_interrupted_first_run_leaves_no_half_of_a_template(backend: Preference) {
             let left: Vec<_> =
                 std::fs::read_dir(key.path()).unwrap().flatten().map(|e| e.file_name()).collect();
             let whole = |name: &std::ffi::OsString| name == ".lock" || name == "template";
-            assert!(left.iter().all(whole), "after {wait} ms: {left:?}");
+            assert!(left.iter().all(whole), "when {moment}: {left:?}");
         }
         assert!(world.pyro(&["env", "prune"]).code == Some(0));
     }

@@ -130,7 +130,8 @@ fn a_command_that_nobody_may_have_or_waits_for_is_not_run() {
     let (keeper, _) = room.processes("polite");
     signal(keeper, "-STOP");
     let mut given_up = room.world.start(&["workspace", "exec", "polite", "--", "touch", "given-up"]);
-    // It has said so by then, or will not any more: nothing is seen of it from outside.
+    // A fixed time, by which the front end has said what it wants: bytes that wait in the socket of a keeper that is frozen
+    // are not seen from outside.
     std::thread::sleep(Duration::from_secs(1));
     given_up.kill().unwrap();
     given_up.wait().unwrap();

@@ -4,13 +4,13 @@ use std::fs;
 use std::io::Read as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::os::unix::net::UnixStream;
+use std::path::Path;
 use std::process::Command;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 
 use crate::room::{Room, as_agreed, call, signal};
-use crate::support::{Said, eventually};
+use crate::support::{Said, eventually, running};
 
 fn refused(said: &Said, part: &str) {
     assert_eq!(said.code, Some(1), "{part}: {said:?}");
@@ -167,6 +167,14 @@ fn nobody_starts_a_workspace_whose_disk_is_being_read() {
     room.check_empty(&[]);
 }
 
+/// Bytes of data in the file that a process writes in `dir`, which may have no name there; `None` where it writes none.
+fn written(pid: u32, dir: &Path) -> Option<u64> {
+    let open = fs::read_dir(format!("/proc/{pid}/fd")).into_iter().flatten().flatten().map(|fd| fd.path());
+    let there = open.filter(|fd| fs::read_link(fd).is_ok_and(|file| file.starts_with(dir)));
+    let files = there.filter_map(|fd| fs::metadata(fd).ok()).filter(fs::Metadata::is_file);
+    files.map(|stat| stat.blocks() * 512).max()
+}
+
 #[test]
 fn an_export_of_a_disk_that_is_killed_leaves_nothing() {
     let room = Room::new();
@@ -175,15 +183,22 @@ fn an_export_of_a_disk_that_is_killed_leaves_nothing() {
     room.ok(&["stop", "cut"]);
     let dir = room.world.home.path().join("out");
     fs::create_dir(&dir).unwrap();
+    let dir = dir.canonicalize().unwrap();
     let to = dir.join("disk");
-    for after in [10, 30, 60, 100, 150, 200] {
+    // As the copy grows, and when it has its name.
+    for least in [Some(0), Some(1), Some(16 << 20), Some(48 << 20), Some(96 << 20), None] {
         let child =
             room.world.start(&["workspace", "disk", "export", "cut", "--output", to.to_str().unwrap()]);
-        std::thread::sleep(Duration::from_millis(after));
+        let so_far = || match least {
+            Some(least) => written(child.id(), &dir).is_some_and(|bytes| bytes >= least),
+            None => to.exists(),
+        };
+        // Between two looks all of it may have been done.
+        eventually("it has come so far", || so_far() || !running(child.id()));
         signal(child.id(), "-KILL");
         child.wait_with_output().unwrap();
         let left: Vec<_> = fs::read_dir(&dir).unwrap().flatten().map(|entry| entry.file_name()).collect();
-        assert!(left.iter().all(|name| name == "disk"), "after {after} ms: {left:?}");
+        assert!(left.iter().all(|name| name == "disk"), "killed after {least:?} bytes: {left:?}");
         let _ = fs::remove_file(&to);
     }
     room.ok(&["delete", "cut"]);

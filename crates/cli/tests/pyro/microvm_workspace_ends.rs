@@ -18,7 +18,7 @@ fn an_idle_workspace_is_stopped_and_later_deleted_by_its_keeper() {
     };
     let mut keeper = start("5", "100000");
     eventually("it runs", || room.state("idle") == "started");
-    // A running command is activity.
+    // A running command is activity. For longer than the time to live, since what is observed is that nothing stops it.
     assert_eq!(room.sh("idle", "sleep 7; echo still"), "still\n");
     let vmm = children(keeper.id())[0];
     eventually("it is stopped", || room.state("idle") == "stopped");

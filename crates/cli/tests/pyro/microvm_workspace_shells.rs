@@ -33,6 +33,7 @@ fn plain(room: &Room, shell: &str) -> String {
 
 fn says(room: &Room, shell: &str, what: &str) {
     eventually(what, || {
+        // A poll interval, longer than that of others: each look is a process of its own.
         std::thread::sleep(Duration::from_millis(50));
         plain(room, shell).contains(what)
     });

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::json;
@@ -36,7 +36,8 @@ fn a_reset_is_exact_after_anything() {
     ] {
         let child = room.world.start(&["workspace", "exec", "--timeout-seconds", "120", "tough", "--", line]);
         if what == "a fork bomb" {
-            // Nobody waits for what it does to its guest.
+            // Nobody waits for what it does to its guest. A fixed time: a guest full of processes answers nobody who asks how
+            // far it is.
             std::thread::sleep(Duration::from_secs(3));
             signal(child.id(), "-KILL");
             let _ = child.wait_with_output();
@@ -261,10 +262,26 @@ fn a_running_workspace_is_forked_with_its_processes() {
 fn a_keeper_killed_while_it_keeps_memory_leaves_whole_snapshots_only() {
     let room = Room::new();
     let id = room.create("victim");
-    for after in [20, 80, 150, 250, 400] {
+    let snapshots = room.dir().join(&id).join("snapshots");
+    // Whether this file is there, with at least so many bytes of data.
+    let has = |file: &str, least: u64| {
+        snapshots.join(file).metadata().is_ok_and(|stat| stat.blocks() * 512 >= least)
+    };
+    // Drafts are made and filled, then they get their names one after the other.
+    for (file, least) in [
+        (".new-maybe.key", 0),
+        (".new-maybe.ext4", 0),
+        (".new-maybe.ram", 1),
+        (".new-maybe.ram", 32 << 20),
+        ("maybe.key", 0),
+        ("maybe.ram", 0),
+        ("maybe.memory", 0),
+        ("maybe.ext4", 0),
+    ] {
         let (keeper, vmm) = room.processes("victim");
         let child = room.world.start(&["workspace", "snapshot", "create", "victim", "maybe", "--memory"]);
-        std::thread::sleep(Duration::from_millis(after));
+        // Between two looks all of it may have been done.
+        eventually("it has come so far", || has(file, least) || !running(child.id()));
         signal(keeper, "-KILL");
         finish(child);
         eventually("the VMM is gone", || !running(vmm));
@@ -274,10 +291,10 @@ fn a_keeper_killed_while_it_keeps_memory_leaves_whole_snapshots_only() {
         if list["count"] == 2 {
             wanted.extend(["maybe.ext4", "maybe.jobs", "maybe.key", "maybe.memory", "maybe.ram"]);
         }
-        let files = fs::read_dir(room.dir().join(&id).join("snapshots")).unwrap().flatten();
+        let files = fs::read_dir(&snapshots).unwrap().flatten();
         let mut files: Vec<_> = files.map(|file| file.file_name().into_string().unwrap()).collect();
         files.sort();
-        assert_eq!(files, wanted, "after {after} ms");
+        assert_eq!(files, wanted, "killed when {file} had {least} bytes");
         if list["count"] == 2 {
             let reset = room.json(&["reset", "victim", "--snapshot", "maybe"]);
             assert_eq!(reset["metadata"]["start"], "resumed");

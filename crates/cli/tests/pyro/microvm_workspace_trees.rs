@@ -190,6 +190,7 @@ fn bounded(room: &Room, args: &[&str]) {
         most = most.max(most_memory(id));
         // Only against hangs: it takes a minute, or several on a busy host.
         assert!(begin.elapsed() < Duration::from_secs(900), "{args:?} hangs");
+        // A poll interval: its memory has to be looked at while it runs.
         std::thread::sleep(Duration::from_millis(5));
     }
     let said = Said::from(child.wait_with_output().unwrap());

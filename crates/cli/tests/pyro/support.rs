@@ -202,6 +202,7 @@ pub fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     let begin = Instant::now();
     while !is() {
         assert!(begin.elapsed() < LONG, "never came true: {what}");
+        // A poll interval: what is waited for here are processes and files, which tell nobody of the test.
         std::thread::sleep(Duration::from_millis(5));
     }
 }

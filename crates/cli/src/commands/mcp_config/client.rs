@@ -7,6 +7,7 @@ use clap::ValueEnum;
 use serde_json::{Value, json};
 
 use crate::error::CliError;
+use crate::places::ClientDirs;
 
 /// A client of MCP servers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -54,20 +55,6 @@ impl fmt::Display for Scope {
             Self::Project => "project",
         })
     }
-}
-
-/// Where clients keep their files.
-pub struct Dirs {
-    /// The home directory.
-    pub home: PathBuf,
-    /// `XDG_CONFIG_HOME`, or `.config` in the home directory.
-    pub config: PathBuf,
-    /// `CODEX_HOME`, or `.codex` in the home directory.
-    pub codex: PathBuf,
-    /// `CLAUDE_CONFIG_DIR`, or the home directory.
-    pub claude: PathBuf,
-    /// The working directory.
-    pub project: PathBuf,
 }
 
 /// The form of a client's file.
@@ -151,7 +138,7 @@ impl Client {
     }
 
     /// Its file; `None` where it has none of that scope.
-    pub fn file(self, scope: Scope, dirs: &Dirs) -> Option<PathBuf> {
+    pub fn file(self, scope: Scope, dirs: &ClientDirs) -> Option<PathBuf> {
         Some(match (self, scope) {
             (Self::ClaudeCode, Scope::User) => dirs.claude.join(".claude.json"),
             (Self::ClaudeCode, Scope::Project) => dirs.project.join(".mcp.json"),

@@ -18,8 +18,7 @@ use std::path::{Path, PathBuf};
 use pyro_core::patch::{Kind, Side, render};
 
 use crate::error::CliError;
-use crate::places;
-pub use client::Dirs;
+use crate::places::{self, ClientDirs};
 use client::{Client, Form, Scope, Server};
 
 /// Print what a client's configuration needs to start `pyro mcp serve`, or merge it in
@@ -87,7 +86,7 @@ impl Args {
     }
 
     /// Where it belongs.
-    fn explain(&self, dirs: &client::Dirs) {
+    fn explain(&self, dirs: &ClientDirs) {
         for scope in [Scope::User, Scope::Project] {
             if let Some(path) = self.client.file(scope, dirs) {
                 eprintln!("[mcp] {scope}: {}", path.display());

@@ -22,6 +22,7 @@ mod start;
 mod status;
 mod stop;
 mod sync;
+mod table;
 mod update;
 
 use clap::Subcommand;

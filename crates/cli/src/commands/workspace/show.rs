@@ -6,6 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE, Unreadable};
 
+use super::table::{Cell, CellStyle, table};
 use crate::error::CliError;
 
 pub(super) fn now() -> f64 {
@@ -38,41 +39,24 @@ fn labels(labels: &BTreeMap<String, String>) -> String {
     labels.iter().map(|(key, value)| format!("{key}={value}")).collect::<Vec<_>>().join(",")
 }
 
-/// Columns as wide as their widest cell; the last as wide as it is.
-pub(super) fn table(rows: &[Vec<String>]) -> String {
-    let columns = rows.first().map_or(0, Vec::len);
-    let width = |column: usize| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or_default();
-    let widths: Vec<usize> = (0..columns).map(width).collect();
-    let mut text = String::new();
-    for row in rows {
-        let cells = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
-        text.push_str(cells.collect::<Vec<_>>().join("  ").trim_end());
-        text.push('\n');
-    }
-    text
-}
-
-/// Where in a list's table what is.
+/// Columns of a list's table, counted from 0.
 const NAME: usize = 1;
 const ENVIRONMENT: usize = 3;
 const COMMANDS: usize = 4;
 const LABELS: usize = 8;
 
 /// As much of a list's table as lines of `width` characters hold: what tells workspaces apart stays longest.
-fn fitted(mut rows: Vec<Vec<String>>, width: usize) -> Vec<Vec<String>> {
-    let widest = |rows: &[Vec<String>], column: usize| {
-        rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0)
-    };
-    let excess = |rows: &[Vec<String>]| {
+fn fitted(mut rows: Vec<Vec<Cell>>, width: usize) -> Vec<Vec<Cell>> {
+    let widest =
+        |rows: &[Vec<Cell>], column: usize| rows.iter().map(|row| row[column].width()).max().unwrap_or(0);
+    let excess = |rows: &[Vec<Cell>]| {
         let columns = rows.first().map_or(0, Vec::len);
         let cells: usize = (0..columns).map(|column| widest(rows, column)).sum();
         (cells + 2 * columns.saturating_sub(1)).saturating_sub(width)
     };
-    let cut = |rows: &mut [Vec<String>], column: usize, least: usize| {
+    let cut = |rows: &mut [Vec<Cell>], column: usize, least: usize| {
         let room = widest(rows, column).saturating_sub(excess(rows)).max(least);
-        for cell in rows.iter_mut().map(|row| &mut row[column]).filter(|cell| cell.chars().count() > room) {
-            *cell = cell.chars().take(room.saturating_sub(1)).chain(['…']).collect();
-        }
+        rows.iter_mut().for_each(|row| row[column].cut(room));
     };
     cut(&mut rows, LABELS, 12);
     // From the right, so that the others keep their places.
@@ -132,7 +116,7 @@ pub fn status(status: &Status) {
         rows.push(("stopped because", one_line(why)));
     }
     let rows: Vec<_> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
-    print(&table(&rows));
+    print(&table(rows));
 }
 
 pub(super) fn one_line(text: &str) -> String {
@@ -153,7 +137,18 @@ pub fn list(list: &List) {
         eprintln!("there are no workspaces; make one with `pyro workspace create debian:12`");
         return;
     }
-    let now = now();
+    let terminal = std::io::stdout().is_terminal();
+    let rows = list_rows(&list.workspaces, now(), terminal);
+    if terminal {
+        let width = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| size.ws_col);
+        print(&table(if width > 0 { fitted(rows, width.into()) } else { rows }));
+    } else {
+        print(&table(rows));
+    }
+}
+
+/// Table of a list with its head; with `painted` states have colour.
+fn list_rows(workspaces: &[Status], now: f64, painted: bool) -> Vec<Vec<Cell>> {
     let head = [
         "WORKSPACE",
         "NAME",
@@ -165,35 +160,34 @@ pub fn list(list: &List) {
         "EXPIRES",
         "LABELS",
     ];
-    let mut rows = vec![head.map(str::to_owned).to_vec()];
-    rows.extend(list.workspaces.iter().map(|each| {
+    let mut rows = vec![head.map(|title| Cell::from(title.to_owned())).to_vec()];
+    rows.extend(workspaces.iter().map(|each| {
+        let style = state_style(&each.state).filter(|_| painted);
         vec![
-            each.workspace_id.clone(),
-            each.name.clone().unwrap_or_else(|| "-".into()),
-            each.state.clone(),
-            each.environment.clone(),
-            each.command_count.to_string(),
-            match each.service_count {
+            each.workspace_id.clone().into(),
+            each.name.clone().unwrap_or_else(|| "-".into()).into(),
+            Cell::styled(each.state.clone(), style),
+            each.environment.clone().into(),
+            each.command_count.to_string().into(),
+            Cell::from(match each.service_count {
                 0 => "-".into(),
                 all => format!("{}/{all}", each.running_service_count),
-            },
-            ago(each.last_activity_at, now),
-            ahead(each.expires_at, now),
-            labels(&each.labels),
+            }),
+            ago(each.last_activity_at, now).into(),
+            ahead(each.expires_at, now).into(),
+            labels(&each.labels).into(),
         ]
     }));
-    if std::io::stdout().is_terminal() {
-        let width = rustix::termios::tcgetwinsize(std::io::stdout()).map_or(0, |size| size.ws_col);
-        let text = table(&if width > 0 { fitted(rows, width.into()) } else { rows });
-        // Colour stays out of the cells, whose widths it would upset.
-        print(
-            &text
-                .replace(" started ", " \x1b[32mstarted\x1b[0m ")
-                .replace(" stopped ", " \x1b[2mstopped\x1b[0m ")
-                .replace(" unresponsive ", " \x1b[31munresponsive\x1b[0m "),
-        );
-    } else {
-        print(&table(&rows));
+    rows
+}
+
+/// Style of a workspace's state.
+fn state_style(state: &str) -> Option<CellStyle> {
+    match state {
+        "started" => Some(CellStyle::Green),
+        "stopped" => Some(CellStyle::Faint),
+        UNRESPONSIVE => Some(CellStyle::Red),
+        _ => None,
     }
 }
 
@@ -261,7 +255,7 @@ pub fn snapshots(list: &SnapshotList) {
         let kind = if each.memory { format!("{}, with memory", each.kind) } else { each.kind.clone() };
         vec![each.snapshot_name.clone(), kind, ago(each.created_at, now), size]
     }));
-    print(&table(&rows));
+    print(&table(rows));
 }
 
 #[cfg(test)]
@@ -280,20 +274,15 @@ mod tests {
     }
 
     #[test]
-    fn columns_align_and_lines_end_where_their_words_do() {
-        let rows = [["A", "LONG"], ["äöü", "b"]].map(|row| row.map(str::to_owned).to_vec());
-        assert_eq!(table(&rows), "A    LONG\näöü  b\n");
-    }
-
-    #[test]
     fn a_list_fits_into_its_terminal() {
         let head = "WORKSPACE NAME STATE ENVIRONMENT COMMANDS SERVICES USED EXPIRES LABELS";
         let row = "0123456789ab a-name-of-twenty-chars started debian:12-build 1234 1/2 3_min_ago in_10_min issue=42";
-        let rows: Vec<Vec<String>> =
-            [head, row].map(|line| line.split(' ').map(str::to_owned).collect()).to_vec();
+        let rows: Vec<Vec<Cell>> = [head, row]
+            .map(|line| line.split(' ').map(|word| Cell::from(word.to_owned())).collect())
+            .to_vec();
         assert_eq!(fitted(rows.clone(), 200), rows);
         let look = |width| {
-            let text = table(&fitted(rows.clone(), width));
+            let text = table(fitted(rows.clone(), width));
             assert!(text.lines().all(|line| line.chars().count() <= width), "{width}:\n{text}");
             text
         };
@@ -305,6 +294,53 @@ mod tests {
             "{at_80}"
         );
         assert!(look(70).contains("in_10_min"));
+    }
+
+    fn workspace(name: &str, state: &str, labels: &[(&str, &str)]) -> Status {
+        let seed = serde_json::json!({
+            "mode": "empty", "seed_path": null, "destination": "/workspace", "entry_count": 0, "bytes_written": 0
+        });
+        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
+        let status = serde_json::json!({
+            "workspace_id": "0123456789ab", "name": name, "labels": labels, "environment": "debian:12",
+            "environment_version": null, "vcpu_count": 1, "mem_mib": 256, "ttl_seconds": 0, "created_at": 0.0,
+            "last_activity_at": 0.0, "expires_at": null, "state": state, "network_policy": "off",
+            "network_enabled": false, "allow_host_compat": false, "guest_ip": null, "tap_name": null,
+            "execution_mode": "guest_vsock", "backend": "qemu", "accelerator": "kvm",
+            "workspace_path": "/workspace", "workspace_seed": seed, "secrets": [], "command_count": 0,
+            "last_command": null, "reset_count": 0, "last_reset_at": null, "service_count": 0,
+            "running_service_count": 0, "metadata": {}, "keeper_pid": null
+        });
+        serde_json::from_value(status).unwrap()
+    }
+
+    #[test]
+    fn states_are_painted_and_names_and_labels_that_read_like_them_are_not() {
+        let all = [
+            workspace("started", "stopped", &[("why", " started "), ("x", "a stopped b")]),
+            workspace("stopped", "started", &[("is", "an unresponsive one")]),
+            workspace(" unresponsive ", UNRESPONSIVE, &[]),
+            workspace("rest", "starting", &[]),
+        ];
+        let plain = table(list_rows(&all, 5.0, false));
+        assert!(!plain.contains('\x1b'), "{plain}");
+        let painted = table(list_rows(&all, 5.0, true));
+        let lines: Vec<_> = painted.lines().collect();
+        assert!(lines[1].contains("  \x1b[2mstopped\x1b[0m       debian:12  "), "{painted:?}");
+        assert!(lines[1].contains("  started         ") && lines[1].ends_with("why= started ,x=a stopped b"));
+        assert!(lines[2].contains("  \x1b[32mstarted\x1b[0m       debian:12  "), "{painted:?}");
+        assert!(lines[2].ends_with("is=an unresponsive one"), "{painted:?}");
+        assert!(
+            lines[3].contains("   unresponsive   \x1b[31munresponsive\x1b[0m  debian:12  "),
+            "{painted:?}"
+        );
+        assert_eq!(painted.matches("\x1b[0m").count(), 3, "{painted:?}");
+        let unpainted = ["\x1b[32m", "\x1b[2m", "\x1b[31m", "\x1b[0m"]
+            .into_iter()
+            .fold(painted, |text, escape| text.replace(escape, ""));
+        assert_eq!(unpainted, plain, "colour moves nothing");
+        let narrow = table(fitted(list_rows(&all, 5.0, true), 60));
+        assert!(narrow.contains("\x1b[2mstopped\x1b[0m     "), "{narrow:?}");
     }
 
     #[test]

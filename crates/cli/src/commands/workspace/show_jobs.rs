@@ -2,7 +2,8 @@
 
 use pyro_core::workspace::{Readiness, Service, ServiceList, ShellList};
 
-use super::show::{ago, now, one_line, print, table};
+use super::show::{ago, now, one_line, print};
+use super::table::table;
 
 fn code(exit_code: Option<i32>) -> String {
     exit_code.map_or_else(|| "-".into(), |code| code.to_string())
@@ -27,7 +28,7 @@ pub fn shells(list: &ShellList) {
             one_line(&each.cwd),
         ]
     }));
-    print(&table(&rows));
+    print(&table(rows));
 }
 
 /// All services.
@@ -49,7 +50,7 @@ pub fn services(list: &ServiceList) {
             one_line(&each.command),
         ]
     }));
-    print(&table(&rows));
+    print(&table(rows));
 }
 
 fn ready(service: &Service) -> String {
@@ -92,5 +93,5 @@ pub fn service(service: &Service) {
         rows.push(("stop reason", one_line(why)));
     }
     let rows: Vec<_> = rows.into_iter().map(|(key, value)| vec![key.to_owned(), value]).collect();
-    print(&table(&rows));
+    print(&table(rows));
 }

@@ -225,6 +225,7 @@ impl Client {
                 break status;
             }
             assert!(begin.elapsed() < LONG, "the server did not end");
+            // A poll interval: a wait for a child's end has no deadline of its own.
             std::thread::sleep(std::time::Duration::from_millis(5));
         };
         assert!(status.success(), "{status}");

@@ -75,7 +75,8 @@ fn calls_leave_nothing_in_the_server() {
     let client = Client::ready(&room.world, "workspace-core");
     let id = client.create("grows");
     mixed(&client, &id, 120);
-    // Threads that wait for work end by themselves after a while; what is idle is compared with what is idle.
+    // Threads that wait for work end by themselves after ten seconds, of which nothing tells; what is idle is compared with
+    // what is idle.
     let calm = || {
         let mut last = holds(client.pid());
         eventually("it is calm", || {

@@ -249,7 +249,7 @@ fn a_diff_shows_what_would_be_written() {
 fn every_client_has_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let at = |name: &str| dir.path().join(name);
-    let dirs = client::Dirs {
+    let dirs = ClientDirs {
         home: at("home"),
         config: at("config"),
         codex: at("codex"),
