@@ -8,9 +8,7 @@
 //!      |  no
 //!      v
 //!   boot, save on the way, go on with the very guest that was saved
-//!      |  cannot be saved
-//!      v
-//!   it runs all the same
+//!   (a guest that cannot be saved runs all the same)
 //! ```
 //!
 //! Nothing about a template is an error of a start: each way out of the first line costs time and one sentence.
@@ -26,10 +24,7 @@ use std::time::Duration;
 pub use error::StartError;
 pub use kept::{SavedGuest, resume};
 pub use pyro_vmm::DiskCache;
-use pyro_vmm::{
-    Accelerator, GuestMemory, MachineParts, MachineSpec, MachineStart, Shape, VERBOSE_KERNEL_ARGS, Vmm,
-    VmmError,
-};
+use pyro_vmm::{Accelerator, GuestMemory, MachineParts, MachineSpec, MachineStart, Shape, Vmm, VmmError};
 pub use remark::Remark;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -358,7 +353,8 @@ impl<'a> StartPlan<'a> {
         if let BootError::Deadline { after, console } = &error
             && console.trim().is_empty()
             && let Ok(disk) = self.environments.new_disk(&self.config.scratch_dir)
-            && let Ok(spec) = self.spec(disk, GuestMemory::Private, MachineStart::Cold, VERBOSE_KERNEL_ARGS)
+            && let Ok(spec) =
+                self.spec(disk, GuestMemory::Private, MachineStart::Cold, pyro_vmm::VERBOSE_KERNEL_ARGS)
         {
             let wish = self.wish(deadline.min(DIAGNOSIS), Root::Ready);
             let again = launch::boot(self.vmm, spec, &wish, &Timeline::begin(None)).await;
