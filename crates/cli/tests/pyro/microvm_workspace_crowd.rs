@@ -138,8 +138,8 @@ fn a_command_that_nobody_may_have_or_waits_for_is_not_run() {
     signal(keeper, "-CONT");
     for (generation, file) in [(0, "older"), (u32::MAX, "newer")] {
         let mut keeper = UnixStream::connect(room.dir().join(&id).join("keeper.sock")).unwrap();
-        let ask = json!({"call": "exec", "command": ["touch", file], "timeout_ms": null});
-        call(&mut keeper, &generation.into(), &ask);
+        let ask = json!({"command": ["touch", file], "timeout_ms": null});
+        call(&mut keeper, &generation.into(), "exec", &ask);
         let mut said = Vec::new();
         keeper.read_to_end(&mut said).unwrap();
         let greeting: Value = serde_json::from_slice(&said[5..]).unwrap();

@@ -147,14 +147,14 @@ fn nobody_starts_a_workspace_whose_disk_is_being_read() {
     let hold = || {
         let mut keeper = UnixStream::connect(room.dir().join(&id).join("keeper.sock")).unwrap();
         let generation = message(&mut keeper)["generation"].clone();
-        call(&mut keeper, &generation, &json!({"call": "files", "ask": {"ask": "hold"}}));
+        call(&mut keeper, &generation, "hold_disk", &json!({}));
         let answer = message(&mut keeper);
         (keeper, answer)
     };
-    assert_eq!(hold().1["fault"]["kind"], "state");
+    assert_eq!(hold().1["failed"]["kind"], "state");
     room.ok(&["stop", "held"]);
     let (keeper, answer) = hold();
-    assert_eq!(answer["reply"]["reply"], "held", "{answer}");
+    assert_eq!(answer, json!({"done": null}));
     // A start waits for that, what would undo it does not.
     let mut start = room.world.start(&["workspace", "start", "held"]);
     refused(&room.pyro(&["reset", "held"]), "its disk being copied");

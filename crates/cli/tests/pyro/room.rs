@@ -27,8 +27,8 @@ pub fn signal_if_there(pid: u32, signal: &str) {
 }
 
 /// Says a call of this generation to a keeper.
-pub fn call(keeper: &mut UnixStream, generation: &Value, ask: &Value) {
-    let call = json!({"generation": generation, "ask": ask}).to_string();
+pub fn call(keeper: &mut UnixStream, generation: &Value, name: &str, ask: &Value) {
+    let call = json!({"generation": generation, "call": name, "ask": ask}).to_string();
     let length = u32::try_from(call.len()).unwrap().to_le_bytes();
     keeper.write_all(&[&[0], &length[..], call.as_bytes()].concat()).unwrap();
 }
