@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE, Unreadable};
+use pyro_core::workspace::{FileEntry, List, Listed, SnapshotList, Status, UNRESPONSIVE, Unreadable};
 
 use super::table::{Cell, CellStyle, table};
 use crate::error::CliError;
@@ -148,7 +148,7 @@ pub fn list(list: &List) {
 }
 
 /// Table of a list with its head; with `painted` states have colour.
-fn list_rows(workspaces: &[Status], now: f64, painted: bool) -> Vec<Vec<Cell>> {
+fn list_rows(workspaces: &[Listed], now: f64, painted: bool) -> Vec<Vec<Cell>> {
     let head = [
         "WORKSPACE",
         "NAME",
@@ -296,7 +296,7 @@ mod tests {
         assert!(look(70).contains("in_10_min"));
     }
 
-    fn workspace(name: &str, state: &str, labels: &[(&str, &str)]) -> Status {
+    fn workspace(name: &str, state: &str, labels: &[(&str, &str)]) -> Listed {
         let seed = serde_json::json!({
             "mode": "empty", "seed_path": null, "destination": "/workspace", "entry_count": 0, "bytes_written": 0
         });
@@ -311,7 +311,8 @@ mod tests {
             "last_command": null, "reset_count": 0, "last_reset_at": null, "service_count": 0,
             "running_service_count": 0, "metadata": {}, "keeper_pid": null
         });
-        serde_json::from_value(status).unwrap()
+        let status: Status = serde_json::from_value(status).unwrap();
+        status.into()
     }
 
     #[test]
