@@ -23,7 +23,7 @@ impl<T> Untrusted<T> {
         self.0
     }
 
-    /// What may be shown of the value: `show` makes it from the value and the redactor.
+    /// Makes what may be shown of the value: `show` is given the value and the redactor.
     pub fn shown<S>(self, redactor: &Redactor, show: impl FnOnce(T, &Redactor) -> S) -> S {
         show(self.0, redactor)
     }

@@ -24,7 +24,7 @@ pub struct SpawnPlan {
     pub candidates: Vec<CString>,
     /// Working directories: the first that can be entered.
     pub directories: Vec<CString>,
-    /// Whom to become; `None` to stay.
+    /// User and groups to become; `None` to stay.
     pub account: Option<Account>,
 }
 

@@ -9,7 +9,6 @@ use pyro_formats::patch::{PatchError, Rejected};
 use pyro_formats::redact::Redactor;
 use pyro_formats::untrusted::Untrusted;
 use pyro_proto::message::Failure;
-use serde::{Deserialize, Serialize};
 
 use crate::backend::BackendError;
 use crate::bug::Bug;
@@ -18,15 +17,16 @@ use crate::command::CommandError;
 use crate::environment::EnvironmentError;
 use crate::failure::FailureKind;
 use crate::guest::GuestError;
-use crate::hint::{self, Hint};
+use crate::hint::Hint;
 use crate::hostfs::HostFsError;
 use crate::identity::NoRandomness;
 use crate::runtime::RuntimeError;
 use crate::start::StartError;
 use crate::vm::{LimitError, VmError};
+use crate::workspace::fault::Fault;
 use crate::workspace::frames::ProtocolError;
 use crate::workspace::life::Refusal;
-use crate::workspace::store::secrets::SecretError;
+use crate::workspace::secret_error::SecretError;
 
 /// A failure of a workspace.
 #[derive(Debug, thiserror::Error)]
@@ -570,27 +570,6 @@ pub(crate) fn check_bound(
     Err(WorkspaceError::Bound { what, value, least: *bounds.start(), most: *bounds.end() })
 }
 
-/// A failure as it crosses a process boundary.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Fault {
-    /// Kind of the failure, for programs.
-    pub kind: FailureKind,
-    /// Failure and its causes, for people.
-    pub message: String,
-    /// Action that may help.
-    #[serde(default, rename = "action", deserialize_with = "hint::known")]
-    pub hint: Option<Hint>,
-    /// Whether what is in the way is somebody else's work, which ends by itself.
-    #[serde(default)]
-    pub momentary: bool,
-}
-
-impl std::fmt::Display for Fault {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(&self.message)
-    }
-}
-
 /// Runs `work`, which blocks, on a thread of its own; a panic in it is a bug.
 pub(crate) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, WorkspaceError> + Send + 'static,
@@ -601,20 +580,6 @@ pub(crate) async fn blocking<T: Send + 'static>(
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_fault_of_another_version_is_read() {
-        let earlier = r#"{"kind":"state","message":"no","hint":"`pyro x`","momentary":true}"#;
-        let fault =
-            Fault { kind: FailureKind::WrongState, message: "no".into(), hint: None, momentary: true };
-        assert_eq!(serde_json::from_str::<Fault>(earlier).unwrap(), fault);
-        let later = r#"{"kind":"new","message":"no","action":{"new":{"a":1}},"more":[]}"#;
-        let fault = Fault { kind: FailureKind::Failed, momentary: false, ..fault };
-        assert_eq!(serde_json::from_str::<Fault>(later).unwrap(), fault);
-        let fault = Fault { hint: Some(Hint::StartWorkspace), ..fault };
-        let text = serde_json::to_string(&fault).unwrap();
-        assert_eq!(serde_json::from_str::<Fault>(&text).unwrap(), fault, "{text}");
-    }
 
     /// Waiting for a bug to go away, or killing whoever is at work because of it, helps nobody.
     #[test]

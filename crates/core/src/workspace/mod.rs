@@ -7,24 +7,28 @@
 //!                 |
 //!               store                   a workspace on disk
 //!                 |
-//!        life, frames, error            what may be done when; frames of the socket; failures
+//!     life, frames, fault, error           what may be done when; frames of the socket; failures
 //! ```
 
 mod client;
 mod error;
+mod fault;
 mod frames;
 mod keeper;
 mod life;
 pub mod ops;
+mod secret_error;
 mod store;
 mod tree_pipe;
 mod wire;
 
 pub use client::{AttachEnd, Attached, Remarks, ShellReadRequest, Workspaces};
-pub use error::{Fault, WorkspaceError};
+pub use error::WorkspaceError;
+pub use fault::Fault;
 pub use frames::ProtocolError;
 pub use keeper::Log;
 pub use life::{KEPT_SECONDS, Phase, Refusal};
+pub use secret_error::SecretError;
 pub use store::files_view::{
     Diff, DiffEntry, DiffSummary, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead,
     FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
@@ -37,7 +41,7 @@ pub use store::jobs_view::{
 pub use store::record::{
     Command, Record, SecretInfo, Seed, WORKSPACE_PATH, WorkspaceChanges, WorkspaceSpec, is_id,
 };
-pub use store::secrets::{Secret, SecretEnv, SecretError};
+pub use store::secrets::{Secret, SecretEnv};
 pub use store::service_spec::{Readiness, ReadyWait, ServiceSpec};
 pub use store::state::BASELINE;
 pub use store::view::{

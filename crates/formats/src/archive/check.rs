@@ -1,4 +1,4 @@
-//! What is let through: every entry of every tree, in either direction, passes [`Check::admit`].
+//! Checks of what is let through: every entry of every tree, in either direction, passes [`Check::admit`].
 //!
 //! Paths are remembered as keyed hashes, so that a million of them is 40 MB whatever their length, and nobody outside
 //! can make two of them meet.

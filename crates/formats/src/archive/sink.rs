@@ -1,4 +1,4 @@
-//! What a guest sends, made a file or a directory of the host.
+//! Tree that a guest sends, made a file or a directory of the host.
 //!
 //! It is unpacked in a directory of its own beside the destination that only its owner may enter, and gets its name
 //! when all of it is there and was let through. On any failure that directory goes.

@@ -1,4 +1,4 @@
-//! What a person gives to be copied into a workspace: a directory, or an archive, known by its content.
+//! Tree that a person gives to be copied into a workspace: a directory, or an archive, known by its content.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek as _, SeekFrom, Write};

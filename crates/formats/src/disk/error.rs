@@ -1,4 +1,4 @@
-//! What can go wrong with an image, said so that a person can act on it.
+//! Failures of reading an image, said so that a person can act on it.
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! One image: its inodes and what is in them.
+//! Image of a file system: its inodes and what is in them.
 
 use std::fs::File;
 use std::ops::Range;

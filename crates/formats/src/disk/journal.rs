@@ -1,4 +1,4 @@
-//! What replaying the journal (JBD2) would write, without writing it.
+//! Blocks that replaying the journal (JBD2) would write, without writing it.
 //!
 //! ```text
 //!   superblock | descriptor  data data …  revoke  commit | descriptor … commit | what an older lap left

@@ -351,7 +351,7 @@ impl RunningGuest {
     }
 }
 
-/// One path that differs, as it may be shown: `patch` is redacted already, the path is not.
+/// Path that differs, as it may be shown: `patch` is redacted already, the path is not.
 fn entry(
     path: &Path,
     (status, artifact_type): (&'static str, &'static str),

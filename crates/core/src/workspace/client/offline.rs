@@ -183,7 +183,7 @@ impl Workspaces {
     }
 }
 
-/// One file of a disk that a guest wrote, without the secrets.
+/// File of a disk that a guest wrote, without the secrets.
 fn entry(found: &Found, redactor: &Redactor) -> FileEntry {
     let inode = found.node.inode();
     let text = |path: &Path| {

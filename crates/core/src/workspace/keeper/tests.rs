@@ -10,7 +10,7 @@ use tokio::net::UnixStream;
 use super::jobs::Jobs;
 use super::*;
 use crate::config::Config;
-use crate::workspace::error::Fault;
+use crate::workspace::fault::Fault;
 use crate::workspace::frames;
 use crate::workspace::life::{LifeAction, Phase};
 use crate::workspace::store::record::WorkspaceSpec;

@@ -22,7 +22,7 @@ mod words;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use crate::workspace::error::Fault;
+use crate::workspace::fault::Fault;
 use crate::workspace::life::Phase;
 use crate::workspace::store::record::Record;
 use crate::workspace::store::secrets::SecretEnv;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Config;
-use crate::workspace::error::Fault;
+use crate::workspace::fault::Fault;
 use crate::workspace::store::record::WorkspaceSpec;
 use crate::workspace::store::view::Status;
 use crate::workspace::tree_pipe::Moved;

@@ -1,4 +1,4 @@
-//! What nobody sends who means well, in both directions.
+//! Archives that nobody sends who means well, in both directions.
 
 use std::os::unix::net::UnixListener;
 

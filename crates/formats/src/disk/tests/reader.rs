@@ -1,4 +1,4 @@
-//! One image against the tree that it was made of, and against what debugfs says.
+//! An image against the tree that it was made of, and against what debugfs says.
 
 use std::os::unix::fs::{FileExt as _, MetadataExt as _, PermissionsExt as _, symlink};
 

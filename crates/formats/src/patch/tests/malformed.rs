@@ -1,4 +1,4 @@
-//! What is refused before a file is looked at.
+//! Patches that are refused before a file is looked at.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! What is written, to the letter, and in bounded time.
+//! Patches as they are written, to the letter, and in bounded time.
 
 use std::fmt::Write as _;
 
