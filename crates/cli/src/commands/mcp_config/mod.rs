@@ -15,7 +15,7 @@ mod tests;
 
 use std::path::{Path, PathBuf};
 
-use pyro_core::patch::{Kind, Side, render};
+use pyro_core::patch::{NodeKind, Side, render};
 
 use crate::error::CliError;
 use crate::places;
@@ -136,7 +136,7 @@ enum Unmerged {
 /// What would change, as a patch.
 fn diff(path: &Path, edit: &file::Edit) -> String {
     fn side(text: &str) -> Side<'_> {
-        Side { kind: Kind::File, mode: 0o644, bytes: Some(text.as_bytes()) }
+        Side { kind: NodeKind::File, mode: 0o644, bytes: Some(text.as_bytes()) }
     }
     render(path.strip_prefix("/").unwrap_or(path), edit.before().map(side), Some(side(edit.text()))).patch
 }
