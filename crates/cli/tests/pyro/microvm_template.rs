@@ -154,9 +154,8 @@ fn pruning_beside_starts_breaks_neither(backend: Preference) {
 
 /// Whether the draft of a template has this file, with at least so many bytes of data.
 fn drafted(world: &World, file: &str, least: u64) -> bool {
-    let below = |dir: PathBuf| {
-        std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path())
-    };
+    let below =
+        |dir: PathBuf| std::fs::read_dir(dir).into_iter().flatten().flatten().map(|entry| entry.path());
     let keys = below(world.home.path().join("environments/.templates"));
     let files = keys.flat_map(below).map(|draft| draft.join("out").join(file));
     files.filter_map(|path| path.metadata().ok()).any(|stat| stat.blocks() * 512 >= least)
