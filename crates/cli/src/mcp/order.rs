@@ -1,5 +1,5 @@
-//! Order of calls that must not overtake each other. Calls run at once, but a call sees every change of its workspace that was asked for
-//! before it, and none of its files' that was asked for after it.
+//! Order of calls that must not overtake each other. Calls run at once, but a call sees every change of its workspace
+//! that was asked for before it, and none of its files' that was asked for after it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};

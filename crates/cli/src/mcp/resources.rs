@@ -1,4 +1,5 @@
-//! Resources that a client may show or attach, by address: files and logs of workspaces, and what commands wrote whose VM is gone.
+//! Resources that a client may show or attach, by address: files and logs of workspaces, and output of commands whose
+//! VM is gone.
 
 use std::path::Path;
 

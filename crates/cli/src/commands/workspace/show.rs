@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{FileEntry, List, SnapshotList, Status, UNRESPONSIVE, Unreadable};
+use pyro_core::workspace::{FileEntry, List, Listed, SnapshotList, Status, UNRESPONSIVE, Unreadable};
 
 use super::table::{Cell, CellStyle, table};
 use crate::error::CliError;
@@ -148,7 +148,7 @@ pub fn list(list: &List) {
 }
 
 /// Table of a list with its head; with `painted` states have colour.
-fn list_rows(workspaces: &[Status], now: f64, painted: bool) -> Vec<Vec<Cell>> {
+fn list_rows(workspaces: &[Listed], now: f64, painted: bool) -> Vec<Vec<Cell>> {
     let head = [
         "WORKSPACE",
         "NAME",
@@ -296,22 +296,20 @@ mod tests {
         assert!(look(70).contains("in_10_min"));
     }
 
-    fn workspace(name: &str, state: &str, labels: &[(&str, &str)]) -> Status {
-        let seed = serde_json::json!({
-            "mode": "empty", "seed_path": null, "destination": "/workspace", "entry_count": 0, "bytes_written": 0
-        });
-        let labels: BTreeMap<_, _> = labels.iter().copied().collect();
-        let status = serde_json::json!({
-            "workspace_id": "0123456789ab", "name": name, "labels": labels, "environment": "debian:12",
-            "environment_version": null, "vcpu_count": 1, "mem_mib": 256, "ttl_seconds": 0, "created_at": 0.0,
-            "last_activity_at": 0.0, "expires_at": null, "state": state, "network_policy": "off",
-            "network_enabled": false, "allow_host_compat": false, "guest_ip": null, "tap_name": null,
-            "execution_mode": "guest_vsock", "backend": "qemu", "accelerator": "kvm",
-            "workspace_path": "/workspace", "workspace_seed": seed, "secrets": [], "command_count": 0,
-            "last_command": null, "reset_count": 0, "last_reset_at": null, "service_count": 0,
-            "running_service_count": 0, "metadata": {}, "keeper_pid": null
-        });
-        serde_json::from_value(status).unwrap()
+    fn workspace(name: &str, state: &str, labels: &[(&str, &str)]) -> Listed {
+        Listed {
+            workspace_id: "0123456789ab".into(),
+            name: Some(name.into()),
+            labels: labels.iter().map(|(key, value)| ((*key).into(), (*value).into())).collect(),
+            environment: "debian:12".into(),
+            state: state.into(),
+            created_at: 0.0,
+            last_activity_at: 0.0,
+            expires_at: None,
+            command_count: 0,
+            service_count: 0,
+            running_service_count: 0,
+        }
     }
 
     #[test]
