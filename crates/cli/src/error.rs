@@ -13,9 +13,9 @@ use crate::hint;
 pub enum CliError {
     /// pyro failed: exit 1, `[error] message`, and a hint where there is one.
     Failed {
-        /// What failed and why, in one line or with a console's tail beneath.
+        /// Failure and cause, in one line or with a console's tail beneath.
         message: String,
-        /// What to do next.
+        /// Next step for the person.
         hint: Option<String>,
     },
     /// A signal ended it: exit 128 and its number.

@@ -83,7 +83,7 @@ pub fn config() -> Result<Config, CliError> {
     })
 }
 
-/// What makes VMs, with the backend that the flag, else `PYRO_BACKEND`, asks for.
+/// Factory of VMs, with the backend that the flag, else `PYRO_BACKEND`, asks for.
 pub fn factory(backend: Option<&str>) -> Result<Factory, CliError> {
     Ok(Factory::new(config()?, preference(backend)?))
 }

@@ -22,7 +22,7 @@ struct Shown {
 }
 
 impl Pull {
-    /// For this environment.
+    /// Progress of this environment's installation.
     pub fn new(environment: &str) -> Self {
         Self { environment: environment.to_owned(), shown: Mutex::default() }
     }
@@ -82,7 +82,7 @@ pub struct Transfer {
 }
 
 impl Transfer {
-    /// For what is called this.
+    /// Progress of a copy that the bar names `what`.
     pub fn new(what: &'static str) -> Self {
         let bar = terminal::stderr_is_terminal().then(|| {
             let bar = ProgressBar::with_draw_target(None, ProgressDrawTarget::stderr());
@@ -92,7 +92,7 @@ impl Transfer {
         Self { bar }
     }
 
-    /// What is to be told how far it is.
+    /// Listener that moves the bar.
     pub fn listener(&self) -> OnMoved {
         let Some(bar) = self.bar.clone() else { return Arc::new(|_| {}) };
         let styled = Mutex::new(None);

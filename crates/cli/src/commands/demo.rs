@@ -40,7 +40,7 @@ enum With {
 }
 
 impl Args {
-    /// Runs it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         if let Some(With::Ollama { .. }) = self.with {
             return Err(CliError::new("`pyro demo ollama` is not part of this version of pyro", None));

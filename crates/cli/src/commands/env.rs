@@ -59,7 +59,7 @@ impl Env {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {
             Self::List { json } => list(json),
@@ -140,7 +140,7 @@ fn show(info: &EnvironmentInfo, json: bool) -> Result<u8, CliError> {
     Ok(0)
 }
 
-/// One template in a few words.
+/// Words a template in a few figures.
 fn line(template: &StoredTemplate) -> String {
     let StoredTemplate { kind, vcpu_count, mem_mib, backend, accelerator, bytes, .. } = template;
     let mib = bytes.div_ceil(1 << 20);

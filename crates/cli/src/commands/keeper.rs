@@ -46,7 +46,7 @@ pub struct Args {
 }
 
 impl Keeper {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let Self::Run(args) = self;
         if std::process::id() == 1 { be_init().await } else { args.execute().await }

@@ -76,7 +76,7 @@ pub struct Serve {
 }
 
 impl Mcp {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {
             Self::Serve(serve) => serve.execute().await,

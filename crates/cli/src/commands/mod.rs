@@ -54,12 +54,12 @@ impl Command {
         }
     }
 
-    /// Whether it sees to signals itself.
+    /// Whether the command sees to signals itself.
     pub fn handles_signals(&self) -> bool {
         matches!(self, Self::Keeper(_))
     }
 
-    /// Does it; the exit code, or what went wrong.
+    /// Runs the command; its exit code, or what went wrong.
     pub async fn execute(self) -> Result<u8, CliError> {
         // None of them takes room for the others: a keeper lives for hours.
         let command: LocalBoxFuture<'_, _> = match self {

@@ -66,7 +66,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Runs it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let command = CommandLine::from_words(self.command_args).ok_or_else(|| {
             CliError::Usage("there is no command to run: pyro run ENVIRONMENT -- COMMAND...".into())
@@ -153,7 +153,7 @@ fn exit_code(report: &RunReport) -> u8 {
     u8::try_from(report.exit_code).unwrap_or(1)
 }
 
-/// What kind of terminal the person has is for the program to know.
+/// Variables that tell a program which terminal the person has.
 fn terminal_environment(tty: bool) -> Vec<(OsString, OsString)> {
     let names = ["TERM", "COLORTERM"];
     let values = names.iter().filter_map(|name| Some((OsString::from(name), std::env::var_os(name)?)));

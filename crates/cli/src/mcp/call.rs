@@ -1,4 +1,4 @@
-//! One call of a tool while it runs: what it tells of its progress.
+//! Call of a tool while it runs, and what it tells of its progress.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,12 +25,12 @@ struct Point {
     words: String,
 }
 
-/// One call.
+/// Call of a tool that runs.
 pub struct Call {
     points: watch::Sender<Point>,
 }
 
-/// What tells the client of a call's progress.
+/// Task that tells the client of a call's progress.
 pub struct Teller {
     task: Option<JoinHandle<()>>,
     over: CancellationToken,
@@ -49,7 +49,7 @@ impl Teller {
 }
 
 impl Call {
-    /// One whose client wants to hear of its progress if it gave a token.
+    /// Call whose client wants to hear of its progress if it gave a token.
     pub fn new(peer: Peer<RoleServer>, token: Option<ProgressToken>) -> (Self, Teller) {
         let (points, seen) = watch::channel(Point::default());
         let over = CancellationToken::new();

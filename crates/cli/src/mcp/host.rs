@@ -1,4 +1,4 @@
-//! What tools act on, and what the person allowed.
+//! Workspaces and VMs that tools act on, and what the person allowed.
 
 use pyro_core::vm::Factory;
 use pyro_core::vm::registry::Registry;
@@ -17,22 +17,22 @@ pub struct Host {
     pub workspaces: Workspaces,
     /// The VMs, which do not.
     pub vms: Registry,
-    /// What the last of those wrote that are gone.
+    /// Output of the last VMs that are gone.
     pub runs: Runs,
-    /// Which host paths may be named.
+    /// Host paths that may be named.
     pub roots: Roots,
-    /// What must not overtake what.
+    /// Calls that must not be overtaken.
     pub order: Order,
     /// Whether commands may run on this host where no guest can.
     pub allow_host_compat: bool,
 }
 
-/// What to do where commands may not run on the host.
+/// Remedy where commands may not run on the host.
 pub(super) const ASK_FOR_HOST_COMPAT: &str =
     "leave allow_host_compat out; the person may allow it with `pyro mcp serve --allow-host-compat`";
 
 impl Host {
-    /// One with these limits.
+    /// Host with these limits.
     pub fn new(factory: Factory, roots: Roots, allow_host_compat: bool) -> Self {
         Self {
             workspaces: Workspaces::new(factory.clone()),

@@ -36,9 +36,9 @@ const HEAD: Duration = Duration::from_secs(30);
 type Service = StreamableHttpService<Server, LocalSessionManager>;
 type Answer = Response<BoxBody<Bytes, Infallible>>;
 
-/// Who may come.
+/// Clients that are let in.
 pub struct Door {
-    /// What a client must send as `Authorization: Bearer TOKEN`.
+    /// Secret that a client must send as `Authorization: Bearer TOKEN`.
     pub token: String,
     /// Names of this host, beside its loopback ones, that a `Host` header may have.
     pub hosts: Vec<String>,

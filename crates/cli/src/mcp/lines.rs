@@ -22,7 +22,7 @@ use tokio::task::JoinSet;
 
 use super::server::LONGEST;
 
-/// What a buffer keeps of a long message's room, bytes.
+/// Room that a buffer keeps after a long message, bytes.
 const ROOM: usize = 64 << 10;
 /// Longest id and name of a member that are understood, bytes.
 const WORD: usize = 256;
@@ -36,7 +36,7 @@ type Outgoing = TxJsonRpcMessage<RoleServer>;
 pub struct Lines<R, W> {
     input: BufReader<R>,
     line: Vec<u8>,
-    /// What is known of a line that is too long to be kept.
+    /// Outline of a line that is too long to be kept.
     too_long: Option<Outline>,
     /// Whether anything was asked yet.
     begun: bool,
@@ -44,7 +44,7 @@ pub struct Lines<R, W> {
     answers: JoinSet<()>,
 }
 
-/// One line, or why there is none.
+/// Outcome of reading a line.
 enum Read {
     Line,
     TooLong(Outline),
@@ -243,8 +243,8 @@ async fn write<W: AsyncWrite + Unpin>(output: Arc<Mutex<Option<W>>>, message: Ou
     output.flush().await
 }
 
-/// What can be seen of a message without reading it: which request it is. It is fed byte by byte and keeps next to
-/// nothing, because the message may be too long, too deep, or not text.
+/// Request that a message is, as far as it is seen without a parser. It is fed byte by byte and keeps next to nothing,
+/// because the message may be too long, too deep, or not text.
 #[derive(Default)]
 struct Outline {
     id: Option<RequestId>,
@@ -353,7 +353,7 @@ mod tests {
         assert_eq!(outline(&long), (None, true));
     }
 
-    /// What is read as a tool's call at once is what the SDK reads it as, and what is not is what the SDK says of it.
+    /// Calls of tools that are read at once are as the SDK reads them; of all others the SDK's word counts.
     #[test]
     fn a_call_is_read_as_the_sdk_reads_it() {
         let call = |id: &str, method: &str, params: &str, more: &str| {

@@ -1,5 +1,5 @@
-//! What must not overtake what. Calls run at once, but a call sees every change of its workspace that was asked for
-//! before it, and none of its files' that was asked for after it.
+//! Order of calls that must not overtake each other. Calls run at once, but a call sees every change of its workspace
+//! that was asked for before it, and none of its files' that was asked for after it.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -9,9 +9,9 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 /// A call's place among those of the same workspace.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Place {
-    /// It sees the changes that were asked for before it.
+    /// A look, which sees the changes that were asked for before it.
     After,
-    /// So does this, and edits that are asked for after it wait for its end: it uses files.
+    /// A use of files, which sees those changes too, and for whose end edits wait that are asked for after it.
     Holds,
     /// A change of files.
     Edit,

@@ -1,4 +1,4 @@
-//! Which tools are shown: fewer are easier for a model to choose from.
+//! Sets of tools that are shown: fewer are easier for a model to choose from.
 
 use clap::ValueEnum;
 

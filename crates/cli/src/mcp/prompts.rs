@@ -2,7 +2,7 @@
 
 use rmcp::model::{ErrorData, GetPromptResult, JsonObject, Prompt, PromptArgument, PromptMessage, Role};
 
-/// One beginning.
+/// Text that begins one kind of work.
 struct Recipe {
     name: &'static str,
     about: &'static str,
@@ -97,7 +97,7 @@ Check that a newcomer can set up the project in {project_path} by following its 
     },
 ];
 
-/// Those that make sense with or without workspaces.
+/// Prompts that make sense with or without workspaces.
 pub fn list(workspaces: bool) -> Vec<Prompt> {
     let shown = RECIPES.iter().filter(|recipe| workspaces || !recipe.workspaces);
     shown
@@ -110,7 +110,7 @@ pub fn list(workspaces: bool) -> Vec<Prompt> {
         .collect()
 }
 
-/// One, with its arguments put in.
+/// Prompt of this name, with its arguments put in.
 pub fn get(name: &str, given: &JsonObject, workspaces: bool) -> Result<GetPromptResult, ErrorData> {
     let found = RECIPES.iter().find(|recipe| recipe.name == name && (workspaces || !recipe.workspaces));
     let Some(recipe) = found else {

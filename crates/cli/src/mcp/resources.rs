@@ -1,4 +1,5 @@
-//! What a client may show or attach, by address: files and logs of workspaces, and what commands wrote whose VM is gone.
+//! Resources that a client may show or attach, by address: files and logs of workspaces, and output of commands whose
+//! VM is gone.
 
 use std::path::Path;
 
@@ -21,16 +22,16 @@ const LISTED: u64 = 100;
 /// Most bytes of one resource.
 const MOST: u64 = 4 << 20;
 
-/// What an address means.
+/// Meaning of an address.
 #[derive(Debug, PartialEq, Eq)]
 enum Address {
     /// A file below `/workspace`.
     File { workspace: String, path: String },
     /// All commands, or one of them.
     Logs { workspace: String, sequence: Option<u64> },
-    /// What a service wrote.
+    /// Output of a service.
     Service { workspace: String, name: String },
-    /// What a command wrote whose VM is gone: all of it, or the part that begins at a byte.
+    /// Output of a command whose VM is gone: all of it, or the part that begins at a byte.
     Run { vm: String, stream: Stream, offset: Option<u64> },
 }
 
@@ -72,7 +73,7 @@ pub fn of_run(vm_id: &str, stream: Stream, offset: Option<u64>) -> String {
     offset.map_or_else(|| format!("{RUNS}{vm_id}/{stream}"), |at| format!("{RUNS}{vm_id}/{stream}/{at}"))
 }
 
-/// What `%41` stands for; nothing if that is no text.
+/// Replaces escapes such as `%41`; `None` if the result is no text.
 fn unescape(text: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(text.len());
     let mut rest = text.as_bytes();
@@ -161,7 +162,7 @@ pub async fn workspaces_like(host: &Host, beginning: &str) -> Vec<String> {
     names.filter(|name| name.starts_with(beginning)).take(100).collect()
 }
 
-/// What is at an address.
+/// Reads the resource at an address.
 pub async fn read(host: &Host, uri: &str, workspaces: bool) -> Result<Vec<ResourceContents>, ErrorData> {
     let address = Address::parse(uri).filter(|address| workspaces || matches!(address, Address::Run { .. }));
     let Some(address) = address else {

@@ -1,4 +1,4 @@
-//! Which paths of the host a model may name.
+//! Paths of the host that a model may name.
 //!
 //! The arguments of a tool come from a model that may have been talked into something. A path in them is resolved, links
 //! and `..` included, and what it leads to must lie in a directory that the person allowed.
@@ -36,59 +36,59 @@ pub enum Refusal {
     /// No directory was allowed.
     #[error("{path:?} is on the host, of which this server may use nothing: {why}")]
     None {
-        /// What was given.
+        /// Path as it was given.
         path: String,
         /// Why there is no default.
         why: &'static str,
     },
-    /// It leads out of every directory that was allowed.
+    /// Path that leads out of every directory that was allowed.
     #[error("{path:?} is outside the directories of the host that this server may use: {}", shown(.roots))]
     Outside {
-        /// What was given.
+        /// Path as it was given.
         path: String,
-        /// What was allowed.
+        /// Directories that were allowed.
         roots: Vec<PathBuf>,
     },
     /// A device, a fifo or a socket, where a file or a directory was expected.
     #[error("{path:?} is neither a file nor a directory")]
     Kind {
-        /// What was given.
+        /// Path as it was given.
         path: String,
     },
-    /// It names no file that could be made.
+    /// Path that names no file that could be made.
     #[error("{path:?} does not end with the name of a file")]
     Nameless {
-        /// What was given.
+        /// Path as it was given.
         path: String,
     },
-    /// It became another while it was looked at.
+    /// File that became another while it was looked at.
     #[error("{path:?} changed while it was looked up")]
     Changed {
-        /// What was given.
+        /// Path as it was given.
         path: String,
     },
-    /// It cannot be found or opened.
+    /// Path that cannot be found or opened.
     #[error("{path:?} cannot be opened")]
     Unusable {
-        /// What was given.
+        /// Path as it was given.
         path: String,
-        /// Why.
+        /// Error of the host's file system.
         #[source]
         source: io::Error,
     },
-    /// What the person allowed is no directory.
+    /// Root that the person allowed and that is no directory.
     #[error("--host-root {}: it is no directory that can be used", .path.display())]
     Root {
-        /// What was given.
+        /// Path as it was given.
         path: PathBuf,
-        /// Why.
+        /// Error of the host's file system.
         #[source]
         source: io::Error,
     },
 }
 
 impl Refusal {
-    /// What to do about it, where there is something.
+    /// Remedy, where there is one.
     pub fn hint(&self) -> Option<&'static str> {
         match self {
             Self::None { .. } => Some(
@@ -143,7 +143,7 @@ impl Roots {
         Ok(Self { dirs, none })
     }
 
-    /// What a model is told of them before it names a path.
+    /// Words for a model, before it names a path, about the directories that are allowed.
     pub fn words(&self) -> String {
         match self.dirs.as_slice() {
             [] => format!("No path of the host may be used: {}.", self.none),

@@ -1,10 +1,10 @@
-//! What commands wrote whose VM is gone, kept for whoever was shown only a part of it. A little, and only while this server
+//! Output of commands whose VM is gone, kept for whoever was shown only a part of it. A little, and only while this server
 //! lives: a workspace is for what is to stay.
 
 use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-/// Most runs.
+/// Most runs that are kept.
 const MOST: usize = 16;
 /// Most bytes of all of them together.
 const TOGETHER: usize = 32 << 20;
@@ -12,14 +12,14 @@ const TOGETHER: usize = 32 << 20;
 /// A stream of a command.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stream {
-    /// Its standard output.
+    /// Standard output of the command.
     Out,
-    /// Its standard error.
+    /// Standard error of the command.
     Err,
 }
 
 impl Stream {
-    /// Both.
+    /// Both streams, standard output first.
     pub const ALL: [Self; 2] = [Self::Out, Self::Err];
 
     /// As addresses have it.
@@ -62,7 +62,7 @@ impl Runs {
         self.all().iter().map(|run| run.vm_id.clone()).collect()
     }
 
-    /// What a command wrote, as far as it was captured.
+    /// Output of a command, as far as it was captured.
     pub fn text(&self, vm_id: &str, stream: Stream) -> Option<String> {
         let all = self.all();
         let run = all.iter().find(|run| run.vm_id == vm_id)?;

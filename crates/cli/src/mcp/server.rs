@@ -23,7 +23,7 @@ use super::{prompts, resources, stdio};
 /// Longest message from a client, bytes: a file of 64 MiB, every byte of it escaped, is longer; a sync is for those.
 pub const LONGEST: usize = 128 << 20;
 
-/// What a client is told about this server, for its model.
+/// Words about this server for a client's model.
 const INSTRUCTIONS: &str = "\
 pyro gives you isolated Linux machines; nothing that runs in them touches the person's host.
 1. workspace_create (seed_path copies a project in), or vm_run for one command that needs no files kept.
@@ -37,7 +37,7 @@ const ALONE: &str = "\
 pyro runs a command in an isolated Linux machine that is thrown away afterwards; nothing in it touches the person's \
 host. A command's exit code is its own, not a failure of the tool.";
 
-/// One server, for any number of clients.
+/// Server for any number of clients.
 #[derive(Clone)]
 pub struct Server {
     host: Arc<Host>,
@@ -47,7 +47,7 @@ pub struct Server {
 }
 
 impl Server {
-    /// One that shows a profile's tools.
+    /// Server that shows a profile's tools.
     pub fn new(host: Arc<Host>, profile: Profile) -> Self {
         let tools: Vec<Tool> = tools::all().into_iter().filter(|tool| profile.shows(tool.name())).collect();
         Self { host, tools: tools.into(), profile }

@@ -12,12 +12,12 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 use tokio::net::unix::pipe;
 
-/// What a client writes to.
+/// Stream of the client's messages.
 pub type Input = Box<dyn AsyncRead + Send + Unpin>;
-/// What a client reads from.
+/// Stream of the server's messages.
 pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
-/// What can be waited for.
+/// Descriptor that can be waited for.
 enum Kind {
     Pipe(OwnedFd),
     Socket(OwnedFd),

@@ -16,31 +16,31 @@ use super::failure::Failure;
 use super::host::Host;
 use super::order::Place;
 
-/// What a tool does to things, for clients that ask a person first.
+/// Effect of a tool, for clients that ask a person first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Effect {
-    /// It changes nothing.
+    /// Changes nothing.
     Reads,
-    /// It adds something, and again at every call.
+    /// Adds something, and again at every call.
     Adds,
-    /// It sets something to what is asked for: twice is the same as once.
+    /// Sets something to what is asked for: twice is the same as once.
     Sets,
-    /// It may undo or remove what was there.
+    /// May undo or remove what was there.
     Destroys,
 }
 
 type Run = dyn Fn(Arc<Host>, JsonObject, Call) -> BoxFuture<'static, Result<Value, Failure>> + Send + Sync;
 
-/// One tool.
+/// Tool of the server.
 pub struct Tool {
     shown: Shown,
-    /// Its calls' place among others of the same workspace; none if they act on no workspace.
+    /// Place of the tool's calls among others of the same workspace; `None` if they act on no workspace.
     pub place: Option<Place>,
     run: Box<Run>,
 }
 
 impl Tool {
-    /// One that `act` does.
+    /// Tool whose calls `act` answers.
     pub fn new<I, O, F, R>(
         name: &'static str,
         about: &'static str,
@@ -70,7 +70,7 @@ impl Tool {
         Self { shown, place, run: Box::new(run) }
     }
 
-    /// Its name.
+    /// Name by which clients call the tool.
     pub fn name(&self) -> &str {
         &self.shown.name
     }
@@ -80,7 +80,7 @@ impl Tool {
         &self.shown
     }
 
-    /// Does it.
+    /// Calls the tool.
     pub fn call(
         &self,
         host: Arc<Host>,

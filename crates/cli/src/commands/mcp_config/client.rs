@@ -39,7 +39,7 @@ impl fmt::Display for Client {
     }
 }
 
-/// For whom a server is configured.
+/// Scope of a configuration.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Scope {
     /// Every project of this user
@@ -62,26 +62,26 @@ impl fmt::Display for Scope {
 pub enum Form {
     /// JSON, perhaps with comments, with an object of servers.
     Json {
-        /// Its name.
+        /// Name of the member that has the servers.
         section: &'static str,
     },
     /// TOML, with a table of servers.
     Toml {
-        /// Its name.
+        /// Name of the table that has the servers.
         section: &'static str,
     },
 }
 
 /// How this program is started as a server.
 pub struct Server {
-    /// What it is called.
+    /// Name of the server in a configuration.
     pub name: String,
     command: String,
     args: Vec<String>,
 }
 
 impl Server {
-    /// This program, which clients start from anywhere.
+    /// Server that this program is, which clients start from anywhere.
     ///
     /// # Errors
     /// When a directory does not exist, or a path is not UTF-8, which no configuration could hold.
@@ -116,18 +116,18 @@ fn text(path: &Path) -> Result<String, CliError> {
     text.ok_or_else(|| CliError::new(format!("{} is not UTF-8", path.display()), None))
 }
 
-/// What a configuration says of a server.
+/// Entry of a server in a configuration.
 pub struct Entry {
-    /// What is set, whatever is there.
+    /// Members that are set, whatever is there.
     pub set: Vec<(&'static str, Value)>,
-    /// What is set when it is not there.
+    /// Members that are set where they are absent.
     pub default: Vec<(&'static str, Value)>,
-    /// What an entry of another kind has: a server that is reached and not started.
+    /// Members of an entry of another kind: a server that is reached and not started.
     pub foreign: &'static [&'static str],
 }
 
 impl Client {
-    /// The form of its file.
+    /// Form of the client's file.
     pub fn form(self) -> Form {
         match self {
             Self::ClaudeCode | Self::ClaudeDesktop | Self::Cursor => Form::Json { section: "mcpServers" },
@@ -137,7 +137,7 @@ impl Client {
         }
     }
 
-    /// Its file; `None` where it has none of that scope.
+    /// Path of the client's configuration; `None` where it has none of that scope.
     pub fn file(self, scope: Scope, dirs: &ClientDirs) -> Option<PathBuf> {
         Some(match (self, scope) {
             (Self::ClaudeCode, Scope::User) => dirs.claude.join(".claude.json"),
@@ -155,7 +155,7 @@ impl Client {
         })
     }
 
-    /// The server in its words.
+    /// Words the server as the client's configuration has it.
     pub fn entry(self, Server { command, args, .. }: &Server) -> Entry {
         let mut set = Vec::new();
         let mut default = Vec::new();

@@ -40,17 +40,17 @@ impl Edit {
         Ok(Self { real, old, new })
     }
 
-    /// What the file says now; `None` when it is not there.
+    /// Text of the file as it is now; `None` when there is no file.
     pub fn before(&self) -> Option<&str> {
         self.old.as_deref()
     }
 
-    /// What it is to say.
+    /// Text that the file is to have.
     pub fn text(&self) -> &str {
         &self.new
     }
 
-    /// Whether it says that already.
+    /// Whether the file has that text already.
     pub fn is_nothing(&self) -> bool {
         self.old.as_deref() == Some(&self.new)
     }

@@ -52,7 +52,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub fn execute(self) -> Result<u8, CliError> {
         let server = Server::new(&self.name, &self.profile, &self.host_roots)?;
         let dirs = places::client_dirs()?;
@@ -85,7 +85,7 @@ impl Args {
         Ok(0)
     }
 
-    /// Where it belongs.
+    /// Says which file the entry belongs in.
     fn explain(&self, dirs: &ClientDirs) {
         for scope in [Scope::User, Scope::Project] {
             if let Some(path) = self.client.file(scope, dirs) {
@@ -118,7 +118,7 @@ fn merged(client: Client, old: &str, server: &Server) -> Result<String, Unmerged
 /// Why a configuration stays as it is.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 enum Unmerged {
-    /// It cannot be read.
+    /// Text that cannot be read.
     #[error("line {line}, column {column}: {why}")]
     Unreadable { line: usize, column: usize, why: String },
     /// Something in it is not what the client's format has there.
@@ -132,7 +132,7 @@ enum Unmerged {
     Twice { what: String },
 }
 
-/// What would change, as a patch.
+/// Patch of what would change.
 fn diff(path: &Path, edit: &file::Edit) -> String {
     fn side(text: &str) -> Side<'_> {
         Side { kind: NodeKind::File, mode: 0o644, bytes: Some(text.as_bytes()) }

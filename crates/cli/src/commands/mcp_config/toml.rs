@@ -57,7 +57,7 @@ fn like<'a>(item: &'a mut Item, path: &str) -> Result<&'a mut dyn TableLike, Unm
     item.as_table_like_mut().ok_or_else(|| Unmerged::Odd { what: path.to_owned(), expected: "table" })
 }
 
-/// What they say, however they are written.
+/// Whether two values mean the same, however they are written.
 fn same(one: &Value, other: &Value) -> bool {
     match (one, other) {
         (Value::String(one), Value::String(other)) => one.value() == other.value(),

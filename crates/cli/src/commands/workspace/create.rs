@@ -60,7 +60,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         if self.network_policy != "off" {
             return Err(WorkspaceError::NotYet("a network policy other than off").into());

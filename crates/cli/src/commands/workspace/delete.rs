@@ -14,7 +14,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let deleted = super::workspaces(None)?.delete(&self.workspace_id).await?;
         if self.json {

@@ -7,7 +7,7 @@ use pyro_core::workspace::{Diff, DiffEntry};
 use super::show;
 use crate::error::{CliError, print_json};
 
-/// What has no text is named so often.
+/// Most entries without text that are named.
 const SHOWN: usize = 40;
 
 /// Show what differs from the workspace's beginning, as a patch that `git apply` takes
@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let diff = super::workspaces(None)?.diff(&self.workspace_id).await?;
         if self.json {

@@ -41,7 +41,7 @@ impl Disk {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;
         match self {

@@ -34,7 +34,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let command = CommandLine::from_words(self.command_args).ok_or_else(|| {
             CliError::Usage("there is no command to run: pyro workspace exec ID -- COMMAND...".into())

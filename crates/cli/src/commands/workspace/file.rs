@@ -85,7 +85,7 @@ impl File {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;
         match self {

@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;
         let snapshot = self.snapshot.as_deref();

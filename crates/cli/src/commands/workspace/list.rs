@@ -13,7 +13,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let list = super::workspaces(None)?.list().await?;
         if self.json {

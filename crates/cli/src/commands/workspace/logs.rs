@@ -25,7 +25,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let mut logs = super::workspaces(None)?.read_logs(&self.workspace_id, self.tail).await?;
         let mut out = io::BufWriter::new(io::stdout().lock());
@@ -47,7 +47,7 @@ fn write(out: &mut dyn Write, text: &str) -> Result<(), CliError> {
     out.write_all(text.as_bytes()).map_err(|_| CliError::OutputClosed)
 }
 
-/// One command for people.
+/// Words an entry of the log for people.
 fn text(entry: LogEntry) -> String {
     let why = entry.interrupted.map(|why| format!(" interrupted={why:?}")).unwrap_or_default();
     let head = format!(

@@ -111,7 +111,7 @@ impl Workspace {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {
             Self::Create(args) => args.execute().await,

@@ -45,7 +45,7 @@ impl Patch {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let Self::Apply { workspace_id, patch, patch_file, json } = self;
         let mut text = Vec::new();

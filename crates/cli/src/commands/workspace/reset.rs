@@ -22,7 +22,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;
         let reset = workspaces.reset(&self.workspace_id, &self.snapshot, &mut super::remark).await?;

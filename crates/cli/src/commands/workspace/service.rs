@@ -127,7 +127,7 @@ impl Service {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {
             Self::Start(args) => args.execute().await?,

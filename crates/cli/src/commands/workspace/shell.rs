@@ -155,7 +155,7 @@ impl Shell {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {
             Self::Open(args) => args.execute().await?,

@@ -24,7 +24,7 @@ pub struct Args {
     shell_id: Option<String>,
 }
 
-/// This terminal, and what it was told to be.
+/// Terminal of the person, and the modes that it was told to be in.
 struct Watched {
     out: tokio::io::Stdout,
     modes: Modes,
@@ -68,7 +68,7 @@ impl Drop for Joined {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let (size, mut changes) = terminal::sizes("attach")?;
         let shell_size =

@@ -79,7 +79,7 @@ pub(super) fn print(text: &str) {
     let _ = std::io::stdout().write_all(text.as_bytes());
 }
 
-/// Everything about one.
+/// Prints everything about a workspace.
 pub fn status(status: &Status) {
     let now = now();
     let version = status.environment_version.as_deref().unwrap_or_default();
@@ -128,7 +128,7 @@ fn services(running: u64, all: u64) -> String {
     if running == all { all.to_string() } else { format!("{running} of {all} run") }
 }
 
-/// All of them.
+/// Prints a table of workspaces.
 pub fn list(list: &List) {
     for Unreadable { workspace_id, error } in &list.unreadable {
         eprintln!("[list] {workspace_id} cannot be read: {}", printable(error));
@@ -191,12 +191,12 @@ fn state_style(state: &str) -> Option<CellStyle> {
     }
 }
 
-/// Names that a guest chose, without what would move a terminal's cursor.
+/// Makes a guest's text safe to print: `?` for whatever would move a terminal's cursor.
 pub fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '?' } else { c }).collect()
 }
 
-/// A listing of files.
+/// Prints a listing of files.
 pub fn files(entries: &[FileEntry], truncated: bool) {
     let mut text = String::new();
     for entry in entries {
@@ -214,7 +214,7 @@ pub fn files(entries: &[FileEntry], truncated: bool) {
     }
 }
 
-/// What is in a file; with `path` under a line that names it and with a line feed at its end.
+/// Prints the content of a file; with `path` under a line that names it and with a line feed at its end.
 pub fn content(bytes: &[u8], path: Option<&String>) -> Result<(), CliError> {
     let mut out = std::io::stdout();
     let mut write = || {
@@ -246,7 +246,7 @@ pub fn cut(redacted: bool, truncated: bool, max_bytes: u64, size_bytes: u64) {
     }
 }
 
-/// The snapshots of one.
+/// Prints a table of a workspace's snapshots.
 pub fn snapshots(list: &SnapshotList) {
     let now = now();
     let mut rows = vec![["SNAPSHOT", "KIND", "MADE", "SIZE"].map(str::to_owned).to_vec()];

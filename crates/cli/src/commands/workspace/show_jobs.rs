@@ -9,7 +9,7 @@ fn code(exit_code: Option<i32>) -> String {
     exit_code.map_or_else(|| "-".into(), |code| code.to_string())
 }
 
-/// All shells.
+/// Prints a table of shells.
 pub fn shells(list: &ShellList) {
     if list.shells.is_empty() {
         eprintln!("there are no shells; open one with `pyro workspace shell open`");
@@ -31,7 +31,7 @@ pub fn shells(list: &ShellList) {
     print(&table(rows));
 }
 
-/// All services.
+/// Prints a table of services.
 pub fn services(list: &ServiceList) {
     if list.services.is_empty() {
         eprintln!("there are no services; start one with `pyro workspace service start`");
@@ -61,7 +61,7 @@ fn ready(service: &Service) -> String {
     }
 }
 
-/// One service.
+/// Prints everything about a service.
 pub fn service(service: &Service) {
     let now = now();
     let mut rows = vec![

@@ -15,7 +15,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let status = super::workspaces(None)?.start(&self.workspace_id, &mut super::remark).await?;
         if self.json {

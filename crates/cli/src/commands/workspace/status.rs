@@ -15,7 +15,7 @@ pub struct Args {
 }
 
 impl Args {
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let status = super::workspaces(None)?.status(&self.workspace_id).await?;
         if self.json {

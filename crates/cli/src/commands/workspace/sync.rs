@@ -37,7 +37,7 @@ impl Sync {
         }
     }
 
-    /// Does it.
+    /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let Self::Push { workspace_id, source_path, dest, links, json } = self;
         let workspaces = super::workspaces(None)?;
