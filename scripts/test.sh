@@ -31,7 +31,7 @@ done
 step "building the tests" cargo nextest run --workspace --locked --no-run
 step "documentation tests" cargo test --workspace --doc --locked --quiet
 # Ten seconds for each decoder: what a change broke shows mostly at once, from the inputs in fuzz/seeds on.
-FUZZ_SECONDS=10 FUZZ_JOBS=2 scripts/fuzz.sh
+FUZZ_SECONDS=${FUZZ_SECONDS:-10} FUZZ_JOBS=2 scripts/fuzz.sh
 log=target/tests.log
 step "tests" cargo nextest run --workspace --locked 2>&1 | tee "$log"
 echo "==> not tested here, for want of a KVM that runs guests' programs: $(grep -c 'NOT TESTED' "$log" || true)"
