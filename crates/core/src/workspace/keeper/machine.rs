@@ -21,7 +21,7 @@ use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::keeper::revive::{self, KeptJob};
 use crate::workspace::keeper::{Database, Keeper};
 use crate::workspace::store::layout::{self, Home};
-use crate::workspace::store::record::Record;
+use crate::workspace::store::record::{FORKED, Record};
 use crate::workspace::store::secrets::{self, Secrets};
 use crate::workspace::store::state::{BASELINE, State};
 use crate::workspace::store::{disk, holder};
@@ -128,7 +128,8 @@ pub(super) fn prepare(dir: PathBuf, task: &KeeperTask) -> Result<Prepared, Works
             let mut record = wish.record(&id, environment_version, unix_now());
             record.manifest.clone_from(manifest);
             if let Some(origin) = forked_from {
-                record.metadata.insert("forked_from".into(), origin.clone());
+                record.metadata.insert(FORKED.into(), origin.clone());
+                record.forked_from = Some(origin.clone());
             }
             let state = State::create(&draft.state_path(), &record)?;
             secrets::keep(&draft, &wish.secrets)?;

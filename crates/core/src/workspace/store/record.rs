@@ -65,6 +65,9 @@ pub struct Record {
     /// Guest's name for the baseline, if it has one; a fork's was taken in the workspace that it was made from.
     #[serde(default)]
     pub manifest: Option<String>,
+    /// Id of the workspace that this one is a fork of.
+    #[serde(default)]
+    pub forked_from: Option<String>,
 }
 
 impl Record {
@@ -75,7 +78,8 @@ impl Record {
 
     /// Whether the workspace was made from another one.
     pub(crate) fn is_fork(&self) -> bool {
-        self.metadata.contains_key(FORKED)
+        // Records of earlier versions have it among what is shown alone.
+        self.forked_from.is_some() || self.metadata.contains_key(FORKED)
     }
 }
 
@@ -240,6 +244,7 @@ impl WorkspaceSpec {
             accelerator: "none".into(),
             metadata: BTreeMap::new(),
             manifest: None,
+            forked_from: None,
         }
     }
 }
@@ -348,5 +353,20 @@ mod tests {
         };
         assert_eq!(changes.labels_after(&record).unwrap(), BTreeMap::from([("a".into(), "3".into())]));
         assert!(!changes.is_empty() && WorkspaceChanges::default().is_empty());
+    }
+
+    #[test]
+    fn a_fork_is_known_as_one_also_from_an_earlier_record() {
+        let mut record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
+        assert!(record.has_empty_baseline() && !record.is_fork());
+        record.metadata.insert(FORKED.into(), "ffffffffffff".into());
+        let mut text = serde_json::to_value(&record).unwrap();
+        text.as_object_mut().unwrap().remove("forked_from");
+        let earlier: Record = serde_json::from_value(text).unwrap();
+        assert!(earlier.is_fork() && !earlier.has_empty_baseline());
+        // What is only shown may say what it likes of one that knows.
+        record.metadata.clear();
+        record.forked_from = Some("ffffffffffff".into());
+        assert!(record.is_fork());
     }
 }
