@@ -178,6 +178,7 @@ impl Vmm {
                     }
                     std::thread::sleep(RETRY);
                 }
+                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(error) => return Err(format!("the API: {error}")),
             }
         }
@@ -220,9 +221,12 @@ fn put(api: &mut UnixStream) -> Result<(), String> {
     let mut piece = [0; 1024];
     // One that is accepted has no body; of another the first piece says enough.
     while !answer.windows(4).any(|four| four == b"\r\n\r\n") {
-        match api.read(&mut piece).map_err(broken)? {
-            0 => return Err("the API hung up".into()),
-            count => answer.extend_from_slice(&piece[..count]),
+        match api.read(&mut piece) {
+            Ok(0) => return Err("the API hung up".into()),
+            Ok(count) => answer.extend_from_slice(&piece[..count]),
+            // A child of the process ended; a stream with a deadline is not read on by itself.
+            Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(broken(error)),
         }
     }
     let text = String::from_utf8_lossy(&answer);
