@@ -173,7 +173,9 @@ fn a_library_that_does_its_callers_business_is_found() {
             "crates/core/src/x/tests.rs",
         ];
         for path in elsewhere {
-            assert_eq!(found(&[(path, &text)]), Vec::<String>::new());
+            let found = found(&[(path, &text)]);
+            // A tree of one file lacks modules that the table of edges knows, which other tests look at.
+            assert!(found.iter().all(|line| line.contains("edges.rs: ")), "{path}: {found:#?}");
         }
     }
 }
