@@ -147,7 +147,7 @@ mod tests {
             [(108, 0o660, 1000, &[1000, 108][..]), (0, 0o666, 1000, &[1000]), (0, 0o600, 0, &[0])]
         {
             let text = said(gid, mode, uid, own);
-            assert!(text.contains("--device /dev/kvm") && !text.contains("usermod"), "{text}");
+            assert!(text.contains("the device /dev/kvm") && !text.contains("usermod"), "{text}");
         }
     }
 
