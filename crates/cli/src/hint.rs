@@ -64,7 +64,9 @@ pub fn for_people(hint: &Hint) -> String {
         Hint::OneCommandVm => "a VM runs one command and belongs to the process that created it",
         Hint::Diagnose => "`pyro doctor` shows what this host can run",
         Hint::BootCandidates => "`pyro doctor` boots each candidate again and shows why it failed",
-        Hint::AnotherBackend => "`pyro doctor` says what it lacks; with PYRO_BACKEND=auto QEMU is used instead",
+        Hint::AnotherBackend => {
+            "`pyro doctor` says what it lacks; with PYRO_BACKEND=auto QEMU is used instead"
+        }
         Hint::InstallPackages { packages } => {
             return format!("install it with `apt-get install {}`", packages.join(" "));
         }
