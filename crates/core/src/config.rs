@@ -30,3 +30,24 @@ pub struct Config {
     /// How long a guest may take to answer, instead of [`crate::launch::boot_deadline`].
     pub boot_deadline: Option<std::time::Duration>,
 }
+
+#[cfg(test)]
+impl Config {
+    /// A configuration for tests: everything is in `dir`, and keepers are `executable`.
+    pub(crate) fn below(dir: &std::path::Path, executable: PathBuf) -> Self {
+        let dir = dir.to_owned();
+        Self {
+            bundle_dir: dir.clone(),
+            environment_dir: dir.clone(),
+            template_dir: dir.clone(),
+            cache_dir: dir.clone(),
+            scratch_dir: dir.clone(),
+            qemu_binary: "qemu".into(),
+            firecracker_binary: None,
+            run_dir: dir.clone(),
+            workspaces_dir: dir,
+            executable,
+            boot_deadline: None,
+        }
+    }
+}

@@ -292,7 +292,7 @@ impl<'a> StartPlan<'a> {
         self.config.boot_deadline.unwrap_or_else(|| launch::boot_deadline(self.vmm.accelerator()))
     }
 
-    /// MachineParts of a machine, its files opened anew.
+    /// Parts of a machine, its files opened anew.
     fn spec(
         &self,
         disk: File,

@@ -277,7 +277,7 @@ pub async fn choose(
     Ok(Choice { vmm, why, candidates, remembered: was_remembered })
 }
 
-/// VmmUsers of confined VMMs: numbers that nobody else uses, above those that systems give to containers.
+/// Users of confined VMMs: numbers that nobody else uses, above those that systems give to containers.
 const USER_IDS: std::ops::Range<u32> = 0x7870_0000..0x7871_0000;
 
 /// Confinement that only root can give a VMM.

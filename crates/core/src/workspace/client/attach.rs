@@ -4,7 +4,7 @@ use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use tokio::sync::mpsc;
 
 use super::Workspaces;
-use super::reach::{Conversation, answer_of};
+use super::reach::{self, Conversation, answer_of};
 use crate::command::CommandError;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::{self, Channel, ProtocolError};
@@ -64,7 +64,7 @@ impl Workspaces {
                 }
             }
         };
-        let Some(conversation) = self.meet(&home).await? else {
+        let Some(conversation) = reach::meet(&home).await? else {
             return Err(WorkspaceError::Stopped);
         };
         conversation.check_generation()?;

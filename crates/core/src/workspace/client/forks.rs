@@ -12,7 +12,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::UnixStream;
 
 use super::start::{self, Remarks};
-use super::{Workspaces, read};
+use super::{Workspaces, reach, read};
 use crate::backend::Preference;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::life::Phase;
@@ -127,7 +127,7 @@ impl Workspaces {
 
     /// Copies the workspace as it is now, its memory too while it runs, for as long as what this gives is kept.
     async fn pass(&self, home: &Home, name: &str) -> Result<ForkSource, WorkspaceError> {
-        if let Some(mut conversation) = self.meet(home).await? {
+        if let Some(mut conversation) = reach::meet(home).await? {
             let memory = conversation.greeting.phase == Phase::Running;
             conversation.ask(&ForkPoint { name: name.to_owned(), memory }, LONG).await?;
             return Ok(ForkSource::Asked { until: conversation.stream, memory });

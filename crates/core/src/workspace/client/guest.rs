@@ -27,15 +27,12 @@ pub(super) struct RunningGuest {
 }
 
 /// Opens streams through the keeper of a workspace.
-struct ThroughKeeper {
-    workspaces: Workspaces,
-    home: Home,
-}
+struct ThroughKeeper(Home);
 
 impl OpenStream for ThroughKeeper {
     fn open_stream(&self) -> BoxFuture<'_, io::Result<CallStream>> {
         async {
-            let opened = open(&self.workspaces, &self.home).await;
+            let opened = open(&self.0).await;
             opened.map_err(|error| io::Error::other(Refused(error)))
         }
         .boxed()
@@ -47,8 +44,8 @@ impl OpenStream for ThroughKeeper {
 #[error(transparent)]
 struct Refused(WorkspaceError);
 
-async fn open(workspaces: &Workspaces, home: &Home) -> Result<CallStream, WorkspaceError> {
-    let Some(mut conversation) = workspaces.meet(home).await? else { return Err(WorkspaceError::Stopped) };
+async fn open(home: &Home) -> Result<CallStream, WorkspaceError> {
+    let Some(mut conversation) = reach::meet(home).await? else { return Err(WorkspaceError::Stopped) };
     if conversation.greeting.guest_generation != u32::from(pyro_proto::GENERATION) {
         return Err(WorkspaceError::Generation { version: conversation.greeting.version });
     }
@@ -59,15 +56,11 @@ async fn open(workspaces: &Workspaces, home: &Home) -> Result<CallStream, Worksp
 
 impl Workspaces {
     /// The guest of a workspace that runs, to be called.
-    pub(super) async fn running(&self, home: Home) -> Result<RunningGuest, WorkspaceError> {
-        let redactor = super::redactor(&home).await?;
-        let source = ThroughKeeper { workspaces: self.clone(), home: home.clone() };
-        Ok(RunningGuest { home, guest: Guest::through(Arc::new(source)), redactor })
-    }
-
-    /// As [`Self::running`], by id or name.
     pub(super) async fn running_guest(&self, given: &str) -> Result<RunningGuest, WorkspaceError> {
-        self.running(self.find(given).await?).await
+        let home = self.find(given).await?;
+        let redactor = super::redactor(&home).await?;
+        let guest = Guest::through(Arc::new(ThroughKeeper(home.clone())));
+        Ok(RunningGuest { home, guest, redactor })
     }
 }
 
@@ -86,23 +79,14 @@ impl RunningGuest {
     }
 
     async fn broken(&self, source: GuestError) -> WorkspaceError {
-        let keeper = reach::connect(&self.home).await;
-        let lost = || WorkspaceError::KeeperLost { what: "ended during the call", log: None };
-        if matches!(keeper, Ok(None)) {
-            return lost();
-        }
         let stopped = super::read(&self.home, |state| Ok(state.record()?.metadata.remove("stopped_because")));
-        match keeper_phase(&self.home).await {
+        match reach::phase(&self.home).await.ok().flatten() {
             Some(Phase::Running) => WorkspaceError::Guest { what: "do what it was asked", source },
             Some(_) => {
                 let why = stopped.await.ok().flatten();
                 WorkspaceError::GuestEnded(why.unwrap_or_else(|| "its VM is gone".into()))
             }
-            None => lost(),
+            None => WorkspaceError::KeeperLost { what: "ended during the call", log: None },
         }
     }
-}
-
-async fn keeper_phase(home: &Home) -> Option<Phase> {
-    reach::greeting(home).await.ok().flatten().map(|conversation| conversation.greeting.phase)
 }

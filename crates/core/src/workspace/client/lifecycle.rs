@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use pyro_formats::archive::{Limits, Source};
 
-use super::Workspaces;
 use super::start::{self, Remarks};
+use super::{Workspaces, reach};
 use crate::environment::PullEvent;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::life::Phase;
@@ -58,7 +58,7 @@ impl Workspaces {
         start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
     }
 
-    /// WorkspaceChanges name and labels.
+    /// Changes name and labels.
     ///
     /// # Errors
     /// When the name is taken, or one of them cannot be.
@@ -144,7 +144,7 @@ impl Workspaces {
     }
 
     async fn begin(&self, home: &Home, remarks: Remarks<'_>) -> Result<Status, WorkspaceError> {
-        if let Some(phase) = self.phase(home).await? {
+        if let Some(phase) = reach::phase(home).await? {
             if phase == Phase::Running {
                 return self.look(home).await;
             }
@@ -189,7 +189,7 @@ impl Workspaces {
         let home = self.find(given).await?;
         let name = snapshot.to_owned();
         let to = super::read(&home, move |state| disk::find(state, &name)).await?;
-        let status = if self.phase(&home).await? == Some(Phase::Running) {
+        let status = if reach::phase(&home).await? == Some(Phase::Running) {
             let reset = ops::Reset { snapshot: snapshot.into() };
             self.ask(&home, &reset, LONG).await?.ok_or(WorkspaceError::Stopped)?
         } else {

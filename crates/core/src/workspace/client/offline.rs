@@ -12,7 +12,7 @@ use pyro_formats::untrusted::Untrusted;
 
 use super::Workspaces;
 use super::files::check_size;
-use super::reach::Conversation;
+use super::reach::{self, Conversation};
 use crate::environment::{Installed, Store};
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::ops::{AtRest, HoldDisk, PROMPT};
@@ -57,7 +57,7 @@ impl Workspaces {
 
     async fn quiet(&self, given: &str) -> Result<QuietDisk, WorkspaceError> {
         let home = self.find(given).await?;
-        let held = match self.meet(&home).await? {
+        let held = match reach::meet(&home).await? {
             Some(mut conversation) => {
                 conversation.ask(&HoldDisk {}, PROMPT).await?;
                 DiskHold::Keeper { _conversation: conversation }

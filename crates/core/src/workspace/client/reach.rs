@@ -90,8 +90,8 @@ impl Workspaces {
     /// As [`Self::find`], and when it has no keeper.
     pub(super) async fn reach<C: Call>(&self, given: &str, call: &C) -> Result<Reached, WorkspaceError> {
         if let Some(home) = self.place(given) {
+            let request = Request::new(call);
             if let Some(mut stream) = self.kept.take(home.path()) {
-                let request = Request::new(call);
                 match tokio::time::timeout(PROMPT, frames::send(&mut stream, &request)).await {
                     Ok(Ok(())) => return Ok(Reached { home, stream, goes_on: true, again: true }),
                     // The keeper got only part of the request, so it cannot have begun.
@@ -99,7 +99,7 @@ impl Workspaces {
                     Err(_) => return Err(WorkspaceError::Silent),
                 }
             }
-            let met = meet_within(&home, PROMPT, Some(&Request::new(call))).await?;
+            let met = meet_within(&home, PROMPT, Some(&request)).await?;
             if let Some(conversation) = met {
                 conversation.check_generation()?;
                 let Conversation { stream, greeting } = conversation;
@@ -120,22 +120,12 @@ impl Workspaces {
     /// Whether the keeper does not greet, some seconds from now.
     pub(super) async fn hangs(&self, home: &Home) -> bool {
         tokio::time::sleep(PROMPT).await;
-        matches!(self.meet(home).await, Err(WorkspaceError::Silent))
-    }
-
-    /// Meets the keeper, if one lives.
-    pub(super) async fn meet(&self, home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
-        greeting(home).await
+        matches!(meet(home).await, Err(WorkspaceError::Silent))
     }
 
     /// Meets the keeper to see how it is, which takes it less time than work would.
     pub(super) async fn glance(&self, home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
         meet_within(home, GLANCE, None::<&()>).await
-    }
-
-    /// Where the workspace is in its life, as its keeper says, if one lives.
-    pub(super) async fn phase(&self, home: &Home) -> Result<Option<Phase>, WorkspaceError> {
-        Ok(self.meet(home).await?.map(|conversation| conversation.greeting.phase))
     }
 
     /// Asks the keeper, if one lives. One that works long on the answer still greets others meanwhile, or it hangs.
@@ -145,7 +135,7 @@ impl Workspaces {
         call: &C,
         within: Duration,
     ) -> Result<Option<C::Answer>, WorkspaceError> {
-        let Some(mut conversation) = self.meet(home).await? else { return Ok(None) };
+        let Some(mut conversation) = meet(home).await? else { return Ok(None) };
         let hangs = async { while !self.hangs(home).await {} };
         tokio::select! {
             answered = conversation.ask(call, within) => answered.map(Some),
@@ -160,7 +150,7 @@ impl Workspaces {
         call: LegacyCall,
         within: Duration,
     ) -> Result<bool, WorkspaceError> {
-        match self.meet(home).await? {
+        match meet(home).await? {
             Some(mut conversation) if conversation.greeting.generation < OLDEST => {
                 conversation.ask_legacy(call, within).await.map(|()| true)
             }
@@ -170,8 +160,13 @@ impl Workspaces {
 }
 
 /// Meets the keeper of `home`, if one lives.
-pub(super) async fn greeting(home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
+pub(super) async fn meet(home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
     meet_within(home, PROMPT, None::<&()>).await
+}
+
+/// Where the workspace is in its life, as its keeper says, if one lives.
+pub(super) async fn phase(home: &Home) -> Result<Option<Phase>, WorkspaceError> {
+    Ok(meet(home).await?.map(|conversation| conversation.greeting.phase))
 }
 
 async fn meet_within<R: serde::Serialize>(

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use super::Workspaces;
 use super::shells::directory;
+use super::{Workspaces, reach};
 use crate::command::CommandLine;
 use crate::identity::unix_now;
 use crate::workspace::error::{WorkspaceError, blocking};
@@ -42,7 +42,7 @@ impl Workspaces {
 
     /// Services as they are now, the oldest first.
     async fn services_now(&self, home: &Home) -> Result<Vec<Service>, WorkspaceError> {
-        let runs = self.phase(home).await?.is_some_and(|phase| phase != Phase::Stopped);
+        let runs = reach::phase(home).await?.is_some_and(|phase| phase != Phase::Stopped);
         let services = super::read(home, |state| state.jobs::<Service>()).await?;
         let derive = |service: Service| if runs { service } else { service.without_guest(unix_now()) };
         Ok(services.into_iter().map(derive).collect())
@@ -109,7 +109,7 @@ impl Workspaces {
     /// When there is none of this name, or it cannot be ended.
     pub async fn stop_service(&self, given: &str, name: &str) -> Result<Service, WorkspaceError> {
         let home = self.find(given).await?;
-        if self.phase(&home).await?.is_none_or(|phase| phase == Phase::Stopped) {
+        if reach::phase(&home).await?.is_none_or(|phase| phase == Phase::Stopped) {
             return find_service(self.services_now(&home).await?, name);
         }
         self.perform_in(&home, ops::StopService { name: name.to_owned() }).await

@@ -2,7 +2,7 @@
 
 use pyro_formats::plain;
 
-use super::Workspaces;
+use super::{Workspaces, reach};
 use crate::capture::KEPT;
 use crate::identity::unix_now;
 use crate::workspace::error::{WorkspaceError, blocking, check_bound};
@@ -37,7 +37,7 @@ pub struct ShellReadRequest {
 impl Workspaces {
     /// Shells in the database, where no keeper has a guest.
     async fn shells_at_rest(&self, home: &Home) -> Result<Option<Vec<Shell>>, WorkspaceError> {
-        let phase = self.phase(home).await?;
+        let phase = reach::phase(home).await?;
         if phase.is_some_and(|phase| phase != Phase::Stopped) {
             return Ok(None);
         }

@@ -24,21 +24,7 @@ use crate::workspace::wire::GENERATION;
 const ID: &str = "0123456789ab";
 
 fn workspaces(dir: &Path, executable: PathBuf) -> Workspaces {
-    let place = dir.to_owned();
-    let config = Config {
-        bundle_dir: place.clone(),
-        environment_dir: place.clone(),
-        template_dir: place.clone(),
-        cache_dir: place.clone(),
-        scratch_dir: place.clone(),
-        qemu_binary: "qemu".into(),
-        firecracker_binary: None,
-        run_dir: place.clone(),
-        workspaces_dir: place,
-        executable,
-        boot_deadline: None,
-    };
-    Workspaces::new(Factory::new(config, Preference::Auto))
+    Workspaces::new(Factory::new(Config::below(dir, executable), Preference::Auto))
 }
 
 /// A stopped workspace in `root`, whose lock is held and signed by this process.

@@ -22,6 +22,7 @@ impl Keeper {
             self.end_jobs("workspace_stopped").await;
             // Held until the VM is gone: nobody removes its files before.
             let mut slot = self.engine.lock().await;
+            let mut stopped = Ok(());
             if let Some(engine) = slot.take() {
                 let ended = async {
                     engine.handle.guest.shutdown().await.ok()?;
@@ -30,21 +31,19 @@ impl Keeper {
                 let clean = tokio::time::timeout(CLEAN_STOP, ended).await.is_ok_and(|ended| ended.is_some());
                 self.forget_guest();
                 self.lose_jobs("workspace_stopped");
-                let stopped = engine.machine.stop().await;
+                stopped = engine.machine.stop().await;
                 let how = if clean { why.to_owned() } else { format!("{why}; its guest had to be killed") };
                 self.database().record.metadata.insert("stopped_because".into(), how);
-                drop(admitted);
-                stopped.map_err(|error| WorkspaceError::GuestEnded(cause::chain(&error)))?;
-            } else {
-                drop(admitted);
             }
+            drop(admitted);
+            stopped.map_err(|error| WorkspaceError::GuestEnded(cause::chain(&error)))?;
             drop(slot);
             self.database().state.sync()?;
         }
         self.status()
     }
 
-    /// WorkspaceChanges name and labels.
+    /// Changes name and labels.
     pub(crate) async fn update(
         self: &Arc<Self>,
         changes: WorkspaceChanges,

@@ -19,20 +19,7 @@ use crate::workspace::wire::{GENERATION, Greeting, Outcome};
 const ID: &str = "0123456789ab";
 
 fn config(dir: &Path) -> Config {
-    let dir = dir.to_owned();
-    Config {
-        bundle_dir: dir.clone(),
-        environment_dir: dir.clone(),
-        template_dir: dir.clone(),
-        cache_dir: dir.clone(),
-        scratch_dir: dir.clone(),
-        qemu_binary: "qemu".into(),
-        firecracker_binary: None,
-        run_dir: dir.clone(),
-        workspaces_dir: dir.clone(),
-        executable: "pyro".into(),
-        boot_deadline: None,
-    }
+    Config::below(dir, "pyro".into())
 }
 
 /// A keeper whose guest is said to run, although there is none.

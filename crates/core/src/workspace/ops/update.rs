@@ -1,4 +1,4 @@
-//! WorkspaceChanges a workspace's name and labels.
+//! Changes a workspace's name and labels.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -7,7 +7,7 @@ use super::record::{Record, WorkspaceChanges};
 use super::state::State;
 use crate::workspace::error::WorkspaceError;
 
-/// WorkspaceChanges name and labels of a record and writes it down. The caller holds the workspace's lock. Blocks.
+/// Changes name and labels of a record and writes it down. The caller holds the workspace's lock. Blocks.
 pub(crate) fn describe(
     root: &Path,
     state: &State,
