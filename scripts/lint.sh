@@ -13,7 +13,7 @@ have() { # SUBCOMMAND
     return 1
 }
 
-have fmt && step "formatting" cargo fmt --all --check
+have fmt && step "formatting" scripts/format.sh --check
 if have clippy; then
     # Every release of clippy finds something new: only the pinned one decides.
     pinned=$(sed -n 's/^channel = "\([0-9]*\.[0-9]*\).*"$/\1/p' rust-toolchain.toml)
