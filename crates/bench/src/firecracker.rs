@@ -3,9 +3,9 @@
 
 use std::time::Instant;
 
-use pyro_core::backend::{self, Preference, Probe};
+use pyro_core::backend::{self, Preference, ProbePolicy};
 use pyro_core::cause;
-use pyro_core::start::{How, TemplateUse};
+use pyro_core::start::{StartMethod, TemplateUse};
 use pyro_core::vm::Factory;
 
 use super::idle::Idle;
@@ -29,9 +29,9 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
     let mut all = [const { Series::new() }; 4];
     for _ in 0..bench.plan.amount.runs {
         let cold = Factory { templates: TemplateUse::Nothing, ..factory.clone() };
-        let samples = [first_command(bench, cold, How::Booted).await]
+        let samples = [first_command(bench, cold, StartMethod::Booted).await]
             .into_iter()
-            .chain([first_command(bench, factory.clone(), How::Restored).await])
+            .chain([first_command(bench, factory.clone(), StartMethod::Restored).await])
             .chain(beside_the_guest(bench, &factory).await);
         for (series, sample) in all.iter_mut().zip(samples) {
             bench.keep(measure, series, sample);
@@ -42,11 +42,11 @@ pub(super) async fn figures(bench: &mut Bench<'_>) -> Vec<Row> {
 
 async fn runs(factory: &Factory) -> Result<(), String> {
     let bundle = factory.bundle().map_err(|error| cause::chain(&error))?;
-    let chosen = backend::choose(&factory.config, &bundle, factory.preference, Probe::IfNeeded).await;
+    let chosen = backend::choose(&factory.config, &bundle, factory.preference, ProbePolicy::IfNeeded).await;
     chosen.map(drop).map_err(|error| cause::chain(&error).lines().next().unwrap_or_default().to_owned())
 }
 
-async fn first_command(bench: &Bench<'_>, factory: Factory, how: How) -> Result<f64, String> {
+async fn first_command(bench: &Bench<'_>, factory: Factory, how: StartMethod) -> Result<f64, String> {
     let begin = Instant::now();
     let mut vm = bench.guest_of(factory).await?;
     guest::run_true(&mut vm).await?;

@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use tokio::io::AsyncReadExt as _;
 
 use pyro_core::cause;
-use pyro_core::command::{CommandLine, Options, Outcome, Streams};
+use pyro_core::command::{CommandLine, CommandOptions, Outcome, Streams};
 use pyro_core::environment::DISK_BYTES;
-use pyro_core::start::How;
+use pyro_core::start::StartMethod;
 use pyro_core::vm::{Factory, Vm, VmRequest};
 
 use super::{Bench, Measure, Row, Series, memory};
@@ -20,7 +20,7 @@ const MIB: u64 = 1 << 20;
 const DEADLINE: Duration = Duration::from_secs(120);
 
 async fn exec(vm: &mut Vm, command: &CommandLine, streams: &mut Streams) -> Result<Outcome, String> {
-    let options = Options { timeout: Some(DEADLINE), ..Options::default() };
+    let options = CommandOptions { timeout: Some(DEADLINE), ..CommandOptions::default() };
     let outcome = vm.exec(command, &options, streams).await.map_err(|error| cause::chain(&error))?;
     if outcome.exit_code == 0 { Ok(outcome) } else { Err(format!("{command} exited {}", outcome.exit_code)) }
 }
@@ -174,7 +174,7 @@ async fn disk_of_one(bench: &Bench<'_>) -> Result<f64, String> {
     let mut vm = bench.guest().await?;
     let pid = vm.vmm_pid().ok_or("there is no VMM")?;
     let taken = match vm.how() {
-        Some(How::Restored) => disks_mib(pid),
+        Some(StartMethod::Restored) => disks_mib(pid),
         _ => Err("it was not restored".into()),
     };
     vm.stop().await.map_err(|error| cause::chain(&error))?;

@@ -53,7 +53,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pyro_core::backend::{self, Probe};
+use pyro_core::backend::{self, ProbePolicy};
 use pyro_core::cause;
 use pyro_core::environment::{Installed, PullEvent};
 use pyro_core::hint::Hint;
@@ -73,7 +73,7 @@ pub use series::{Against, Row, Summary};
 
 /// What is to be measured.
 #[derive(Clone, Debug)]
-pub struct Plan {
+pub struct BenchPlan {
     /// The `pyro` that is started for whole processes. It must come to the same places as this process's
     /// [`pyro_core::config::Config`] by itself.
     pub pyro: PathBuf,
@@ -133,7 +133,7 @@ impl BenchError {
 
 /// All that a measurement needs at hand.
 struct Bench<'a> {
-    plan: &'a Plan,
+    plan: &'a BenchPlan,
     factory: Factory,
     environment: Installed,
     floor: Option<Floor>,
@@ -149,7 +149,7 @@ struct Bench<'a> {
 /// When nothing can be measured at all; single samples that fail are part of the report.
 pub async fn run(
     factory: Factory,
-    plan: &Plan,
+    plan: &BenchPlan,
     tell: &mut (dyn FnMut(Event) + Send),
     pulls: impl FnMut(PullEvent) + Send + 'static,
 ) -> Result<Report, BenchError> {
@@ -157,7 +157,7 @@ pub async fn run(
     tell(Event::Preparing("environment, runtime and backend"));
     let environment = factory.environment(&plan.environment, pulls).await?;
     let bundle = factory.bundle()?;
-    let choice = backend::choose(&factory.config, &bundle, factory.preference, Probe::IfNeeded).await;
+    let choice = backend::choose(&factory.config, &bundle, factory.preference, ProbePolicy::IfNeeded).await;
     let choice = choice.map_err(VmError::from)?;
     // Before there is load of our own.
     let fingerprint = Fingerprint::take(&bundle, &choice, &environment).await;

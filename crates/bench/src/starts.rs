@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(120);
 
 /// How `pyro run` is asked to start.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum StartState {
     Cold,
     Warm,
 }
@@ -35,8 +35,8 @@ impl Bench<'_> {
     }
 
     /// One run, ms from exec to exit.
-    async fn run_true(&self, kind: Kind) -> Result<f64, String> {
-        let flags: &[&str] = if kind == Kind::Cold { &["--cold"] } else { &[] };
+    async fn run_true(&self, kind: StartState) -> Result<f64, String> {
+        let flags: &[&str] = if kind == StartState::Cold { &["--cold"] } else { &[] };
         let mut command = self.pyro_run(self.factory.preference, flags, &["true"]);
         let begin = Instant::now();
         let mut child = command.spawn().map_err(|error| format!("{}: {error}", self.plan.pyro.display()))?;
@@ -53,7 +53,7 @@ impl Bench<'_> {
             return Err(format!("{status}: {why}"));
         }
         // What pyro remarks on a start is why it was no plain restore.
-        if kind == Kind::Warm
+        if kind == StartState::Warm
             && let Some(why) = said.lines().find_map(|line| line.strip_prefix("[run] template="))
         {
             return Err(format!("it was not restored: {why}"));
@@ -63,7 +63,7 @@ impl Bench<'_> {
 
     /// One restored run, ms from exec to exit.
     pub(super) async fn run_warm(&self) -> Result<f64, String> {
-        self.run_true(Kind::Warm).await
+        self.run_true(StartState::Warm).await
     }
 
     fn command_line(&self, flags: &str) -> String {
@@ -73,10 +73,10 @@ impl Bench<'_> {
 
 /// Sees to it that there is a template and that files are in memory; what starts take, ours and the floor's together.
 pub(super) async fn first(bench: &Bench<'_>) -> Result<Speed, String> {
-    let mut cold = bench.run_true(Kind::Cold).await?;
+    let mut cold = bench.run_true(StartState::Cold).await?;
     // Either this or an earlier start left the template behind.
     let _ = bench.factory.warm(&bench.environment, &mut |_| ()).await;
-    let mut warm = bench.run_true(Kind::Warm).await?;
+    let mut warm = bench.run_true(StartState::Warm).await?;
     if let Some(floor) = &bench.floor {
         cold += floor.cold().await?;
         warm += floor.restore().await?;
@@ -89,7 +89,7 @@ pub(super) async fn cold(bench: &mut Bench<'_>) -> Vec<Row> {
     let (mut ours, mut floor) = (Series::default(), Series::default());
     for _ in 0..bench.plan.amount.runs {
         bench.floor_sample(measure, &mut floor, async |floor| floor.cold().await).await;
-        let sample = bench.run_true(Kind::Cold).await;
+        let sample = bench.run_true(StartState::Cold).await;
         bench.keep(measure, &mut ours, sample);
     }
     let what = format!("{}, exec to exit", bench.command_line("--cold "));
@@ -104,7 +104,7 @@ pub(super) async fn warm(bench: &mut Bench<'_>) -> Vec<Row> {
     let (mut ours, mut floor) = (Series::default(), Series::default());
     for _ in 0..bench.plan.amount.runs {
         bench.floor_sample(measure, &mut floor, async |floor| floor.restore().await).await;
-        let sample = bench.run_true(Kind::Warm).await;
+        let sample = bench.run_true(StartState::Warm).await;
         bench.keep(measure, &mut ours, sample);
     }
     let what = format!("{}, exec to exit", bench.command_line(""));
@@ -122,7 +122,7 @@ pub(super) async fn parallel(bench: &mut Bench<'_>) -> Vec<Row> {
     for _ in 0..bench.plan.amount.runs {
         bench.floor_sample(measure, &mut floor, async |floor| floor.restore_many(n).await).await;
         let begin = Instant::now();
-        let starts = join_all((0..n).map(|_| bench.run_true(Kind::Warm))).await;
+        let starts = join_all((0..n).map(|_| bench.run_true(StartState::Warm))).await;
         let wall = begin.elapsed().as_secs_f64() * 1e3;
         let failed = starts.iter().filter(|start| start.is_err()).count();
         for start in starts {
@@ -167,7 +167,7 @@ pub(super) async fn busy(bench: &mut Bench<'_>) -> Vec<Row> {
     let mut ours = Series::default();
     let _busy = Busy::new();
     for _ in 0..bench.plan.amount.runs {
-        let sample = bench.run_true(Kind::Cold).await;
+        let sample = bench.run_true(StartState::Cold).await;
         bench.keep(Measure::BusyStart, &mut ours, sample);
     }
     let what = format!("{} while every core is kept busy, exec to exit", bench.command_line("--cold "));

@@ -17,7 +17,7 @@ mod terminal;
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser};
+use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
 
 /// Isolated Linux machines for coding agents.
 #[derive(Parser)]
@@ -32,7 +32,9 @@ struct Cli {
 
 fn main() -> ExitCode {
     completion::answer(Cli::command);
-    let cli = Cli::parse();
+    let matches = Cli::command().get_matches();
+    let json = wants_json(&matches);
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -40,7 +42,6 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
-    let json = cli.command.wants_json();
     let result = if cli.command.handles_signals() {
         runtime.block_on(cli.command.execute())
     } else {
@@ -53,4 +54,33 @@ fn main() -> ExitCode {
     // A thread that is stuck writing to a reader who does not read must not keep the process.
     runtime.shutdown_background();
     ExitCode::from(code)
+}
+
+/// Whether the command line has `--json`, so that its failure is printed as JSON too.
+fn wants_json(matches: &ArgMatches) -> bool {
+    matches!(matches.try_get_one::<bool>("json"), Ok(Some(true)))
+        || matches.subcommand().is_some_and(|(_, rest)| wants_json(rest))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_json_wherever_the_flag_stands() {
+        let wants = |line: &str| wants_json(&Cli::command().get_matches_from(line.split(' ')));
+        for line in [
+            "pyro run --json debian:12 -- true",
+            "pyro workspace list --json",
+            "pyro workspace exec --json w -- true",
+            "pyro workspace snapshot create w s --json",
+            "pyro env list --json",
+            "pyro doctor --json",
+        ] {
+            assert!(wants(line), "{line}");
+        }
+        for line in ["pyro run debian:12 -- x --json", "pyro workspace list", "pyro mcp serve", "pyro demo"] {
+            assert!(!wants(line), "{line}");
+        }
+    }
 }

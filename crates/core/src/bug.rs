@@ -47,7 +47,9 @@ where
     T: Send + 'static,
     E: From<Bug> + Send + 'static,
 {
-    tokio::task::spawn_blocking(work).await.map_err(Bug::from)?
+    #[expect(clippy::disallowed_methods, reason = "the one place where a panic becomes a bug")]
+    let task = tokio::task::spawn_blocking(work);
+    task.await.map_err(Bug::from)?
 }
 
 #[cfg(test)]

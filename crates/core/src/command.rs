@@ -104,7 +104,7 @@ fn quoted(word: &OsStr) -> String {
 
 /// How a command is run.
 #[derive(Clone, Debug, Default)]
-pub struct Options {
+pub struct CommandOptions {
     /// Killed, with all it started, after so long; `None` for never.
     pub timeout: Option<Duration>,
     /// Added to the guest's default environment.
@@ -209,7 +209,7 @@ pub async fn execute(
     guest: &Guest,
     watch: &Watch,
     command: &CommandLine,
-    options: &Options,
+    options: &CommandOptions,
     streams: &mut Streams,
 ) -> Result<Outcome, CommandError> {
     let begin = Instant::now();

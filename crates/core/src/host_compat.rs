@@ -9,7 +9,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::process::Command;
 
 use crate::capture::Capture;
-use crate::command::{CommandLine, Options, Outcome, Streams, TIMED_OUT};
+use crate::command::{CommandLine, CommandOptions, Outcome, Streams, TIMED_OUT};
 
 /// Why the host could not run it.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ impl Drop for Group {
 /// Runs `command` on this host, in its current directory or `options.cwd`.
 pub async fn execute(
     command: &CommandLine,
-    options: &Options,
+    options: &CommandOptions,
     streams: &mut Streams,
 ) -> Result<Outcome, HostCompatError> {
     if streams.terminal.is_some() {
@@ -171,7 +171,7 @@ mod tests {
 
     async fn run(words: &[&str], timeout: Option<Duration>) -> Outcome {
         let command = CommandLine::from_words(words.iter().map(Into::into).collect()).unwrap();
-        let options = Options { timeout, ..Options::default() };
+        let options = CommandOptions { timeout, ..CommandOptions::default() };
         execute(&command, &options, &mut Streams::captured()).await.unwrap()
     }
 
@@ -192,7 +192,7 @@ mod tests {
         let command = CommandLine::from_words(vec!["echo out; echo err >&2".into()]).unwrap();
         let (mut out, from) = tokio::io::duplex(64);
         let mut streams = Streams { stdout: Box::new(from), ..Streams::discarded() };
-        let outcome = execute(&command, &Options::default(), &mut streams).await.unwrap();
+        let outcome = execute(&command, &CommandOptions::default(), &mut streams).await.unwrap();
         assert_eq!((outcome.exit_code, outcome.stdout, outcome.stderr), (0, None, None));
         drop(streams);
         let mut passed_on = String::new();

@@ -88,7 +88,7 @@ pub fn kernel_arg(backend: Backend) -> Option<&'static str> {
 
 /// State of a guest's root file system when the guest is met.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Root {
+pub enum RootState {
     /// The guest has it when it answers.
     Ready,
     /// The guest had it when it was saved, and was used since it booted: whoever asked knows its boot id.
@@ -109,7 +109,7 @@ pub struct BootRequest {
     /// Whether it ends with the session.
     pub oneshot: bool,
     /// State of its root file system.
-    pub root: Root,
+    pub root: RootState,
     /// How long it may take to answer.
     pub deadline: Duration,
 }
@@ -184,7 +184,7 @@ pub async fn meet(
         };
         let shake = async |stream| {
             let met = match wish.root {
-                Root::Kept => Guest::reconnect(stream, nonce, left).await,
+                RootState::Kept => Guest::reconnect(stream, nonce, left).await,
                 _ => Guest::connect(stream, nonce, left).await,
             };
             met.map_err(MeetError::Guest)
@@ -200,7 +200,7 @@ pub async fn meet(
         timeline.mark(Step::Connected);
         let agent = introduce(&guest, wish).await?;
         timeline.mark(Step::Identified);
-        if wish.root == Root::Assemble {
+        if wish.root == RootState::Assemble {
             guest.assemble().await.map_err(MeetError::Root)?;
             timeline.mark(Step::Assembled);
         }
@@ -232,7 +232,7 @@ pub async fn meet(
             }
         },
     };
-    if wish.root != Root::Absent
+    if wish.root != RootState::Absent
         && let Some(failure) = agent.root_problem
     {
         return Err(BootError::Root(failure));
@@ -252,7 +252,7 @@ async fn introduce(guest: &Guest, wish: &BootRequest) -> Result<AgentInfo, MeetE
     let asked = Instant::now();
     let mut identity = identity::fresh(wish.hostname.clone(), wish.oneshot)?;
     // Not in every guest: a file that covers one in /proc keeps user namespaces in the guest from a /proc of their own.
-    if wish.root == Root::Kept {
+    if wish.root == RootState::Kept {
         identity.boot_id = Some(identity::random()?);
     }
     let agent = guest.identify(identity).await.map_err(MeetError::Guest)?;

@@ -1,6 +1,6 @@
 //! Runs a command in a throw-away VM: create, start, execute, delete.
 
-use crate::command::{CommandLine, Options, Streams};
+use crate::command::{CommandLine, CommandOptions, Streams};
 use crate::environment::PullEvent;
 use crate::start::Remark;
 use crate::vm::{Cleanup, Factory, RunReport, Vm, VmError, VmInfo, VmRequest};
@@ -31,7 +31,7 @@ pub async fn run_in_vm(
     factory: Factory,
     request: VmRequest,
     command: &CommandLine,
-    options: &Options,
+    options: &CommandOptions,
     streams: &mut Streams,
     mut events: impl FnMut(RunEvent) + Send,
     pull_events: impl FnMut(PullEvent) + Send + 'static,

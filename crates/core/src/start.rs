@@ -33,7 +33,7 @@ use crate::bug::Bug;
 use crate::cause;
 use crate::config::Config;
 use crate::environment::{EnvironmentError, Installed, Store};
-use crate::launch::{self, BootError, BootRequest, Booted, Root};
+use crate::launch::{self, BootError, BootRequest, Booted, RootState};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL};
 use crate::template::{Template, TemplateKey, TemplateKind, TemplateLookup, Templates};
 use crate::timeline::{Step, Timeline};
@@ -42,7 +42,7 @@ use pyro_formats::hostfs::copy_sparse;
 /// How a guest came to run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum How {
+pub enum StartMethod {
     /// From a template.
     Restored,
     /// By a cold boot.
@@ -51,7 +51,7 @@ pub enum How {
     Resumed,
 }
 
-impl How {
+impl StartMethod {
     /// As payloads name it.
     pub fn name(self) -> &'static str {
         match self {
@@ -89,7 +89,7 @@ pub struct StartRequest<'a> {
     /// Whether it ends with the session.
     pub oneshot: bool,
     /// The guest's writable disk.
-    pub disk: Disk,
+    pub disk: StartDisk,
     /// Meaning of the guest's flushes of that disk.
     pub cache: DiskCache,
     /// Whether it may come from a template.
@@ -99,7 +99,7 @@ pub struct StartRequest<'a> {
 }
 
 /// The writable disk of a guest.
-pub enum Disk {
+pub enum StartDisk {
     /// A blank one.
     Blank,
     /// A blank one, in this file, which is empty.
@@ -108,7 +108,7 @@ pub enum Disk {
     Existing(File),
 }
 
-impl Disk {
+impl StartDisk {
     fn kind(&self) -> TemplateKind {
         match self {
             Self::Blank | Self::New(_) => TemplateKind::Fresh,
@@ -122,7 +122,7 @@ pub struct Started {
     /// The guest and its VMM.
     pub booted: Booted,
     /// Where it came from.
-    pub how: How,
+    pub how: StartMethod,
     /// Facts that the guest depends on.
     pub origin: Origin,
     /// File that the guest's memory is mapped from, privately.
@@ -284,7 +284,7 @@ impl<'a> StartPlan<'a> {
         }
     }
 
-    fn wish(&self, deadline: Duration, root: Root) -> BootRequest {
+    fn wish(&self, deadline: Duration, root: RootState) -> BootRequest {
         BootRequest { hostname: self.hostname.clone(), oneshot: self.oneshot, root, deadline }
     }
 
@@ -315,12 +315,12 @@ impl<'a> StartPlan<'a> {
     /// The guest's own disk, for a cold boot.
     fn disk(&self) -> Result<File, StartError> {
         match &self.request.disk {
-            Disk::Blank => Ok(self.environments.new_disk(&self.config.scratch_dir)?),
-            Disk::New(file) => {
+            StartDisk::Blank => Ok(self.environments.new_disk(&self.config.scratch_dir)?),
+            StartDisk::New(file) => {
                 let blank = self.environments.open_blank_disk()?;
                 fill(file, &blank).and_then(|()| file.try_clone()).map_err(StartError::Disk)
             }
-            Disk::Existing(disk) => disk.try_clone().map_err(StartError::Disk),
+            StartDisk::Existing(disk) => disk.try_clone().map_err(StartError::Disk),
         }
     }
 
@@ -330,12 +330,12 @@ impl<'a> StartPlan<'a> {
         let spec = self.spec(self.disk()?, GuestMemory::Private, MachineStart::Cold, &[])?;
         let booted = launch::boot(self.vmm, spec, &self.wish(deadline, self.root()), self.timeline).await;
         match booted {
-            Ok(booted) => Ok(self.started(booted, How::Booted, pyro_vmm::tsc_khz())),
+            Ok(booted) => Ok(self.started(booted, StartMethod::Booted, pyro_vmm::tsc_khz())),
             Err(error) => Err(self.diagnose(error, deadline).await),
         }
     }
 
-    fn started(&self, booted: Booted, how: How, tsc_khz: u64) -> Started {
+    fn started(&self, booted: Booted, how: StartMethod, tsc_khz: u64) -> Started {
         Started { booted, how, origin: Origin { key: self.key.clone(), tsc_khz }, memory: None }
     }
 
@@ -344,8 +344,8 @@ impl<'a> StartPlan<'a> {
     }
 
     /// State of the root file system when the guest answers.
-    fn root(&self) -> Root {
-        if self.bare() { Root::Assemble } else { Root::Ready }
+    fn root(&self) -> RootState {
+        if self.bare() { RootState::Assemble } else { RootState::Ready }
     }
 
     /// A kernel that hangs says nothing on a quiet console: lets it hang once more, talking.
@@ -356,7 +356,7 @@ impl<'a> StartPlan<'a> {
             && let Ok(spec) =
                 self.spec(disk, GuestMemory::Private, MachineStart::Cold, pyro_vmm::VERBOSE_KERNEL_ARGS)
         {
-            let wish = self.wish(deadline.min(DIAGNOSIS), Root::Ready);
+            let wish = self.wish(deadline.min(DIAGNOSIS), RootState::Ready);
             let again = launch::boot(self.vmm, spec, &wish, &Timeline::begin(None)).await;
             if let Err(BootError::Deadline { console, .. }) = again {
                 return BootError::Deadline { after: *after, console }.into();
@@ -371,27 +371,28 @@ impl<'a> StartPlan<'a> {
         let inode = template.inode();
         let Template { memory, state, disk: saved, tsc_khz, .. } = template;
         let disk = match (&self.request.disk, saved) {
-            (Disk::Existing(disk), _) => disk.try_clone().map_err(StartError::Disk)?,
-            (Disk::New(file), Some(saved)) => match fill(file, &saved).and_then(|()| file.try_clone()) {
+            (StartDisk::Existing(disk), _) => disk.try_clone().map_err(StartError::Disk)?,
+            (StartDisk::New(file), Some(saved)) => match fill(file, &saved).and_then(|()| file.try_clone()) {
                 Ok(disk) => disk,
                 Err(source) if source.kind() == std::io::ErrorKind::StorageFull => {
                     return Err(StartError::Disk(source));
                 }
                 Err(error) => return Ok(Err((inode, cause::chain(&error)))),
             },
-            (Disk::Blank, Some(saved)) => {
+            (StartDisk::Blank, Some(saved)) => {
                 match self.environments.copy_disk(&saved, &self.config.scratch_dir) {
                     Ok(disk) => disk,
                     Err(error @ EnvironmentError::NoSpace { .. }) => return Err(error.into()),
                     Err(error) => return Ok(Err((inode, cause::chain(&error)))),
                 }
             }
-            (Disk::Blank | Disk::New(_), None) => return Ok(Err((inode, "it has no disk".into()))),
+            (StartDisk::Blank | StartDisk::New(_), None) => return Ok(Err((inode, "it has no disk".into()))),
         };
         self.timeline.mark(Step::DiskMade);
         let wish = self.wish(restore_deadline(self.vmm.accelerator()), self.root());
         let mapped = memory.try_clone().ok();
-        match self.load(disk, GuestMemory::From(memory), state, tsc_khz, &wish, How::Restored).await? {
+        match self.load(disk, GuestMemory::From(memory), state, tsc_khz, &wish, StartMethod::Restored).await?
+        {
             Ok(started) => Ok(Ok(Started { memory: mapped, ..started })),
             // A disk that cannot be mounted is not the template's fault, and no other start would do better.
             Err(Unloaded(_, Some(error))) if self.bare() => Err(error.into()),
@@ -407,12 +408,16 @@ impl<'a> StartPlan<'a> {
         state: File,
         tsc_khz: u64,
         wish: &BootRequest,
-        how: How,
+        how: StartMethod,
     ) -> Result<Result<Started, Unloaded>, StartError> {
         let spec = self.spec(disk, memory, MachineStart::Restore { state }, &[])?;
         // An emulated guest reads the host's counter, by the rate that it was told when it booted. Measured beside the
         // start of the VMM, which has a processor of its own to keep busy.
         let emulated = self.vmm.accelerator() == Accelerator::Tcg;
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "awaited later; a bug there costs the template, not the start"
+        )]
         let rate = emulated.then(|| tokio::task::spawn_blocking(pyro_vmm::tsc_khz));
         let booted = launch::boot(self.vmm, spec, wish, self.timeline).await;
         if let Some(rate) = rate {

@@ -7,10 +7,10 @@ mod backends;
 use std::time::Duration;
 
 use pyro_core::backend::Preference;
-use pyro_core::command::{CommandLine, Options, Streams};
+use pyro_core::command::{CommandLine, CommandOptions, Streams};
 use pyro_core::config::Config;
 use pyro_core::vm::registry::Registry;
-use pyro_core::vm::{Factory, VmError, VmRequest};
+use pyro_core::vm::{Factory, VmError, VmRequest, VmState};
 
 use backends::{on_each_backend, prepared};
 
@@ -51,21 +51,24 @@ fn line(text: &str) -> CommandLine {
 async fn a_vm_lives_from_create_to_exec(backend: Preference) {
     let (vms, _cache) = registry(backend);
     let created = vms.create(request(), |_| {}).await.unwrap();
-    assert_eq!((created.state, created.execution_mode.to_string()), ("created", "pending".to_owned()));
+    assert_eq!((created.state, created.execution_mode.to_string()), (VmState::Created, "pending".to_owned()));
     assert!(created.expires_at.unwrap() > created.created_at);
     let id = created.vm_id;
-    let early = vms.exec(&id, &line("true"), &Options::default(), &mut Streams::captured()).await;
+    let early = vms.exec(&id, &line("true"), &CommandOptions::default(), &mut Streams::captured()).await;
     assert!(matches!(early, Err(VmError::State { .. })));
     let started = vms.start(&id).await.unwrap();
-    assert_eq!((started.state, started.execution_mode.to_string()), ("started", "guest_vsock".to_owned()));
+    assert_eq!(
+        (started.state, started.execution_mode.to_string()),
+        (VmState::Started, "guest_vsock".to_owned())
+    );
     assert_eq!(started.backend, backend.name());
     assert!(matches!(vms.start(&id).await, Err(VmError::State { .. })));
     assert!(!vms.network_info(&id).await.unwrap().network_enabled);
-    let options = Options {
+    let options = CommandOptions {
         env: vec![("COLOUR".into(), "blue".into())],
         cwd: Some("/tmp".into()),
         user: Some("nobody".into()),
-        ..Options::default()
+        ..CommandOptions::default()
     };
     let report =
         vms.exec(&id, &line("echo $COLOUR; pwd; id -un"), &options, &mut Streams::captured()).await.unwrap();
@@ -78,9 +81,9 @@ async fn a_vm_can_be_stopped_looked_at_and_deleted(backend: Preference) {
     let (vms, cache) = registry(backend);
     let id = vms.create(request(), |_| {}).await.unwrap().vm_id;
     vms.start(&id).await.unwrap();
-    assert_eq!(vms.stop(&id).await.unwrap().state, "stopped");
-    assert_eq!(vms.status(&id).await.unwrap().state, "stopped");
-    let late = vms.exec(&id, &line("true"), &Options::default(), &mut Streams::captured()).await;
+    assert_eq!(vms.stop(&id).await.unwrap().state, VmState::Stopped);
+    assert_eq!(vms.status(&id).await.unwrap().state, VmState::Stopped);
+    let late = vms.exec(&id, &line("true"), &CommandOptions::default(), &mut Streams::captured()).await;
     assert!(matches!(late, Err(VmError::State { .. })));
     let cleanup = vms.delete(&id).await.unwrap();
     assert_eq!((cleanup.deleted, &cleanup.reason[..]), (true, "explicit_delete"));
@@ -111,7 +114,7 @@ async fn dropping_a_running_command_kills_its_vm(backend: Preference) {
     vms.start(&id).await.unwrap();
     let mut streams = Streams::captured();
     let command = line("sleep 1000");
-    let options = Options::default();
+    let options = CommandOptions::default();
     let exec = vms.exec(&id, &command, &options, &mut streams);
     assert!(tokio::time::timeout(Duration::from_millis(500), exec).await.is_err());
     // The command is gone with its call; the VM is still there to be used or deleted.

@@ -8,7 +8,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use pyro_core::hint::Hint;
-use pyro_core::runtime::{ArtifactKind, Bundle, BundleBuilder, Evidence, Probe, ProbeExec, RuntimeError};
+use pyro_core::runtime::{
+    ArtifactKind, BootFindings, Bundle, BundleBuilder, Evidence, ProbeExec, RuntimeError,
+};
 
 const VERSION: &str = "0.1.0";
 
@@ -132,8 +134,8 @@ impl Bench {
     }
 }
 
-fn booted() -> Probe {
-    Probe {
+fn booted() -> BootFindings {
+    BootFindings {
         backend: "qemu".into(),
         accelerator: "tcg".into(),
         agent_version: VERSION.into(),
@@ -185,7 +187,7 @@ fn what_was_measured_is_what_is_claimed() {
     assert!(!bundle.manifest().capabilities.vm_boot);
     nothing_is_claimed(bench.dir.path());
     // A boot without a command proves a boot and no more.
-    let proof = bundle.measurement().unwrap().finish(Probe { exec: None, ..booted() }).unwrap();
+    let proof = bundle.measurement().unwrap().finish(BootFindings { exec: None, ..booted() }).unwrap();
     let bundle = bundle.raise(proof).unwrap();
     assert!(bundle.manifest().capabilities.vm_boot && !bundle.manifest().capabilities.guest_exec);
     let leftovers: Vec<_> = fs::read_dir(bench.dir.path()).unwrap().map(|e| e.unwrap().file_name()).collect();
@@ -322,11 +324,11 @@ fn evidence_is_good_for_its_own_artifacts_only() {
     let bundle = bench.write().unwrap();
     let failed = |stdout: &str, exit_code| Some(ProbeExec { exit_code, stdout: stdout.into() });
     for probe in [
-        Probe { agent_version: "0.0.9".into(), ..booted() },
-        Probe { agent_version: String::new(), ..booted() },
-        Probe { exec: failed("pyro-agent 0.1.0", 1), ..booted() },
-        Probe { exec: failed("", 0), ..booted() },
-        Probe { exec: failed("pyro-agent 0.1.00", 0), ..booted() },
+        BootFindings { agent_version: "0.0.9".into(), ..booted() },
+        BootFindings { agent_version: String::new(), ..booted() },
+        BootFindings { exec: failed("pyro-agent 0.1.0", 1), ..booted() },
+        BootFindings { exec: failed("", 0), ..booted() },
+        BootFindings { exec: failed("pyro-agent 0.1.00", 0), ..booted() },
     ] {
         assert!(matches!(bundle.measurement().unwrap().finish(probe), Err(RuntimeError::Evidence(_))));
     }
@@ -401,7 +403,7 @@ fn a_resealed_manifest_is_held_to_the_rule() {
     let raised = || {
         let bench = Bench::new();
         let bundle = bench.write().unwrap();
-        let proof = bundle.measurement().unwrap().finish(Probe { exec: None, ..booted() }).unwrap();
+        let proof = bundle.measurement().unwrap().finish(BootFindings { exec: None, ..booted() }).unwrap();
         bundle.raise(proof).unwrap();
         bench
     };

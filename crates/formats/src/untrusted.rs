@@ -1,5 +1,7 @@
 //! Values that a guest wrote, which may hold a workspace's secrets.
 
+use std::borrow::Cow;
+
 use crate::redact::Redactor;
 
 /// A value that a guest wrote. It has no `Display`, no `Serialize` and a `Debug` that says nothing: it shows itself only
@@ -39,9 +41,8 @@ impl Untrusted<String> {
 impl Untrusted<Vec<u8>> {
     /// The bytes before `end` without the secrets, and whether there were any; bytes after `end` tell whether a secret
     /// goes on there.
-    pub fn head(&self, redactor: &Redactor, end: usize) -> (Vec<u8>, bool) {
-        let (clean, any) = redactor.head(&self.0, end);
-        (clean.into_owned(), any)
+    pub fn head(&self, redactor: &Redactor, end: usize) -> (Cow<'_, [u8]>, bool) {
+        redactor.head(&self.0, end)
     }
 }
 
@@ -63,6 +64,6 @@ mod tests {
         assert_eq!(format!("{text:?}"), "Untrusted");
         assert_eq!(text.unredacted(), "a hunter22 b");
         let bytes = Untrusted::new(b"xhunter22".to_vec());
-        assert_eq!(bytes.head(&redactor, 9), (b"x[REDACTED]".to_vec(), true));
+        assert_eq!(bytes.head(&redactor, 9), (Cow::Borrowed(&b"x[REDACTED]"[..]), true));
     }
 }

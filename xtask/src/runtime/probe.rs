@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pyro_core::backend::{self, Accelerator, Qemu, Vmm};
-use pyro_core::command::{self, CommandError, CommandLine, Options, Streams};
-use pyro_core::runtime::{Bundle, Probe, ProbeExec};
+use pyro_core::command::{self, CommandError, CommandLine, CommandOptions, Streams};
+use pyro_core::runtime::{BootFindings, Bundle, ProbeExec};
 
 use crate::places;
 
@@ -36,23 +36,23 @@ pub enum ProbeError {
 }
 
 /// Boots `bundle` and runs `/init --version` in it; what was seen, and how long the boot took.
-pub(super) fn boot(bundle: &Bundle) -> Result<(Probe, Duration), ProbeError> {
+pub(super) fn boot(bundle: &Bundle) -> Result<(BootFindings, Duration), ProbeError> {
     let qemu = places::qemu().ok_or(ProbeError::NoQemu)?;
     let runtime =
         tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(ProbeError::Setup)?;
     runtime.block_on(boot_under(qemu, bundle))
 }
 
-async fn boot_under(qemu: PathBuf, bundle: &Bundle) -> Result<(Probe, Duration), ProbeError> {
+async fn boot_under(qemu: PathBuf, bundle: &Bundle) -> Result<(BootFindings, Duration), ProbeError> {
     let dir = tempfile::tempdir().map_err(ProbeError::Setup)?;
     let run_dir = dir.path().to_owned();
     let vmm = Vmm::Qemu(Qemu { binary: qemu, accelerator: Accelerator::Tcg, run_dir, users: None });
     let booted = backend::probe_boot(&vmm, bundle, BOOT_DEADLINE).await?;
     let line = CommandLine::Argv(vec!["/init".into(), "--version".into()]);
-    let options = Options { timeout: Some(EXEC_DEADLINE), ..Options::default() };
+    let options = CommandOptions { timeout: Some(EXEC_DEADLINE), ..CommandOptions::default() };
     let watch = booted.machine.watch();
     let outcome = command::execute(&booted.guest, &watch, &line, &options, &mut Streams::captured()).await?;
-    let probe = Probe {
+    let probe = BootFindings {
         backend: booted.machine.backend().to_string(),
         accelerator: booted.machine.accelerator().to_string(),
         agent_version: booted.agent.version.clone(),

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use pyro_bench::{self as bench, Amount, BenchError, Event, Measure, Plan, Report, Row};
+use pyro_bench::{self as bench, Amount, BenchError, BenchPlan, Event, Measure, Report, Row};
 use serde_json::Value;
 
 use crate::error::{CliError, print_json};
@@ -22,7 +22,7 @@ pub struct Args {
     environment: String,
     /// Print one JSON object, raw samples included, instead of a table
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// Write that object to a file as well
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
@@ -79,7 +79,7 @@ impl Args {
         Ok(u8::from(report.failed() > 0))
     }
 
-    fn plan(&self, pyro: PathBuf) -> Plan {
+    fn plan(&self, pyro: PathBuf) -> BenchPlan {
         let runs = match (self.runs, self.quick) {
             (Some(runs), _) => runs as usize,
             (None, true) => Amount::QUICK_RUNS,
@@ -89,7 +89,7 @@ impl Args {
             true => !measure.is_long(),
             false => self.only.iter().any(|name| name == measure.name()),
         };
-        Plan {
+        BenchPlan {
             pyro,
             environment: self.environment.clone(),
             measures: Measure::ALL.into_iter().filter(wanted).collect(),
@@ -232,7 +232,7 @@ mod tests {
         args: Args,
     }
 
-    fn plan(words: &[&str]) -> Plan {
+    fn plan(words: &[&str]) -> BenchPlan {
         let line = Line::try_parse_from(std::iter::once("bench").chain(words.iter().copied()));
         line.unwrap_or_else(|error| panic!("{error}")).args.plan("pyro".into())
     }

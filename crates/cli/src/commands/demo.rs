@@ -1,7 +1,7 @@
 //! `pyro demo`: the whole life cycle of one VM, step by step, printed as JSON.
 
 use clap::Subcommand;
-use pyro_core::command::{CommandLine, Options, Streams};
+use pyro_core::command::{CommandLine, CommandOptions, Streams};
 use pyro_core::vm::registry::Registry;
 use pyro_core::vm::{VmRequest, timeout};
 use serde_json::json;
@@ -56,7 +56,7 @@ impl Args {
         registry.start(&vm.vm_id).await?;
         eprintln!("[demo] phase=execute vm_id={}", vm.vm_id);
         let limit = timeout(TIMEOUT_SECONDS).map_err(|error| CliError::new(error.to_string(), None))?;
-        let options = Options { timeout: Some(limit), ..Options::default() };
+        let options = CommandOptions { timeout: Some(limit), ..CommandOptions::default() };
         let report = registry.exec(&vm.vm_id, &command, &options, &mut Streams::captured()).await?;
         print_json(&json!({
             "cleanup": report.cleanup,

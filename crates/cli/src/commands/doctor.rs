@@ -14,7 +14,7 @@ pub struct Args {
     platform: String,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// What should run the guest: auto, firecracker or qemu [env: PYRO_BACKEND]
     #[arg(long, value_name = "BACKEND")]
     backend: Option<String>,

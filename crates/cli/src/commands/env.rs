@@ -1,7 +1,7 @@
 //! `pyro env`: the environments of this host.
 
 use clap::Subcommand;
-use pyro_core::backend::{self, Probe};
+use pyro_core::backend::{self, ProbePolicy};
 use pyro_core::cause;
 use pyro_core::template::StoredTemplate;
 use pyro_core::vm::EnvironmentInfo;
@@ -49,16 +49,6 @@ pub enum Env {
 }
 
 impl Env {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::List { json }
-            | Self::Inspect { json, .. }
-            | Self::Pull { json, .. }
-            | Self::Prune { json } => *json,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {
@@ -101,7 +91,8 @@ async fn pull(name: &str, warm: bool, json: bool) -> Result<u8, CliError> {
     let probing = async {
         if let Ok(bundle) = factory.bundle() {
             // What is wrong with a backend is for `run` and `doctor` to say: the environment is useful without.
-            let _ = backend::choose(&factory.config, &bundle, factory.preference, Probe::IfNeeded).await;
+            let _ =
+                backend::choose(&factory.config, &bundle, factory.preference, ProbePolicy::IfNeeded).await;
         }
     };
     let (pulled, ()) = tokio::join!(factory.pull(name, move |event| progress.show(&event)), probing);

@@ -16,6 +16,30 @@ use futures::future::LocalBoxFuture;
 
 use crate::error::CliError;
 
+/// Verbs with a file each: the modules, an enum of their arguments for clap, and its `execute`, which gives an exit code. An
+/// entry is `module: Verb(Arguments)`, below the words of its help.
+macro_rules! verbs {
+    ($(#[$about:meta])* $vis:vis enum $name:ident { $($(#[$help:meta])* $module:ident: $verb:ident($args:ident),)* }) => {
+        $(mod $module;)*
+
+        $(#[$about])*
+        #[derive(clap::Subcommand)]
+        $vis enum $name {
+            $($(#[$help])* $verb($module::$args),)*
+        }
+
+        impl $name {
+            /// Runs the command and gives its exit code.
+            pub async fn execute(self) -> Result<u8, CliError> {
+                match self {
+                    $(Self::$verb(args) => args.execute().await,)*
+                }
+            }
+        }
+    };
+}
+use verbs;
+
 /// What to do.
 #[derive(Subcommand)]
 pub enum Command {
@@ -42,18 +66,6 @@ pub enum Command {
 }
 
 impl Command {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::Run(args) => args.json,
-            Self::Env(env) => env.wants_json(),
-            Self::Workspace(workspace) => workspace.wants_json(),
-            Self::Doctor(args) => args.json,
-            Self::Demo(_) | Self::Keeper(_) | Self::Mcp(_) => false,
-            Self::Bench(args) => args.json,
-        }
-    }
-
     /// Whether the command sees to signals itself.
     pub fn handles_signals(&self) -> bool {
         matches!(self, Self::Keeper(_))

@@ -2,9 +2,9 @@
 
 use std::ffi::OsString;
 
-use pyro_core::command::{CommandLine, Options, Streams};
+use pyro_core::command::{CommandLine, CommandOptions, Streams};
 use pyro_core::run::{RunEvent, run_in_vm};
-use pyro_core::start::{How, TemplateUse};
+use pyro_core::start::{StartMethod, TemplateUse};
 use pyro_core::vm::{ExecutionMode, RunReport, VmRequest, timeout};
 
 use crate::error::{CliError, print_json};
@@ -47,7 +47,7 @@ pub struct Args {
     allow_host_compat: bool,
     /// Print one JSON object with the result instead of the command's output
     #[arg(long)]
-    pub json: bool,
+    json: bool,
     /// Pass standard input on although it is a terminal
     #[arg(short = 'i', long)]
     interactive: bool,
@@ -90,7 +90,11 @@ impl Args {
         };
         let limit =
             seconds.map(timeout).transpose().map_err(|error| CliError::new(error.to_string(), None))?;
-        let options = Options { timeout: limit, env: terminal_environment(self.tty), ..Options::default() };
+        let options = CommandOptions {
+            timeout: limit,
+            env: terminal_environment(self.tty),
+            ..CommandOptions::default()
+        };
         let forward_stdin = self.interactive || self.tty || !terminal::stdin_is_terminal();
         let mut streams = Streams { captured: self.json, ..Streams::discarded() };
         if forward_stdin {
@@ -141,7 +145,7 @@ impl Args {
 }
 
 fn show_timings(report: &RunReport) {
-    let how = report.start.map_or("none", How::name);
+    let how = report.start.map_or("none", StartMethod::name);
     eprintln!("[run] timings start={how}");
     for phase in &report.timings {
         let name = phase.step.to_string();

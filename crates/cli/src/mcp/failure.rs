@@ -18,7 +18,7 @@ const LONGEST: usize = 8 << 10;
 /// What kind of failure it is. The set is closed: clients may switch on it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum ToolFailureKind {
     /// An argument is missing, of a wrong type or out of bounds.
     InvalidArgument,
     /// There is no such workspace, file, snapshot, shell, service or VM.
@@ -43,7 +43,7 @@ pub enum Kind {
     Failed,
 }
 
-impl From<FailureKind> for Kind {
+impl From<FailureKind> for ToolFailureKind {
     fn from(kind: FailureKind) -> Self {
         match kind {
             FailureKind::InvalidArgument
@@ -82,7 +82,7 @@ impl From<FailureKind> for Kind {
 #[derive(Clone, Debug, Serialize)]
 pub struct Failure {
     /// What kind.
-    pub kind: Kind,
+    pub kind: ToolFailureKind,
     /// What failed and why.
     pub error: String,
     /// What to try next.
@@ -93,12 +93,12 @@ pub struct Failure {
 impl Failure {
     /// Something that the arguments are to blame for.
     pub fn invalid(error: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { kind: Kind::InvalidArgument, error: error.into(), next: Some(next.into()) }
+        Self { kind: ToolFailureKind::InvalidArgument, error: error.into(), next: Some(next.into()) }
     }
 
     /// Something that the person did not allow.
     pub fn not_allowed(error: impl Into<String>, next: impl Into<String>) -> Self {
-        Self { kind: Kind::NotAllowed, error: error.into(), next: Some(next.into()) }
+        Self { kind: ToolFailureKind::NotAllowed, error: error.into(), next: Some(next.into()) }
     }
 
     /// As the result of a tool.
@@ -145,10 +145,12 @@ impl From<EnvironmentError> for Failure {
 impl From<Refusal> for Failure {
     fn from(refusal: Refusal) -> Self {
         let kind = match refusal {
-            Refusal::None { .. } | Refusal::Outside { .. } | Refusal::Root { .. } => Kind::NotAllowed,
-            Refusal::Unusable { .. } => Kind::NotFound,
-            Refusal::Kind { .. } | Refusal::Nameless { .. } => Kind::InvalidArgument,
-            Refusal::Changed { .. } => Kind::Conflict,
+            Refusal::None { .. } | Refusal::Outside { .. } | Refusal::Root { .. } => {
+                ToolFailureKind::NotAllowed
+            }
+            Refusal::Unusable { .. } => ToolFailureKind::NotFound,
+            Refusal::Kind { .. } | Refusal::Nameless { .. } => ToolFailureKind::InvalidArgument,
+            Refusal::Changed { .. } => ToolFailureKind::Conflict,
         };
         Self { kind, error: cause::chain(&refusal), next: refusal.hint().map(Into::into) }
     }
@@ -162,7 +164,7 @@ mod tests {
     #[test]
     fn a_model_is_told_of_tools() {
         let stopped = Failure::from(WorkspaceError::Stopped);
-        assert_eq!(stopped.kind, Kind::WrongState);
+        assert_eq!(stopped.kind, ToolFailureKind::WrongState);
         assert_eq!(stopped.next.as_deref(), Some("`workspace_start` brings it back"));
         let text = serde_json::to_string(&stopped).unwrap();
         assert!(
@@ -175,24 +177,24 @@ mod tests {
     fn each_kind_of_the_guest_arrives() {
         use pyro_proto::message::FailureKind as Guest;
         for (kind, expected) in [
-            (Guest::NotFound, Kind::NotFound),
-            (Guest::NotExecutable, Kind::GuestFailed),
-            (Guest::BadDirectory, Kind::InvalidArgument),
-            (Guest::NoSuchUser, Kind::InvalidArgument),
-            (Guest::BadRequest, Kind::InvalidArgument),
-            (Guest::TooLong, Kind::TooLarge),
-            (Guest::Exhausted, Kind::GuestFailed),
-            (Guest::Unsupported, Kind::Unavailable),
-            (Guest::Internal, Kind::GuestFailed),
-            (Guest::IsDirectory, Kind::InvalidArgument),
-            (Guest::NotDirectory, Kind::InvalidArgument),
-            (Guest::OutsideWorkspace, Kind::NotAllowed),
-            (Guest::TooLarge, Kind::TooLarge),
-            (Guest::Exists, Kind::Conflict),
-            (Guest::NoSpace, Kind::NoSpace),
-            (Guest::NotEmpty, Kind::Conflict),
-            (Guest::NotRegular, Kind::InvalidArgument),
-            (Guest::BadArchive, Kind::Rejected),
+            (Guest::NotFound, ToolFailureKind::NotFound),
+            (Guest::NotExecutable, ToolFailureKind::GuestFailed),
+            (Guest::BadDirectory, ToolFailureKind::InvalidArgument),
+            (Guest::NoSuchUser, ToolFailureKind::InvalidArgument),
+            (Guest::BadRequest, ToolFailureKind::InvalidArgument),
+            (Guest::TooLong, ToolFailureKind::TooLarge),
+            (Guest::Exhausted, ToolFailureKind::GuestFailed),
+            (Guest::Unsupported, ToolFailureKind::Unavailable),
+            (Guest::Internal, ToolFailureKind::GuestFailed),
+            (Guest::IsDirectory, ToolFailureKind::InvalidArgument),
+            (Guest::NotDirectory, ToolFailureKind::InvalidArgument),
+            (Guest::OutsideWorkspace, ToolFailureKind::NotAllowed),
+            (Guest::TooLarge, ToolFailureKind::TooLarge),
+            (Guest::Exists, ToolFailureKind::Conflict),
+            (Guest::NoSpace, ToolFailureKind::NoSpace),
+            (Guest::NotEmpty, ToolFailureKind::Conflict),
+            (Guest::NotRegular, ToolFailureKind::InvalidArgument),
+            (Guest::BadArchive, ToolFailureKind::Rejected),
         ] {
             let failure = pyro_proto::message::Failure {
                 kind,
@@ -203,24 +205,24 @@ mod tests {
             let source = GuestError::Failed(failure);
             let failure = Failure::from(WorkspaceError::Job { what: "the shell takes no input", source });
             assert_eq!(failure.kind, expected, "{kind:?}");
-            assert_eq!(Kind::from(FailureKind::from(kind)), expected);
+            assert_eq!(ToolFailureKind::from(FailureKind::from(kind)), expected);
         }
     }
 
     #[test]
     fn names_of_kinds_stay() {
         for (kind, name) in [
-            (Kind::InvalidArgument, "invalid_argument"),
-            (Kind::NotFound, "not_found"),
-            (Kind::Conflict, "conflict"),
-            (Kind::WrongState, "wrong_state"),
-            (Kind::NotAllowed, "not_allowed"),
-            (Kind::TooLarge, "too_large"),
-            (Kind::NoSpace, "no_space"),
-            (Kind::Rejected, "rejected"),
-            (Kind::GuestFailed, "guest_failed"),
-            (Kind::Unavailable, "unavailable"),
-            (Kind::Failed, "failed"),
+            (ToolFailureKind::InvalidArgument, "invalid_argument"),
+            (ToolFailureKind::NotFound, "not_found"),
+            (ToolFailureKind::Conflict, "conflict"),
+            (ToolFailureKind::WrongState, "wrong_state"),
+            (ToolFailureKind::NotAllowed, "not_allowed"),
+            (ToolFailureKind::TooLarge, "too_large"),
+            (ToolFailureKind::NoSpace, "no_space"),
+            (ToolFailureKind::Rejected, "rejected"),
+            (ToolFailureKind::GuestFailed, "guest_failed"),
+            (ToolFailureKind::Unavailable, "unavailable"),
+            (ToolFailureKind::Failed, "failed"),
         ] {
             assert_eq!(serde_json::to_value(kind).unwrap(), name);
         }

@@ -5,7 +5,7 @@ use pyro_core::vm::registry::Registry;
 use pyro_core::workspace::Workspaces;
 
 use super::failure::Failure;
-use super::order::Order;
+use super::order::CallOrder;
 use super::roots::Roots;
 use super::runs::Runs;
 
@@ -22,7 +22,7 @@ pub struct Host {
     /// Host paths that may be named.
     pub roots: Roots,
     /// Calls that must not be overtaken.
-    pub order: Order,
+    pub order: CallOrder,
     /// Whether commands may run on this host where no guest can.
     pub allow_host_compat: bool,
 }
@@ -40,7 +40,7 @@ impl Host {
             factory,
             runs: Runs::default(),
             roots,
-            order: Order::default(),
+            order: CallOrder::default(),
             allow_host_compat,
         }
     }

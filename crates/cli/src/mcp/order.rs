@@ -31,7 +31,7 @@ impl Place {
 
 /// The calls under way that others wait for, by workspace.
 #[derive(Debug, Default)]
-pub struct Order {
+pub struct CallOrder {
     calls: Mutex<HashMap<String, Vec<(Place, CancellationToken)>>>,
 }
 
@@ -42,7 +42,7 @@ pub struct Turn {
     _own: Option<DropGuard>,
 }
 
-impl Order {
+impl CallOrder {
     /// Takes the place of a call that comes now: call this before anything is awaited.
     pub fn enter(&self, workspace: String, place: Place) -> Turn {
         let mut all = self.calls.lock().unwrap_or_else(PoisonError::into_inner);
@@ -83,7 +83,7 @@ mod tests {
 
     #[test]
     fn a_call_waits_for_all_earlier_changes_and_for_nothing_else() {
-        let order = Order::default();
+        let order = CallOrder::default();
         let enter = |place| order.enter("a".into(), place);
         let read = enter(Place::After);
         let first = enter(Place::Change);
@@ -104,7 +104,7 @@ mod tests {
 
     #[test]
     fn a_command_keeps_edits_back_and_nothing_else() {
-        let order = Order::default();
+        let order = CallOrder::default();
         let enter = |place| order.enter("a".into(), place);
         let exec = enter(Place::Holds);
         let another = enter(Place::Holds);

@@ -9,7 +9,7 @@ use rmcp::model::{ErrorData, Resource, ResourceContents, ResourceTemplate};
 use serde_json::json;
 
 use super::cut;
-use super::failure::{Failure, Kind};
+use super::failure::{Failure, ToolFailureKind};
 use super::host::Host;
 use super::runs::Stream;
 
@@ -249,7 +249,7 @@ async fn file(host: &Host, uri: &str, workspace: &str, path: &str) -> Result<Res
     let (read, bytes) = host.workspaces.read_file(workspace, Path::new(path), 0, MOST).await?;
     if read.truncated {
         return Err(Failure {
-            kind: Kind::TooLarge,
+            kind: ToolFailureKind::TooLarge,
             error: format!("{} has {} bytes, and a resource at most {MOST}", read.path, read.size_bytes),
             next: Some("workspace_file_read reads it part by part".into()),
         });
@@ -281,16 +281,16 @@ fn of(failure: Failure, uri: &str) -> ErrorData {
         None => failure.error,
     };
     match failure.kind {
-        Kind::NotFound => not_found(text, uri),
-        Kind::Failed | Kind::Unavailable => ErrorData::internal_error(text, None),
-        Kind::InvalidArgument
-        | Kind::Conflict
-        | Kind::WrongState
-        | Kind::NotAllowed
-        | Kind::TooLarge
-        | Kind::NoSpace
-        | Kind::Rejected
-        | Kind::GuestFailed => ErrorData::invalid_params(text, None),
+        ToolFailureKind::NotFound => not_found(text, uri),
+        ToolFailureKind::Failed | ToolFailureKind::Unavailable => ErrorData::internal_error(text, None),
+        ToolFailureKind::InvalidArgument
+        | ToolFailureKind::Conflict
+        | ToolFailureKind::WrongState
+        | ToolFailureKind::NotAllowed
+        | ToolFailureKind::TooLarge
+        | ToolFailureKind::NoSpace
+        | ToolFailureKind::Rejected
+        | ToolFailureKind::GuestFailed => ErrorData::invalid_params(text, None),
     }
 }
 

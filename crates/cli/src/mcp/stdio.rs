@@ -18,7 +18,7 @@ pub type Input = Box<dyn AsyncRead + Send + Unpin>;
 pub type Output = Box<dyn AsyncWrite + Send + Unpin>;
 
 /// Descriptor that can be waited for.
-enum Kind {
+enum StdioDescriptor {
     Pipe(OwnedFd),
     Socket(OwnedFd),
 }
@@ -27,8 +27,8 @@ enum Kind {
 pub fn input() -> Input {
     let direct = || -> io::Result<Input> {
         Ok(match kind(io::stdin().as_fd())? {
-            Kind::Pipe(fd) => Box::new(pipe::Receiver::from_owned_fd(fd)?),
-            Kind::Socket(fd) => Box::new(socket(fd)?),
+            StdioDescriptor::Pipe(fd) => Box::new(pipe::Receiver::from_owned_fd(fd)?),
+            StdioDescriptor::Socket(fd) => Box::new(socket(fd)?),
         })
     };
     direct().unwrap_or_else(|_| Box::new(tokio::io::stdin()))
@@ -38,22 +38,24 @@ pub fn input() -> Input {
 pub fn output() -> Output {
     let direct = || -> io::Result<Output> {
         Ok(match kind(io::stdout().as_fd())? {
-            Kind::Pipe(fd) => Box::new(pipe::Sender::from_owned_fd(fd)?),
-            Kind::Socket(fd) => Box::new(socket(fd)?),
+            StdioDescriptor::Pipe(fd) => Box::new(pipe::Sender::from_owned_fd(fd)?),
+            StdioDescriptor::Socket(fd) => Box::new(socket(fd)?),
         })
     };
     direct().unwrap_or_else(|_| Box::new(tokio::io::stdout()))
 }
 
-fn kind(fd: BorrowedFd<'_>) -> io::Result<Kind> {
+fn kind(fd: BorrowedFd<'_>) -> io::Result<StdioDescriptor> {
     // Waiting for it makes it non-blocking, which is not for those who print errors to the same place.
     if same(fd, io::stderr().as_fd())? {
         return Err(io::ErrorKind::Unsupported.into());
     }
     let own = fd.try_clone_to_owned()?;
     match FileType::from_raw_mode(fstat(fd)?.st_mode) {
-        FileType::Fifo => Ok(Kind::Pipe(own)),
-        FileType::Socket if getsockname(fd)?.address_family() == AddressFamily::UNIX => Ok(Kind::Socket(own)),
+        FileType::Fifo => Ok(StdioDescriptor::Pipe(own)),
+        FileType::Socket if getsockname(fd)?.address_family() == AddressFamily::UNIX => {
+            Ok(StdioDescriptor::Socket(own))
+        }
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
 }

@@ -25,7 +25,7 @@ use tokio::sync::watch;
 use crate::config::Config;
 use crate::hint::Hint;
 use crate::host;
-use crate::launch::{self, BootError, BootRequest, Root};
+use crate::launch::{self, BootError, BootRequest, RootState};
 use crate::runtime::{Bundle, INITRAMFS, KERNEL, RuntimeError};
 use crate::timeline::Timeline;
 
@@ -181,7 +181,7 @@ const REMEMBERED_LIMIT: u64 = 64 * 1024;
 
 /// Whether an earlier answer will do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
+pub enum ProbePolicy {
     /// Use what is remembered; boot only what cannot be decided otherwise.
     IfNeeded,
     /// Boot every candidate again.
@@ -190,13 +190,13 @@ pub enum Probe {
 
 /// Decides which backend runs guests here.
 ///
-/// Software emulation needs no proof to be worth trying, so with `Probe::IfNeeded` a host whose `/dev/kvm` cannot
+/// Software emulation needs no proof to be worth trying, so with `ProbePolicy::IfNeeded` a host whose `/dev/kvm` cannot
 /// even be opened boots nothing here.
 pub async fn choose(
     config: &Config,
     bundle: &Bundle,
     preference: Preference,
-    probe: Probe,
+    probe: ProbePolicy,
 ) -> Result<Choice, BackendError> {
     let kvm = host::access("/dev/kvm");
     let no_kvm = if !kvm.exists {
@@ -214,7 +214,7 @@ pub async fn choose(
         if preference == Preference::Firecracker {
             return Err(BackendError::NoFirecracker(why.into()));
         }
-        if probe == Probe::IfNeeded
+        if probe == ProbePolicy::IfNeeded
             && let Some(binary) = qemu
         {
             let vmm = Vmm::Qemu(made_qemu(config, binary, Accelerator::Tcg)?);
@@ -232,7 +232,7 @@ pub async fn choose(
         root: rustix::process::geteuid().is_root(),
     };
     let path = config.cache_dir.join(preference.file());
-    let remembered = if probe == Probe::IfNeeded { recall(&path, &key) } else { None };
+    let remembered = if probe == ProbePolicy::IfNeeded { recall(&path, &key) } else { None };
     let was_remembered = remembered.is_some();
     let candidates = match remembered {
         Some(candidates) => candidates,
@@ -443,7 +443,8 @@ pub async fn probe_boot(
         memory: GuestMemory::Private,
         start: MachineStart::Cold,
     };
-    let wish = BootRequest { hostname: "pyro-probe".into(), oneshot: true, root: Root::Absent, deadline };
+    let wish =
+        BootRequest { hostname: "pyro-probe".into(), oneshot: true, root: RootState::Absent, deadline };
     Ok(launch::boot(vmm, spec, &wish, &Timeline::begin(None)).await?)
 }
 

@@ -13,7 +13,7 @@ use pyro_vmm::{Accelerator, QemuVersion};
 use serde::Serialize;
 use serde_json::{Value, json};
 
-use crate::backend::{self, Candidate, Choice, Preference, Probe, Verdict};
+use crate::backend::{self, Candidate, Choice, Preference, ProbePolicy, Verdict};
 use crate::cause::chain;
 use crate::config::Config;
 use crate::environment::{Store, catalog_version};
@@ -130,7 +130,7 @@ pub async fn examine(config: &Config, preference: Preference, search_path: &[Pat
         Err(error) => check("qemu", CheckStatus::Fail, chain(error), Some(Hint::InstallQemu)),
     });
     let choice = match &bundle {
-        Ok(bundle) => Some(backend::choose(config, bundle, preference, Probe::Always).await),
+        Ok(bundle) => Some(backend::choose(config, bundle, preference, ProbePolicy::Always).await),
         Err(_) => None,
     };
     checks.extend(backend_checks(choice.as_ref()));

@@ -12,7 +12,7 @@ use crate::hostfs::stamp::{self, Content};
 
 /// Findings of a boot of a bundle's kernel and initramfs.
 #[derive(Clone, Debug)]
-pub struct Probe {
+pub struct BootFindings {
     /// The VMM that booted it, such as `qemu`.
     pub backend: String,
     /// `kvm` or `tcg`.
@@ -94,7 +94,7 @@ impl Measurement {
     /// # Errors
     /// When another agent than this bundle's answered, its command did not do what the agent does, or a file
     /// changed meanwhile.
-    pub fn finish(self, probe: Probe) -> Result<Evidence, RuntimeError> {
+    pub fn finish(self, probe: BootFindings) -> Result<Evidence, RuntimeError> {
         let Self { kernel, initramfs, mut record } = self;
         let refuse = |why: String| Err(RuntimeError::Evidence(why));
         if record.agent_version.is_empty() || probe.agent_version != record.agent_version {

@@ -23,7 +23,7 @@ mod recognise;
 pub use builder::BundleBuilder;
 pub use bundle::Bundle;
 pub use error::RuntimeError;
-pub use evidence::{Evidence, Measurement, Probe, ProbeExec};
+pub use evidence::{BootFindings, Evidence, Measurement, ProbeExec};
 pub use manifest::{Artifact, ArtifactKind, Capabilities, Manifest};
 
 /// The manifest's name in a bundle.

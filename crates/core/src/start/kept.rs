@@ -9,8 +9,8 @@ use std::time::Duration;
 use pyro_vmm::GuestMemory;
 use rustix::fs::{FlockOperation, flock};
 
-use super::{How, Origin, StartError, StartPlan, StartRequest, Started, restore_deadline};
-use crate::launch::Root;
+use super::{Origin, StartError, StartMethod, StartPlan, StartRequest, Started, restore_deadline};
+use crate::launch::RootState;
 
 /// A guest that was saved.
 pub struct SavedGuest {
@@ -47,8 +47,8 @@ pub async fn resume(
     let loading = if ram.is_some() { 0 } else { u64::from(plan.shape.mem_mib) / 20 };
     let deadline = restore_deadline(plan.vmm.accelerator()) + Duration::from_secs(loading);
     let memory = ram.map_or(GuestMemory::Private, GuestMemory::From);
-    let wish = plan.wish(deadline, Root::Kept);
-    let loaded = plan.load(disk, memory, state, origin.tsc_khz, &wish, How::Resumed).await?;
+    let wish = plan.wish(deadline, RootState::Kept);
+    let loaded = plan.load(disk, memory, state, origin.tsc_khz, &wish, StartMethod::Resumed).await?;
     drop(open);
     Ok(loaded.map(|started| Started { memory: mapped, ..started }).map_err(|trouble| trouble.0))
 }

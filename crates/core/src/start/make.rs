@@ -6,12 +6,12 @@ use std::time::{Duration, Instant};
 
 use pyro_vmm::{GuestMemory, MachineStart};
 
-use super::{Disk, How, Remark, StartError, StartPlan, Started, first_line};
+use super::{Remark, StartDisk, StartError, StartMethod, StartPlan, Started, first_line};
 use crate::bug::Bug;
 use crate::cause;
 use crate::environment::DISK_BYTES;
 use crate::hostfs::{CancelToken, free};
-use crate::launch::{self, BootRequest, Booted, Root};
+use crate::launch::{self, BootRequest, Booted, RootState};
 use crate::template::{Maker, Saved, TemplateKind, TemplateLookup};
 use crate::timeline::Step;
 
@@ -37,6 +37,10 @@ impl StartPlan<'_> {
         let on_drop = CancelOnDrop(cancel.clone());
         let (waits, mut waiting) = tokio::sync::oneshot::channel();
         let mut waits = Some(waits);
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "waited for beside another event; a bug in it costs the template"
+        )]
         let mut made = tokio::task::spawn_blocking(move || {
             Maker::new(store, key, &cancel, &mut || {
                 let _ = waits.take().map(|waits| waits.send(()));
@@ -88,7 +92,7 @@ impl StartPlan<'_> {
             GuestMemory::Private
         };
         let deadline = self.boot_deadline();
-        let root = if self.bare() { Root::Later } else { Root::Ready };
+        let root = if self.bare() { RootState::Later } else { RootState::Ready };
         let spec = self.spec(disk, memory, MachineStart::Cold, &[])?;
         let (booted, port) = match launch::boot_keeping_port(
             self.vmm,
@@ -127,20 +131,20 @@ impl StartPlan<'_> {
         tell: &mut (dyn FnMut(Remark) + Send),
     ) -> Result<Started, StartError> {
         let Some(saved) = self.boot_saved(maker, tell).await? else { return self.boot().await };
-        if !matches!(self.request.disk, Disk::Blank) {
+        if !matches!(self.request.disk, StartDisk::Blank) {
             // The saved machine's disk has no name and cannot be given the requested one.
             let _ = saved.machine.stop().await;
             if let TemplateLookup::Found(template) = self.store.find(&self.key)
                 && let Ok(started) = self.restore(template).await?
             {
-                return Ok(Started { how: How::Booted, ..started });
+                return Ok(Started { how: StartMethod::Booted, ..started });
             }
             return self.boot().await;
         }
-        let wish = self.wish(self.boot_deadline(), Root::Ready);
+        let wish = self.wish(self.boot_deadline(), RootState::Ready);
         let again = launch::meet(saved.machine, saved.port, true, &wish, Instant::now(), self.timeline).await;
         match again {
-            Ok(booted) => Ok(self.started(booted, How::Booted, pyro_vmm::tsc_khz())),
+            Ok(booted) => Ok(self.started(booted, StartMethod::Booted, pyro_vmm::tsc_khz())),
             Err(error) => {
                 tell(Remark::NotSaved(format!(
                     "the guest did not go on after it was saved: {}",

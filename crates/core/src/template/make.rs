@@ -14,7 +14,7 @@ use rustix::fs::MemfdFlags;
 use super::store::{DISK, Draft, MEMORY, STATE};
 use super::{TemplateKey, TemplateKind, Templates};
 use crate::bug::{Bug, blocking};
-use crate::command::{self, CommandError, CommandLine, Options, Streams};
+use crate::command::{self, CommandError, CommandLine, CommandOptions, Streams};
 use crate::guest::GuestError;
 use crate::hostfs::lock::Lock;
 use crate::hostfs::{CancelToken, HostFsError, publish};
@@ -130,7 +130,7 @@ impl Maker {
         let Booted { mut machine, guest, .. } = booted;
         if self.key.kind == TemplateKind::Fresh {
             let shell = CommandLine::Shell("true".into());
-            let options = Options { timeout: Some(WARM_DEADLINE), ..Options::default() };
+            let options = CommandOptions { timeout: Some(WARM_DEADLINE), ..CommandOptions::default() };
             let watch = machine.watch();
             command::execute(&guest, &watch, &shell, &options, &mut Streams::discarded())
                 .await

@@ -11,7 +11,7 @@ use crate::hostfs::HostFsError;
 use crate::identity::NoRandomness;
 use crate::runtime::RuntimeError;
 use crate::start::StartError;
-use crate::vm::LimitError;
+use crate::vm::{LimitError, VmState};
 
 /// A failure in the life of a VM.
 #[derive(Debug, thiserror::Error)]
@@ -52,7 +52,7 @@ pub enum VmError {
         /// Id of the VM.
         vm_id: String,
         /// State that the VM is in.
-        state: &'static str,
+        state: VmState,
         /// The attempted action, as a participle.
         wanted: &'static str,
     },

@@ -6,13 +6,13 @@ use pyro_vmm::{DiskCache, Shape};
 use serde::Serialize;
 
 use super::{VmError, VmRequest};
-use crate::backend::{self, Choice, Preference, Probe};
+use crate::backend::{self, Choice, Preference, ProbePolicy};
 use crate::bug::blocking;
 use crate::config::Config;
 use crate::environment::{self, EnvironmentError, EnvironmentStatus, Installed, PullEvent, Store};
 use crate::hostfs::CancelToken;
 use crate::runtime::{Bundle, KERNEL};
-use crate::start::{self, Disk, Remark, StartRequest, TemplateUse};
+use crate::start::{self, Remark, StartDisk, StartRequest, TemplateUse};
 use crate::template::{StoredTemplate, Templates};
 use crate::timeline::{Observer, Timeline};
 
@@ -61,7 +61,7 @@ impl Factory {
         tell: &mut (dyn FnMut(Remark) + Send),
     ) -> Result<bool, VmError> {
         let bundle = self.bundle()?;
-        let choice = backend::choose(&self.config, &bundle, self.preference, Probe::IfNeeded).await?;
+        let choice = backend::choose(&self.config, &bundle, self.preference, ProbePolicy::IfNeeded).await?;
         let request = VmRequest::new(&environment.manifest().name);
         let shape = Shape { vcpus: request.vcpu_count as u8, mem_mib: request.mem_mib };
         let timeline = Timeline::begin(self.observer.clone());
@@ -87,7 +87,7 @@ impl Factory {
             shape,
             hostname,
             oneshot: true,
-            disk: Disk::Blank,
+            disk: StartDisk::Blank,
             cache: DiskCache::Unsafe,
             templates: self.templates,
             timeline,

@@ -19,15 +19,15 @@ use pyro_vmm::Shape;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use crate::backend::{self, Probe};
+use crate::backend::{self, ProbePolicy};
 use crate::cause;
-use crate::command::{self, CommandLine, Options, Outcome, Streams};
+use crate::command::{self, CommandLine, CommandOptions, Outcome, Streams};
 use crate::environment::{Installed, PullEvent};
 use crate::host;
 use crate::host_compat;
 use crate::identity;
 use crate::launch::Booted;
-use crate::start::{self, How, Remark, Started};
+use crate::start::{self, Remark, StartMethod, Started};
 use crate::timeline::{Step, Timeline};
 
 pub use error::VmError;
@@ -58,6 +58,28 @@ impl std::fmt::Display for ExecutionMode {
     }
 }
 
+/// State of a VM.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum VmState {
+    /// Nothing of it runs yet.
+    Created,
+    /// Guest, or the host in its place, runs commands.
+    Started,
+    /// Guest has ended.
+    Stopped,
+}
+
+impl std::fmt::Display for VmState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Created => "created",
+            Self::Started => "started",
+            Self::Stopped => "stopped",
+        })
+    }
+}
+
 /// A VM as payloads describe it.
 #[derive(Clone, Debug, Serialize, JsonSchema)]
 pub struct VmInfo {
@@ -77,8 +99,8 @@ pub struct VmInfo {
     pub created_at: f64,
     /// Unix seconds; when it may be reaped if nothing more happens. Absent without a time to live.
     pub expires_at: Option<f64>,
-    /// `created`, `started` or `stopped`.
-    pub state: &'static str,
+    /// State of the VM.
+    pub state: VmState,
     /// Whether it has outbound access.
     pub network_enabled: bool,
     /// Whether the host may stand in.
@@ -112,12 +134,12 @@ pub struct Vm {
     environment: Option<Installed>,
     created_at: f64,
     last_activity: f64,
-    state: &'static str,
+    state: VmState,
     engine: Engine,
     /// Why the host stands in for a guest.
     host_reason: Option<String>,
     timeline: Timeline,
-    how: Option<How>,
+    how: Option<StartMethod>,
 }
 
 impl Vm {
@@ -146,7 +168,7 @@ impl Vm {
             environment,
             created_at: now,
             last_activity: now,
-            state: "created",
+            state: VmState::Created,
             engine: Engine::None,
             host_reason,
             timeline,
@@ -178,7 +200,7 @@ impl Vm {
     }
 
     /// Where its guest came from, once it has one.
-    pub fn how(&self) -> Option<How> {
+    pub fn how(&self) -> Option<StartMethod> {
         self.how
     }
 
@@ -235,7 +257,7 @@ impl Vm {
     /// With `allow_host_compat`, a guest that cannot run is no error: the host stands in, and
     /// [`Vm::host_reason`] says why.
     pub async fn start(&mut self, tell: &mut (dyn FnMut(Remark) + Send)) -> Result<(), VmError> {
-        if self.state != "created" {
+        if self.state != VmState::Created {
             return Err(VmError::State { vm_id: self.id.clone(), state: self.state, wanted: "started" });
         }
         self.last_activity = identity::unix_now();
@@ -255,7 +277,7 @@ impl Vm {
             }
             Err(error) => return Err(error),
         };
-        self.state = "started";
+        self.state = VmState::Started;
         Ok(())
     }
 
@@ -266,7 +288,8 @@ impl Vm {
     ) -> Result<(Started, String), VmError> {
         let bundle = self.factory.bundle()?;
         let choice =
-            backend::choose(&self.factory.config, &bundle, self.factory.preference, Probe::IfNeeded).await?;
+            backend::choose(&self.factory.config, &bundle, self.factory.preference, ProbePolicy::IfNeeded)
+                .await?;
         let shape = Shape { vcpus: self.request.vcpu_count as u8, mem_mib: self.request.mem_mib };
         let hostname = format!("pyro-{}", self.id);
         let request =
@@ -279,7 +302,7 @@ impl Vm {
     pub async fn exec(
         &mut self,
         command: &CommandLine,
-        options: &Options,
+        options: &CommandOptions,
         streams: &mut Streams,
     ) -> Result<Outcome, VmError> {
         let outcome = match &self.engine {
@@ -303,7 +326,7 @@ impl Vm {
             booted.machine.stop().await.map_err(VmError::Stop)?;
             self.timeline.mark(Step::Stopped);
         }
-        self.state = "stopped";
+        self.state = VmState::Stopped;
         Ok(())
     }
 }

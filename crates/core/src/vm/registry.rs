@@ -9,8 +9,8 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 
-use super::{Cleanup, Factory, RunReport, Vm, VmError, VmInfo, VmRequest};
-use crate::command::{CommandLine, Options, Streams};
+use super::{Cleanup, Factory, RunReport, Vm, VmError, VmInfo, VmRequest, VmState};
+use crate::command::{CommandLine, CommandOptions, Streams};
 use crate::environment::PullEvent;
 use crate::identity;
 
@@ -107,12 +107,12 @@ impl Registry {
         &self,
         id: &str,
         command: &CommandLine,
-        options: &Options,
+        options: &CommandOptions,
         streams: &mut Streams,
     ) -> Result<RunReport, VmError> {
         let entry = self.entry(id)?;
         let mut vm = entry.lock().await;
-        if vm.state != "started" {
+        if vm.state != VmState::Started {
             return Err(VmError::State { vm_id: id.to_owned(), state: vm.state, wanted: "used" });
         }
         let outcome = vm.exec(command, options, streams).await;

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::{ExecutionMode, Vm, VmInfo};
 use crate::capture::Captured;
 use crate::command::{CommandLine, Outcome};
-use crate::start::How;
+use crate::start::StartMethod;
 use crate::timeline::StepTime;
 
 /// End of a VM after its use.
@@ -69,7 +69,7 @@ pub struct RunReport {
     /// `kvm`, `tcg` or `none`.
     pub accelerator: String,
     /// Whether the guest was restored or booted; absent where the host stood in.
-    pub start: Option<How>,
+    pub start: Option<StartMethod>,
     /// Where the time went, step by step.
     pub timings: Vec<StepTime>,
     /// End of the VM.

@@ -278,7 +278,7 @@ pub enum WorkspaceError {
     ServicesFull(usize),
     /// Readiness probe that cannot be made.
     #[error("{text:?} is not {wanted}")]
-    Readiness {
+    ReadinessProbe {
         /// Text that was given.
         text: String,
         /// Form that was expected.
@@ -391,7 +391,7 @@ impl WorkspaceError {
             | Self::Bound { .. }
             | Self::Job { .. }
             | Self::Signal(_)
-            | Self::Readiness { .. }
+            | Self::ReadinessProbe { .. }
             | Self::Source(_)
             | Self::TooMuch { .. } => return None,
         })
@@ -422,7 +422,7 @@ impl WorkspaceError {
             | Self::Secret(_)
             | Self::Bound { .. }
             | Self::Signal(_)
-            | Self::Readiness { .. } => FailureKind::InvalidArgument,
+            | Self::ReadinessProbe { .. } => FailureKind::InvalidArgument,
             Self::NameTaken { .. }
             | Self::SnapshotTaken(_)
             | Self::SnapshotsFull(_)

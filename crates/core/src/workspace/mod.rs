@@ -34,19 +34,20 @@ pub use store::files_view::{
     FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
 };
 pub use store::history::{Bounds, LogReader};
-pub use store::jobs::{Service, Shell, ShellSize};
+pub use store::jobs::{JobState, ShellSize};
 pub use store::jobs_view::{
-    ServiceList, ServiceLogs, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten,
+    Service, ServiceList, ServiceLogs, Shell, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten,
 };
 pub use store::record::{
     Command, Record, SecretInfo, Seed, WORKSPACE_PATH, WorkspaceChanges, WorkspaceSpec, is_id,
 };
 pub use store::secrets::{Secret, SecretEnv};
-pub use store::service_spec::{Readiness, ReadyWait, ServiceSpec};
+pub use store::service_spec::{ReadinessProbe, ReadyWait, ServiceSpec};
 pub use store::state::BASELINE;
 pub use store::view::{
     Deleted, ExecReport, LastCommand, List, Listed, LogEntry, Logs, LogsHead, Reset, ResetTo,
-    SnapshotCreated, SnapshotDeleted, SnapshotInfo, SnapshotList, Status, UNRESPONSIVE, Unreadable,
+    SnapshotCreated, SnapshotDeleted, SnapshotInfo, SnapshotKind, SnapshotList, Status, Unreadable,
+    WorkspaceState,
 };
 pub use tree_pipe::{Moved, OnMoved};
 pub use wire::start::{KeeperExpiry, KeeperReport, KeeperRequest, KeeperTask};

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{Read as _, Seek as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use pyro_core::backend::{self, Preference, Probe};
+use pyro_core::backend::{self, Preference, ProbePolicy};
 use pyro_core::config::Config;
 use pyro_core::runtime::Bundle;
 
@@ -111,7 +111,8 @@ fn probe() -> String {
     };
     let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    let chosen = runtime.block_on(backend::choose(&config, &bundle, Preference::Firecracker, Probe::Always));
+    let chosen =
+        runtime.block_on(backend::choose(&config, &bundle, Preference::Firecracker, ProbePolicy::Always));
     match chosen {
         Ok(_) => String::new(),
         Err(error) => pyro_core::cause::chain(&error).lines().next().unwrap_or("no reason given").to_owned(),

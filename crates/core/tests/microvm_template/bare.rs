@@ -6,7 +6,7 @@ use std::os::fd::AsRawFd as _;
 use std::process::Command;
 
 use pyro_core::backend::Preference;
-use pyro_core::start::{Disk, How, Started};
+use pyro_core::start::{StartDisk, StartMethod, Started};
 
 use crate::backends::on_each_backend;
 use crate::support::{BASE, Host, SHAPE, shell, stop};
@@ -18,8 +18,8 @@ on_each_backend! {
     a_disk_that_holds_no_file_system_is_an_error_and_spoils_nothing
 }
 
-fn again(disk: &File) -> Disk {
-    Disk::Existing(disk.try_clone().unwrap())
+fn again(disk: &File) -> StartDisk {
+    StartDisk::Existing(disk.try_clone().unwrap())
 }
 
 async fn started(host: &Host, disk: &File) -> Started {
@@ -28,7 +28,7 @@ async fn started(host: &Host, disk: &File) -> Started {
 
 async fn restored(host: &Host, disk: &File) -> Started {
     let (guest, remarks) = host.start(SHAPE, again(disk)).await;
-    assert_eq!((guest.how, remarks.as_slice()), (How::Restored, &[][..]));
+    assert_eq!((guest.how, remarks.as_slice()), (StartMethod::Restored, &[][..]));
     guest
 }
 

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use pyro_core::backend::Preference;
-use pyro_core::start::{Disk, How, Remark};
+use pyro_core::start::{Remark, StartDisk, StartMethod};
 use pyro_vmm::Shape;
 
 use crate::backends::on_each_backend;
@@ -61,7 +61,7 @@ async fn clock_is_right(guest: &pyro_core::start::Started) {
 /// The clock is right when the first command runs, and goes on as the host's does.
 async fn a_restored_clock_is_right_and_stays_so(backend: Preference) {
     let host = Host::on(backend, crate::support::BASE).await;
-    stop(host.start(SHAPE, Disk::Blank).await.0).await;
+    stop(host.start(SHAPE, StartDisk::Blank).await.0).await;
     let guest = restored(&host, SHAPE).await;
     clock_is_right(&guest).await;
     tokio::time::sleep(Duration::from_secs(10)).await;
@@ -71,8 +71,8 @@ async fn a_restored_clock_is_right_and_stays_so(backend: Preference) {
 
 async fn two_restored_guests_share_nothing_that_is_a_guests_own(backend: Preference) {
     let host = Host::on(backend, "debian:12").await;
-    let (first, remarks) = host.start(SHAPE, Disk::Blank).await;
-    assert_eq!((first.how, remarks), (How::Booted, vec![Remark::First]));
+    let (first, remarks) = host.start(SHAPE, StartDisk::Blank).await;
+    assert_eq!((first.how, remarks), (StartMethod::Booted, vec![Remark::First]));
     let mut answers: BTreeMap<&str, Vec<String>> = BTreeMap::new();
     let (second, third) = (restored(&host, SHAPE).await, restored(&host, SHAPE).await);
     for guest in [&first, &second, &third] {
@@ -115,7 +115,7 @@ async fn two_restored_guests_share_nothing_that_is_a_guests_own(backend: Prefere
 /// stood at the template's time would say that it is not valid yet.
 async fn a_certificate_younger_than_the_template_is_valid(backend: Preference) {
     let host = Host::on(backend, "debian:12").await;
-    let (first, _) = host.start(SHAPE, Disk::Blank).await;
+    let (first, _) = host.start(SHAPE, StartDisk::Blank).await;
     let made = shell(&first, "date +%s").await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     let certificate = shell(
@@ -137,7 +137,7 @@ async fn a_certificate_younger_than_the_template_is_valid(backend: Preference) {
 /// A guest whose kernel has shown its boot id before is given another one, as often as need be.
 async fn a_boot_id_that_was_read_can_be_renewed(backend: Preference) {
     let host = Host::on(backend, crate::support::BASE).await;
-    let (guest, _) = host.start(SHAPE, Disk::Blank).await;
+    let (guest, _) = host.start(SHAPE, StartDisk::Blank).await;
     const READ: &str = "cat /proc/sys/kernel/random/boot_id";
     let mut seen = vec![shell(&guest, READ).await];
     for _ in 0..2 {
@@ -160,7 +160,7 @@ async fn a_guest_of_two_processors_and_another_size_has_a_template_of_its_own(ba
     let host = Host::on(backend, crate::support::BASE).await;
     let large = Shape { vcpus: 2, mem_mib: 320 };
     for shape in [SHAPE, large] {
-        let (guest, remarks) = host.start(shape, Disk::Blank).await;
+        let (guest, remarks) = host.start(shape, StartDisk::Blank).await;
         assert_eq!(remarks, [Remark::First]);
         stop(guest).await;
     }

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use pyro_core::backend::Preference;
-use pyro_core::start::{Disk, How};
+use pyro_core::start::{StartDisk, StartMethod};
 use pyro_core::timeline::{Observer, Step};
 use pyro_vmm::Shape;
 
@@ -20,8 +20,8 @@ const BARE: &str = "PYRO_TEST_DIE_BARE";
 const BACKEND: &str = "PYRO_TEST_DIE_BACKEND";
 
 /// A blank disk, or one of the guest's own, for which there is another kind of template.
-fn disk(host: &Host, bare: bool) -> Disk {
-    if bare { Disk::Existing(host.new_disk()) } else { Disk::Blank }
+fn disk(host: &Host, bare: bool) -> StartDisk {
+    if bare { StartDisk::Existing(host.new_disk()) } else { StartDisk::Blank }
 }
 
 fn shape(mem_mib: u32) -> Shape {
@@ -70,6 +70,7 @@ async fn dies(host: &Host, step: Step, mem_mib: u32, bare: bool) {
     if bare {
         child.env(BARE, "1");
     }
+    #[expect(clippy::disallowed_methods, reason = "a panic in a test fails it")]
     let status = tokio::task::spawn_blocking(move || child.output().unwrap()).await.unwrap();
     assert_eq!(status.status.signal(), Some(9), "{step}: {status:?}");
     let begin = Instant::now();
@@ -80,7 +81,7 @@ async fn dies(host: &Host, step: Step, mem_mib: u32, bare: bool) {
 }
 
 /// Kills a start at `step`, then starts twice more.
-async fn killed_at(host: &Host, step: Step, mem_mib: u32, bare: bool, next: How) {
+async fn killed_at(host: &Host, step: Step, mem_mib: u32, bare: bool, next: StartMethod) {
     dies(host, step, mem_mib, bare).await;
     let (guest, remarks) = host.start(shape(mem_mib), disk(host, bare)).await;
     assert_eq!(guest.how, next, "{step}: {remarks:?}");
@@ -92,18 +93,18 @@ async fn killed_at(host: &Host, step: Step, mem_mib: u32, bare: bool, next: How)
     stop(guest).await;
     assert_eq!(host.leftovers(), Vec::<std::path::PathBuf>::new(), "{step}");
     let (guest, remarks) = host.start(shape(mem_mib), disk(host, bare)).await;
-    assert_eq!((guest.how, remarks.as_slice()), (How::Restored, &[][..]), "{step}");
+    assert_eq!((guest.how, remarks.as_slice()), (StartMethod::Restored, &[][..]), "{step}");
     stop(guest).await;
 }
 
-async fn while_making(backend: Preference, step: Step, mem_mib: u32, next: How) {
+async fn while_making(backend: Preference, step: Step, mem_mib: u32, next: StartMethod) {
     killed_at(&Host::on(backend, BASE).await, step, mem_mib, false, next).await;
 }
 
 macro_rules! making {
     ($($name:ident: $step:ident, $mem:literal, $next:ident;)*) => {
         $(async fn $name(backend: Preference) {
-            while_making(backend, Step::$step, $mem, How::$next).await;
+            while_making(backend, Step::$step, $mem, StartMethod::$next).await;
         })*
 
         on_each_backend! {
@@ -133,7 +134,7 @@ making! {
 async fn killed_at_each_step_of_a_restore(backend: Preference) {
     const MEM_MIB: u32 = 269;
     let host = Host::on(backend, BASE).await;
-    stop(host.start(shape(MEM_MIB), Disk::Blank).await.0).await;
+    stop(host.start(shape(MEM_MIB), StartDisk::Blank).await.0).await;
     for step in [
         Step::TemplateOpened,
         Step::DiskMade,
@@ -142,18 +143,18 @@ async fn killed_at_each_step_of_a_restore(backend: Preference) {
         Step::Connected,
         Step::Identified,
     ] {
-        killed_at(&host, step, MEM_MIB, false, How::Restored).await;
+        killed_at(&host, step, MEM_MIB, false, StartMethod::Restored).await;
     }
 }
 
 /// The same of the template for guests that bring a disk, at the steps where it goes another way.
 async fn killed_while_a_bare_template_is_made_or_restored(backend: Preference) {
     for (step, mem_mib, next) in [
-        (Step::BuildBooted, 270, How::Booted),
-        (Step::BuildPaused, 271, How::Booted),
-        (Step::BuildSynced, 272, How::Booted),
-        (Step::BuildPublished, 273, How::Restored),
-        (Step::Assembled, 274, How::Restored),
+        (Step::BuildBooted, 270, StartMethod::Booted),
+        (Step::BuildPaused, 271, StartMethod::Booted),
+        (Step::BuildSynced, 272, StartMethod::Booted),
+        (Step::BuildPublished, 273, StartMethod::Restored),
+        (Step::Assembled, 274, StartMethod::Restored),
     ] {
         killed_at(&Host::on(backend, BASE).await, step, mem_mib, true, next).await;
     }

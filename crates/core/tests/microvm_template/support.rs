@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::path::PathBuf;
 
-use pyro_core::backend::{self, Choice, Preference, Probe};
-use pyro_core::command::{self, CommandLine, Options, Streams};
+use pyro_core::backend::{self, Choice, Preference, ProbePolicy};
+use pyro_core::command::{self, CommandLine, CommandOptions, Streams};
 use pyro_core::config::Config;
 use pyro_core::environment::Installed;
-use pyro_core::start::{self, Disk, How, Remark, StartError, StartRequest, Started, TemplateUse};
+use pyro_core::start::{
+    self, Remark, StartDisk, StartError, StartMethod, StartRequest, Started, TemplateUse,
+};
 use pyro_core::timeline::{Observer, Timeline};
 use pyro_core::vm::Factory;
 use pyro_vmm::Shape;
@@ -60,13 +62,14 @@ impl Host {
         let factory = Factory::new(config, backend);
         let environment = factory.environment(environment, |_| ()).await.unwrap();
         let bundle = factory.bundle().unwrap();
-        let choice =
-            backend::choose(&factory.config, &bundle, factory.preference, Probe::IfNeeded).await.unwrap();
+        let choice = backend::choose(&factory.config, &bundle, factory.preference, ProbePolicy::IfNeeded)
+            .await
+            .unwrap();
         Self { dir, factory, environment, choice }
     }
 
     /// Starts a guest; what there was to say about it.
-    pub async fn start(&self, shape: Shape, disk: Disk) -> (Started, Vec<Remark>) {
+    pub async fn start(&self, shape: Shape, disk: StartDisk) -> (Started, Vec<Remark>) {
         let (started, remarks) = self.try_start(shape, disk, None).await;
         (started.unwrap(), remarks)
     }
@@ -74,7 +77,7 @@ impl Host {
     pub async fn try_start(
         &self,
         shape: Shape,
-        disk: Disk,
+        disk: StartDisk,
         observer: Option<Observer>,
     ) -> (Result<Started, StartError>, Vec<Remark>) {
         let bundle = self.factory.bundle().unwrap();
@@ -131,7 +134,8 @@ impl Host {
 
 /// Runs a shell line; its output. It must succeed.
 pub async fn shell(started: &Started, line: &str) -> String {
-    let options = Options { timeout: Some(std::time::Duration::from_secs(60)), ..Options::default() };
+    let options =
+        CommandOptions { timeout: Some(std::time::Duration::from_secs(60)), ..CommandOptions::default() };
     let watch = started.booted.machine.watch();
     let command = CommandLine::Shell(line.into());
     let outcome =
@@ -149,7 +153,7 @@ pub async fn stop(started: Started) {
 
 /// A guest that was started twice in this shape: the second time it was restored.
 pub async fn restored(host: &Host, shape: Shape) -> Started {
-    let (started, remarks) = host.start(shape, Disk::Blank).await;
-    assert_eq!((started.how, remarks.as_slice()), (How::Restored, &[][..]));
+    let (started, remarks) = host.start(shape, StartDisk::Blank).await;
+    assert_eq!((started.how, remarks.as_slice()), (StartMethod::Restored, &[][..]));
     started
 }

@@ -5,7 +5,7 @@ use std::os::unix::fs::{FileExt as _, PermissionsExt as _};
 use std::path::Path;
 
 use pyro_core::backend::Preference;
-use pyro_core::start::{Disk, How, Remark};
+use pyro_core::start::{Remark, StartDisk, StartMethod};
 use pyro_vmm::{Accelerator, Shape};
 
 use crate::backends::on_each_backend;
@@ -77,11 +77,11 @@ const DAMAGES: [Damage; 12] = [
 
 async fn a_damaged_template_costs_a_boot_and_one_line(backend: Preference) {
     let host = Host::on(backend, BASE).await;
-    stop(host.start(SHAPE, Disk::Blank).await.0).await;
+    stop(host.start(SHAPE, StartDisk::Blank).await.0).await;
     for (what, damage, said) in DAMAGES {
         damage(&host.template());
-        let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
-        assert_eq!(guest.how, How::Booted, "{what}");
+        let (guest, remarks) = host.start(SHAPE, StartDisk::Blank).await;
+        assert_eq!(guest.how, StartMethod::Booted, "{what}");
         match remarks.as_slice() {
             [Remark::Unusable(why)] => assert!(why.contains(said), "{what}: {why}"),
             other => panic!("{what}: {other:?}"),
@@ -93,8 +93,8 @@ async fn a_damaged_template_costs_a_boot_and_one_line(backend: Preference) {
     }
     // All of it gone is nothing to be said but that one is made.
     fs::remove_dir_all(host.dir.path().join("templates")).unwrap();
-    let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
-    assert_eq!((guest.how, remarks), (How::Booted, vec![Remark::First]));
+    let (guest, remarks) = host.start(SHAPE, StartDisk::Blank).await;
+    assert_eq!((guest.how, remarks), (StartMethod::Booted, vec![Remark::First]));
     stop(guest).await;
 }
 
@@ -103,7 +103,7 @@ async fn a_damaged_template_costs_a_boot_and_one_line(backend: Preference) {
 async fn a_template_of_a_host_with_another_clock_rate_is_not_used(backend: Preference) {
     use sha2::Digest as _;
     let host = Host::on(backend, BASE).await;
-    stop(host.start(SHAPE, Disk::Blank).await.0).await;
+    stop(host.start(SHAPE, StartDisk::Blank).await.0).await;
     let path = host.template().join("manifest.json");
     let mut manifest: serde_json::Value = serde_json::from_slice(&fs::read(&path).unwrap()).unwrap();
     manifest.as_object_mut().unwrap().remove("checksum").unwrap();
@@ -119,8 +119,8 @@ async fn a_template_of_a_host_with_another_clock_rate_is_not_used(backend: Prefe
         stop(restored(&host, SHAPE).await).await;
         return;
     }
-    let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
-    assert_eq!(guest.how, How::Booted);
+    let (guest, remarks) = host.start(SHAPE, StartDisk::Blank).await;
+    assert_eq!(guest.how, StartMethod::Booted);
     match remarks.as_slice() {
         [Remark::Unusable(why)] => assert!(why.contains("clock goes by a counter"), "{why}"),
         other => panic!("{other:?}"),
@@ -132,16 +132,16 @@ async fn a_template_of_a_host_with_another_clock_rate_is_not_used(backend: Prefe
 async fn a_template_of_another_kind_is_not_believed(backend: Preference) {
     let host = Host::on(backend, BASE).await;
     let other = Shape { vcpus: 1, mem_mib: 288 };
-    stop(host.start(other, Disk::Blank).await.0).await;
+    stop(host.start(other, StartDisk::Blank).await.0).await;
     let theirs = host.template();
-    stop(host.start(SHAPE, Disk::Blank).await.0).await;
+    stop(host.start(SHAPE, StartDisk::Blank).await.0).await;
     let root = host.dir.path().join("templates");
     let mut ours = fs::read_dir(root).unwrap().flatten().map(|entry| entry.path().join("template"));
     let ours = ours.find(|path| *path != theirs).unwrap();
     fs::remove_dir_all(&ours).unwrap();
     fs::rename(&theirs, &ours).unwrap();
-    let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
-    assert_eq!(guest.how, How::Booted);
+    let (guest, remarks) = host.start(SHAPE, StartDisk::Blank).await;
+    assert_eq!(guest.how, StartMethod::Booted);
     assert_eq!(remarks, [Remark::Unusable("it was made for something else".into())]);
     stop(guest).await;
     stop(restored(&host, SHAPE).await).await;
@@ -177,10 +177,10 @@ async fn host_with_qemu_that(instead: &str) -> Host {
 
 async fn refused_at_restore(instead: &str, said: &str) {
     let host = host_with_qemu_that(instead).await;
-    stop(host.start(SHAPE, Disk::Blank).await.0).await;
+    stop(host.start(SHAPE, StartDisk::Blank).await.0).await;
     turn(&host, WORKS, BROKEN);
-    let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
-    assert_eq!(guest.how, How::Booted);
+    let (guest, remarks) = host.start(SHAPE, StartDisk::Blank).await;
+    assert_eq!(guest.how, StartMethod::Booted);
     match remarks.as_slice() {
         [Remark::Unusable(why)] => assert!(why.contains(said), "{why}"),
         other => panic!("{other:?}"),
@@ -221,8 +221,8 @@ async fn where_no_template_can_be_written_a_start_boots(backend: Preference) {
     config.template_dir = dir.path().join("file/templates");
     let host = Host::with(dir, config, backend, BASE).await;
     for _ in 0..2 {
-        let (guest, remarks) = host.start(SHAPE, Disk::Blank).await;
-        assert_eq!(guest.how, How::Booted);
+        let (guest, remarks) = host.start(SHAPE, StartDisk::Blank).await;
+        assert_eq!(guest.how, StartMethod::Booted);
         assert!(matches!(remarks.as_slice(), [Remark::NotSaved(_)]), "{remarks:?}");
         assert_eq!(shell(&guest, "echo works").await, "works\n");
         stop(guest).await;

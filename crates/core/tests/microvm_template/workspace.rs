@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use pyro_core::backend::Preference;
 use pyro_core::guest::{Download, GuestError, JobEvent};
-use pyro_core::start::Disk;
+use pyro_core::start::StartDisk;
 use pyro_proto::message::*;
 
 use crate::backends::on_each_backend;
@@ -48,7 +48,7 @@ fn kind(error: GuestError) -> FailureKind {
 
 async fn jobs_live_in_a_guest_and_all_of_them_can_be_stopped(backend: Preference) {
     let host = Host::on(backend, BASE).await;
-    let (started, _) = host.start(SHAPE, Disk::Blank).await;
+    let (started, _) = host.start(SHAPE, StartDisk::Blank).await;
     let guest = &started.booted.guest;
     let id = JobId([7; 6]);
     let size = TerminalSize { rows: 33, cols: 99 };
@@ -94,7 +94,7 @@ async fn jobs_live_in_a_guest_and_all_of_them_can_be_stopped(backend: Preference
 
 async fn files_and_trees_reach_the_disk_beside_the_overlay(backend: Preference) {
     let host = Host::on(backend, BASE).await;
-    let (started, _) = host.start(SHAPE, Disk::Blank).await;
+    let (started, _) = host.start(SHAPE, StartDisk::Blank).await;
     let guest = &started.booted.guest;
     shell(&started, "mkdir -p dir && echo old > dir/file && chmod 750 dir/file && ln -s /etc out").await;
     guest.file_write(b"dir/file", None, false, &b"new\n"[..]).await.unwrap();
@@ -138,7 +138,7 @@ async fn files_and_trees_reach_the_disk_beside_the_overlay(backend: Preference) 
 
 async fn a_frozen_disk_holds_writers_up_and_nobody_else(backend: Preference) {
     let host = Host::on(backend, BASE).await;
-    let (started, _) = host.start(SHAPE, Disk::Blank).await;
+    let (started, _) = host.start(SHAPE, StartDisk::Blank).await;
     let guest = started.booted.guest.clone();
     guest.sync().await.unwrap();
     let frozen = guest.freeze(Duration::from_secs(60)).await.unwrap();

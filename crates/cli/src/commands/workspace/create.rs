@@ -53,7 +53,7 @@ pub struct Args {
     backend: Option<String>,
     /// Print one JSON object
     #[arg(long, conflicts_with = "id_only")]
-    pub json: bool,
+    json: bool,
     /// Print only its id
     #[arg(long)]
     id_only: bool,

@@ -10,7 +10,7 @@ pub struct Args {
     workspace_id: String,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -32,15 +32,6 @@ pub enum Disk {
 }
 
 impl Disk {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::List(Listing { json, .. })
-            | Self::Read(Reading { json, .. })
-            | Self::Export { json, .. } => *json,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;

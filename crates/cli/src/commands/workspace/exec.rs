@@ -30,7 +30,7 @@ pub struct Args {
     secret_env: Vec<SecretEnv>,
     /// Print one JSON object with the result instead of the command's output
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -22,7 +22,7 @@ pub struct Args {
     links: super::LinksArg,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -76,15 +76,6 @@ pub struct Reading {
 }
 
 impl File {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::List(Listing { json, .. })
-            | Self::Read(Reading { json, .. })
-            | Self::Write { json, .. } => *json,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;

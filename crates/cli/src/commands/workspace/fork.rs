@@ -18,7 +18,7 @@ pub struct Args {
     snapshot: Option<String>,
     /// Print one JSON object
     #[arg(long, conflicts_with = "id_only")]
-    pub json: bool,
+    json: bool,
     /// Print only their ids, one a line
     #[arg(long)]
     id_only: bool,

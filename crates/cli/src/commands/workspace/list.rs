@@ -9,7 +9,7 @@ use crate::error::{CliError, print_json};
 pub struct Args {
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -21,7 +21,7 @@ pub struct Args {
     tail: Option<u64>,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -38,13 +38,6 @@ pub enum Patch {
 }
 
 impl Patch {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::Apply { json, .. } => *json,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let Self::Apply { workspace_id, patch, patch_file, json } = self;

@@ -18,7 +18,7 @@ pub struct Args {
     snapshot: String,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -5,7 +5,9 @@ use std::io::Write as _;
 
 use clap::Subcommand;
 use pyro_core::command::CommandLine;
-use pyro_core::workspace::{Readiness, ReadyWait, SecretEnv, Service as Job, ServiceSpec, WorkspaceError};
+use pyro_core::workspace::{
+    ReadinessProbe, ReadyWait, SecretEnv, Service as Job, ServiceSpec, WorkspaceError,
+};
 
 use super::show_jobs;
 use crate::error::{CliError, print_json};
@@ -117,16 +119,6 @@ pub struct Named {
 }
 
 impl Service {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::Start(args) => args.json,
-            Self::List { json, .. } => *json,
-            Self::Status(args) | Self::Stop(args) => args.json,
-            Self::Logs(args) => args.json,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {
@@ -173,10 +165,10 @@ impl Start {
             return Err(WorkspaceError::NotYet("--publish").into());
         }
         let readiness = None
-            .or(self.ready_file.map(|path| Readiness::File { path }))
-            .or(self.ready_tcp.map(|address| Readiness::Tcp { address }))
-            .or(self.ready_http.map(|url| Readiness::Http { url }))
-            .or(self.ready_command.map(|command| Readiness::Command { command }));
+            .or(self.ready_file.map(|path| ReadinessProbe::File { path }))
+            .or(self.ready_tcp.map(|address| ReadinessProbe::Tcp { address }))
+            .or(self.ready_http.map(|url| ReadinessProbe::Http { url }))
+            .or(self.ready_command.map(|command| ReadinessProbe::Command { command }));
         let wait =
             ReadyWait { timeout_seconds: self.ready_timeout_seconds, interval_ms: self.ready_interval_ms };
         let wish = ServiceSpec {

@@ -142,19 +142,6 @@ pub struct Named {
 }
 
 impl Shell {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::Open(args) => args.json,
-            Self::Read(args) => args.json,
-            Self::Write(args) => args.json,
-            Self::Signal(args) => args.json,
-            Self::Close(args) => args.json,
-            Self::List { json, .. } => *json,
-            Self::Attach(_) => false,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         match self {

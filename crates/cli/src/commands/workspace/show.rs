@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{IsTerminal as _, Write as _};
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use pyro_core::workspace::{FileEntry, List, Listed, SnapshotList, Status, UNRESPONSIVE, Unreadable};
+use pyro_core::workspace::{FileEntry, List, Listed, SnapshotList, Status, Unreadable, WorkspaceState};
 
 use super::table::{Cell, CellStyle, table};
 use crate::error::CliError;
@@ -86,7 +86,7 @@ pub fn status(status: &Status) {
     let mut rows = vec![
         ("workspace", status.workspace_id.clone()),
         ("name", status.name.clone().unwrap_or_else(|| "-".into())),
-        ("state", status.state.clone()),
+        ("state", status.state.to_string()),
         ("environment", format!("{} ({version})", status.environment)),
         ("size", format!("{} vCPU, {} MiB", status.vcpu_count, status.mem_mib)),
         ("runs under", format!("{} ({})", status.backend, status.accelerator)),
@@ -106,11 +106,11 @@ pub fn status(status: &Status) {
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
     }
-    if status.state == UNRESPONSIVE {
+    if status.state == WorkspaceState::Unresponsive {
         let pid = status.keeper_pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
         rows.push(("keeper", format!("does not answer{pid}; `pyro workspace stop --force` ends it")));
     }
-    if status.state == "stopped"
+    if status.state == WorkspaceState::Stopped
         && let Some(why) = status.metadata.get("stopped_because")
     {
         rows.push(("stopped because", one_line(why)));
@@ -162,11 +162,11 @@ fn list_rows(workspaces: &[Listed], now: f64, painted: bool) -> Vec<Vec<Cell>> {
     ];
     let mut rows = vec![head.map(|title| Cell::from(title.to_owned())).to_vec()];
     rows.extend(workspaces.iter().map(|each| {
-        let style = state_style(&each.state).filter(|_| painted);
+        let style = state_style(each.state).filter(|_| painted);
         vec![
             each.workspace_id.clone().into(),
             each.name.clone().unwrap_or_else(|| "-".into()).into(),
-            Cell::styled(each.state.clone(), style),
+            Cell::styled(each.state.to_string(), style),
             each.environment.clone().into(),
             each.command_count.to_string().into(),
             Cell::from(match each.service_count {
@@ -182,12 +182,15 @@ fn list_rows(workspaces: &[Listed], now: f64, painted: bool) -> Vec<Vec<Cell>> {
 }
 
 /// Style of a workspace's state.
-fn state_style(state: &str) -> Option<CellStyle> {
+fn state_style(state: WorkspaceState) -> Option<CellStyle> {
     match state {
-        "started" => Some(CellStyle::Green),
-        "stopped" => Some(CellStyle::Faint),
-        UNRESPONSIVE => Some(CellStyle::Red),
-        _ => None,
+        WorkspaceState::Started => Some(CellStyle::Green),
+        WorkspaceState::Stopped => Some(CellStyle::Faint),
+        WorkspaceState::Unresponsive => Some(CellStyle::Red),
+        WorkspaceState::Starting
+        | WorkspaceState::Resetting
+        | WorkspaceState::Stopping
+        | WorkspaceState::Deleting => None,
     }
 }
 
@@ -252,7 +255,7 @@ pub fn snapshots(list: &SnapshotList) {
     let mut rows = vec![["SNAPSHOT", "KIND", "MADE", "SIZE"].map(str::to_owned).to_vec()];
     rows.extend(list.snapshots.iter().map(|each| {
         let size = format!("{:.1} MiB", each.bytes_written as f64 / f64::from(1 << 20));
-        let kind = if each.memory { format!("{}, with memory", each.kind) } else { each.kind.clone() };
+        let kind = if each.memory { format!("{}, with memory", each.kind) } else { each.kind.to_string() };
         vec![each.snapshot_name.clone(), kind, ago(each.created_at, now), size]
     }));
     print(&table(rows));
@@ -320,7 +323,7 @@ mod tests {
         let all = [
             workspace("started", "stopped", &[("why", " started "), ("x", "a stopped b")]),
             workspace("stopped", "started", &[("is", "an unresponsive one")]),
-            workspace(" unresponsive ", UNRESPONSIVE, &[]),
+            workspace(" unresponsive ", "unresponsive", &[]),
             workspace("rest", "starting", &[]),
         ];
         let plain = table(list_rows(&all, 5.0, false));

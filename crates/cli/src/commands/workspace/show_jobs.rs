@@ -1,6 +1,6 @@
 //! Shells and services for people.
 
-use pyro_core::workspace::{Readiness, Service, ServiceList, ShellList};
+use pyro_core::workspace::{ReadinessProbe, Service, ServiceList, ShellList};
 
 use super::show::{ago, now, one_line, print};
 use super::table::table;
@@ -21,7 +21,7 @@ pub fn shells(list: &ShellList) {
     rows.extend(list.shells.iter().map(|each| {
         vec![
             each.shell_id.clone(),
-            each.state.clone(),
+            each.state.to_string(),
             code(each.exit_code),
             format!("{}x{}", each.cols, each.rows),
             ago(each.started_at, now),
@@ -43,7 +43,7 @@ pub fn services(list: &ServiceList) {
     rows.extend(list.services.iter().map(|each| {
         vec![
             each.service_name.clone(),
-            each.state.clone(),
+            each.state.to_string(),
             ready(each),
             code(each.exit_code),
             ago(each.started_at, now),
@@ -66,17 +66,17 @@ pub fn service(service: &Service) {
     let now = now();
     let mut rows = vec![
         ("service", service.service_name.clone()),
-        ("state", service.state.clone()),
+        ("state", service.state.to_string()),
         ("command", one_line(&service.command)),
         ("directory", one_line(&service.cwd)),
         ("started", ago(service.started_at, now)),
     ];
     if let Some(readiness) = &service.readiness {
         let what = match readiness {
-            Readiness::File { path } => format!("file {path}"),
-            Readiness::Tcp { address } => format!("tcp {address}"),
-            Readiness::Http { url } => url.clone(),
-            Readiness::Command { command } => format!("command {command}"),
+            ReadinessProbe::File { path } => format!("file {path}"),
+            ReadinessProbe::Tcp { address } => format!("tcp {address}"),
+            ReadinessProbe::Http { url } => url.clone(),
+            ReadinessProbe::Command { command } => format!("command {command}"),
         };
         rows.push(("readiness", one_line(&what)));
         rows.push(("ready", ready(service)));

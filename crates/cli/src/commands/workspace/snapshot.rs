@@ -46,14 +46,6 @@ pub struct Named {
 }
 
 impl Snapshot {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::Create { named, .. } | Self::Delete(named) => named.json,
-            Self::List { json, .. } => *json,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let workspaces = super::workspaces(None)?;

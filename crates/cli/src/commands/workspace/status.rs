@@ -11,7 +11,7 @@ pub struct Args {
     workspace_id: String,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

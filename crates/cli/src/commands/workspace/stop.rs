@@ -14,7 +14,7 @@ pub struct Args {
     force: bool,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -30,13 +30,6 @@ pub enum Sync {
 }
 
 impl Sync {
-    /// Whether failures are to be printed as JSON.
-    pub fn wants_json(&self) -> bool {
-        match self {
-            Self::Push { json, .. } => *json,
-        }
-    }
-
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let Self::Push { workspace_id, source_path, dest, links, json } = self;

@@ -25,7 +25,7 @@ pub struct Args {
     clear_labels: Vec<String>,
     /// Print one JSON object
     #[arg(long)]
-    pub json: bool,
+    json: bool,
 }
 
 impl Args {

@@ -86,116 +86,6 @@ pub fn tools() -> Vec<Tool> {
     ]
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Push {
-    /// Its id or name
-    workspace_id: String,
-    /// Host directory or .tar(.gz)
-    source_path: String,
-    /// /workspace or a directory below it
-    #[serde(default = "workspace_path")]
-    dest: String,
-    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
-    #[serde(default)]
-    skip_outside_links: bool,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Export {
-    /// Its id or name
-    workspace_id: String,
-    /// File or directory, below /workspace
-    path: String,
-    /// Host path to make
-    output_path: String,
-    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
-    #[serde(default)]
-    skip_outside_links: bool,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Compare {
-    /// Its id or name
-    workspace_id: String,
-    /// Byte of the patch, for the next part of a long one
-    #[serde(default)]
-    offset: u64,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ListFiles {
-    /// Its id or name
-    workspace_id: String,
-    /// Directory, such as src
-    #[serde(default = "workspace_path")]
-    path: String,
-    /// With all that is below
-    #[serde(default)]
-    recursive: bool,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ReadFile {
-    /// Its id or name
-    workspace_id: String,
-    /// File, such as src/main.py
-    path: String,
-    /// At most so much
-    #[serde(default = "read_most")]
-    #[schemars(range(min = 1, max = 1048576))]
-    max_bytes: u64,
-    /// From this byte on
-    #[serde(default)]
-    offset: u64,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ReadDisk {
-    /// Its id or name
-    workspace_id: String,
-    /// File, such as /etc/hosts
-    path: String,
-    /// At most so much
-    #[serde(default = "read_most")]
-    #[schemars(range(min = 1, max = 1048576))]
-    max_bytes: u64,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct WriteFile {
-    /// Its id or name
-    workspace_id: String,
-    /// File, such as src/main.py; missing directories are made
-    path: String,
-    /// All of its new content
-    text: String,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Apply {
-    /// Its id or name
-    workspace_id: String,
-    /// Unified diff, as `git diff` prints it; paths below /workspace
-    patch: String,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct ExportDisk {
-    /// Its id or name
-    workspace_id: String,
-    /// Host path to make
-    output_path: String,
-}
-
 /// A difference, and where its patch goes on.
 #[derive(Serialize, JsonSchema)]
 struct Compared {
@@ -229,11 +119,40 @@ fn check_max_bytes(max_bytes: u64) -> Result<(), Failure> {
     }
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Push {
+    /// Its id or name
+    workspace_id: String,
+    /// Host directory or .tar(.gz)
+    source_path: String,
+    /// /workspace or a directory below it
+    #[serde(default = "workspace_path")]
+    dest: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
+}
+
 async fn push(host: Arc<Host>, input: Push, call: Call) -> Result<Pushed, Failure> {
     let source = host.roots.source(&input.source_path)?;
     let moved = call.moved("sync");
     let links = outside_links(input.skip_outside_links);
     Ok(host.workspaces.push(&input.workspace_id, source, Path::new(&input.dest), links, moved).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Export {
+    /// Its id or name
+    workspace_id: String,
+    /// File or directory, below /workspace
+    path: String,
+    /// Host path to make
+    output_path: String,
+    /// Leave symbolic links out that lead out of it, as a venv's do, instead of refusing all
+    #[serde(default)]
+    skip_outside_links: bool,
 }
 
 async fn export(host: Arc<Host>, input: Export, call: Call) -> Result<Exported, Failure> {
@@ -242,6 +161,16 @@ async fn export(host: Arc<Host>, input: Export, call: Call) -> Result<Exported, 
     let path = Path::new(&input.path);
     let links = outside_links(input.skip_outside_links);
     Ok(host.workspaces.export(&input.workspace_id, path, output, links, moved).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Compare {
+    /// Its id or name
+    workspace_id: String,
+    /// Byte of the patch, for the next part of a long one
+    #[serde(default)]
+    offset: u64,
 }
 
 async fn diff(host: Arc<Host>, input: Compare, _: Call) -> Result<Compared, Failure> {
@@ -264,11 +193,40 @@ fn short(entries: &mut Vec<FileEntry>, truncated: &mut bool) {
     entries.truncate(ENTRIES);
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ListFiles {
+    /// Its id or name
+    workspace_id: String,
+    /// Directory, such as src
+    #[serde(default = "workspace_path")]
+    path: String,
+    /// With all that is below
+    #[serde(default)]
+    recursive: bool,
+}
+
 async fn list(host: Arc<Host>, input: ListFiles, _: Call) -> Result<FileList, Failure> {
     let mut list =
         host.workspaces.list_files(&input.workspace_id, Path::new(&input.path), input.recursive).await?;
     short(&mut list.entries, &mut list.truncated);
     Ok(list)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReadFile {
+    /// Its id or name
+    workspace_id: String,
+    /// File, such as src/main.py
+    path: String,
+    /// At most so much
+    #[serde(default = "read_most")]
+    #[schemars(range(min = 1, max = 1048576))]
+    max_bytes: u64,
+    /// From this byte on
+    #[serde(default)]
+    offset: u64,
 }
 
 async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<ReadPart, Failure> {
@@ -285,9 +243,29 @@ async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<ReadPart, Fai
     Ok(ReadPart { read, next_offset })
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct WriteFile {
+    /// Its id or name
+    workspace_id: String,
+    /// File, such as src/main.py; missing directories are made
+    path: String,
+    /// All of its new content
+    text: String,
+}
+
 async fn write(host: Arc<Host>, input: WriteFile, _: Call) -> Result<FileWritten, Failure> {
     let path = Path::new(&input.path);
     Ok(host.workspaces.write_file(&input.workspace_id, path, input.text.as_bytes()).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Apply {
+    /// Its id or name
+    workspace_id: String,
+    /// Unified diff, as `git diff` prints it; paths below /workspace
+    patch: String,
 }
 
 async fn patch(host: Arc<Host>, input: Apply, _: Call) -> Result<Patched, Failure> {
@@ -295,6 +273,15 @@ async fn patch(host: Arc<Host>, input: Apply, _: Call) -> Result<Patched, Failur
     // Whoever sent it has it.
     cut::middle(&mut patched.patch, cut::LISTED, "it is what was sent");
     Ok(patched)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ExportDisk {
+    /// Its id or name
+    workspace_id: String,
+    /// Host path to make
+    output_path: String,
 }
 
 async fn disk_export(host: Arc<Host>, input: ExportDisk, _: Call) -> Result<DiskExported, Failure> {
@@ -307,6 +294,19 @@ async fn disk_list(host: Arc<Host>, input: ListFiles, _: Call) -> Result<DiskLis
         host.workspaces.list_disk(&input.workspace_id, Path::new(&input.path), input.recursive).await?;
     short(&mut list.entries, &mut list.truncated);
     Ok(list)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct ReadDisk {
+    /// Its id or name
+    workspace_id: String,
+    /// File, such as /etc/hosts
+    path: String,
+    /// At most so much
+    #[serde(default = "read_most")]
+    #[schemars(range(min = 1, max = 1048576))]
+    max_bytes: u64,
 }
 
 async fn disk_read(host: Arc<Host>, input: ReadDisk, _: Call) -> Result<DiskRead, Failure> {

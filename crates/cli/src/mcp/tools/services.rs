@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use pyro_core::workspace::{
-    Readiness, ReadyWait, Service, ServiceList, ServiceLogs, ServiceSpec, WorkspaceError,
+    ReadinessProbe, ReadyWait, Service, ServiceList, ServiceLogs, ServiceSpec, WorkspaceError,
 };
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -40,6 +40,14 @@ pub fn tools() -> Vec<Tool> {
             stop,
         ),
     ]
+}
+
+fn interval() -> u64 {
+    500
+}
+
+fn lines() -> u64 {
+    200
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -82,44 +90,12 @@ struct Start {
     published_ports: Option<Vec<BTreeMap<String, Option<u16>>>>,
 }
 
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct One {
-    /// Its id or name
-    workspace_id: String,
-    /// The service's name
-    service_name: String,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Show {
-    /// Its id or name
-    workspace_id: String,
-    /// The service's name
-    service_name: String,
-    /// The last so many lines of each stream
-    #[serde(default = "lines")]
-    tail_lines: u64,
-    /// As many as are kept
-    #[serde(default)]
-    all: bool,
-}
-
-fn interval() -> u64 {
-    500
-}
-
-fn lines() -> u64 {
-    200
-}
-
-fn readiness(input: &mut Start) -> Result<Option<Readiness>, Failure> {
+fn readiness(input: &mut Start) -> Result<Option<ReadinessProbe>, Failure> {
     let mut given = [
-        input.ready_file.take().map(|path| Readiness::File { path }),
-        input.ready_tcp.take().map(|address| Readiness::Tcp { address }),
-        input.ready_http.take().map(|url| Readiness::Http { url }),
-        input.ready_command.take().map(|command| Readiness::Command { command }),
+        input.ready_file.take().map(|path| ReadinessProbe::File { path }),
+        input.ready_tcp.take().map(|address| ReadinessProbe::Tcp { address }),
+        input.ready_http.take().map(|url| ReadinessProbe::Http { url }),
+        input.ready_command.take().map(|command| ReadinessProbe::Command { command }),
     ]
     .into_iter()
     .flatten();
@@ -155,8 +131,32 @@ async fn list(host: Arc<Host>, input: Named, _: Call) -> Result<ServiceList, Fai
     Ok(host.workspaces.services(&input.workspace_id).await?)
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct One {
+    /// Its id or name
+    workspace_id: String,
+    /// The service's name
+    service_name: String,
+}
+
 async fn status(host: Arc<Host>, input: One, _: Call) -> Result<Service, Failure> {
     Ok(host.workspaces.service(&input.workspace_id, &input.service_name).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Show {
+    /// Its id or name
+    workspace_id: String,
+    /// The service's name
+    service_name: String,
+    /// The last so many lines of each stream
+    #[serde(default = "lines")]
+    tail_lines: u64,
+    /// As many as are kept
+    #[serde(default)]
+    all: bool,
 }
 
 async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<ServiceLogs, Failure> {

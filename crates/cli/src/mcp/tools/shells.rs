@@ -53,6 +53,26 @@ pub fn tools() -> Vec<Tool> {
     ]
 }
 
+fn cols() -> u16 {
+    120
+}
+
+fn rows() -> u16 {
+    30
+}
+
+fn chars() -> u64 {
+    65536
+}
+
+fn yes() -> bool {
+    true
+}
+
+fn interrupt() -> String {
+    "INT".into()
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Open {
@@ -72,6 +92,12 @@ struct Open {
     /// Secrets as environment variables: {"secret's name": "VARIABLE"}
     #[serde(default)]
     secret_env: Option<BTreeMap<String, String>>,
+}
+
+async fn open(host: Arc<Host>, input: Open, _: Call) -> Result<Shell, Failure> {
+    let size = ShellSize { cols: input.cols, rows: input.rows };
+    let secret_env = secret_env(input.secret_env)?;
+    Ok(host.workspaces.open_shell(&input.workspace_id, &input.cwd, size, secret_env).await?)
 }
 
 #[derive(Deserialize, JsonSchema)]
@@ -97,6 +123,16 @@ struct Read {
     wait_for_idle_ms: Option<u64>,
 }
 
+async fn read(host: Arc<Host>, input: Read, _: Call) -> Result<ShellRead, Failure> {
+    let wish = ShellReadRequest {
+        cursor: input.cursor,
+        max_chars: input.max_chars,
+        plain: input.plain,
+        wait_for_idle_ms: input.wait_for_idle_ms,
+    };
+    Ok(host.workspaces.read_shell(&input.workspace_id, &input.shell_id, wish).await?)
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Write {
@@ -111,6 +147,11 @@ struct Write {
     append_newline: bool,
 }
 
+async fn write(host: Arc<Host>, input: Write, _: Call) -> Result<ShellWritten, Failure> {
+    let Write { workspace_id, shell_id, input, append_newline } = input;
+    Ok(host.workspaces.write_shell(&workspace_id, &shell_id, &input, append_newline).await?)
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Signal {
@@ -123,6 +164,10 @@ struct Signal {
     signal_name: String,
 }
 
+async fn signal(host: Arc<Host>, input: Signal, _: Call) -> Result<ShellSignalled, Failure> {
+    Ok(host.workspaces.signal_shell(&input.workspace_id, &input.shell_id, &input.signal_name).await?)
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct One {
@@ -130,51 +175,6 @@ struct One {
     workspace_id: String,
     /// The shell's id
     shell_id: String,
-}
-
-fn cols() -> u16 {
-    120
-}
-
-fn rows() -> u16 {
-    30
-}
-
-fn chars() -> u64 {
-    65536
-}
-
-fn yes() -> bool {
-    true
-}
-
-fn interrupt() -> String {
-    "INT".into()
-}
-
-async fn open(host: Arc<Host>, input: Open, _: Call) -> Result<Shell, Failure> {
-    let size = ShellSize { cols: input.cols, rows: input.rows };
-    let secret_env = secret_env(input.secret_env)?;
-    Ok(host.workspaces.open_shell(&input.workspace_id, &input.cwd, size, secret_env).await?)
-}
-
-async fn read(host: Arc<Host>, input: Read, _: Call) -> Result<ShellRead, Failure> {
-    let wish = ShellReadRequest {
-        cursor: input.cursor,
-        max_chars: input.max_chars,
-        plain: input.plain,
-        wait_for_idle_ms: input.wait_for_idle_ms,
-    };
-    Ok(host.workspaces.read_shell(&input.workspace_id, &input.shell_id, wish).await?)
-}
-
-async fn write(host: Arc<Host>, input: Write, _: Call) -> Result<ShellWritten, Failure> {
-    let Write { workspace_id, shell_id, input, append_newline } = input;
-    Ok(host.workspaces.write_shell(&workspace_id, &shell_id, &input, append_newline).await?)
-}
-
-async fn signal(host: Arc<Host>, input: Signal, _: Call) -> Result<ShellSignalled, Failure> {
-    Ok(host.workspaces.signal_shell(&input.workspace_id, &input.shell_id, &input.signal_name).await?)
 }
 
 async fn close(host: Arc<Host>, input: One, _: Call) -> Result<ShellClosed, Failure> {

@@ -42,6 +42,10 @@ pub fn tools() -> Vec<Tool> {
     ]
 }
 
+fn baseline() -> String {
+    BASELINE.into()
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Snapshot {
@@ -49,20 +53,6 @@ struct Snapshot {
     workspace_id: String,
     /// Name of the snapshot
     snapshot_name: String,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Back {
-    /// Its id or name
-    workspace_id: String,
-    /// Snapshot to go back to
-    #[serde(default = "baseline")]
-    snapshot: String,
-}
-
-fn baseline() -> String {
-    BASELINE.into()
 }
 
 async fn create(host: Arc<Host>, input: Snapshot, _: Call) -> Result<SnapshotCreated, Failure> {
@@ -75,6 +65,16 @@ async fn list(host: Arc<Host>, input: Named, _: Call) -> Result<SnapshotList, Fa
 
 async fn delete(host: Arc<Host>, input: Snapshot, _: Call) -> Result<SnapshotDeleted, Failure> {
     Ok(host.workspaces.delete_snapshot(&input.workspace_id, &input.snapshot_name).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Back {
+    /// Its id or name
+    workspace_id: String,
+    /// Snapshot to go back to
+    #[serde(default = "baseline")]
+    snapshot: String,
 }
 
 async fn reset(host: Arc<Host>, input: Back, call: Call) -> Result<Reset, Failure> {

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use pyro_core::command::{Options, Streams};
+use pyro_core::command::{CommandOptions, Streams};
 use pyro_core::environment::{EnvironmentStatus, catalog_version};
 use pyro_core::run::{RunEvent, run_in_vm};
 use pyro_core::vm::registry::{NetworkInfo, Reaped};
@@ -67,81 +67,6 @@ pub fn tools() -> Vec<Tool> {
 }
 
 /// What a VM is asked to be.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Create {
-    /// debian:12 (git, curl, python3), debian:12-base (minimal) or debian:12-build (compilers)
-    environment: String,
-    /// Virtual CPUs
-    #[serde(default = "one_vcpu")]
-    #[schemars(range(min = 1, max = 8))]
-    vcpu_count: u32,
-    /// Memory, MiB
-    #[serde(default = "memory_mib")]
-    #[schemars(range(min = 256, max = 32768))]
-    mem_mib: u32,
-    /// Idle seconds until it may be deleted; 60 to 86400, 0 for never
-    #[serde(default = "ttl_seconds")]
-    ttl_seconds: u64,
-    /// Outbound network access
-    #[serde(default)]
-    network: bool,
-    /// Run on the person's host, without isolation, if no guest can run; refused unless they allowed it
-    #[serde(default)]
-    allow_host_compat: bool,
-}
-
-/// As [`Create`], and what to run: one level of names, as clients have it.
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Run {
-    /// debian:12 (git, curl, python3), debian:12-base (minimal) or debian:12-build (compilers)
-    environment: String,
-    /// Shell command line, such as `python3 -c 'print(1)'`
-    command: String,
-    /// Virtual CPUs
-    #[serde(default = "one_vcpu")]
-    #[schemars(range(min = 1, max = 8))]
-    vcpu_count: u32,
-    /// Memory, MiB
-    #[serde(default = "memory_mib")]
-    #[schemars(range(min = 256, max = 32768))]
-    mem_mib: u32,
-    /// The command is killed after so long
-    #[serde(default = "seconds_30")]
-    #[schemars(range(min = 1, max = 86400))]
-    timeout_seconds: u64,
-    /// Idle seconds until it may be deleted; 60 to 86400, 0 for never
-    #[serde(default = "ttl_seconds")]
-    ttl_seconds: u64,
-    /// Outbound network access
-    #[serde(default)]
-    network: bool,
-    /// Run on the person's host, without isolation, if no guest can run; refused unless they allowed it
-    #[serde(default)]
-    allow_host_compat: bool,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Vm {
-    /// Its id
-    vm_id: String,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Exec {
-    /// Its id
-    vm_id: String,
-    /// Shell command line
-    command: String,
-    /// The command is killed after so long
-    #[serde(default = "seconds_30")]
-    #[schemars(range(min = 1, max = 86400))]
-    timeout_seconds: u64,
-}
-
 #[derive(Serialize, JsonSchema)]
 struct Environments {
     catalog_version: &'static str,
@@ -206,9 +131,40 @@ impl Ran {
     }
 }
 
-fn options(timeout_seconds: u64) -> Result<Options, Failure> {
+fn options(timeout_seconds: u64) -> Result<CommandOptions, Failure> {
     let limit = timeout(timeout_seconds).map_err(pyro_core::vm::VmError::from)?;
-    Ok(Options { timeout: Some(limit), ..Options::default() })
+    Ok(CommandOptions { timeout: Some(limit), ..CommandOptions::default() })
+}
+
+/// As [`Create`], and what to run: one level of names, as clients have it.
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Run {
+    /// debian:12 (git, curl, python3), debian:12-base (minimal) or debian:12-build (compilers)
+    environment: String,
+    /// Shell command line, such as `python3 -c 'print(1)'`
+    command: String,
+    /// Virtual CPUs
+    #[serde(default = "one_vcpu")]
+    #[schemars(range(min = 1, max = 8))]
+    vcpu_count: u32,
+    /// Memory, MiB
+    #[serde(default = "memory_mib")]
+    #[schemars(range(min = 256, max = 32768))]
+    mem_mib: u32,
+    /// The command is killed after so long
+    #[serde(default = "seconds_30")]
+    #[schemars(range(min = 1, max = 86400))]
+    timeout_seconds: u64,
+    /// Idle seconds until it may be deleted; 60 to 86400, 0 for never
+    #[serde(default = "ttl_seconds")]
+    ttl_seconds: u64,
+    /// Outbound network access
+    #[serde(default)]
+    network: bool,
+    /// Run on the person's host, without isolation, if no guest can run; refused unless they allowed it
+    #[serde(default)]
+    allow_host_compat: bool,
 }
 
 async fn run(host: Arc<Host>, input: Run, call: Call) -> Result<Ran, Failure> {
@@ -241,6 +197,30 @@ async fn list(host: Arc<Host>, _: Nothing, _: Call) -> Result<Environments, Fail
     Ok(Environments { catalog_version: catalog_version(), environments })
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Create {
+    /// debian:12 (git, curl, python3), debian:12-base (minimal) or debian:12-build (compilers)
+    environment: String,
+    /// Virtual CPUs
+    #[serde(default = "one_vcpu")]
+    #[schemars(range(min = 1, max = 8))]
+    vcpu_count: u32,
+    /// Memory, MiB
+    #[serde(default = "memory_mib")]
+    #[schemars(range(min = 256, max = 32768))]
+    mem_mib: u32,
+    /// Idle seconds until it may be deleted; 60 to 86400, 0 for never
+    #[serde(default = "ttl_seconds")]
+    ttl_seconds: u64,
+    /// Outbound network access
+    #[serde(default)]
+    network: bool,
+    /// Run on the person's host, without isolation, if no guest can run; refused unless they allowed it
+    #[serde(default)]
+    allow_host_compat: bool,
+}
+
 async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<VmInfo, Failure> {
     host.check_host_compat(input.allow_host_compat)?;
     let request = VmRequest {
@@ -254,8 +234,28 @@ async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<VmInfo, Fa
     Ok(host.vms.create(request, call.pulled()).await?)
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Vm {
+    /// Its id
+    vm_id: String,
+}
+
 async fn start(host: Arc<Host>, input: Vm, _: Call) -> Result<VmInfo, Failure> {
     Ok(host.vms.start(&input.vm_id).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Exec {
+    /// Its id
+    vm_id: String,
+    /// Shell command line
+    command: String,
+    /// The command is killed after so long
+    #[serde(default = "seconds_30")]
+    #[schemars(range(min = 1, max = 86400))]
+    timeout_seconds: u64,
 }
 
 async fn exec(host: Arc<Host>, input: Exec, _: Call) -> Result<Ran, Failure> {

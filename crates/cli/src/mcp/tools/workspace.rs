@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::{Named, Nothing, memory_mib, one_vcpu, outside_links, seconds_30, shell_line, ttl_seconds};
 use crate::mcp::call::Call;
 use crate::mcp::cut;
-use crate::mcp::failure::{Failure, Kind};
+use crate::mcp::failure::{Failure, ToolFailureKind};
 use crate::mcp::host::Host;
 use crate::mcp::order::Place;
 use crate::mcp::tool::{Effect, Tool};
@@ -68,6 +68,46 @@ pub fn tools() -> Vec<Tool> {
     ]
 }
 
+fn off() -> String {
+    "off".into()
+}
+
+fn twenty() -> u64 {
+    20
+}
+
+fn secrets(host: &Host, given: Vec<BTreeMap<String, String>>) -> Result<Vec<Secret>, Failure> {
+    let wrong = |what: &str| {
+        Failure::invalid(
+            format!("secrets: {what}"),
+            r#"a secret is {"name": ..., "value": ...} or {"name": ..., "file_path": ...}"#,
+        )
+    };
+    let mut all = Vec::new();
+    for mut secret in given {
+        let name = secret.remove("name").ok_or_else(|| wrong("one has no name"))?;
+        let (value, file) = (secret.remove("value"), secret.remove("file_path"));
+        if !secret.is_empty() {
+            return Err(wrong("one has a field that is not known"));
+        }
+        all.push(match (value, file) {
+            (Some(value), None) => Secret::literal(name, value)?,
+            (None, Some(path)) => {
+                let file = host.roots.source(&path)?;
+                Secret::from_file(name, file)?
+            }
+            _ => return Err(wrong("one has both value and file_path, or neither")),
+        });
+    }
+    Ok(all)
+}
+
+/// Secrets as variables.
+pub(super) fn secret_env(given: Option<BTreeMap<String, String>>) -> Result<Vec<SecretEnv>, Failure> {
+    let each = given.unwrap_or_default().into_iter();
+    each.map(|(name, env)| Ok(format!("{name}={env}").parse::<SecretEnv>()?)).collect()
+}
+
 #[derive(Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 struct Create {
@@ -108,98 +148,6 @@ struct Create {
     /// Begin as this workspace is now, with its files, resources and running processes
     #[serde(default)]
     fork_of: Option<String>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Update {
-    /// Its id or name
-    workspace_id: String,
-    /// New name
-    #[serde(default)]
-    name: Option<String>,
-    /// Take its name away
-    #[serde(default)]
-    clear_name: bool,
-    /// Labels to set
-    #[serde(default)]
-    labels: Option<BTreeMap<String, String>>,
-    /// Keys of labels to remove
-    #[serde(default)]
-    clear_labels: Option<Vec<String>>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Exec {
-    /// Its id or name
-    workspace_id: String,
-    /// Shell command line, such as `make test 2>&1 | tail -n 40`
-    command: String,
-    /// The command is killed after so long, with exit code 124
-    #[serde(default = "seconds_30")]
-    #[schemars(range(min = 1, max = 86400))]
-    timeout_seconds: u64,
-    /// Secrets as environment variables: {"secret's name": "VARIABLE"}
-    #[serde(default)]
-    secret_env: Option<BTreeMap<String, String>>,
-}
-
-#[derive(Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-struct Show {
-    /// Its id or name
-    workspace_id: String,
-    /// So many of the last commands
-    #[serde(default = "twenty")]
-    #[schemars(range(min = 1, max = 1000))]
-    tail: u64,
-    /// Only this command, its output from offset on
-    #[serde(default)]
-    sequence: Option<u64>,
-    /// Byte of its output, for the next part
-    #[serde(default)]
-    offset: u64,
-}
-
-fn off() -> String {
-    "off".into()
-}
-
-fn twenty() -> u64 {
-    20
-}
-
-fn secrets(host: &Host, given: Vec<BTreeMap<String, String>>) -> Result<Vec<Secret>, Failure> {
-    let wrong = |what: &str| {
-        Failure::invalid(
-            format!("secrets: {what}"),
-            r#"a secret is {"name": ..., "value": ...} or {"name": ..., "file_path": ...}"#,
-        )
-    };
-    let mut all = Vec::new();
-    for mut secret in given {
-        let name = secret.remove("name").ok_or_else(|| wrong("one has no name"))?;
-        let (value, file) = (secret.remove("value"), secret.remove("file_path"));
-        if !secret.is_empty() {
-            return Err(wrong("one has a field that is not known"));
-        }
-        all.push(match (value, file) {
-            (Some(value), None) => Secret::literal(name, value)?,
-            (None, Some(path)) => {
-                let file = host.roots.source(&path)?;
-                Secret::from_file(name, file)?
-            }
-            _ => return Err(wrong("one has both value and file_path, or neither")),
-        });
-    }
-    Ok(all)
-}
-
-/// Secrets as variables.
-pub(super) fn secret_env(given: Option<BTreeMap<String, String>>) -> Result<Vec<SecretEnv>, Failure> {
-    let each = given.unwrap_or_default().into_iter();
-    each.map(|(name, env)| Ok(format!("{name}={env}").parse::<SecretEnv>()?)).collect()
 }
 
 async fn create(host: Arc<Host>, input: Create, call: Call) -> Result<Status, Failure> {
@@ -273,6 +221,25 @@ async fn list(host: Arc<Host>, _: Nothing, _: Call) -> Result<List, Failure> {
     Ok(host.workspaces.list().await?)
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Update {
+    /// Its id or name
+    workspace_id: String,
+    /// New name
+    #[serde(default)]
+    name: Option<String>,
+    /// Take its name away
+    #[serde(default)]
+    clear_name: bool,
+    /// Labels to set
+    #[serde(default)]
+    labels: Option<BTreeMap<String, String>>,
+    /// Keys of labels to remove
+    #[serde(default)]
+    clear_labels: Option<Vec<String>>,
+}
+
 async fn update(host: Arc<Host>, input: Update, _: Call) -> Result<Status, Failure> {
     let changes = WorkspaceChanges {
         name: input.name,
@@ -290,6 +257,22 @@ async fn update(host: Arc<Host>, input: Update, _: Call) -> Result<Status, Failu
         return Err(Failure::invalid("name and clear_name exclude each other", "give one of them"));
     }
     Ok(host.workspaces.update(&input.workspace_id, changes).await?)
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Exec {
+    /// Its id or name
+    workspace_id: String,
+    /// Shell command line, such as `make test 2>&1 | tail -n 40`
+    command: String,
+    /// The command is killed after so long, with exit code 124
+    #[serde(default = "seconds_30")]
+    #[schemars(range(min = 1, max = 86400))]
+    timeout_seconds: u64,
+    /// Secrets as environment variables: {"secret's name": "VARIABLE"}
+    #[serde(default)]
+    secret_env: Option<BTreeMap<String, String>>,
 }
 
 async fn exec(host: Arc<Host>, input: Exec, _: Call) -> Result<ExecReport, Failure> {
@@ -323,6 +306,23 @@ async fn start(host: Arc<Host>, input: Named, call: Call) -> Result<Status, Fail
     Ok(host.workspaces.start(&input.workspace_id, &mut |remark| call.remark(remark)).await?)
 }
 
+#[derive(Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+struct Show {
+    /// Its id or name
+    workspace_id: String,
+    /// So many of the last commands
+    #[serde(default = "twenty")]
+    #[schemars(range(min = 1, max = 1000))]
+    tail: u64,
+    /// Only this command, its output from offset on
+    #[serde(default)]
+    sequence: Option<u64>,
+    /// Byte of its output, for the next part
+    #[serde(default)]
+    offset: u64,
+}
+
 async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
     let Some(sequence) = input.sequence else {
         if !(1..=1000).contains(&input.tail) {
@@ -340,7 +340,7 @@ async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
     let found = reader.next_entry()?.filter(|entry| entry.sequence == sequence);
     let Some(mut entry) = found else {
         return Err(Failure {
-            kind: Kind::NotFound,
+            kind: ToolFailureKind::NotFound,
             error: format!("there is no command {sequence} in the history"),
             next: Some("workspace_logs without sequence shows the last ones".into()),
         });

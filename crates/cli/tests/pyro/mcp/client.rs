@@ -19,7 +19,7 @@ pub const REVISION: &str = "2025-11-25";
 
 /// What a server said, in order.
 #[derive(Default)]
-struct Heard {
+struct ClientLog {
     said: Mutex<Said>,
     more: Condvar,
 }
@@ -34,7 +34,7 @@ struct Said {
 pub struct Client {
     pub child: Child,
     stdin: Option<ChildStdin>,
-    heard: Arc<Heard>,
+    heard: Arc<ClientLog>,
     next: AtomicU64,
     schemas: Schemas,
 }
@@ -50,7 +50,7 @@ impl Client {
         let mut child = command.stdin(Stdio::piped()).spawn().unwrap();
         let stdin = child.stdin.take();
         let (out, mut err) = (child.stdout.take().unwrap(), child.stderr.take().unwrap());
-        let heard = Arc::new(Heard::default());
+        let heard = Arc::new(ClientLog::default());
         let hears = Arc::clone(&heard);
         std::thread::spawn(move || hears.hear(BufReader::new(out)));
         // A pipe that nobody reads would hold the server.
@@ -241,7 +241,7 @@ impl Drop for Client {
     }
 }
 
-impl Heard {
+impl ClientLog {
     fn hear(&self, mut out: impl std::io::BufRead) {
         loop {
             let mut line = String::new();

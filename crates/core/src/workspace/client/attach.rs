@@ -8,7 +8,8 @@ use super::reach::{self, Conversation, answer_of};
 use crate::command::CommandError;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::{self, Channel, ProtocolError};
-use crate::workspace::store::jobs::{Job as _, Shell, ShellSize};
+use crate::workspace::store::jobs::{JobState, ShellSize};
+use crate::workspace::store::jobs_view::Shell;
 use crate::workspace::store::record::WORKSPACE_PATH;
 use crate::workspace::wire::jobs::{AttachShell, TerminalEvent};
 use crate::workspace::wire::{Outcome, Request};
@@ -55,7 +56,7 @@ impl Workspaces {
             Some(id) => Attached { shell_id: id.to_owned(), opened: false },
             None => {
                 let shells = self.shells(given).await?.shells;
-                match shells.into_iter().rev().find(Shell::is_running) {
+                match shells.into_iter().rev().find(|shell| shell.state == JobState::Running) {
                     Some(shell) => Attached { shell_id: shell.shell_id, opened: false },
                     None => {
                         let shell = self.open_shell(given, WORKSPACE_PATH, size, Vec::new()).await?;

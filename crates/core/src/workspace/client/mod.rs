@@ -52,7 +52,7 @@ use crate::workspace::store::layout::{self, Home};
 use crate::workspace::store::naming::{self, check_snapshot_name, nearest};
 use crate::workspace::store::record::{Record, is_id};
 use crate::workspace::store::state::State;
-use crate::workspace::store::view::{List, Listed, Status, UNRESPONSIVE, Unreadable};
+use crate::workspace::store::view::{List, Listed, Status, Unreadable, WorkspaceState};
 use crate::workspace::store::{disk, secrets};
 use crate::workspace::wire::start::{KeeperRequest, KeeperTask};
 
@@ -235,7 +235,7 @@ impl Workspaces {
             Ok(None) => Status::new(record, Phase::Stopped, count, last.as_ref()),
             Err(error) => {
                 let mut status = Status::new(record, Phase::Stopped, count, last.as_ref());
-                status.state = UNRESPONSIVE.into();
+                status.state = WorkspaceState::Unresponsive;
                 status.metadata.insert("keeper".into(), crate::cause::chain(error));
                 status
             }

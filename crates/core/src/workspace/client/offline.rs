@@ -151,7 +151,7 @@ impl Workspaces {
             truncated: size_bytes > content.unredacted().len().min(end) as u64,
             redacted,
         };
-        Ok((read, clean))
+        Ok((read, clean.into_owned()))
     }
 
     /// Writes the disk of a stopped workspace to `output`, which must not exist, as one raw ext4 image, its journal

@@ -9,8 +9,8 @@ use crate::identity::unix_now;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::life::Phase;
 use crate::workspace::ops;
-use crate::workspace::store::jobs::{Job as _, STREAMS, Service, find_service, last_lines};
-use crate::workspace::store::jobs_view::{ServiceList, ServiceLogs};
+use crate::workspace::store::jobs::{Job as _, STREAMS, ServiceRecord, find_service, last_lines};
+use crate::workspace::store::jobs_view::{Service, ServiceList, ServiceLogs};
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::service_spec::ServiceSpec;
 use crate::workspace::store::spool;
@@ -41,11 +41,16 @@ impl Workspaces {
     }
 
     /// Services as they are now, the oldest first.
-    async fn services_now(&self, home: &Home) -> Result<Vec<Service>, WorkspaceError> {
+    async fn services_now(&self, home: &Home) -> Result<Vec<ServiceRecord>, WorkspaceError> {
         let runs = reach::phase(home).await?.is_some_and(|phase| phase != Phase::Stopped);
-        let services = super::read(home, |state| state.jobs::<Service>()).await?;
-        let derive = |service: Service| if runs { service } else { service.without_guest(unix_now()) };
+        let services = super::read(home, |state| state.jobs::<ServiceRecord>()).await?;
+        let derive = |service: ServiceRecord| if runs { service } else { service.without_guest(unix_now()) };
         Ok(services.into_iter().map(derive).collect())
+    }
+
+    async fn service_now(&self, home: &Home, name: &str) -> Result<Service, WorkspaceError> {
+        let service = find_service(self.services_now(home).await?, name)?;
+        Ok(Service::new(home.id(), service))
     }
 
     /// The services, the oldest first.
@@ -59,7 +64,7 @@ impl Workspaces {
             workspace_id: home.id(),
             count: services.len(),
             running_count: services.iter().filter(|service| service.is_running()).count(),
-            services,
+            services: services.into_iter().map(|service| Service::new(home.id(), service)).collect(),
         })
     }
 
@@ -69,7 +74,7 @@ impl Workspaces {
     /// When there is none of this name.
     pub async fn service(&self, given: &str, name: &str) -> Result<Service, WorkspaceError> {
         let home = self.find(given).await?;
-        find_service(self.services_now(&home).await?, name)
+        self.service_now(&home, name).await
     }
 
     /// Output of a service: the last `tail_lines` of each stream, or all that is kept.
@@ -83,7 +88,7 @@ impl Workspaces {
         tail_lines: Option<u64>,
     ) -> Result<ServiceLogs, WorkspaceError> {
         let home = self.find(given).await?;
-        let service = find_service(self.services_now(&home).await?, name)?;
+        let service = self.service_now(&home, name).await?;
         let dir = home.service(name);
         let most = tail_lines.map_or(usize::MAX, |lines| usize::try_from(lines).unwrap_or(usize::MAX));
         let (stdout, stderr, truncated) = blocking(move || {
@@ -110,7 +115,7 @@ impl Workspaces {
     pub async fn stop_service(&self, given: &str, name: &str) -> Result<Service, WorkspaceError> {
         let home = self.find(given).await?;
         if reach::phase(&home).await?.is_none_or(|phase| phase == Phase::Stopped) {
-            return find_service(self.services_now(&home).await?, name);
+            return self.service_now(&home, name).await;
         }
         self.perform_in(&home, ops::StopService { name: name.to_owned() }).await
     }

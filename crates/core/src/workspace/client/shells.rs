@@ -8,8 +8,10 @@ use crate::identity::unix_now;
 use crate::workspace::error::{WorkspaceError, blocking, check_bound};
 use crate::workspace::life::Phase;
 use crate::workspace::ops;
-use crate::workspace::store::jobs::{Job as _, OUT, Shell, ShellSize, find_shell};
-use crate::workspace::store::jobs_view::{ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten};
+use crate::workspace::store::jobs::{Job as _, JobState, OUT, ShellRecord, ShellSize, find_shell};
+use crate::workspace::store::jobs_view::{
+    Shell, ShellClosed, ShellList, ShellRead, ShellSignalled, ShellWritten,
+};
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::record::WORKSPACE_PATH;
 use crate::workspace::store::secrets::SecretEnv;
@@ -36,12 +38,12 @@ pub struct ShellReadRequest {
 
 impl Workspaces {
     /// Shells in the database, where no keeper has a guest.
-    async fn shells_at_rest(&self, home: &Home) -> Result<Option<Vec<Shell>>, WorkspaceError> {
+    async fn shells_at_rest(&self, home: &Home) -> Result<Option<Vec<ShellRecord>>, WorkspaceError> {
         let phase = reach::phase(home).await?;
         if phase.is_some_and(|phase| phase != Phase::Stopped) {
             return Ok(None);
         }
-        let shells = super::read(home, |state| state.jobs::<Shell>()).await?;
+        let shells = super::read(home, |state| state.jobs::<ShellRecord>()).await?;
         Ok(Some(shells.into_iter().map(|shell| shell.without_guest(unix_now())).collect()))
     }
 
@@ -67,13 +69,13 @@ impl Workspaces {
         let home = self.find(given).await?;
         let shells = match self.shells_at_rest(&home).await? {
             Some(shells) => shells,
-            None => super::read(&home, |state| state.jobs::<Shell>()).await?,
+            None => super::read(&home, |state| state.jobs::<ShellRecord>()).await?,
         };
         Ok(ShellList {
             workspace_id: home.id(),
             count: shells.len(),
             running_count: shells.iter().filter(|shell| shell.is_running()).count(),
-            shells,
+            shells: shells.into_iter().map(|shell| Shell::new(home.id(), shell)).collect(),
         })
     }
 
@@ -93,7 +95,7 @@ impl Workspaces {
         }
         let home = self.find(given).await?;
         let shell = match self.shells_at_rest(&home).await? {
-            Some(shells) => find_shell(shells, shell_id)?,
+            Some(shells) => Shell::new(home.id(), find_shell(shells, shell_id)?),
             None => {
                 let look = ops::LookAtShell { shell_id: shell_id.to_owned(), idle_ms: wish.wait_for_idle_ms };
                 self.perform_in(&home, look).await?
@@ -108,7 +110,7 @@ impl Workspaces {
         .await?;
         let end = kept.from + kept.bytes.len() as u64;
         let last = end >= kept.written;
-        let over = last && !shell.is_running();
+        let over = last && shell.state != JobState::Running;
         let (output, taken, cut) = text(&kept.bytes, over, &wish, (shell.cols, shell.rows));
         let lost_bytes = kept.from.saturating_sub(wish.cursor);
         Ok(ShellRead {

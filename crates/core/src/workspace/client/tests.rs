@@ -19,6 +19,7 @@ use crate::workspace::store::holder;
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::record::WorkspaceSpec;
 use crate::workspace::store::state::State;
+use crate::workspace::store::view::WorkspaceState;
 use crate::workspace::wire::GENERATION;
 
 const ID: &str = "0123456789ab";
@@ -30,7 +31,7 @@ fn workspaces(dir: &Path, executable: PathBuf) -> Workspaces {
 /// A stopped workspace in `root`, whose lock is held and signed by this process.
 fn held_workspace(root: &Path) -> (Home, Lock) {
     let record = WorkspaceSpec::new("debian:12").record(ID, "cafe", unix_now());
-    let (home, held) = holder::hold(|| Home::draft(root, ID)).unwrap();
+    let (home, held) = holder::lock_and_sign(|| Home::draft(root, ID)).unwrap();
     drop(State::create(&home.state_path(), &record).unwrap());
     (home.publish(ID).unwrap(), held)
 }
@@ -94,7 +95,7 @@ async fn a_keeper_of_the_generation_before_is_listed_stopped_and_deleted_and_not
     let mut heard = fake_keeper(&home, 3, json!({"answer": "done"}));
     let workspaces = workspaces(dir.path(), "pyro".into());
     let list = workspaces.list().await.unwrap();
-    assert_eq!((list.count, list.workspaces[0].state.as_str()), (1, "started"));
+    assert_eq!((list.count, list.workspaces[0].state), (1, WorkspaceState::Started));
     workspaces.stop(ID).await.unwrap();
     workspaces.delete(ID).await.unwrap();
     let mut calls = Vec::new();

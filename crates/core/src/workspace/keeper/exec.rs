@@ -17,7 +17,7 @@ use tokio_util::sync::PollSender;
 use super::admitted::UsingGuest;
 use crate::capture::{Capture, Captured};
 use crate::cause;
-use crate::command::{self, CommandError, CommandLine, Options, Outcome, Streams};
+use crate::command::{self, CommandError, CommandLine, CommandOptions, Outcome, Streams};
 use crate::identity::unix_now;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::{Channel, MAX_CHUNK};
@@ -196,7 +196,8 @@ impl Keeper {
         let mut running = Running { keeper: self, using, entry, begin, stdout, stderr, over: false };
         let handle = running.using.handle.clone();
         // The directory is named, so that a workspace whose guest removed it says so instead of starting elsewhere.
-        let options = Options { timeout, env, cwd: Some(WORKSPACE_PATH.into()), ..Options::default() };
+        let options =
+            CommandOptions { timeout, env, cwd: Some(WORKSPACE_PATH.into()), ..CommandOptions::default() };
         let ended = command::execute(&handle.guest, &handle.watch, &command, &options, &mut streams).await;
         let ended = match end(&mut streams).await {
             Err(error) if ended.is_ok() => Err(CommandError::Output(error)),

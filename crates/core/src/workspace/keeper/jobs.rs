@@ -26,7 +26,7 @@ use crate::identity::{random, unix_now};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::Keeper;
 use crate::workspace::life::Phase;
-use crate::workspace::store::jobs::{Job, Service, Shell};
+use crate::workspace::store::jobs::{Job, JobState, ServiceRecord, ShellRecord};
 use crate::workspace::store::spool::Spool;
 
 /// How long a job that is asked to end with its workspace may take before it is killed.
@@ -73,7 +73,7 @@ pub(super) struct Progress {
 /// Why a job ends.
 #[derive(Clone, Debug)]
 pub(super) struct JobEnding {
-    pub(super) state: &'static str,
+    pub(super) state: JobState,
     /// `None` for the signal that did it.
     pub(super) reason: Option<String>,
 }
@@ -256,8 +256,8 @@ impl Keeper {
             locked(&self.jobs).remove(key);
         }
         let written = match key {
-            JobKey::Shell(id) => self.write_end::<Shell>(id, live, exit),
-            JobKey::Service(name) => self.write_end::<Service>(name, live, exit),
+            JobKey::Shell(id) => self.write_end::<ShellRecord>(id, live, exit),
+            JobKey::Service(name) => self.write_end::<ServiceRecord>(name, live, exit),
         };
         if let Err(error) = written {
             (self.log)(&format!("the end of {key:?} cannot be written down: {}", cause::chain(&error)));
@@ -278,8 +278,7 @@ impl Keeper {
         };
         let (state, reason) = match ending {
             Some(JobEnding { state, reason }) => (state, Some(reason.unwrap_or_else(by_signal))),
-            None if J::KIND == Shell::KIND => ("stopped", None),
-            None => ("exited", None),
+            None => (J::ENDED_BY_ITSELF, None),
         };
         job.end(state, unix_now(), Some(exit_code(exit)), reason);
         database.state.save_job(&job)
@@ -321,7 +320,7 @@ impl Keeper {
     pub(super) async fn end_jobs(&self, reason: &str) {
         let jobs: Vec<LiveJob> = locked(&self.jobs).values().cloned().collect();
         let ends = jobs.iter().map(|live| {
-            let ending = JobEnding { state: "stopped", reason: Some(reason.to_owned()) };
+            let ending = JobEnding { state: JobState::Stopped, reason: Some(reason.to_owned()) };
             self.stop_job(live, LAST_GRACE, ending)
         });
         let all = tokio::time::timeout(LAST_GRACE + LAST_WORDS, futures::future::join_all(ends)).await;
@@ -345,8 +344,8 @@ impl Keeper {
         }
         let database = self.database();
         let now = unix_now();
-        let ended = database.state.end_jobs::<Shell>(now, reason);
-        if let Err(error) = ended.and_then(|()| database.state.end_jobs::<Service>(now, reason)) {
+        let ended = database.state.end_jobs::<ShellRecord>(now, reason);
+        if let Err(error) = ended.and_then(|()| database.state.end_jobs::<ServiceRecord>(now, reason)) {
             (self.log)(&format!("the end of jobs cannot be written down: {}", cause::chain(&error)));
         }
     }

@@ -7,8 +7,10 @@ use super::Keeper;
 use crate::cause;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::life::{LifeAction, Phase};
+use crate::workspace::store::layout::Home;
 use crate::workspace::store::naming;
-use crate::workspace::store::record::WorkspaceChanges;
+use crate::workspace::store::record::Record;
+use crate::workspace::store::state::State;
 use crate::workspace::store::view::Status;
 
 /// How long a guest may take to end its processes and write its disk.
@@ -43,17 +45,17 @@ impl Keeper {
         self.status()
     }
 
-    /// Changes name and labels.
-    pub(crate) async fn update(
+    /// Changes the workspace's record: `change` is given a copy, writes it down, and then the copy holds.
+    pub(crate) async fn change_record(
         self: &Arc<Self>,
-        changes: WorkspaceChanges,
+        change: impl FnOnce(&Home, &State, &mut Record) -> Result<(), WorkspaceError> + Send + 'static,
     ) -> Result<Status, WorkspaceError> {
         let _admitted = self.admit(LifeAction::Describe)?;
         let keeper = Arc::clone(self);
         blocking(move || {
             let mut database = keeper.database();
             let mut record = database.record.clone();
-            naming::describe(keeper.home.root(), &database.state, &mut record, &changes)?;
+            change(&keeper.home, &database.state, &mut record)?;
             database.record = record;
             Ok::<_, WorkspaceError>(())
         })

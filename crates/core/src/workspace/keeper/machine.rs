@@ -7,7 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use pyro_vmm::{DiskCache, Machine, Shape, Watch};
 
-use crate::backend::{self, Choice, Preference, Probe};
+use crate::backend::{self, Choice, Preference, ProbePolicy};
 use crate::cause;
 use crate::config::Config;
 use crate::environment::{Installed, Store};
@@ -15,7 +15,7 @@ use crate::guest::Guest;
 use crate::hostfs::lock::Lock;
 use crate::identity::unix_now;
 use crate::runtime::Bundle;
-use crate::start::{self, Disk, TemplateUse};
+use crate::start::{self, StartDisk, TemplateUse};
 use crate::timeline::Timeline;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::keeper::revive::{self, KeptJob};
@@ -120,7 +120,7 @@ pub(super) fn prepare(dir: PathBuf, task: &KeeperTask) -> Result<Prepared, Works
     match task {
         KeeperTask::Create { wish, environment_version, disk: source, forked_from, memory, manifest } => {
             let id = home.path().file_name().unwrap_or_default().to_string_lossy().into_owned();
-            let (draft, held) = holder::hold(|| Home::draft(home.root(), &id))?;
+            let (draft, held) = holder::lock_and_sign(|| Home::draft(home.root(), &id))?;
             if let Some(name) = &wish.name {
                 let _names = layout::lock_names(draft.root())?;
                 layout::take_name(draft.root(), name, &id)?;
@@ -164,7 +164,7 @@ pub(super) fn prepare(dir: PathBuf, task: &KeeperTask) -> Result<Prepared, Works
         }
         KeeperTask::Start | KeeperTask::Reset { .. } => {
             home.check()?;
-            let (home, held) = holder::hold(|| {
+            let (home, held) = holder::lock_and_sign(|| {
                 let held = match task {
                     // The caller looks again whether the workspace runs by now, which waiting here would not show.
                     KeeperTask::Start => home.try_lock()?.ok_or(WorkspaceError::Locked)?,
@@ -232,7 +232,7 @@ pub(super) async fn bring_up(
     let (mut resumed, mut jobs) = (None, Vec::new());
     let blank = matches!(from, Beginning::Nothing);
     if let Beginning::Memory(checkpoint) = from {
-        match resume(&checkpoint, inputs.order(record, Disk::Existing(disk::open_disk(home)?))).await {
+        match resume(&checkpoint, inputs.order(record, StartDisk::Existing(disk::open_disk(home)?))).await {
             Ok(started) => {
                 resumed = Some(started);
                 jobs = revive::read(&checkpoint.jobs);
@@ -252,7 +252,7 @@ pub(super) async fn bring_up(
         None => {
             let mut tell = |remark: start::Remark| report(KeeperReport::Remark { text: remark.to_string() });
             let disk = disk::open_disk(home)?;
-            let disk = if blank { Disk::New(disk) } else { Disk::Existing(disk) };
+            let disk = if blank { StartDisk::New(disk) } else { StartDisk::Existing(disk) };
             start::start(inputs.order(record, disk), &mut tell).await?
         }
     };
@@ -280,7 +280,7 @@ impl<'a> StartInputs<'a> {
         let config = &order.config;
         let bundle = Bundle::open(&config.bundle_dir, &config.cache_dir)?;
         let preference: Preference = order.backend.parse().unwrap_or_default();
-        let choice = backend::choose(config, &bundle, preference, Probe::IfNeeded).await?;
+        let choice = backend::choose(config, &bundle, preference, ProbePolicy::IfNeeded).await?;
         let store = Store::new(config.environment_dir.clone());
         let installed = store.installed_version(&record.environment, &record.environment_version)?;
         let environment = installed.ok_or_else(|| WorkspaceError::NotInstalled {
@@ -290,7 +290,7 @@ impl<'a> StartInputs<'a> {
         Ok(Self { config, bundle, choice, environment, timeline: Timeline::begin(None) })
     }
 
-    fn order(&self, record: &Record, disk: Disk) -> start::StartRequest<'_> {
+    fn order(&self, record: &Record, disk: StartDisk) -> start::StartRequest<'_> {
         start::StartRequest {
             config: self.config,
             bundle: &self.bundle,

@@ -15,7 +15,7 @@ use crate::guest::GuestError;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::Keeper;
 use crate::workspace::keeper::jobs::{JobKey, LiveJob, Output};
-use crate::workspace::store::jobs::{Job as _, OUT, RUNNING, STREAMS, Service, Shell};
+use crate::workspace::store::jobs::{Job as _, JobState, OUT, STREAMS, ServiceRecord, ShellRecord};
 use crate::workspace::store::spool::{Spool, SpoolSize};
 
 /// Longest list of jobs.
@@ -33,8 +33,8 @@ pub(super) struct KeptJob {
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 enum KeptRecord {
-    Shell(Shell),
-    Service(Service),
+    Shell(ShellRecord),
+    Service(ServiceRecord),
 }
 
 /// Reads the jobs that were kept; none where the file cannot be read, since the guest goes on without them too.
@@ -52,8 +52,8 @@ impl Keeper {
         let mut kept = Vec::new();
         for (key, live) in live {
             let record = match &key {
-                JobKey::Shell(id) => database.state.job::<Shell>(id)?.map(KeptRecord::Shell),
-                JobKey::Service(name) => database.state.job::<Service>(name)?.map(KeptRecord::Service),
+                JobKey::Shell(id) => database.state.job::<ShellRecord>(id)?.map(KeptRecord::Shell),
+                JobKey::Service(name) => database.state.job::<ServiceRecord>(name)?.map(KeptRecord::Service),
             };
             kept.extend(record.map(|record| KeptJob { id: live.id, record }));
         }
@@ -75,7 +75,6 @@ impl Keeper {
         let what = "list its jobs";
         let failed = |source: GuestError| WorkspaceError::Guest { what, source };
         let there = guest.job_list().await.map_err(failed)?;
-        let workspace = self.database().record.id.clone();
         let mut written = Vec::new();
         for KeptJob { id, record } in kept {
             let Some(info) = there.iter().find(|info| info.id == id) else { continue };
@@ -104,12 +103,10 @@ impl Keeper {
             // The job ran then; if it does not any more, its follower is told so.
             match record {
                 KeptRecord::Shell(mut shell) => {
-                    shell.workspace_id.clone_from(&workspace);
-                    (shell.state, shell.ended_at) = (RUNNING.into(), None);
+                    (shell.life.state, shell.life.ended_at) = (JobState::Running, None);
                     self.database().state.save_job(&shell)?;
                 }
-                KeptRecord::Service(mut service) => {
-                    service.workspace_id.clone_from(&workspace);
+                KeptRecord::Service(service) => {
                     if !service.is_running() {
                         continue;
                     }

@@ -7,13 +7,16 @@ use pyro_formats::plain::plain;
 use pyro_proto::message::{Bytes, ExecRequest, ExecStdio, ProbeResult, ServiceProbe};
 
 use super::Caller;
-use crate::command::{self, CommandLine, Options, Outcome, Streams};
+use crate::command::{self, CommandLine, CommandOptions, Outcome, Streams};
 use crate::identity::unix_now;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::Keeper;
 use crate::workspace::keeper::jobs::{JobEnding, JobKey, LiveJob, Output, exit_code, variables};
-use crate::workspace::store::jobs::{Job as _, RUNNING, STREAMS, Service, find_service, last_lines};
-use crate::workspace::store::service_spec::{Readiness, ReadyWait, ServiceSpec};
+use crate::workspace::store::jobs::{
+    Job as _, JobLife, JobState, STREAMS, ServiceRecord, find_service, last_lines,
+};
+use crate::workspace::store::jobs_view::Service;
+use crate::workspace::store::service_spec::{ReadinessProbe, ReadyWait, ServiceSpec};
 use crate::workspace::store::spool::{self, Spool, SpoolSize};
 
 /// How long a service may take to end before it is killed.
@@ -40,7 +43,7 @@ impl Keeper {
         let ServiceSpec { name, cwd, readiness, wait, secret_env } = spec;
         let _starting = self.starting_service(&name)?;
         let key = JobKey::Service(name.clone());
-        let all = self.database().state.jobs::<Service>()?;
+        let all = self.database().state.jobs::<ServiceRecord>()?;
         if let Some(before) = all.iter().find(|each| each.service_name == name) {
             if before.is_running() {
                 return Err(WorkspaceError::ServiceTaken(name));
@@ -54,7 +57,7 @@ impl Keeper {
                 return Err(WorkspaceError::ServicesFull(REMEMBERED));
             };
             self.stop_service(&old.service_name).await?;
-            self.database().state.remove_job::<Service>(&old.service_name)?;
+            self.database().state.remove_job::<ServiceRecord>(&old.service_name)?;
             let dir = self.home.service(&old.service_name);
             spool::remove(&dir).map_err(|error| WorkspaceError::file(&dir, "removed", error))?;
         }
@@ -76,31 +79,23 @@ impl Keeper {
             timeout_ms: None,
             drain_ms: DRAIN_MS,
         };
-        let workspace_id = self.database().record.id.clone();
-        let record = |pid| Service {
-            workspace_id,
+        let record = |pid| ServiceRecord {
             service_name: name.clone(),
-            state: RUNNING.into(),
             command: redactor.text(&command.redacted(redactor).to_string()),
             cwd: cwd.clone(),
-            started_at: unix_now(),
-            ended_at: None,
-            exit_code: None,
             pid: Some(pid),
-            execution_mode: crate::workspace::store::view::EXECUTION_MODE.into(),
             readiness: readiness.clone(),
             ready_at: None,
-            stop_reason: None,
-            published_ports: Vec::new(),
+            life: JobLife::begun(unix_now()),
         };
         let started = self.start_job(key.clone(), exec, output, record).await;
         if started.is_err() {
             // Of an earlier one of this name the log is gone already.
-            self.database().state.remove_job::<Service>(&name)?;
+            self.database().state.remove_job::<ServiceRecord>(&name)?;
             let _ = spool::remove(&dir);
         }
         let (live, service) = started?;
-        let Some(readiness) = readiness else { return Ok(service) };
+        let Some(readiness) = readiness else { return Ok(Service::new(self.home.id(), service)) };
         let why = tokio::select! {
             ready = self.ready(&live, &readiness, &cwd, wait) => match ready? {
                 None => return self.note_ready(&name),
@@ -108,13 +103,13 @@ impl Keeper {
             },
             () = caller.gone() => "nobody waits for it any more".to_owned(),
         };
-        let ending = JobEnding { state: "failed", reason: Some(why.clone()) };
+        let ending = JobEnding { state: JobState::Failed, reason: Some(why.clone()) };
         self.stop_job(&live, GRACE, ending.clone()).await?;
         self.forget_job(&key, &live).await;
         // A service that ended by itself has an end on record, which is kept.
         let database = self.database();
-        if let Some(mut service) = database.state.job::<Service>(&name)? {
-            let (ended_at, code) = (service.ended_at.unwrap_or_else(unix_now), service.exit_code);
+        if let Some(mut service) = database.state.job::<ServiceRecord>(&name)? {
+            let (ended_at, code) = (service.life.ended_at.unwrap_or_else(unix_now), service.life.exit_code);
             service.end(ending.state, ended_at, code, Some(why.clone()));
             database.state.save_job(&service)?;
         }
@@ -126,14 +121,14 @@ impl Keeper {
         let mut service = find_service(database.state.jobs()?, name)?;
         service.ready_at = Some(unix_now());
         database.state.save_job(&service)?;
-        Ok(service)
+        Ok(Service::new(self.home.id(), service))
     }
 
     /// Waits until a service is ready; otherwise why it is not.
     async fn ready(
         &self,
         live: &LiveJob,
-        readiness: &Readiness,
+        readiness: &ReadinessProbe,
         cwd: &str,
         wait: ReadyWait,
     ) -> Result<Option<String>, WorkspaceError> {
@@ -169,15 +164,15 @@ impl Keeper {
     /// Looks once whether a service is ready; otherwise why it is not.
     async fn look(
         &self,
-        readiness: &Readiness,
+        readiness: &ReadinessProbe,
         cwd: &str,
         left: Duration,
     ) -> Result<Option<String>, WorkspaceError> {
         let probe = match readiness {
-            Readiness::File { path } => ServiceProbe::File { path: path.as_bytes().into() },
-            Readiness::Http { url } => ServiceProbe::Http { url: url.clone() },
-            Readiness::Tcp { .. } => ServiceProbe::Tcp { port: readiness.port()? },
-            Readiness::Command { command } => return self.look_by_command(command, cwd, left).await,
+            ReadinessProbe::File { path } => ServiceProbe::File { path: path.as_bytes().into() },
+            ReadinessProbe::Http { url } => ServiceProbe::Http { url: url.clone() },
+            ReadinessProbe::Tcp { .. } => ServiceProbe::Tcp { port: readiness.port()? },
+            ReadinessProbe::Command { command } => return self.look_by_command(command, cwd, left).await,
         };
         let what = "the service cannot be looked at";
         match self.guest()?.probe(probe).await.map_err(|source| WorkspaceError::Job { what, source })? {
@@ -196,7 +191,8 @@ impl Keeper {
         let line = CommandLine::Shell(line.into());
         // The last look is a whole one: it tells why.
         let timeout = left.clamp(LEAST_LOOK, LONGEST_LOOK);
-        let options = Options { timeout: Some(timeout), cwd: Some(cwd.into()), ..Options::default() };
+        let options =
+            CommandOptions { timeout: Some(timeout), cwd: Some(cwd.into()), ..CommandOptions::default() };
         let mut streams = Streams::captured();
         let Outcome { exit_code, timed_out, stderr, .. } =
             command::execute(&handle.guest, &handle.watch, &line, &options, &mut streams).await?;
@@ -216,19 +212,19 @@ impl Keeper {
         let all = self.database().state.jobs()?;
         let mut service = find_service(all, name)?;
         let key = JobKey::Service(name.to_owned());
-        let Some(live) = self.live(&key) else { return Ok(service) };
+        let Some(live) = self.live(&key) else { return Ok(Service::new(self.home.id(), service)) };
         let ran = service.is_running();
-        self.stop_job(&live, GRACE, JobEnding { state: "stopped", reason: None }).await?;
+        self.stop_job(&live, GRACE, JobEnding { state: JobState::Stopped, reason: None }).await?;
         self.forget_job(&key, &live).await;
         let all = self.database().state.jobs()?;
         service = find_service(all, name)?;
         if !ran {
             // The service had ended by itself; the processes that it left behind are ended now.
-            service.state = "stopped".into();
-            service.stop_reason = Some("sigterm".into());
+            service.life.state = JobState::Stopped;
+            service.life.stop_reason = Some("sigterm".into());
             self.database().state.save_job(&service)?;
         }
-        Ok(service)
+        Ok(Service::new(self.home.id(), service))
     }
 
     /// Marks a service as being started: refused while another start of it goes on.

@@ -14,7 +14,10 @@ use crate::workspace::frames::{self, Channel, MAX_CHUNK, ProtocolError};
 use crate::workspace::keeper::Keeper;
 use crate::workspace::keeper::jobs::{JobEnding, JobKey, LiveJob, Output, variables};
 use crate::workspace::life::{LifeAction, Phase};
-use crate::workspace::store::jobs::{Job as _, OUT, Shell, ShellSize, find_shell, forget_shell};
+use crate::workspace::store::jobs::{
+    Job as _, JobLife, JobState, OUT, ShellRecord, ShellSize, find_shell, forget_shell,
+};
+use crate::workspace::store::jobs_view::Shell;
 use crate::workspace::store::secrets::SecretEnv;
 use crate::workspace::store::spool::{self, Spool, SpoolSize};
 use crate::workspace::wire::jobs::{AttachShell, TerminalEvent};
@@ -57,7 +60,7 @@ impl Keeper {
                 () = caller.gone() => {}
             }
         }
-        self.find_shell(id)
+        self.shown_shell(id)
     }
 
     /// Types all of `input` into a shell that runs.
@@ -79,7 +82,7 @@ impl Keeper {
                 tokio::time::sleep(OFFER).await;
             }
         }
-        self.find_shell(id)
+        self.shown_shell(id)
     }
 
     /// Sends a signal to what runs in the foreground of a shell.
@@ -87,23 +90,23 @@ impl Keeper {
         let live = self.running_shell(id)?;
         let sent = self.guest()?.job_signal(live.id, number).await;
         sent.map_err(|source| WorkspaceError::Job { what: "the signal cannot be sent", source })?;
-        self.find_shell(id)
+        self.shown_shell(id)
     }
 
     /// Ends a shell and forgets it, also where the workspace is stopped.
     pub(crate) async fn close_shell(self: &Arc<Self>, id: &str) -> Result<Shell, WorkspaceError> {
         if self.phase() == Phase::Stopped {
             let _admitted = self.admit(LifeAction::Describe)?;
-            let shell = self.find_shell(id)?;
+            let shell = self.shown_shell(id)?;
             self.forget_shell(id)?;
             return Ok(shell);
         }
         let _using = self.use_guest().await?;
-        let mut shell = self.find_shell(id)?;
+        let mut shell = self.shown_shell(id)?;
         if let Some(live) = self.live(&JobKey::Shell(id.to_owned())) {
-            let ending = JobEnding { state: "stopped", reason: Some("closed".into()) };
+            let ending = JobEnding { state: JobState::Stopped, reason: Some("closed".into()) };
             self.stop_job(&live, CLOSE, ending).await?;
-            shell = self.find_shell(id)?;
+            shell = self.shown_shell(id)?;
         }
         self.forget_shell(id)?;
         Ok(shell)
@@ -131,28 +134,31 @@ impl Keeper {
             timeout_ms: None,
             drain_ms: DRAIN_MS,
         };
-        let workspace = self.database().record.id.clone();
-        let shell = Shell::new(&workspace, &id, cwd, (size.cols, size.rows), unix_now());
+        let shell = ShellRecord { shell_id: id.clone(), cwd, size, life: JobLife::begun(unix_now()) };
         let output = Output::new(out, None, self.secrets.redactor());
         let started = self.start_job(JobKey::Shell(id), exec, output, |_| shell).await;
         let (_, shell) = started.inspect_err(|_| drop(spool::remove(&dir)))?;
-        let all = self.database().state.jobs::<Shell>()?;
+        let all = self.database().state.jobs::<ShellRecord>()?;
         let over = all.len().saturating_sub(REMEMBERED);
         for old in all.iter().filter(|each| !each.is_running()).take(over) {
             self.forget_shell(&old.shell_id)?;
         }
-        Ok(shell)
+        Ok(Shell::new(self.home.id(), shell))
     }
 
-    fn find_shell(&self, id: &str) -> Result<Shell, WorkspaceError> {
-        let shells = self.database().state.jobs::<Shell>()?;
+    fn shown_shell(&self, id: &str) -> Result<Shell, WorkspaceError> {
+        Ok(Shell::new(self.home.id(), self.find_shell(id)?))
+    }
+
+    fn find_shell(&self, id: &str) -> Result<ShellRecord, WorkspaceError> {
+        let shells = self.database().state.jobs::<ShellRecord>()?;
         find_shell(shells, id)
     }
 
     fn running_shell(&self, id: &str) -> Result<LiveJob, WorkspaceError> {
         let shell = self.find_shell(id)?;
         let live = self.live(&JobKey::Shell(shell.shell_id.clone())).filter(|_| shell.is_running());
-        live.ok_or(WorkspaceError::ShellEnded { id: shell.shell_id, exit_code: shell.exit_code })
+        live.ok_or(WorkspaceError::ShellEnded { id: shell.shell_id, exit_code: shell.life.exit_code })
     }
 
     fn input_failed(&self, live: &LiveJob, id: &str, source: crate::guest::GuestError) -> WorkspaceError {
@@ -191,7 +197,7 @@ impl Keeper {
         let hearing = self.hear(&live, shell_id, reader);
         tokio::select! {
             biased;
-            shown = showing => Some(shown.and_then(|()| self.find_shell(shell_id))),
+            shown = showing => Some(shown.and_then(|()| self.shown_shell(shell_id))),
             // The person is gone, or their front end said what it should not.
             heard = hearing => heard.err().map(Err),
         }
@@ -208,8 +214,8 @@ impl Keeper {
             return Err(self.input_failed(live, id, source));
         }
         let database = self.database();
-        if let Some(mut shell) = database.state.job::<Shell>(id)? {
-            (shell.cols, shell.rows) = (size.cols, size.rows);
+        if let Some(mut shell) = database.state.job::<ShellRecord>(id)? {
+            shell.size = size;
             database.state.save_job(&shell)?;
         }
         Ok(())

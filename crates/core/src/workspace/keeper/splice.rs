@@ -14,8 +14,9 @@ use std::sync::Arc;
 use futures::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 use pyro_proto::frame;
 use pyro_proto::message::Request;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
+use tokio_util::compat::{TokioAsyncReadCompatExt as _, TokioAsyncWriteCompatExt as _};
 
 use super::Keeper;
 use crate::cause;
@@ -72,40 +73,31 @@ async fn carry(
     writer: &mut OwnedWriteHalf,
 ) -> Result<(), ProtocolError> {
     let stream = std::pin::pin!(stream);
-    let (mut from_guest, mut to_guest) = stream.split();
+    let (from_guest, mut to_guest) = stream.split();
     frames::send(writer, &Outcome::Done(())).await?;
     let Some(first) = first_frame(reader).await? else { return Ok(()) };
     to_guest.write_all(&first).await?;
     to_guest.flush().await?;
     drop(first);
-    let up = async {
-        let mut buffer = vec![0; PIECE];
-        loop {
-            let n = reader.read(&mut buffer).await?;
-            if n == 0 {
-                return Ok(());
-            }
-            to_guest.write_all(&buffer[..n]).await?;
-            to_guest.flush().await?;
-        }
-    };
-    let down = async {
-        let mut buffer = vec![0; PIECE];
-        loop {
-            let n = from_guest.read(&mut buffer).await?;
-            if n == 0 {
-                return Ok(());
-            }
-            writer.write_all(&buffer[..n]).await?;
-        }
-    };
-    let (up, down) = (std::pin::pin!(up), std::pin::pin!(down));
-    let ended: Result<(), io::Error> = tokio::select! {
+    let (mut reader, mut writer) = (reader.compat(), writer.compat_write());
+    tokio::select! {
         biased;
-        ended = down => ended,
-        ended = up => ended,
-    };
-    Ok(ended?)
+        ended = copy(from_guest, &mut writer) => Ok(ended?),
+        ended = copy(&mut reader, to_guest) => Ok(ended?),
+    }
+}
+
+/// Copies until the end of `from`, each piece flushed.
+async fn copy(mut from: impl AsyncRead + Unpin, mut to: impl AsyncWrite + Unpin) -> io::Result<()> {
+    let mut buffer = vec![0; PIECE];
+    loop {
+        let n = from.read(&mut buffer).await?;
+        if n == 0 {
+            return Ok(());
+        }
+        to.write_all(&buffer[..n]).await?;
+        to.flush().await?;
+    }
 }
 
 /// The first frame of a call, as it came; `None` when it is none that may be made, or the front end went.

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{AtRest, Operation};
 use crate::identity::unix_now;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper, SHELL_PATIENCE};
-use crate::workspace::store::jobs::{self, Job as _, Shell};
+use crate::workspace::store::jobs::{self, Job as _};
+use crate::workspace::store::jobs_view::Shell;
 use crate::workspace::wire::Call;
-use super::{AtRest, Operation};
 
 /// End a shell and all that runs in it, and forget it.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -34,6 +35,6 @@ impl Operation for CloseShell {
     fn at_rest(self, rest: &AtRest) -> Result<Shell, WorkspaceError> {
         let shell = jobs::find_shell(rest.state.jobs()?, &self.shell_id)?.without_guest(unix_now());
         jobs::forget_shell(&rest.home, &rest.state, &self.shell_id)?;
-        Ok(shell)
+        Ok(Shell::new(rest.home.id(), shell))
     }
 }

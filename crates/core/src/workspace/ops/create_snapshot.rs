@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{AtRest, LONG, Operation};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::store::disk;
 use crate::workspace::wire::{Call, SnapshotMade};
-use super::{AtRest, LONG, Operation};
 
 /// Keep a copy of the disk, running or stopped, and with `memory` of all that runs.
 #[derive(Clone, Debug, Serialize, Deserialize)]

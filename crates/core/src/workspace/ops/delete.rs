@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{AtRest, LONG, Operation};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::store::naming;
 use crate::workspace::wire::Call;
-use super::{AtRest, LONG, Operation};
 
 /// End everything of the workspace and remove it.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -5,12 +5,12 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{AtRest, Operation, PROMPT};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::store::disk;
 use crate::workspace::store::view::SnapshotDeleted;
 use crate::workspace::wire::Call;
-use super::{AtRest, Operation, PROMPT};
 
 /// Remove a snapshot; the baseline stays.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -27,7 +27,11 @@ impl Call for DeleteSnapshot {
 impl Operation for DeleteSnapshot {
     const PATIENCE: Duration = PROMPT;
 
-    async fn in_keeper(self, keeper: &Arc<Keeper>, _: &mut Caller) -> Result<SnapshotDeleted, WorkspaceError> {
+    async fn in_keeper(
+        self,
+        keeper: &Arc<Keeper>,
+        _: &mut Caller,
+    ) -> Result<SnapshotDeleted, WorkspaceError> {
         keeper.delete_snapshot(self.name).await
     }
 

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{LONG, Operation};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::wire::{Call, SnapshotMade};
-use super::{LONG, Operation};
 
 /// Copy the workspace for forks, under a name that nobody is shown; removed when this connection ends.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -27,7 +27,11 @@ impl Call for ForkPoint {
 impl Operation for ForkPoint {
     const PATIENCE: Duration = LONG;
 
-    async fn in_keeper(self, keeper: &Arc<Keeper>, caller: &mut Caller) -> Result<SnapshotMade, WorkspaceError> {
+    async fn in_keeper(
+        self,
+        keeper: &Arc<Keeper>,
+        caller: &mut Caller,
+    ) -> Result<SnapshotMade, WorkspaceError> {
         let (made, copy) = keeper.fork_point(self.name, self.memory).await?;
         caller.lease(copy);
         Ok(made)

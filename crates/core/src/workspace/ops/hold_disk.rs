@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Operation, PROMPT};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::wire::Call;
-use super::{Operation, PROMPT};
 
 /// Leave the disk of a stopped workspace alone until this connection ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{AtRest, Operation};
 use crate::identity::unix_now;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper, SHELL_PATIENCE};
-use crate::workspace::store::jobs::{self, Job as _, Shell};
+use crate::workspace::store::jobs::{self, Job as _};
+use crate::workspace::store::jobs_view::Shell;
 use crate::workspace::wire::Call;
-use super::{AtRest, Operation};
 
 /// Look at a shell once it has written nothing for a while.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -35,6 +36,7 @@ impl Operation for LookAtShell {
     }
 
     fn at_rest(self, rest: &AtRest) -> Result<Shell, WorkspaceError> {
-        Ok(jobs::find_shell(rest.state.jobs()?, &self.shell_id)?.without_guest(unix_now()))
+        let shell = jobs::find_shell(rest.state.jobs()?, &self.shell_id)?;
+        Ok(Shell::new(rest.home.id(), shell.without_guest(unix_now())))
     }
 }

@@ -14,7 +14,9 @@ use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::ProtocolError;
 use crate::workspace::keeper::{self, Caller, Keeper, Log, Operating};
 use crate::workspace::store::layout::Home;
+use crate::workspace::store::record::Record;
 use crate::workspace::store::state::State;
+use crate::workspace::store::view::Status;
 use crate::workspace::wire::start::{KeeperReport, KeeperRequest};
 use crate::workspace::wire::{Call, Outcome};
 
@@ -49,6 +51,18 @@ pub struct AtRest {
     pub(crate) home: Home,
     pub(crate) state: State,
     pub(crate) _lock: Lock,
+}
+
+impl AtRest {
+    /// Changes the workspace's record: `change` is given it and writes it down.
+    pub(crate) fn change_record(
+        &self,
+        change: impl FnOnce(&Home, &State, &mut Record) -> Result<(), WorkspaceError>,
+    ) -> Result<Status, WorkspaceError> {
+        let mut record = self.state.record()?;
+        change(&self.home, &self.state, &mut record)?;
+        Status::stopped(&self.state)
+    }
 }
 
 macro_rules! operations {

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Operation;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper, SHELL_PATIENCE};
-use crate::workspace::store::jobs::{Shell, ShellSize};
+use crate::workspace::store::jobs::ShellSize;
+use crate::workspace::store::jobs_view::Shell;
 use crate::workspace::store::secrets::SecretEnv;
 use crate::workspace::wire::Call;
-use super::Operation;
 
 /// Open a shell.
 #[derive(Clone, Debug, Serialize, Deserialize)]

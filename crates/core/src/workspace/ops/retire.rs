@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{AtRest, Operation, PROMPT};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::wire::Call;
-use super::{AtRest, Operation, PROMPT};
 
 /// Exit, so that another keeper can start the stopped workspace.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::Operation;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper, SHELL_PATIENCE};
-use crate::workspace::store::jobs::Shell;
+use crate::workspace::store::jobs_view::Shell;
 use crate::workspace::wire::Call;
-use super::Operation;
 
 /// Send a signal to what runs in the foreground of a shell.
 #[derive(Clone, Debug, Serialize, Deserialize)]

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{LONG, Operation};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::frames::ProtocolError;
 use crate::workspace::keeper::{Caller, Keeper};
-use crate::workspace::store::jobs::Service;
+use crate::workspace::store::jobs_view::Service;
 use crate::workspace::store::service_spec::ServiceSpec;
 use crate::workspace::wire::{Call, Words};
-use super::{LONG, Operation};
 
 /// Start a service and wait until it is ready. One that is not ready yet when the front end goes is stopped.
 #[derive(Clone, Debug, Serialize, Deserialize)]

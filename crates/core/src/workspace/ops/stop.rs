@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{LONG, Operation};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::store::view::Status;
 use crate::workspace::wire::Call;
-use super::{LONG, Operation};
 
 /// End the guest: its processes end, its disk is written; disk and history stay.
 #[derive(Clone, Copy, Debug, Serialize, Deserialize)]

@@ -5,12 +5,13 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::{AtRest, Operation};
 use crate::identity::unix_now;
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::keeper::{Caller, Keeper};
-use crate::workspace::store::jobs::{self, Job as _, Service};
+use crate::workspace::store::jobs::{self, Job as _};
+use crate::workspace::store::jobs_view::Service;
 use crate::workspace::wire::Call;
-use super::{AtRest, Operation};
 
 /// How long a keeper may take to stop a service.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -36,6 +37,7 @@ impl Operation for StopService {
     }
 
     fn at_rest(self, rest: &AtRest) -> Result<Service, WorkspaceError> {
-        Ok(jobs::find_service(rest.state.jobs()?, &self.name)?.without_guest(unix_now()))
+        let service = jobs::find_service(rest.state.jobs()?, &self.name)?;
+        Ok(Service::new(rest.home.id(), service.without_guest(unix_now())))
     }
 }

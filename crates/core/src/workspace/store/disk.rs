@@ -15,7 +15,7 @@ use crate::identity;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::store::layout::{self, Home};
 use crate::workspace::store::state::{BASELINE, State};
-use crate::workspace::store::view::SnapshotInfo;
+use crate::workspace::store::view::{SnapshotInfo, SnapshotKind};
 
 /// Most snapshots of one workspace.
 const MOST: usize = 64;
@@ -155,7 +155,7 @@ pub fn describe(home: &Home, id: &str, name: &str) -> Result<SnapshotInfo, Works
     Ok(SnapshotInfo {
         workspace_id: id.to_owned(),
         snapshot_name: name.to_owned(),
-        kind: if name == BASELINE { BASELINE } else { "named" }.to_owned(),
+        kind: SnapshotKind::of(name),
         created_at: identity::unix_now(),
         entry_count: used_inodes(&file).unwrap_or_default(),
         bytes_written: written * 512,

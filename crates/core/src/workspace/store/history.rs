@@ -190,7 +190,7 @@ impl LogReader {
     pub(crate) fn new(home: Home, tail: Option<u64>) -> Result<Self, WorkspaceError> {
         let state = home.read()?;
         // Commands that are dropped meanwhile are still seen, so that the count is right; their output may be gone.
-        state.hold()?;
+        state.begin_reading()?;
         let Extent { commands, dropped } = state.extent()?;
         let count = tail.map_or(commands, |tail| tail.min(commands));
         let at = if count < commands { state.before_last(count)? } else { 0 };

@@ -42,7 +42,7 @@ fn describe(pid: Pid) -> Option<String> {
 }
 
 /// Takes a lock of `home` and writes this process into it. Blocks.
-pub(crate) fn hold<T>(
+pub(crate) fn lock_and_sign<T>(
     take: impl FnOnce() -> Result<(Home, T), WorkspaceError>,
 ) -> Result<(Home, T), WorkspaceError> {
     // Known before it is held: who stopped between the two could be ended by nobody. Who cannot be told apart cannot be
@@ -127,7 +127,7 @@ mod tests {
     fn who_signed_is_found_and_nobody_else() {
         let (_dir, home) = home();
         assert!(Holder::of(&home).is_none());
-        hold(|| Ok((home.clone(), ()))).unwrap();
+        lock_and_sign(|| Ok((home.clone(), ()))).unwrap();
         assert_eq!(Holder::of(&home).unwrap().pid(), std::process::id());
         let line = fs::read_to_string(home.lock_path()).unwrap();
         // The same id, begun at another time, in another boot or another namespace.

@@ -8,13 +8,12 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use crate::workspace::error::{WorkspaceError, check_bound};
-use crate::workspace::life::Phase;
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::naming::nearest;
-use crate::workspace::store::service_spec::Readiness;
+use crate::workspace::store::service_spec::ReadinessProbe;
 use crate::workspace::store::spool;
 use crate::workspace::store::state::State;
-use crate::workspace::store::view::{EXECUTION_MODE, Status};
+use crate::workspace::store::view::{Status, WorkspaceState};
 
 /// Columns and lines of a terminal.
 const SIZES: std::ops::RangeInclusive<u16> = 1..=1000;
@@ -24,140 +23,157 @@ pub(crate) const STREAMS: [&str; 2] = ["stdout", "stderr"];
 /// Why a job that is written down as running does not: nobody lived to write down its end.
 const LOST: &str = "workspace_ended";
 
-/// A terminal session that stays.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Shell {
-    /// Id of the workspace.
-    pub workspace_id: String,
-    /// 12 hexadecimal digits.
-    pub shell_id: String,
-    /// Directory that the shell began in.
-    pub cwd: String,
-    /// Characters in a line of its terminal.
-    pub cols: u16,
-    /// Lines of its terminal.
-    pub rows: u16,
-    /// `running` or `stopped`.
-    pub state: String,
-    /// Start, Unix seconds.
-    pub started_at: f64,
-    /// End, Unix seconds.
-    pub ended_at: Option<f64>,
-    /// Exit code; 128 and more when a signal ended it.
-    pub exit_code: Option<i32>,
-    /// Execution mode, always `guest_vsock`.
-    pub execution_mode: String,
-    /// Reason of an end from outside.
-    #[serde(default)]
-    pub stop_reason: Option<String>,
+/// State of a shell or a service.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum JobState {
+    /// The process runs.
+    Running,
+    /// The process ended by itself.
+    Exited,
+    /// The process was ended from outside, or its guest was; a shell is stopped however it ended.
+    Stopped,
+    /// The service did not become ready.
+    Failed,
 }
 
-/// A process that goes on.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
-pub struct Service {
-    /// Id of the workspace.
-    pub workspace_id: String,
-    /// Name, unique in its workspace.
-    pub service_name: String,
-    /// `running`; `exited` by itself, `stopped`, or `failed` to become ready.
-    pub state: String,
-    /// The command: a shell line, or a vector joined with shell quoting.
-    pub command: String,
-    /// Directory that the service began in.
-    pub cwd: String,
-    /// Start, Unix seconds.
-    pub started_at: f64,
-    /// End, Unix seconds.
-    pub ended_at: Option<f64>,
-    /// Exit code; 128 and more when a signal ended it.
-    pub exit_code: Option<i32>,
-    /// Process id in the guest.
-    pub pid: Option<u32>,
-    /// Execution mode, always `guest_vsock`.
-    pub execution_mode: String,
-    /// Probe that told whether the service is ready.
-    pub readiness: Option<Readiness>,
-    /// Time it became ready, Unix seconds.
-    pub ready_at: Option<f64>,
-    /// Reason of an end from outside.
-    pub stop_reason: Option<String>,
-    /// Ports published on this host.
-    pub published_ports: Vec<u16>,
-}
-
-/// A running job's state, as payloads name it.
-pub(crate) const RUNNING: &str = "running";
-
-impl Shell {
-    pub(crate) fn new(workspace: &str, id: &str, cwd: String, (cols, rows): (u16, u16), now: f64) -> Self {
-        Self {
-            workspace_id: workspace.to_owned(),
-            shell_id: id.to_owned(),
-            cwd,
-            cols,
-            rows,
-            state: RUNNING.into(),
-            started_at: now,
-            ended_at: None,
-            exit_code: None,
-            execution_mode: EXECUTION_MODE.into(),
-            stop_reason: None,
+impl JobState {
+    /// Name of the state in payloads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Exited => "exited",
+            Self::Stopped => "stopped",
+            Self::Failed => "failed",
         }
     }
+}
+
+impl std::fmt::Display for JobState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
+
+/// Begin, state and end of a job, as they are written down.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct JobLife {
+    pub(crate) state: JobState,
+    /// Start, Unix seconds.
+    pub(crate) started_at: f64,
+    /// End, Unix seconds.
+    pub(crate) ended_at: Option<f64>,
+    /// Exit code; 128 and more when a signal ended it.
+    pub(crate) exit_code: Option<i32>,
+    /// Reason of an end from outside.
+    #[serde(default)]
+    pub(crate) stop_reason: Option<String>,
+}
+
+impl JobLife {
+    /// A job that began at `now`, Unix seconds.
+    pub(crate) fn begun(now: f64) -> Self {
+        Self { state: JobState::Running, started_at: now, ended_at: None, exit_code: None, stop_reason: None }
+    }
+}
+
+/// A shell as it is written down: in the database, and beside the memory of a checkpoint that it ran in. Front ends get a
+/// [`Shell`](super::jobs_view::Shell).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ShellRecord {
+    /// 12 hexadecimal digits.
+    pub(crate) shell_id: String,
+    /// Directory that the shell began in.
+    pub(crate) cwd: String,
+    #[serde(flatten)]
+    pub(crate) size: ShellSize,
+    #[serde(flatten)]
+    pub(crate) life: JobLife,
+}
+
+/// A service as it is written down: in the database, and beside the memory of a checkpoint that it ran in. Front ends get
+/// a [`Service`](super::jobs_view::Service).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(crate) struct ServiceRecord {
+    /// Name, unique in its workspace.
+    pub(crate) service_name: String,
+    /// The command, redacted: a shell line, or a vector joined with shell quoting.
+    pub(crate) command: String,
+    /// Directory that the service began in.
+    pub(crate) cwd: String,
+    /// Process id in the guest.
+    pub(crate) pid: Option<u32>,
+    /// Probe that tells whether the service is ready.
+    pub(crate) readiness: Option<ReadinessProbe>,
+    /// Time it became ready, Unix seconds.
+    pub(crate) ready_at: Option<f64>,
+    #[serde(flatten)]
+    pub(crate) life: JobLife,
 }
 
 /// Something that runs in a guest until it ends.
 pub(crate) trait Job: Serialize + DeserializeOwned + Clone {
     /// How the database calls its kind.
     const KIND: &'static str;
+    /// State of a job of this kind that ended by itself.
+    const ENDED_BY_ITSELF: JobState;
 
     fn name(&self) -> &str;
 
-    fn is_running(&self) -> bool;
+    fn life(&self) -> &JobLife;
+
+    fn life_mut(&mut self) -> &mut JobLife;
+
+    fn is_running(&self) -> bool {
+        self.life().state == JobState::Running
+    }
 
     /// Records the end of the job, with `state` as its last.
-    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>);
+    fn end(&mut self, state: JobState, now: f64, exit_code: Option<i32>, stop_reason: Option<String>) {
+        let life = self.life_mut();
+        *life = JobLife { state, started_at: life.started_at, ended_at: Some(now), exit_code, stop_reason };
+    }
 
     /// Returns the job as it is where no guest runs: stopped.
     fn without_guest(mut self, now: f64) -> Self {
         if self.is_running() {
-            self.end("stopped", now, None, Some(LOST.into()));
+            self.end(JobState::Stopped, now, None, Some(LOST.into()));
         }
         self
     }
 }
 
-impl Job for Shell {
+impl Job for ShellRecord {
     const KIND: &'static str = "shell";
+    const ENDED_BY_ITSELF: JobState = JobState::Stopped;
 
     fn name(&self) -> &str {
         &self.shell_id
     }
 
-    fn is_running(&self) -> bool {
-        self.state == RUNNING
+    fn life(&self) -> &JobLife {
+        &self.life
     }
 
-    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>) {
-        (self.state, self.ended_at) = (state.to_owned(), Some(now));
-        (self.exit_code, self.stop_reason) = (exit_code, reason);
+    fn life_mut(&mut self) -> &mut JobLife {
+        &mut self.life
     }
 }
 
-impl Job for Service {
+impl Job for ServiceRecord {
     const KIND: &'static str = "service";
+    const ENDED_BY_ITSELF: JobState = JobState::Exited;
 
     fn name(&self) -> &str {
         &self.service_name
     }
 
-    fn is_running(&self) -> bool {
-        self.state == RUNNING
+    fn life(&self) -> &JobLife {
+        &self.life
     }
 
-    fn end(&mut self, state: &str, now: f64, exit_code: Option<i32>, reason: Option<String>) {
-        (self.state, self.ended_at) = (state.to_owned(), Some(now));
-        (self.exit_code, self.stop_reason) = (exit_code, reason);
+    fn life_mut(&mut self) -> &mut JobLife {
+        &mut self.life
     }
 }
 
@@ -193,7 +209,7 @@ impl State {
     pub(crate) fn end_jobs<J: Job>(&self, now: f64, reason: &str) -> Result<(), WorkspaceError> {
         for mut job in self.jobs::<J>()? {
             if job.is_running() {
-                job.end("stopped", now, None, Some(reason.to_owned()));
+                job.end(JobState::Stopped, now, None, Some(reason.to_owned()));
                 self.save_job(&job)?;
             }
         }
@@ -216,10 +232,11 @@ impl Home {
 /// Puts in order what an earlier keeper left: nothing runs any more, and output that belongs to nothing goes. The caller
 /// holds the workspace's lock. Blocks.
 pub(crate) fn sweep(home: &Home, state: &State, now: f64) -> Result<(), WorkspaceError> {
-    state.end_jobs::<Shell>(now, LOST)?;
-    state.end_jobs::<Service>(now, LOST)?;
-    let shells: Vec<PathBuf> = state.jobs::<Shell>()?.iter().map(|each| home.shell(&each.shell_id)).collect();
-    let services = state.jobs::<Service>()?;
+    state.end_jobs::<ShellRecord>(now, LOST)?;
+    state.end_jobs::<ServiceRecord>(now, LOST)?;
+    let shells: Vec<PathBuf> =
+        state.jobs::<ShellRecord>()?.iter().map(|each| home.shell(&each.shell_id)).collect();
+    let services = state.jobs::<ServiceRecord>()?;
     let services: Vec<PathBuf> = services.iter().map(|each| home.service(&each.service_name)).collect();
     for (dir, known) in [(home.shell(""), shells), (home.service(""), services)] {
         for entry in std::fs::read_dir(dir).into_iter().flatten().flatten() {
@@ -235,14 +252,14 @@ pub(crate) fn sweep(home: &Home, state: &State, now: f64) -> Result<(), Workspac
 impl Status {
     /// Counts its services.
     pub(crate) fn count_services(&mut self, state: &State) -> Result<(), WorkspaceError> {
-        self.count(&state.jobs::<Service>()?);
+        self.count(&state.jobs::<ServiceRecord>()?);
         Ok(())
     }
 
     /// Counts its services, which were read already.
-    pub(crate) fn count(&mut self, services: &[Service]) {
+    pub(crate) fn count(&mut self, services: &[ServiceRecord]) {
         self.service_count = services.len() as u64;
-        let runs = self.state == Phase::Running.name();
+        let runs = self.state == WorkspaceState::Started;
         self.running_service_count = services.iter().filter(|each| runs && each.is_running()).count() as u64;
     }
 }
@@ -272,7 +289,7 @@ impl ShellSize {
 }
 
 /// The shell of this id.
-pub(crate) fn find_shell(mut shells: Vec<Shell>, id: &str) -> Result<Shell, WorkspaceError> {
+pub(crate) fn find_shell(mut shells: Vec<ShellRecord>, id: &str) -> Result<ShellRecord, WorkspaceError> {
     match shells.iter().position(|shell| shell.shell_id == id) {
         Some(at) => Ok(shells.swap_remove(at)),
         None => Err(WorkspaceError::ShellUnknown {
@@ -285,13 +302,16 @@ pub(crate) fn find_shell(mut shells: Vec<Shell>, id: &str) -> Result<Shell, Work
 /// Forgets a job that has ended, and its output. The caller holds the workspace's lock. Blocks.
 pub(crate) fn forget_shell(home: &Home, state: &State, id: &str) -> Result<(), WorkspaceError> {
     // The row first: what has one has its output.
-    state.remove_job::<Shell>(id)?;
+    state.remove_job::<ShellRecord>(id)?;
     let dir = home.shell(id);
     spool::remove(&dir).map_err(|error| WorkspaceError::file(&dir, "removed", error))
 }
 
 /// The service of this name.
-pub(crate) fn find_service(mut services: Vec<Service>, name: &str) -> Result<Service, WorkspaceError> {
+pub(crate) fn find_service(
+    mut services: Vec<ServiceRecord>,
+    name: &str,
+) -> Result<ServiceRecord, WorkspaceError> {
     match services.iter().position(|service| service.service_name == name) {
         Some(at) => Ok(services.swap_remove(at)),
         None => {
@@ -322,30 +342,57 @@ mod tests {
     use super::*;
     use crate::workspace::store::record::WorkspaceSpec;
 
+    fn shell(id: &str, now: f64) -> ShellRecord {
+        ShellRecord {
+            shell_id: id.into(),
+            cwd: "/workspace".into(),
+            size: ShellSize { cols: 80, rows: 24 },
+            life: JobLife::begun(now),
+        }
+    }
+
+    /// Rows that builds before wrote were the payloads themselves.
+    #[test]
+    fn rows_of_earlier_builds_are_read() {
+        let row = r#"{"workspace_id":"0123456789ab","shell_id":"ab12","cwd":"/","cols":80,"rows":24,"state":"running",
+            "started_at":1.0,"ended_at":null,"exit_code":null,"execution_mode":"guest_vsock"}"#;
+        let read: ShellRecord = serde_json::from_str(row).unwrap();
+        assert_eq!(read, ShellRecord { shell_id: "ab12".into(), cwd: "/".into(), ..shell("", 1.0) });
+        let row = r#"{"workspace_id":"0123456789ab","service_name":"web","state":"failed","command":"true","cwd":"/",
+            "started_at":1.0,"ended_at":2.0,"exit_code":143,"pid":7,"execution_mode":"guest_vsock",
+            "readiness":{"type":"tcp","address":"80"},"ready_at":null,"stop_reason":"late","published_ports":[]}"#;
+        let read: ServiceRecord = serde_json::from_str(row).unwrap();
+        assert_eq!((read.life.state, read.life.exit_code, read.pid), (JobState::Failed, Some(143), Some(7)));
+        assert_eq!(read.life.stop_reason.as_deref(), Some("late"));
+    }
+
     #[test]
     fn jobs_are_written_down_in_order_and_nothing_runs_without_a_guest() {
         let dir = tempfile::tempdir().unwrap();
         let record = WorkspaceSpec::new("debian:12").record("0123456789ab", "cafe", 1.0);
         let state = State::create(&dir.path().join("state.sqlite"), &record).unwrap();
-        let shell = |id: &str| Shell::new("0123456789ab", id, "/workspace".into(), (80, 24), 1.0);
+        let shell = |id: &str| shell(id, 1.0);
         for id in ["b", "a", "c"] {
             state.save_job(&shell(id)).unwrap();
         }
         let mut first = shell("b");
-        first.end("stopped", 2.0, Some(129), None);
+        first.end(JobState::Stopped, 2.0, Some(129), None);
         state.save_job(&first).unwrap();
-        let ids = || state.jobs::<Shell>().unwrap().into_iter().map(|s| s.shell_id).collect::<Vec<_>>();
+        let ids = || state.jobs::<ShellRecord>().unwrap().into_iter().map(|s| s.shell_id).collect::<Vec<_>>();
         assert_eq!(ids(), ["b", "a", "c"]);
-        assert_eq!(state.jobs::<Service>().unwrap(), []);
-        state.remove_job::<Service>("a").unwrap();
-        state.remove_job::<Shell>("c").unwrap();
+        assert_eq!(state.jobs::<ServiceRecord>().unwrap(), []);
+        state.remove_job::<ServiceRecord>("a").unwrap();
+        state.remove_job::<ShellRecord>("c").unwrap();
         assert_eq!(ids(), ["b", "a"]);
         assert_eq!(first.clone().without_guest(9.0), first);
-        assert_eq!(shell("a").without_guest(9.0).state, "stopped");
-        state.end_jobs::<Shell>(3.0, "workspace_reset").unwrap();
-        let ended = state.job::<Shell>("a").unwrap().unwrap();
-        assert_eq!((ended.ended_at, ended.stop_reason.as_deref()), (Some(3.0), Some("workspace_reset")));
-        assert_eq!(state.job::<Shell>("b").unwrap().unwrap(), first);
+        assert_eq!(shell("a").without_guest(9.0).life.state, JobState::Stopped);
+        state.end_jobs::<ShellRecord>(3.0, "workspace_reset").unwrap();
+        let ended = state.job::<ShellRecord>("a").unwrap().unwrap();
+        assert_eq!(
+            (ended.life.ended_at, ended.life.stop_reason.as_deref()),
+            (Some(3.0), Some("workspace_reset"))
+        );
+        assert_eq!(state.job::<ShellRecord>("b").unwrap().unwrap(), first);
     }
 
     #[test]
@@ -360,12 +407,12 @@ mod tests {
             std::fs::create_dir_all(home.shell(id)).unwrap();
             std::fs::create_dir_all(home.service(id)).unwrap();
         }
-        state.save_job(&Shell::new("0123456789ab", "kept", "/".into(), (80, 24), 1.0)).unwrap();
+        state.save_job(&shell("kept", 1.0)).unwrap();
         sweep(&home, &state, 2.0).unwrap();
         assert!(home.shell("kept").exists() && !home.shell("gone").exists());
         assert!(!home.service("kept").exists());
-        let kept = state.job::<Shell>("kept").unwrap().unwrap();
-        assert_eq!((kept.state.as_str(), kept.ended_at), ("stopped", Some(2.0)));
+        let kept = state.job::<ShellRecord>("kept").unwrap().unwrap();
+        assert_eq!((kept.life.state, kept.life.ended_at), (JobState::Stopped, Some(2.0)));
     }
 
     #[test]

@@ -21,7 +21,7 @@ pub struct ServiceSpec {
     /// Directory that the service begins in.
     pub cwd: String,
     /// How to tell whether it is ready; `None` for not at all.
-    pub readiness: Option<Readiness>,
+    pub readiness: Option<ReadinessProbe>,
     /// Time to wait until the service is ready.
     pub wait: ReadyWait,
     /// Secrets that it gets as variables.
@@ -44,11 +44,11 @@ impl ServiceSpec {
         record::check_name("a service", &self.name)?;
         check_bound("ready_timeout_seconds", self.wait.timeout_seconds, &TIMEOUT_SECONDS)?;
         check_bound("ready_interval_ms", self.wait.interval_ms, &INTERVAL_MS)?;
-        self.readiness.as_ref().map_or(Ok(()), Readiness::check)
+        self.readiness.as_ref().map_or(Ok(()), ReadinessProbe::check)
     }
 }
 
-impl Readiness {
+impl ReadinessProbe {
     fn check(&self) -> Result<(), WorkspaceError> {
         let (what, text) = match self {
             Self::File { path } => ("a path", path),
@@ -57,13 +57,19 @@ impl Readiness {
                 ("an address", address)
             }
             Self::Http { url } if !url.starts_with("http://") => {
-                return Err(WorkspaceError::Readiness { text: url.clone(), wanted: "an http:// address" });
+                return Err(WorkspaceError::ReadinessProbe {
+                    text: url.clone(),
+                    wanted: "an http:// address",
+                });
             }
             Self::Http { url } => ("an address", url),
             Self::Command { command } => ("a shell line", command),
         };
         if text.trim().is_empty() || text.len() > LONGEST || text.contains('\0') {
-            return Err(WorkspaceError::Readiness { text: text.chars().take(80).collect(), wanted: what });
+            return Err(WorkspaceError::ReadinessProbe {
+                text: text.chars().take(80).collect(),
+                wanted: what,
+            });
         }
         Ok(())
     }
@@ -75,7 +81,7 @@ impl Readiness {
         let here = matches!(host, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0" | "[::]" | "");
         match port.parse() {
             Ok(port @ 1..) if here => Ok(port),
-            _ => Err(WorkspaceError::Readiness {
+            _ => Err(WorkspaceError::ReadinessProbe {
                 text: address.chars().take(80).collect(),
                 wanted: "a port of the guest's loopback, as 8080 or 127.0.0.1:8080",
             }),
@@ -86,7 +92,7 @@ impl Readiness {
 /// How to tell whether a service is ready.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", rename_all = "snake_case")]
-pub enum Readiness {
+pub enum ReadinessProbe {
     /// File exists: below `/workspace`, or anywhere in the guest if it begins with `/`.
     File {
         /// Path of the file.
@@ -115,7 +121,7 @@ mod tests {
 
     #[test]
     fn ports_are_the_guests_own() {
-        let port = |address: &str| Readiness::Tcp { address: address.into() }.port().ok();
+        let port = |address: &str| ReadinessProbe::Tcp { address: address.into() }.port().ok();
         for good in ["8080", "127.0.0.1:8080", "localhost:8080", "[::1]:8080", "0.0.0.0:8080", ":8080"] {
             assert_eq!(port(good), Some(8080), "{good}");
         }
@@ -136,15 +142,15 @@ mod tests {
         };
         assert!(wish("web", None).check().is_ok());
         assert!(wish("../web", None).check().is_err());
-        assert!(wish("web", Some(Readiness::Http { url: "https://localhost".into() })).check().is_err());
-        assert!(wish("web", Some(Readiness::File { path: String::new() })).check().is_err());
+        assert!(wish("web", Some(ReadinessProbe::Http { url: "https://localhost".into() })).check().is_err());
+        assert!(wish("web", Some(ReadinessProbe::File { path: String::new() })).check().is_err());
         let hasty = ServiceSpec { wait: ReadyWait { interval_ms: 1, ..wait }, ..wish("web", None) };
         assert!(hasty.check().unwrap_err().to_string().contains("ready_interval_ms is 1"));
     }
 
     #[test]
     fn readiness_is_as_the_contract_has_it() {
-        let text = serde_json::to_string(&Readiness::File { path: ".ready".into() }).unwrap();
+        let text = serde_json::to_string(&ReadinessProbe::File { path: ".ready".into() }).unwrap();
         assert_eq!(text, r#"{"type":"file","path":".ready"}"#);
     }
 }

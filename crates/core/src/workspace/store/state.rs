@@ -17,7 +17,7 @@ use crate::workspace::error::WorkspaceError;
 use crate::workspace::store::disk::sync_dir;
 use crate::workspace::store::history;
 use crate::workspace::store::record::Record;
-use crate::workspace::store::view::SnapshotInfo;
+use crate::workspace::store::view::{SnapshotInfo, SnapshotKind};
 
 /// SQL that makes each version of the layout from the one before it, from an empty file on. Released steps stay.
 const STEPS: [&str; 2] = [TABLES, history::BOUNDS];
@@ -159,7 +159,7 @@ impl State {
     }
 
     /// Reads from now on what is there now, whatever is written meanwhile.
-    pub(super) fn hold(&self) -> Result<(), WorkspaceError> {
+    pub(super) fn begin_reading(&self) -> Result<(), WorkspaceError> {
         self.connection.execute_batch("BEGIN").map_err(|source| self.error(source))
     }
 
@@ -210,7 +210,7 @@ impl State {
             "INSERT OR REPLACE INTO snapshot VALUES (?, ?, ?, ?, ?, ?)",
             params![
                 snapshot.snapshot_name,
-                snapshot.kind,
+                snapshot.kind.to_string(),
                 snapshot.created_at,
                 snapshot.entry_count,
                 snapshot.bytes_written,
@@ -228,14 +228,15 @@ impl State {
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, WorkspaceError> {
         let id = self.record()?.id;
         self.rows(&format!("{SNAPSHOT} ORDER BY created_at, rowid"), |row| {
-            let (kind, memory): (String, bool) = (row.get(1)?, row.get(5)?);
+            let (name, memory): (String, bool) = (row.get(0)?, row.get(5)?);
+            let kind = SnapshotKind::of(&name);
             Ok(SnapshotInfo {
                 workspace_id: id.clone(),
-                snapshot_name: row.get(0)?,
+                snapshot_name: name,
                 created_at: row.get(2)?,
                 entry_count: row.get(3)?,
                 bytes_written: row.get(4)?,
-                deletable: kind != BASELINE,
+                deletable: kind != SnapshotKind::Baseline,
                 memory,
                 contains_secrets: memory,
                 kind,
@@ -359,7 +360,10 @@ pub(super) mod tests {
             assert_eq!(state.extent().unwrap(), Extent { commands: 2, dropped: 0 });
             assert_eq!(state.last_command().unwrap().unwrap().interrupted.as_deref(), Some("timeout"));
             assert_eq!(state.snapshots().unwrap()[0].snapshot_name, BASELINE);
-            assert_eq!(state.jobs::<crate::workspace::store::jobs::Shell>().unwrap()[0].shell_id, "ab12");
+            assert_eq!(
+                state.jobs::<crate::workspace::store::jobs::ShellRecord>().unwrap()[0].shell_id,
+                "ab12"
+            );
         };
         look(&State::open_to_read(&path).unwrap());
         assert_eq!(version(), 1, "a reader changed it");

@@ -9,13 +9,64 @@ use serde::{Deserialize, Serialize};
 use crate::workspace::error::WorkspaceError;
 use crate::workspace::life::{Phase, expires_at};
 use crate::workspace::store::record::{Command, Record, SecretInfo, Seed, WORKSPACE_PATH};
-use crate::workspace::store::state::State;
+use crate::workspace::store::state::{BASELINE, State};
 
 /// How commands of a workspace run: in a guest, or not at all.
 pub const EXECUTION_MODE: &str = "guest_vsock";
 
-/// The state of a workspace whose keeper does not answer: whether it runs is not known.
-pub const UNRESPONSIVE: &str = "unresponsive";
+/// State of a workspace as payloads have it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum WorkspaceState {
+    /// Guest is coming up.
+    Starting,
+    /// Guest answers calls.
+    Started,
+    /// Disk is being put back, the guest started anew.
+    Resetting,
+    /// Guest is being ended.
+    Stopping,
+    /// Nothing runs; its disk and history stay.
+    Stopped,
+    /// Workspace is about to be gone.
+    Deleting,
+    /// Keeper does not answer: whether a guest runs is not known.
+    Unresponsive,
+}
+
+impl WorkspaceState {
+    /// Name of the state in payloads.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Starting => Phase::Starting.name(),
+            Self::Started => Phase::Running.name(),
+            Self::Resetting => Phase::Resetting.name(),
+            Self::Stopping => Phase::Stopping.name(),
+            Self::Stopped => Phase::Stopped.name(),
+            Self::Deleting => Phase::Deleting.name(),
+            Self::Unresponsive => "unresponsive",
+        }
+    }
+}
+
+impl From<Phase> for WorkspaceState {
+    fn from(phase: Phase) -> Self {
+        match phase {
+            Phase::Starting => Self::Starting,
+            Phase::Running => Self::Started,
+            Phase::Resetting => Self::Resetting,
+            Phase::Stopping => Self::Stopping,
+            Phase::Stopped => Self::Stopped,
+            Phase::Deleting => Self::Deleting,
+        }
+    }
+}
+
+impl std::fmt::Display for WorkspaceState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(self.name())
+    }
+}
 
 /// The last command of a history.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -72,8 +123,8 @@ pub struct Status {
     pub last_activity_at: f64,
     /// When it is stopped if nothing happens, Unix seconds. Absent without a time to live.
     pub expires_at: Option<f64>,
-    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
-    pub state: String,
+    /// State of the workspace.
+    pub state: WorkspaceState,
     /// Always `off`: no network.
     pub network_policy: String,
     /// Whether it has outbound access.
@@ -128,7 +179,7 @@ impl Status {
             ttl_seconds: record.ttl_seconds,
             created_at: record.created_at,
             last_activity_at: record.last_activity_at,
-            state: phase.name().into(),
+            state: phase.into(),
             network_policy: "off".into(),
             network_enabled: false,
             allow_host_compat: record.allow_host_compat,
@@ -171,8 +222,8 @@ pub struct Listed {
     pub labels: BTreeMap<String, String>,
     /// The environment's name.
     pub environment: String,
-    /// `started`, `stopped`, `unresponsive`, or what happens to it now.
-    pub state: String,
+    /// State of the workspace.
+    pub state: WorkspaceState,
     /// Creation, Unix seconds.
     pub created_at: f64,
     /// Last activity, Unix seconds.
@@ -225,6 +276,32 @@ pub struct Unreadable {
     pub error: String,
 }
 
+/// Origin of a snapshot.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum SnapshotKind {
+    /// Disk as it was when the workspace was made.
+    Baseline,
+    /// Copy that somebody asked for and named.
+    Named,
+}
+
+impl SnapshotKind {
+    /// Kind of the snapshot called `name`.
+    pub(crate) fn of(name: &str) -> Self {
+        if name == BASELINE { Self::Baseline } else { Self::Named }
+    }
+}
+
+impl std::fmt::Display for SnapshotKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
+            Self::Baseline => BASELINE,
+            Self::Named => "named",
+        })
+    }
+}
+
 /// Snapshot: a copy of a workspace's disk.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct SnapshotInfo {
@@ -232,8 +309,8 @@ pub struct SnapshotInfo {
     pub workspace_id: String,
     /// Name of the snapshot.
     pub snapshot_name: String,
-    /// `baseline` or `named`.
-    pub kind: String,
+    /// Origin of the snapshot.
+    pub kind: SnapshotKind,
     /// Creation, Unix seconds.
     pub created_at: f64,
     /// How many files and directories the disk held beyond those of a blank one.
@@ -301,8 +378,8 @@ pub struct Reset {
 pub struct ResetTo {
     /// Name of the snapshot.
     pub snapshot_name: String,
-    /// `baseline` or `named`.
-    pub kind: String,
+    /// Origin of the snapshot.
+    pub kind: SnapshotKind,
     /// `/workspace`; all of the guest is reset with it.
     pub destination: &'static str,
     /// Files and directories that the snapshot held.

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 
 use super::Call;
-use crate::workspace::store::jobs::{Shell, ShellSize};
+use crate::workspace::store::jobs::ShellSize;
+use crate::workspace::store::jobs_view::Shell;
 
 /// Join a shell: its output comes as chunks of [`crate::workspace::frames::Channel::Stdout`], and what is typed goes the
 /// other way on the same channel, between messages that are [`TerminalEvent`]s. The answer is the shell that ended.
