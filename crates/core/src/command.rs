@@ -227,8 +227,9 @@ pub async fn execute(
         drain_ms: DRAIN.as_millis() as u64,
     };
     let (mut stdout, mut stderr) = (streams.capture(), streams.capture());
-    let talk = async {
-        let Execution { mut output, mut input } = guest.exec(request).await.map_err(CommandError::Guest)?;
+    let talk = async |place| {
+        let Execution { mut output, mut input } =
+            guest.exec_in(place, request).await.map_err(CommandError::Guest)?;
         let Streams { stdin, stdout: out, stderr: err, terminal, .. } = streams;
         let feeding = feed(&mut input, stdin.as_mut(), terminal.as_mut().map(|(_, sizes)| sizes));
         let mut sinks = Sinks { out, err, stdout: stdout.as_mut(), stderr: stderr.as_mut() };
@@ -243,9 +244,14 @@ pub async fn execute(
     };
     let limit = options.timeout.map(|timeout| timeout + KILL_GRACE);
     let limited = async {
+        // The command's time begins when there is a place for it.
+        let place = match guest.place_for_command().await {
+            Ok(place) => place,
+            Err(error) => return Some(Err(CommandError::Guest(error))),
+        };
         match limit {
-            Some(limit) => tokio::time::timeout(limit, talk).await.ok(),
-            None => Some(talk.await),
+            Some(limit) => tokio::time::timeout(limit, talk(place)).await.ok(),
+            None => Some(talk(place).await),
         }
     };
     let ended = tokio::select! {

@@ -12,16 +12,23 @@ pub use yamux::{ConnectionError, Stream};
 
 use crate::link::Link;
 
-/// Most streams open at once on one connection.
-pub const MAX_STREAMS: usize = 128;
-/// Most bytes that all streams of a connection may hold undelivered. yamux needs 256 KiB for each stream; the rest is
-/// given to streams that carry much, which otherwise wait for the peer every 256 KiB (a fifth of their speed).
-pub const MAX_WINDOW: usize = MAX_STREAMS * 256 * 1024 + 8 * 1024 * 1024;
+/// Most streams open at once on one connection: 64 jobs that are followed, commands and transfers, and short calls. One more
+/// would end the connection, so whoever opens them counts.
+pub const MAX_STREAMS: usize = 256;
+/// Bytes that yamux grants each stream.
+const WINDOW: usize = 256 * 1024;
+/// Bytes for streams that carry much, which otherwise wait for the peer every 256 KiB (a fifth of their speed).
+const EXTRA_WINDOW: usize = 8 * 1024 * 1024;
+/// Most bytes that the streams of a connection may hold undelivered.
+pub const MAX_WINDOW: usize = MAX_STREAMS * WINDOW + EXTRA_WINDOW;
+/// Streams that yamux counts, which include those that ended and wait to be told so.
+const COUNTED: usize = 2 * MAX_STREAMS;
 
 fn config() -> Config {
     let mut config = Config::default();
-    config.set_max_num_streams(MAX_STREAMS);
-    config.set_max_connection_receive_window(Some(MAX_WINDOW));
+    config.set_max_connection_receive_window(None);
+    config.set_max_num_streams(COUNTED);
+    config.set_max_connection_receive_window(Some(COUNTED * WINDOW + EXTRA_WINDOW));
     // A chunk of output is one frame, and with its header one record.
     config.set_split_send_size(crate::record::MAX_PAYLOAD - 64);
     config

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use clap::Subcommand;
 use pyro_core::workspace::ops::run_keeper;
 use pyro_core::workspace::{KeeperExpiry, KeeperReport, KeeperRequest, KeeperTask, Log, Workspaces};
-use rustix::process::{Pid, Signal, WaitOptions};
+use rustix::process::{Pid, Resource, Rlimit, Signal, WaitOptions};
 use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -21,6 +21,18 @@ use crate::places;
 const ORDER: u64 = 4 << 20;
 /// A log that is longer than this, bytes, is begun anew by the next keeper.
 const LOG: u64 = 1 << 20;
+
+/// Open files of a keeper: thousands of front ends wait at once, with a connection each.
+const FILES: u64 = 8192;
+
+/// Raises the limit of open files as far as the host allows. One that stays low is no error: front ends wait then.
+fn allow_files() {
+    let limit = rustix::process::getrlimit(Resource::Nofile);
+    let wanted = limit.maximum.map_or(FILES, |most| most.min(FILES));
+    if limit.current.is_some_and(|now| now < wanted) {
+        let _ = rustix::process::setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..limit });
+    }
+}
 
 /// Be the process that owns a workspace
 #[derive(Subcommand)]
@@ -56,6 +68,7 @@ impl Keeper {
 impl Args {
     async fn execute(self) -> Result<u8, CliError> {
         rustix::process::umask(rustix::fs::Mode::from_raw_mode(0o077));
+        allow_files();
         let mut term = watch(SignalKind::terminate())?;
         let mut int = watch(SignalKind::interrupt())?;
         // A terminal that closes is none of its business.

@@ -235,3 +235,39 @@ fn ten_front_ends_at_once_see_no_torn_answer() {
     room.ok(&["delete", "hub"]);
     room.check_empty(&[]);
 }
+
+/// More commands than there are places for at once wait for each other, and nothing else waits for them.
+#[test]
+fn more_commands_than_a_session_has_streams_all_run() {
+    const COMMANDS: usize = 300;
+    const WAITING: usize = 80;
+    let room = Room::new();
+    room.create("one");
+    room.ok(&["shell", "open", "one"]);
+    // Half of those that have a place wait there for a lock, while all others take turns.
+    room.ok(&["service", "start", "one", "holder", "--", "flock -x /tmp/lock sleep 1000"]);
+    eventually("the lock is held", || {
+        room.sh("one", "flock -n -s /tmp/lock echo free || echo held") == "held\n"
+    });
+    let run = |number: usize| {
+        let waits = if number < WAITING { "flock -s /tmp/lock " } else { "" };
+        let line = format!("{waits}echo {number}");
+        room.world
+            .command(&["workspace", "exec", "one", "--timeout-seconds", "300", "--", &line])
+            .spawn()
+            .unwrap()
+    };
+    let runs: Vec<_> = (0..COMMANDS).map(run).collect();
+    for (number, run) in runs.into_iter().enumerate().rev() {
+        if number + 1 == WAITING {
+            room.ok(&["service", "stop", "one", "holder"]);
+        }
+        let said = run.wait_with_output().unwrap();
+        assert!(said.status.success(), "{number}: {said:?}");
+        assert_eq!(String::from_utf8_lossy(&said.stdout), format!("{number}\n"));
+    }
+    assert_eq!(room.sh("one", "echo on"), "on\n");
+    assert!(room.json(&["status", "one"])["command_count"].as_u64() > Some(COMMANDS as u64));
+    room.ok(&["delete", "one"]);
+    room.check_empty(&[]);
+}

@@ -11,7 +11,7 @@ use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_MESSAGE};
 use pyro_proto::message::{ExecInput, Reply, Request, TreeTotals};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::source::CallStream;
+use super::source::{CallKind, CallStream};
 use super::{Guest, GuestError};
 
 /// Silence after which the guest is asked for a sign of life.
@@ -41,7 +41,17 @@ impl Guest {
         what: &'static str,
         request: &Request,
     ) -> Result<(GuestCall, WriteHalf<CallStream>), GuestError> {
-        let mut stream = self.open(what).await?;
+        self.begin_as(CallKind::Long, what, request).await
+    }
+
+    /// As [`Self::begin`], for a call of this kind.
+    pub(super) async fn begin_as(
+        &self,
+        kind: CallKind,
+        what: &'static str,
+        request: &Request,
+    ) -> Result<(GuestCall, WriteHalf<CallStream>), GuestError> {
+        let mut stream = self.open(what, kind).await?;
         self.send(what, &mut stream, request).await?;
         let (read, write) = stream.split();
         Ok((GuestCall { guest: self.clone(), what, frames: FrameReader::new(read) }, write))
@@ -106,7 +116,7 @@ impl GuestCall {
                     Ok(Ok(Some((channel, _)))) => break channel,
                     Ok(Ok(None)) => return Err(self.guest.lost(self.what)),
                     Ok(Err(error)) => return Err(self.guest.broken(self.what, error)),
-                    Err(_) => self.guest.ping().await?,
+                    Err(_) => self.guest.is_alive().await?,
                 }
             }
         };

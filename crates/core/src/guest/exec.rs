@@ -76,7 +76,7 @@ impl Output {
                         Ok(frame) => {
                             break frame.map(|frame| frame.map(|(channel, body)| (channel, body.len())));
                         }
-                        Err(_) => self.guest.ping().await?,
+                        Err(_) => self.guest.is_alive().await?,
                     }
                 }
             };

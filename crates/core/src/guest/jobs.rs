@@ -10,7 +10,7 @@ use pyro_proto::message::{
 };
 
 use super::call::{CallMessage, GuestCall};
-use super::source::CallStream;
+use super::source::{CallKind, CallStream};
 use super::{CALL_DEADLINE, Guest, GuestError};
 
 const ELSE: &str = "the reply belongs to another call";
@@ -29,7 +29,8 @@ impl Guest {
     /// Follows a job's output from byte `cursor` on. The guest keeps the last [`pyro_proto::message::JOB_KEPT`] bytes:
     /// [`JobOutput::at`] is the first byte that really comes.
     pub async fn job_attach(&self, id: JobId, cursor: u64) -> Result<JobOutput, GuestError> {
-        let (mut call, write) = self.begin("a job's output", &Request::JobAttach { id, cursor }).await?;
+        let (mut call, write) =
+            self.begin_as(CallKind::Job, "a job's output", &Request::JobAttach { id, cursor }).await?;
         let answer = tokio::time::timeout(CALL_DEADLINE, call.reply()).await;
         let silent = GuestError::Silent { what: "a job's output", after: CALL_DEADLINE };
         match answer.map_err(|_| silent)?? {

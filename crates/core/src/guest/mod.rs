@@ -17,7 +17,7 @@ mod trees;
 
 use std::os::unix::net::UnixStream;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::failure::FailureKind;
 use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_MESSAGE};
@@ -31,13 +31,15 @@ pub use disk::Frozen;
 pub use exec::{Execution, Input, Output, OutputEvent};
 pub use files::FileContent;
 pub use jobs::{JobEvent, JobOutput};
-use source::StreamSource;
+use source::{CallKind, StreamSource};
 
 pub use source::{ByteStream, CallStream, OpenStream};
 
 /// Longest time that a short call may take before the guest counts as silent. A guest under software emulation on a
 /// busy host, with a fork bomb inside, still answers within a few seconds.
 pub const CALL_DEADLINE: Duration = Duration::from_secs(20);
+/// How long a sign of life, or its absence, is one for all calls.
+const SHARED_SIGN: Duration = Duration::from_secs(5);
 
 /// Failure of a call to the guest.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +55,16 @@ pub enum GuestError {
     Silent {
         /// The call that waited for the answer.
         what: &'static str,
+        /// Time that was waited.
+        after: Duration,
+    },
+    /// There are as many calls of its kind as may be, and none of them ends.
+    #[error("{what} has no place: {most} commands and transfers are under way in the guest, the most there may be, and none of them ended within {} s", .after.as_secs())]
+    Crowded {
+        /// The call that waited.
+        what: &'static str,
+        /// How many may be under way.
+        most: usize,
         /// Time that was waited.
         after: Duration,
     },
@@ -105,6 +117,7 @@ impl GuestError {
             Self::Failed(failure) => failure.kind.into(),
             Self::Source { source, .. } => FailureKind::of_host_file(source),
             Self::TooLong(_) => FailureKind::TooLarge,
+            Self::Crowded { .. } => FailureKind::Conflict,
             Self::Stream(_)
             | Self::Link(_)
             | Self::Silent { .. }
@@ -115,10 +128,20 @@ impl GuestError {
     }
 }
 
+/// Place of a command that was not sent yet.
+pub struct CommandPlace(CallStream);
+
 /// Client of one guest's agent. Clones share its source of streams: a session ends with the last of them.
 #[derive(Clone)]
 pub struct Guest {
     source: StreamSource,
+    signs: Arc<tokio::sync::Mutex<Option<SignOfLife>>>,
+}
+
+/// Last answer to a question whether the guest lives, and when it came or did not.
+struct SignOfLife {
+    at: Instant,
+    silent: bool,
 }
 
 impl Guest {
@@ -163,7 +186,7 @@ impl Guest {
                 .await
                 .map_err(|_| GuestError::Silent { what: "the handshake", after: deadline })??;
         let (opener, driver) = mux::host(link);
-        Ok(Self { source: StreamSource::session(opener, driver) })
+        Ok(Self { source: StreamSource::session(opener, driver), signs: Arc::default() })
     }
 
     /// Gives the guest its identity: always the first call of a session.
@@ -195,6 +218,20 @@ impl Guest {
         self.done("a ping", &Request::Ping).await
     }
 
+    /// Asks for a sign of life on behalf of a call that has heard nothing for a while. Calls that ask at the same time share
+    /// the answer: a guest with hundreds of silent commands is not asked hundreds of times.
+    async fn is_alive(&self) -> Result<(), GuestError> {
+        let mut last = self.signs.lock().await;
+        if let Some(sign) = last.as_ref().filter(|sign| sign.at.elapsed() < SHARED_SIGN) {
+            let (what, after) = ("a ping", CALL_DEADLINE);
+            return if sign.silent { Err(GuestError::Silent { what, after }) } else { Ok(()) };
+        }
+        let answered = self.ping().await;
+        let silent = matches!(answered, Err(GuestError::Silent { .. }));
+        *last = (silent || answered.is_ok()).then(|| SignOfLife { at: Instant::now(), silent });
+        answered
+    }
+
     /// Ends the session in the guest, which then listens for a new one; before its state is saved.
     pub async fn detach(self) -> Result<(), GuestError> {
         self.done("the order to detach", &Request::Detach).await
@@ -205,10 +242,20 @@ impl Guest {
         self.done("the order to shut down", &Request::Shutdown).await
     }
 
-    /// Starts a command. Its output comes from the [`Execution`]; dropping that kills the command and all that it
-    /// started.
+    /// Starts a command, once there is a place for it. Its output comes from the [`Execution`]; dropping that kills the
+    /// command and all that it started.
     pub async fn exec(&self, exec: ExecRequest) -> Result<Execution, GuestError> {
-        let mut stream = self.open("a command").await?;
+        self.exec_in(self.place_for_command().await?, exec).await
+    }
+
+    /// Waits for a place among the commands of the session.
+    pub async fn place_for_command(&self) -> Result<CommandPlace, GuestError> {
+        self.open("a command", CallKind::Long).await.map(CommandPlace)
+    }
+
+    /// As [`Self::exec`], in a place that was waited for.
+    pub async fn exec_in(&self, place: CommandPlace, exec: ExecRequest) -> Result<Execution, GuestError> {
+        let CommandPlace(mut stream) = place;
         self.send("a command", &mut stream, &Request::Exec(exec)).await?;
         Ok(Execution::new(self.clone(), stream))
     }
@@ -231,7 +278,7 @@ impl Guest {
         deadline: Duration,
     ) -> Result<Reply, GuestError> {
         let conversation = async {
-            let mut stream = self.open(what).await?;
+            let mut stream = self.open(what, CallKind::Short).await?;
             self.send(what, &mut stream, request).await?;
             let mut frames = FrameReader::new(stream);
             match frames.next(MAX_MESSAGE).await {
@@ -254,7 +301,7 @@ impl Guest {
 
     /// Guest whose session another process holds, which opens the streams of calls.
     pub fn through(source: Arc<dyn OpenStream>) -> Self {
-        Self { source: StreamSource::Elsewhere(source) }
+        Self { source: StreamSource::Elsewhere(source), signs: Arc::default() }
     }
 
     /// Opens a stream for a call of another process, which speaks the wall's protocol on it by itself.
@@ -262,11 +309,11 @@ impl Guest {
     /// # Errors
     /// When the session is over.
     pub async fn open_for_another(&self) -> Result<CallStream, GuestError> {
-        self.open("a call of another process").await
+        self.open("a call of another process", CallKind::Long).await
     }
 
-    async fn open(&self, what: &'static str) -> Result<CallStream, GuestError> {
-        self.source.open(what).await
+    async fn open(&self, what: &'static str, kind: CallKind) -> Result<CallStream, GuestError> {
+        self.source.open(what, kind).await
     }
 
     async fn send(

@@ -352,7 +352,12 @@ impl WorkspaceError {
             Self::Stopped => Hint::StartWorkspace,
             Self::Refused(refusal) if refusal.is_stopped() => Hint::StartWorkspace,
             Self::Refused(_) | Self::Locked => Hint::TryAgain,
-            Self::Used => Hint::WaitForCommands,
+            Self::Used
+            | Self::Guest { source: GuestError::Crowded { .. }, .. }
+            | Self::Job { source: GuestError::Crowded { .. }, .. }
+            | Self::Vm(VmError::Command(CommandError::Guest(GuestError::Crowded { .. }))) => {
+                Hint::WaitForCommands
+            }
             Self::Silent => Hint::ForceStop,
             Self::Generation { .. } => Hint::StopWithItsVersion,
             Self::GuestEnded(_) => Hint::StartAgain,

@@ -25,7 +25,7 @@ use crate::workspace::wire::jobs::AttachShell;
 use crate::workspace::wire::{Call, Exec, GENERATION, Greeting, GuestStream, OLDEST, Outcome, Request};
 
 /// Most connections at once; the next is closed unheard.
-const MOST: u32 = 256;
+const MOST: u32 = 4096;
 /// How long a front end may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a front end may take to ask again on a connection; longer than front ends keep one for that.
