@@ -107,7 +107,8 @@ struct ModeTracker {
 impl Modes {
     /// Takes note of output that goes to the terminal.
     pub fn watch(&mut self, bytes: &[u8]) {
-        self.parser.advance(&mut self.seen, bytes);
+        // Byte by byte: where a piece ends within a character, vte 0.15 may swallow the escape that follows the character.
+        bytes.iter().for_each(|byte| self.parser.advance(&mut self.seen, &[*byte]));
     }
 
     /// Controls that bring the terminal back to where it was: modes off, the cursor shown, no colour.
@@ -153,6 +154,21 @@ mod tests {
     fn questions_and_titles_are_not_asked_again() {
         assert_eq!(again("a\x1b[6n\x1b[c\x1b[>0cb\x1b]0;t\x07\x1b]11;?\x07\x1bP+q\x1b\\\x1bZ\x05c"), "abc");
         assert_eq!(again("\x1b[1;31mx\x1b[38:2:1:2:3my"), "\x1b[1;31mx\x1b[38:2:1:2:3my");
+    }
+
+    /// Output is watched as it comes, cut anywhere.
+    #[test]
+    fn a_mode_is_noticed_wherever_the_output_is_cut() {
+        let text = b"a\xc7\x8d\x1b\x9f[?1001h\xe2\x82\x1b[?1000h";
+        for first in 0..=text.len() {
+            for second in first..=text.len() {
+                let mut modes = Modes::default();
+                [&text[..first], &text[first..second], &text[second..]]
+                    .iter()
+                    .for_each(|piece| modes.watch(piece));
+                assert_eq!(modes.undo(), "\x1b[?1000l\x1b[?1001l", "{first} {second}");
+            }
+        }
     }
 
     /// `0x9b c` asks who is there, on a terminal that knows controls of eight bits.
