@@ -123,6 +123,12 @@ impl Redactor {
         longest.map_or(0, |longest| longest - 1)
     }
 
+    /// Whether a text ends with the beginning of a value, so that what follows it may be the rest.
+    pub fn may_go_on(&self, text: &[u8]) -> bool {
+        let values = self.0.iter().flat_map(|patterns| &patterns.values);
+        values.into_iter().any(|value| value.begun(text) > 0)
+    }
+
     /// Begins a stream that is redacted as it comes.
     pub fn stream(&self) -> RedactedStream {
         RedactedStream { redactor: self.clone(), held: Vec::new(), covered: 0 }
@@ -250,6 +256,15 @@ mod tests {
         }
         let bytes: Vec<&[u8]> = text.chunks(1).collect();
         assert_eq!(redact(&["hunter2hunter2"], &bytes), wanted);
+    }
+
+    #[test]
+    fn a_text_may_go_on_to_be_a_value() {
+        let redactor = Redactor::new(["hunter2hunter2"]).unwrap();
+        let may = |text: &str| redactor.may_go_on(text.as_bytes());
+        assert!(may("x hunt") && may("h") && may("hunter2hunter2"), "one may follow another");
+        assert!(!may("x hunt ") && !may("") && !may("hunterx"));
+        assert!(!Redactor::default().may_go_on(b"hunt"));
     }
 
     #[test]

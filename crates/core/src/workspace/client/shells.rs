@@ -1,6 +1,7 @@
 //! Shells from a front end's side: what is asked of the keeper, and what is read from files whether it lives or not.
 
 use pyro_formats::plain;
+use pyro_formats::redact::Redactor;
 
 use super::{Workspaces, reach};
 use crate::capture::KEPT;
@@ -111,7 +112,9 @@ impl Workspaces {
         let end = kept.from + kept.bytes.len() as u64;
         let last = end >= kept.written;
         let over = last && shell.state != JobState::Running;
-        let (output, taken, cut) = text(&kept.bytes, over, &wish, (shell.cols, shell.rows));
+        // Only plain text is made of what was written, and may hold a secret that was not there.
+        let redactor = if wish.plain { super::redactor(&home).await? } else { Redactor::default() };
+        let (output, taken, cut) = text(&kept.bytes, over, &wish, (shell.cols, shell.rows), &redactor);
         let lost_bytes = kept.from.saturating_sub(wish.cursor);
         Ok(ShellRead {
             cursor: wish.cursor,
@@ -179,12 +182,14 @@ pub(super) fn directory(cwd: &str) -> String {
 }
 
 /// The text of as many of `bytes` as may be shown, how many that are, and whether that is for its length. What is not
-/// finished waits for the rest, unless it is `over`.
+/// finished waits for the rest, unless it is `over`. Plain text is redacted again: controls within a secret hide it from who
+/// looks for it in what was written.
 fn text(
     bytes: &[u8],
     over: bool,
     wish: &ShellReadRequest,
     (cols, rows): (u16, u16),
+    redactor: &Redactor,
 ) -> (String, usize, bool) {
     let most = wish.max_chars as usize;
     let (raw, mut n) = decode(bytes, over, most);
@@ -200,13 +205,32 @@ fn text(
             let ends = (n..=bytes.len()).map(|n| plain::whole(&bytes[..n]));
             whole = ends.into_iter().find(|whole| *whole > 0).unwrap_or(if over { bytes.len() } else { 0 });
         }
-        let text = plain::plain(&bytes[..whole], cols, rows);
+        if !all {
+            whole = settled(bytes, whole, cut, &|bytes| {
+                redactor.may_go_on(plain::plain(bytes, cols, rows).as_bytes())
+            });
+        }
+        let text = redactor.text(&plain::plain(&bytes[..whole], cols, rows));
         if text.chars().count() <= most || n <= 1 {
             return (text.chars().take(most).collect(), whole, cut);
         }
         cut = true;
         n /= 2;
     }
+}
+
+/// End of what can be shown of the first `end` bytes without the beginning of a secret whose rest may follow. Where nothing
+/// can, and the reader `must` go on, because more than is asked for is there, the secret is taken whole.
+fn settled(bytes: &[u8], end: usize, must: bool, is_open: &dyn Fn(&[u8]) -> bool) -> usize {
+    let mut shown = end;
+    while shown > 0 && is_open(&bytes[..shown]) {
+        shown = plain::whole(&bytes[..shown - 1]);
+    }
+    if shown > 0 || !must {
+        return shown;
+    }
+    let mut longer = (end..=bytes.len()).map(|end| plain::whole(&bytes[..end]));
+    longer.find(|end| *end > 0 && !is_open(&bytes[..*end])).unwrap_or(bytes.len())
 }
 
 /// At most `most` characters, and how many bytes they were.
@@ -249,25 +273,65 @@ mod tests {
     #[test]
     fn what_is_not_finished_waits_for_the_rest() {
         let bytes = "aé".as_bytes();
-        assert_eq!(text(&bytes[..2], false, &wish(9, false), (80, 24)), ("a".into(), 1, false));
-        assert_eq!(text(&bytes[..2], true, &wish(9, false), (80, 24)), ("a\u{fffd}".into(), 2, false));
-        assert_eq!(text(b"a\x1b[3", false, &wish(9, true), (80, 24)), ("a".into(), 1, false));
-        assert_eq!(text(b"a\x1b[3", true, &wish(9, true), (80, 24)), ("a".into(), 4, false));
+        assert_eq!(
+            text(&bytes[..2], false, &wish(9, false), (80, 24), &Redactor::default()),
+            ("a".into(), 1, false)
+        );
+        assert_eq!(
+            text(&bytes[..2], true, &wish(9, false), (80, 24), &Redactor::default()),
+            ("a\u{fffd}".into(), 2, false)
+        );
+        assert_eq!(
+            text(b"a\x1b[3", false, &wish(9, true), (80, 24), &Redactor::default()),
+            ("a".into(), 1, false)
+        );
+        assert_eq!(
+            text(b"a\x1b[3", true, &wish(9, true), (80, 24), &Redactor::default()),
+            ("a".into(), 4, false)
+        );
         // Raw, it is for the reader to put together.
-        assert_eq!(text(b"a\x1b[3", false, &wish(9, false), (80, 24)), ("a\x1b[3".into(), 4, false));
+        assert_eq!(
+            text(b"a\x1b[3", false, &wish(9, false), (80, 24), &Redactor::default()),
+            ("a\x1b[3".into(), 4, false)
+        );
+    }
+
+    #[test]
+    fn a_secret_is_not_put_together_by_taking_controls_out() {
+        let redactor = Redactor::new(["hunter2hunter2"]).unwrap();
+        let colour = b"a hunter2\x1b[01;31m\x1b[Khunt\x1b[m\x1b[Ker2 b\r\n";
+        let read = |bytes: &[u8], over, most| text(bytes, over, &wish(most, true), (80, 24), &redactor);
+        assert_eq!(read(colour, true, 99).0, "a [REDACTED] b\n");
+        // Neither is it in two reads, wherever what is there ends now.
+        for end in 0..colour.len() {
+            let (first, taken, _) = read(&colour[..end], false, 99);
+            let (rest, _, _) = read(&colour[taken..], true, 99);
+            assert_eq!(format!("{first}{rest}"), "a [REDACTED] b\n", "{end}");
+        }
+        // A reader of two characters at a time sees less than all, and nothing of the secret.
+        let (mut at, mut all) = (0, String::new());
+        while at < colour.len() {
+            let (said, taken, _) = read(&colour[at..], true, 2);
+            assert!(taken > 0, "{at}");
+            (at, all) = (at + taken, all + &said);
+        }
+        assert!(all.starts_with("a [R") && !all.contains("hu"), "{all:?}");
     }
 
     #[test]
     fn a_long_control_does_not_hold_up_a_short_read() {
         let bytes = [b"\x1b]0;".to_vec(), vec![b't'; 100], b"\x07abc".to_vec()].concat();
-        let (first, n, cut) = text(&bytes, false, &wish(3, true), (80, 24));
+        let (first, n, cut) = text(&bytes, false, &wish(3, true), (80, 24), &Redactor::default());
         assert_eq!((first.as_str(), n, cut), ("", 105, true));
-        assert_eq!(text(&bytes[n..], false, &wish(3, true), (80, 24)), ("abc".into(), 3, false));
+        assert_eq!(
+            text(&bytes[n..], false, &wish(3, true), (80, 24), &Redactor::default()),
+            ("abc".into(), 3, false)
+        );
     }
 
     #[test]
     fn gaps_that_are_longer_than_may_be_shown_do_not_hang_it() {
-        let (text, n, cut) = text(b"\x1b[30Cx\r\n", false, &wish(2, true), (80, 24));
+        let (text, n, cut) = text(b"\x1b[30Cx\r\n", false, &wish(2, true), (80, 24), &Redactor::default());
         assert!(text.chars().count() <= 2 && n > 0 && cut, "{text:?} {n}");
     }
 
@@ -278,7 +342,7 @@ mod tests {
             let mut at = 0;
             let mut raw = String::new();
             while at < bytes.len() {
-                let (said, n, _) = text(&bytes[at..], true, &wish(most, plain), (80, 24));
+                let (said, n, _) = text(&bytes[at..], true, &wish(most, plain), (80, 24), &Redactor::default());
                 prop_assert!(n > 0, "stuck at {at} of {bytes:?}");
                 prop_assert!(said.chars().count() <= most as usize);
                 raw += &said;
