@@ -100,6 +100,7 @@ const CORE: Edges = &[
             "failure",
             "guest",
             "host",
+            "hostfs",
             "identity",
             "vm",
             "workspace::error",

@@ -3,13 +3,15 @@
 //! ```text
 //!   lock      one process at a time                 cancel    stops work that blocks
 //!   publish   from a half-made directory to a name  stamp     digests, remembered; sealed manifests
-//!   process   programs of this host, killable as a whole
+//!   process   programs of this host, killable     clock     time since boot, which nobody sets
+//!             as a whole
 //! ```
 //!
 //! Environments, templates, the runtime and workspaces are kept on disk by these; nothing here knows any of them.
 //! Everything here blocks; callers put it on a thread.
 
 mod cancel;
+pub(crate) mod clock;
 mod error;
 pub(crate) mod lock;
 pub(crate) mod process;

@@ -134,6 +134,11 @@ impl Life {
         Self { phase: Phase::Starting, uses: 0, copying: false, last_activity: now, ttl, kept }
     }
 
+    /// How long the stopped workspace is kept when its time to live is over, seconds.
+    pub fn kept(&self) -> f64 {
+        self.kept
+    }
+
     /// Phase of the workspace.
     pub fn phase(&self) -> Phase {
         self.phase

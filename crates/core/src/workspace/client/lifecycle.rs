@@ -55,7 +55,9 @@ impl Workspaces {
             memory: None,
             manifest: None,
         });
-        start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await
+        let made = start::seeded(Home::of(self.root(), &id).path(), &order, remarks, moved).await;
+        self.sweep_expired().await;
+        made
     }
 
     /// Changes name and labels.
@@ -82,6 +84,7 @@ impl Workspaces {
             }
             Err(error) => return Err(error),
         }
+        self.sweep_expired().await;
         Ok(Deleted { workspace_id: home.id(), deleted: true, reason: "explicit_delete" })
     }
 
@@ -119,7 +122,9 @@ impl Workspaces {
         if self.tell_legacy(&home, LegacyCall::Stop, LONG).await? {
             return self.look(&home).await;
         }
-        match self.ask(&home, &ops::Stop {}, LONG).await? {
+        let stopped = self.ask(&home, &ops::Stop {}, LONG).await?;
+        self.sweep_expired().await;
+        match stopped {
             Some(status) => Ok(status),
             None => self.look(&home).await,
         }
@@ -138,7 +143,10 @@ impl Workspaces {
                 Err(error) if error.is_momentary() && tokio::time::Instant::now() < until => {
                     tokio::time::sleep(PAUSE).await;
                 }
-                begun => return begun,
+                begun => {
+                    self.sweep_expired().await;
+                    return begun;
+                }
             }
         }
     }

@@ -5,6 +5,7 @@
 //!   reach      meets keepers and asks them           keepalive  connections that can be asked again
 //!   start      brings a keeper up, detached, and hears from it whether it is ready
 //!   lifecycle  create, start, stop, reset, delete    forks      workspaces made from another one
+//!   expiry     removes what has long been over
 //!   exec       one command, its output as it comes   attach     a person's terminal joined to a shell
 //!   guest      the guest's files, over a stream that the keeper splices
 //!   files      one at a time      transfer  whole trees      patching  patches      diff, fresh  what differs
@@ -17,6 +18,7 @@
 mod attach;
 mod diff;
 mod exec;
+mod expiry;
 mod files;
 mod forks;
 mod fresh;
@@ -42,14 +44,13 @@ use keepalive::KeptAlive;
 use pyro_formats::redact::Redactor;
 use reach::Conversation;
 
-use crate::identity;
 use crate::vm::Factory;
 use crate::workspace::error::{WorkspaceError, blocking};
-use crate::workspace::life::{KEPT_SECONDS, Phase, expires_at};
+use crate::workspace::life::Phase;
 use crate::workspace::ops::{AtRest, Operation};
 use crate::workspace::store::holder::Holder;
 use crate::workspace::store::layout::{self, Home};
-use crate::workspace::store::naming::{self, check_snapshot_name, nearest};
+use crate::workspace::store::naming::{check_snapshot_name, nearest};
 use crate::workspace::store::record::{Record, is_id};
 use crate::workspace::store::state::State;
 use crate::workspace::store::view::{List, Listed, Status, Unreadable, WorkspaceState};
@@ -96,14 +97,12 @@ impl Workspaces {
         named.unwrap_or_else(|| given.to_owned())
     }
 
-    /// The workspace that an id or a name means. One whose time is over is removed instead.
+    /// The workspace that an id or a name means.
     ///
     /// # Errors
     /// [`WorkspaceError::Unknown`], with what it may have been meant to be.
     async fn find(&self, given: &str) -> Result<Home, WorkspaceError> {
-        if let Some(home) = self.place(given)
-            && !self.expire(&home).await
-        {
+        if let Some(home) = self.place(given) {
             return Ok(home);
         }
         let (root, given) = (self.root().to_owned(), given.to_owned());
@@ -126,30 +125,6 @@ impl Workspaces {
             None
         };
         id.map(|id| Home::of(self.root(), &id)).filter(Home::exists)
-    }
-
-    /// Removes a stopped workspace whose time to live has been over for a day, and says whether it did.
-    async fn expire(&self, home: &Home) -> bool {
-        fn over(record: &Record) -> bool {
-            expires_at(record.last_activity_at, record.ttl_seconds as f64)
-                .is_some_and(|at| at + KEPT_SECONDS <= identity::unix_now())
-        }
-        let Ok(record) = read(home, State::record).await else { return false };
-        if !over(&record) || !matches!(reach::connect(home).await, Ok(None)) {
-            return false;
-        }
-        let home = home.clone();
-        let expired = blocking(move || {
-            let Some(_held) = home.try_lock()? else { return Ok(false) };
-            // Asked again: it may have been used until the lock was ours.
-            let record = home.read()?.record()?;
-            if !over(&record) {
-                return Ok(false);
-            }
-            naming::remove(&home, record.name.as_deref(), &record.id)?;
-            Ok::<_, WorkspaceError>(true)
-        });
-        expired.await.unwrap_or(false)
     }
 
     /// Takes the lock of a workspace that no keeper has, and removes what interrupted work left.
@@ -197,9 +172,6 @@ impl Workspaces {
         });
         let homes = ids.await?.into_iter().map(|id| Home::of(self.root(), &id));
         let looks = homes.map(|home| async move {
-            if self.expire(&home).await {
-                return None;
-            }
             let looked = self.look(&home).await;
             // A workspace that went meanwhile is not listed.
             home.exists().then_some((home, looked))

@@ -37,7 +37,7 @@ use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::atomic::AtomicU64;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use machine::Engine;
 use tokio::sync::Notify;
@@ -282,15 +282,19 @@ impl Keeper {
     async fn attend(self: &Arc<Self>, listener: serve::Listener, quit: impl Future<Output = ()>) {
         let mut calls = tokio::task::JoinSet::new();
         let mut quit = std::pin::pin!(quit);
+        // By a clock that nobody sets: a wall clock that is put forward by a day deletes nothing.
+        let mut stopped_at: Option<Instant> = None;
         loop {
             if self.life().is_over() {
                 break;
             }
             let now = unix_now();
-            let (due, next) = {
+            let (due, next, stopped, kept) = {
                 let life = self.life();
-                (life.due(now), life.next_due(now))
+                (life.due(now), life.next_due(now), life.phase() == Phase::Stopped, life.kept())
             };
+            stopped_at = stopped.then(|| stopped_at.unwrap_or_else(Instant::now));
+            let rest = kept - stopped_at.map_or(0.0, |at| at.elapsed().as_secs_f64());
             match due {
                 Some(Due::Stop) => {
                     (self.log)("idle for its time to live: stopping");
@@ -299,17 +303,18 @@ impl Keeper {
                     }
                     continue;
                 }
-                Some(Due::Delete) => {
+                Some(Due::Delete) if rest <= 0.0 => {
                     (self.log)("kept long enough: deleting");
                     if let Err(error) = self.delete().await {
                         (self.log)(&cause::chain(&error));
                     }
                     continue;
                 }
-                None => self.remember_use(),
+                Some(Due::Delete) | None => self.remember_use(),
             }
-            let wait =
-                next.map_or(LOOK, |(at, _)| Duration::from_secs_f64((at - now).clamp(0.01, 1e6)).min(LOOK));
+            let wait = next.map_or(f64::MAX, |(at, _)| at - now);
+            let wait = if due.is_some() { wait.max(rest) } else { wait };
+            let wait = Duration::from_secs_f64(wait.clamp(0.01, LOOK.as_secs_f64()));
             tokio::select! {
                 biased;
                 () = &mut quit => {

@@ -8,6 +8,7 @@
 //!     .gone-ID/          one that is being removed: likewise
 //!     ID/
 //!       layout           the version of all this
+//!       expiry           when the workspace was first found to be over, if it was
 //!       edit.lock        held while files of the guest are read to be written back changed
 //!       lock             held by the keeper for its life, who says in it who it is, or by who works on a stopped
 //!                        workspace
@@ -126,6 +127,11 @@ impl Home {
     /// Facts that must hold to restore a snapshot's memory.
     pub fn memory_key(&self, name: &str) -> PathBuf {
         self.snapshots().join(format!("{name}.key"))
+    }
+
+    /// Notice that the workspace was over at an earlier reading of the clocks.
+    pub fn expiry_notice(&self) -> PathBuf {
+        self.path.join("expiry")
     }
 
     /// Whether the directory has a layout, so that a workspace is there.
