@@ -212,7 +212,6 @@ pub async fn execute(
     options: &CommandOptions,
     streams: &mut Streams,
 ) -> Result<Outcome, CommandError> {
-    let begin = Instant::now();
     let request = ExecRequest {
         argv: command.argv().into_iter().map(|word| Bytes(word.into_vec())).collect(),
         env: options.env.iter().map(|(k, v)| (k.as_bytes().into(), v.as_bytes().into())).collect(),
@@ -243,12 +242,14 @@ pub async fn execute(
         }
     };
     let limit = options.timeout.map(|timeout| timeout + KILL_GRACE);
+    // The command's time begins when there is a place for it.
+    let place = tokio::select! {
+        biased;
+        place = guest.place_for_command() => place.map_err(CommandError::Guest)?,
+        death = watch.ended() => return Err(CommandError::VmDied(death)),
+    };
+    let begin = Instant::now();
     let limited = async {
-        // The command's time begins when there is a place for it.
-        let place = match guest.place_for_command().await {
-            Ok(place) => place,
-            Err(error) => return Some(Err(CommandError::Guest(error))),
-        };
         match limit {
             Some(limit) => tokio::time::timeout(limit, talk(place)).await.ok(),
             None => Some(talk(place).await),

@@ -12,20 +12,19 @@ pub use yamux::{ConnectionError, Stream};
 
 use crate::link::Link;
 
-/// Most streams open at once on one connection: 64 jobs that are followed, commands and transfers, and short calls. One more
-/// would end the connection, so whoever opens them counts.
+/// Most streams that a host opens at once on one connection, and so 72 MiB of undelivered bytes on each side. Whoever opens
+/// them counts.
 pub const MAX_STREAMS: usize = 256;
 /// Bytes that yamux grants each stream.
 const WINDOW: usize = 256 * 1024;
 /// Bytes for streams that carry much, which otherwise wait for the peer every 256 KiB (a fifth of their speed).
 const EXTRA_WINDOW: usize = 8 * 1024 * 1024;
-/// Most bytes that the streams of a connection may hold undelivered.
-pub const MAX_WINDOW: usize = MAX_STREAMS * WINDOW + EXTRA_WINDOW;
-/// Streams that yamux counts, which include those that ended and wait to be told so.
+/// Streams that yamux counts, which include those that ended and wait to be told so. One more ends the connection.
 const COUNTED: usize = 2 * MAX_STREAMS;
 
 fn config() -> Config {
     let mut config = Config::default();
+    // The window is checked against the number at each step.
     config.set_max_connection_receive_window(None);
     config.set_max_num_streams(COUNTED);
     config.set_max_connection_receive_window(Some(COUNTED * WINDOW + EXTRA_WINDOW));
@@ -44,7 +43,7 @@ pub struct Opener(mpsc::Sender<oneshot::Sender<Stream>>);
 pub struct Closed;
 
 impl Opener {
-    /// Opens one stream. Waits while [`MAX_STREAMS`] calls are waiting to be opened already.
+    /// Opens one stream; the guest hears of it with the first bytes.
     pub async fn open(&mut self) -> Result<Stream, Closed> {
         let (answer, stream) = oneshot::channel();
         futures::SinkExt::send(&mut self.0, answer).await.map_err(|_| Closed)?;

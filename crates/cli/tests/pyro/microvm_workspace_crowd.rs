@@ -239,12 +239,12 @@ fn ten_front_ends_at_once_see_no_torn_answer() {
 /// More commands than there are places for at once wait for each other, and nothing else waits for them.
 #[test]
 fn more_commands_than_a_session_has_streams_all_run() {
-    const COMMANDS: usize = 300;
-    const WAITING: usize = 80;
+    const COMMANDS: usize = 150;
+    const WAITING: usize = 40;
     let room = Room::new();
     room.create("one");
     room.ok(&["shell", "open", "one"]);
-    // Half of those that have a place wait there for a lock, while all others take turns.
+    // Some of those that have a place wait there for a lock, while all others take turns.
     room.ok(&["service", "start", "one", "holder", "--", "flock -x /tmp/lock sleep 1000"]);
     eventually("the lock is held", || {
         room.sh("one", "flock -n -s /tmp/lock echo free || echo held") == "held\n"

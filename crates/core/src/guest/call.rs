@@ -11,7 +11,8 @@ use pyro_proto::frame::{self, Channel, FrameReader, HEADER, MAX_MESSAGE};
 use pyro_proto::message::{ExecInput, Reply, Request, TreeTotals};
 use tokio::io::{AsyncRead, AsyncReadExt as _};
 
-use super::source::{CallKind, CallStream};
+use super::places::CallKind;
+use super::source::CallStream;
 use super::{Guest, GuestError};
 
 /// Silence after which the guest is asked for a sign of life.

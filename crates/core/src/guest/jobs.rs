@@ -10,7 +10,8 @@ use pyro_proto::message::{
 };
 
 use super::call::{CallMessage, GuestCall};
-use super::source::{CallKind, CallStream};
+use super::places::CallKind;
+use super::source::CallStream;
 use super::{CALL_DEADLINE, Guest, GuestError};
 
 const ELSE: &str = "the reply belongs to another call";

@@ -12,6 +12,7 @@ mod disk;
 mod exec;
 mod files;
 mod jobs;
+mod places;
 mod source;
 mod trees;
 
@@ -31,7 +32,8 @@ pub use disk::Frozen;
 pub use exec::{Execution, Input, Output, OutputEvent};
 pub use files::FileContent;
 pub use jobs::{JobEvent, JobOutput};
-use source::{CallKind, StreamSource};
+use places::CallKind;
+use source::StreamSource;
 
 pub use source::{ByteStream, CallStream, OpenStream};
 
@@ -59,12 +61,14 @@ pub enum GuestError {
         after: Duration,
     },
     /// There are as many calls of its kind as may be, and none of them ends.
-    #[error("{what} has no place: {most} commands and transfers are under way in the guest, the most there may be, and none of them ended within {} s", .after.as_secs())]
+    #[error("{what} has no place: {most} {of} are under way in the guest, the most there may be, and none made room within {} s", .after.as_secs())]
     Crowded {
         /// The call that waited.
         what: &'static str,
         /// How many may be under way.
         most: usize,
+        /// Calls of its kind, in the plural.
+        of: &'static str,
         /// Time that was waited.
         after: Duration,
     },
@@ -277,8 +281,10 @@ impl Guest {
         request: &Request,
         deadline: Duration,
     ) -> Result<Reply, GuestError> {
+        let kind = if matches!(request, Request::Ping) { CallKind::Ping } else { CallKind::Short };
+        // Its time begins when it has its place.
+        let mut stream = self.open(what, kind).await?;
         let conversation = async {
-            let mut stream = self.open(what, CallKind::Short).await?;
             self.send(what, &mut stream, request).await?;
             let mut frames = FrameReader::new(stream);
             match frames.next(MAX_MESSAGE).await {
@@ -307,9 +313,9 @@ impl Guest {
     /// Opens a stream for a call of another process, which speaks the wall's protocol on it by itself.
     ///
     /// # Errors
-    /// When the session is over.
+    /// When the session is over, or there are as many such calls as may be.
     pub async fn open_for_another(&self) -> Result<CallStream, GuestError> {
-        self.open("a call of another process", CallKind::Long).await
+        self.open("a call of another process", CallKind::Transfer).await
     }
 
     async fn open(&self, what: &'static str, kind: CallKind) -> Result<CallStream, GuestError> {

@@ -60,9 +60,18 @@ impl Workspaces {
             }
         };
         let limited = async {
-            match timeout {
-                Some(timeout) => tokio::time::timeout(timeout + GRACE, hear).await,
-                None => Ok(hear.await),
+            let mut hear = std::pin::pin!(hear);
+            let Some(timeout) = timeout else { return Ok(hear.await) };
+            if let Ok(heard) = tokio::time::timeout(timeout + GRACE, &mut hear).await {
+                return Ok(heard);
+            }
+            // Its time begins in the guest, when there is a place for it: a keeper that still greets comes to that.
+            loop {
+                tokio::select! {
+                    biased;
+                    heard = &mut hear => return Ok(heard),
+                    hangs = self.hangs(home) => if hangs { return Err(()) },
+                }
             }
         };
         let hangs = async {
@@ -85,7 +94,7 @@ impl Workspaces {
                 return Err(WorkspaceError::KeeperLost { what, log: None });
             }
             Ok(answer) => answer?,
-            Err(_) => return Err(WorkspaceError::Silent),
+            Err(()) => return Err(WorkspaceError::Silent),
         };
         let exited = answer_of(answer)?;
         let duration =

@@ -24,8 +24,8 @@ use crate::workspace::store::layout::{self, Home};
 use crate::workspace::wire::jobs::AttachShell;
 use crate::workspace::wire::{Call, Exec, GENERATION, Greeting, GuestStream, OLDEST, Outcome, Request};
 
-/// Most connections at once; the next is closed unheard.
-const MOST: u32 = 4096;
+/// Most connections at once, where the limit of open files is twice that at least; the next is closed unheard.
+const MOST: u64 = 4096;
 /// How long a front end may take to say what it wants.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a front end may take to ask again on a connection; longer than front ends keep one for that.
@@ -100,7 +100,10 @@ pub(super) struct Connection(Option<UnixStream>);
 impl Connection {
     fn new(stream: UnixStream) -> Option<Self> {
         let connection = Self(Some(stream));
-        (CONNECTIONS.fetch_add(1, Ordering::Relaxed) < MOST).then_some(connection)
+        // Half of the descriptors are for databases, disks and output.
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        let most = files.map_or(MOST, |files| MOST.min(files / 2));
+        (u64::from(CONNECTIONS.fetch_add(1, Ordering::Relaxed)) < most).then_some(connection)
     }
 }
 

@@ -24,6 +24,8 @@ const GRACE: Duration = Duration::from_secs(5);
 /// How long a command may take that tells whether a service is ready, and the least that it is given.
 const LONGEST_LOOK: Duration = Duration::from_secs(30);
 const LEAST_LOOK: Duration = Duration::from_secs(2);
+/// How much longer that command may take, its end and the wait for a place included.
+const PLACE: Duration = Duration::from_secs(20);
 /// Most services that are remembered, those that ended included.
 const REMEMBERED: usize = 64;
 /// Drained for so long after its end.
@@ -194,8 +196,12 @@ impl Keeper {
         let options =
             CommandOptions { timeout: Some(timeout), cwd: Some(cwd.into()), ..CommandOptions::default() };
         let mut streams = Streams::captured();
-        let Outcome { exit_code, timed_out, stderr, .. } =
-            command::execute(&handle.guest, &handle.watch, &line, &options, &mut streams).await?;
+        let looked = command::execute(&handle.guest, &handle.watch, &line, &options, &mut streams);
+        // A command that has no place is none that says yes.
+        let Ok(looked) = tokio::time::timeout(timeout + PLACE, looked).await else {
+            return Ok(Some("the command that looks has no place among the commands under way".into()));
+        };
+        let Outcome { exit_code, timed_out, stderr, .. } = looked?;
         if exit_code == 0 && !timed_out {
             return Ok(None);
         }

@@ -55,7 +55,14 @@ impl Keeper {
             Ok(using) => using,
             Err(error) => return Some(error),
         };
-        let stream = match using.handle.guest.open_for_another().await {
+        let mut byte = [0];
+        let opened = tokio::select! {
+            biased;
+            opened = using.handle.guest.open_for_another() => opened,
+            // Nothing is said before the stream is there: whatever comes is the end of the front end.
+            _ = reader.read(&mut byte) => return None,
+        };
+        let stream = match opened {
             Ok(stream) => stream,
             Err(source) => return Some(WorkspaceError::Guest { what: "take another call", source }),
         };
