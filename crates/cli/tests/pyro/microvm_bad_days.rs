@@ -202,7 +202,7 @@ fn a_full_disk_under_the_vm_is_an_error_in_the_guest_and_no_hang(backend: Prefer
     fs::create_dir(&small).unwrap();
     let mounted = Mounted::tmpfs(&small, "64m");
     world.set("PYRO_CACHE_DIR", &small);
-    let script = "dd if=/dev/zero of=/workspace/big bs=1M count=500; sync /workspace/big; echo code $?";
+    let script = "dd if=/dev/zero of=/workspace/big bs=1M count=160; sync /workspace/big; echo code $?";
     let said = world.pyro(&["run", "--timeout-seconds", "90", "debian:12-base", "--", script]);
     assert_eq!(said.code, Some(0), "{said:?}");
     assert!(said.stdout().contains("code 1"), "{said:?}");
