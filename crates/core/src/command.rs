@@ -228,7 +228,7 @@ pub async fn execute(
     let (mut stdout, mut stderr) = (streams.capture(), streams.capture());
     let talk = async |place| {
         let Execution { mut output, mut input } =
-            guest.exec_in(place, request).await.map_err(CommandError::Guest)?;
+            guest.exec(place, request).await.map_err(CommandError::Guest)?;
         let Streams { stdin, stdout: out, stderr: err, terminal, .. } = streams;
         let feeding = feed(&mut input, stdin.as_mut(), terminal.as_mut().map(|(_, sizes)| sizes));
         let mut sinks = Sinks { out, err, stdout: stdout.as_mut(), stderr: stderr.as_mut() };

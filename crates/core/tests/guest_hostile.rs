@@ -65,7 +65,8 @@ async fn answer(bytes: Vec<u8>) -> GuestError {
         }
     })
     .await;
-    let mut execution = guest.exec(exec()).await.unwrap();
+    let place = guest.place_for_command().await.unwrap();
+    let mut execution = guest.exec(place, exec()).await.unwrap();
     loop {
         if let Err(error) = execution.output.next().await {
             return error;
@@ -180,7 +181,8 @@ async fn input_waits_for_credit() {
         }
     })
     .await;
-    let mut execution = guest.exec(exec()).await.unwrap();
+    let place = guest.place_for_command().await.unwrap();
+    let mut execution = guest.exec(place, exec()).await.unwrap();
     let chunk = vec![0; pyro_core::guest::Input::MAX_WRITE];
     let mut sent = 0;
     while let Ok(credit) =

@@ -123,15 +123,21 @@ impl Redactor {
         longest.map_or(0, |longest| longest - 1)
     }
 
-    /// Whether a text ends with the beginning of a value, so that what follows it may be the rest.
-    pub fn may_go_on(&self, text: &[u8]) -> bool {
-        let values = self.0.iter().flat_map(|patterns| &patterns.values);
-        values.into_iter().any(|value| value.begun(text) > 0)
+    /// Count of bytes at the end of a text that are the beginning of a value, the longest such: what follows may be its rest.
+    pub fn begun(&self, text: &[u8]) -> usize {
+        self.0.as_ref().map_or(0, |patterns| patterns.begun(text))
     }
 
     /// Begins a stream that is redacted as it comes.
     pub fn stream(&self) -> RedactedStream {
         RedactedStream { redactor: self.clone(), held: Vec::new(), covered: 0 }
+    }
+}
+
+impl Patterns {
+    /// Count of bytes at the end of `text` that are the beginning of a value, and not all of it.
+    fn begun(&self, text: &[u8]) -> usize {
+        self.values.iter().map(|value| value.begun(text)).max().unwrap_or_default()
     }
 }
 
@@ -181,7 +187,7 @@ impl RedactedStream {
             return;
         };
         self.held.extend_from_slice(bytes);
-        let begun = patterns.values.iter().map(|value| value.begun(&self.held)).max().unwrap_or_default();
+        let begun = patterns.begun(&self.held);
         self.release(&patterns, self.held.len() - begun, clean);
     }
 
@@ -261,10 +267,11 @@ mod tests {
     #[test]
     fn a_text_may_go_on_to_be_a_value() {
         let redactor = Redactor::new(["hunter2hunter2"]).unwrap();
-        let may = |text: &str| redactor.may_go_on(text.as_bytes());
+        let may = |text: &str| redactor.begun(text.as_bytes()) > 0;
         assert!(may("x hunt") && may("h") && may("hunter2hunter2"), "one may follow another");
         assert!(!may("x hunt ") && !may("") && !may("hunterx"));
-        assert!(!Redactor::default().may_go_on(b"hunt"));
+        assert_eq!(redactor.begun(b"x hunt"), 4);
+        assert_eq!(Redactor::default().begun(b"hunt"), 0);
     }
 
     #[test]

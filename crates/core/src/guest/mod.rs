@@ -246,19 +246,17 @@ impl Guest {
         self.done("the order to shut down", &Request::Shutdown).await
     }
 
-    /// Starts a command, once there is a place for it. Its output comes from the [`Execution`]; dropping that kills the
-    /// command and all that it started.
-    pub async fn exec(&self, exec: ExecRequest) -> Result<Execution, GuestError> {
-        self.exec_in(self.place_for_command().await?, exec).await
-    }
-
     /// Waits for a place among the commands of the session.
+    ///
+    /// # Errors
+    /// When the session is over, or there are as many commands as may be.
     pub async fn place_for_command(&self) -> Result<CommandPlace, GuestError> {
         self.open("a command", CallKind::Long).await.map(CommandPlace)
     }
 
-    /// As [`Self::exec`], in a place that was waited for.
-    pub async fn exec_in(&self, place: CommandPlace, exec: ExecRequest) -> Result<Execution, GuestError> {
+    /// Starts a command in a place that was waited for. Its output comes from the [`Execution`]; dropping that kills the
+    /// command and all that it started.
+    pub async fn exec(&self, place: CommandPlace, exec: ExecRequest) -> Result<Execution, GuestError> {
         let CommandPlace(mut stream) = place;
         self.send("a command", &mut stream, &Request::Exec(exec)).await?;
         Ok(Execution::new(self.clone(), stream))

@@ -58,8 +58,7 @@ impl CallKind {
     }
 }
 
-/// Places for one kind of call. Clones share them.
-#[derive(Clone)]
+/// Places for one kind of call.
 struct Pool {
     free: Arc<Semaphore>,
     most: usize,
@@ -73,8 +72,7 @@ impl Pool {
     }
 }
 
-/// Places of a session, by kind of call: their sum is [`MAX_STREAMS`]. Clones share them.
-#[derive(Clone)]
+/// Places of a session, by kind of call: their sum is [`MAX_STREAMS`].
 pub(super) struct Places {
     pings: Pool,
     short: Pool,

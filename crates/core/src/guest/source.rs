@@ -31,7 +31,7 @@ pub(super) enum StreamSource {
         /// Opens streams on the session's connection.
         opener: Opener,
         /// Places of its streams.
-        places: Places,
+        places: Arc<Places>,
         /// Task that drives the connection, and ends with the last clone.
         driver: Arc<SessionDriver>,
     },
@@ -78,7 +78,8 @@ impl StreamSource {
                 *report = Some(reason);
             }
         });
-        Self::Session { opener, places: Places::new(), driver: Arc::new(SessionDriver { end, task }) }
+        let (places, driver) = (Arc::new(Places::new()), Arc::new(SessionDriver { end, task }));
+        Self::Session { opener, places, driver }
     }
 
     /// Opens a stream for the call `what`, once there is a place for it.

@@ -14,16 +14,20 @@ pub struct BootClock {
 impl BootClock {
     /// Reads the clock; `None` on a host whose `/proc` does not tell. Blocks for a moment.
     pub fn now() -> Option<Self> {
-        let boot_id = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned();
         let uptime = std::fs::read_to_string("/proc/uptime").ok()?;
         let seconds = uptime.split_whitespace().next()?.parse().ok()?;
-        Some(Self { boot_id, seconds })
+        Some(Self { boot_id: boot_id()?, seconds })
     }
 
     /// Seconds from `earlier` until this moment; `None` when the host booted between the two.
     pub fn seconds_since(&self, earlier: &Self) -> Option<f64> {
         (self.boot_id == earlier.boot_id).then_some(self.seconds - earlier.seconds)
     }
+}
+
+/// Id of this host's boot; `None` where `/proc` does not tell. Blocks for a moment.
+pub(crate) fn boot_id() -> Option<String> {
+    Some(std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?.trim().to_owned())
 }
 
 #[cfg(test)]

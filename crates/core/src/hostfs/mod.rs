@@ -3,8 +3,7 @@
 //! ```text
 //!   lock      one process at a time                 cancel    stops work that blocks
 //!   publish   from a half-made directory to a name  stamp     digests, remembered; sealed manifests
-//!   process   programs of this host, killable     clock     time since boot, which nobody sets
-//!             as a whole
+//!   process   programs, killable as a whole         clock     time since boot, which nobody sets
 //! ```
 //!
 //! Environments, templates, the runtime and workspaces are kept on disk by these; nothing here knows any of them.

@@ -278,7 +278,7 @@ pub enum WorkspaceError {
     ServicesFull(usize),
     /// Readiness probe that cannot be made.
     #[error("{text:?} is not {wanted}")]
-    ReadinessProbe {
+    Readiness {
         /// Text that was given.
         text: String,
         /// Form that was expected.
@@ -396,7 +396,7 @@ impl WorkspaceError {
             | Self::Bound { .. }
             | Self::Job { .. }
             | Self::Signal(_)
-            | Self::ReadinessProbe { .. }
+            | Self::Readiness { .. }
             | Self::Source(_)
             | Self::TooMuch { .. } => return None,
         })
@@ -427,7 +427,7 @@ impl WorkspaceError {
             | Self::Secret(_)
             | Self::Bound { .. }
             | Self::Signal(_)
-            | Self::ReadinessProbe { .. } => FailureKind::InvalidArgument,
+            | Self::Readiness { .. } => FailureKind::InvalidArgument,
             Self::NameTaken { .. }
             | Self::SnapshotTaken(_)
             | Self::SnapshotsFull(_)

@@ -66,12 +66,10 @@ impl Workspaces {
                 return Ok(heard);
             }
             // Its time begins in the guest, when there is a place for it: a keeper that still greets comes to that.
-            loop {
-                tokio::select! {
-                    biased;
-                    heard = &mut hear => return Ok(heard),
-                    hangs = self.hangs(home) => if hangs { return Err(()) },
-                }
+            tokio::select! {
+                biased;
+                heard = &mut hear => Ok(heard),
+                () = self.until_it_hangs(home) => Err(()),
             }
         };
         let hangs = async {

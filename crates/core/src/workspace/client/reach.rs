@@ -123,6 +123,11 @@ impl Workspaces {
         matches!(meet(home).await, Err(WorkspaceError::Silent))
     }
 
+    /// Waits, while the keeper greets others, until it does not.
+    pub(super) async fn until_it_hangs(&self, home: &Home) {
+        while !self.hangs(home).await {}
+    }
+
     /// Meets the keeper to see how it is, which takes it less time than work would.
     pub(super) async fn glance(&self, home: &Home) -> Result<Option<Conversation>, WorkspaceError> {
         meet_within(home, GLANCE, None::<&()>).await
@@ -136,10 +141,9 @@ impl Workspaces {
         within: Duration,
     ) -> Result<Option<C::Answer>, WorkspaceError> {
         let Some(mut conversation) = meet(home).await? else { return Ok(None) };
-        let hangs = async { while !self.hangs(home).await {} };
         tokio::select! {
             answered = conversation.ask(call, within) => answered.map(Some),
-            () = hangs => Err(WorkspaceError::Silent),
+            () = self.until_it_hangs(home) => Err(WorkspaceError::Silent),
         }
     }
 

@@ -15,7 +15,7 @@ use crate::workspace::store::jobs_view::{
 };
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::record::WORKSPACE_PATH;
-use crate::workspace::store::secrets::SecretEnv;
+use crate::workspace::store::secrets::{self, SecretEnv};
 use crate::workspace::store::spool;
 
 /// Characters of one read, and milliseconds of a pause.
@@ -104,21 +104,21 @@ impl Workspaces {
         };
         let dir = home.shell(&shell.shell_id);
         let most = (wish.max_chars as usize).saturating_mul(4).clamp(LEAST, 2 * KEPT);
-        let kept = blocking(move || {
-            spool::read(&dir, OUT, wish.cursor, most)
-                .map_err(|error| WorkspaceError::file(&dir, "read", error))
+        let (ended, size) = (shell.state != JobState::Running, (shell.cols, shell.rows));
+        let (from, last, (output, taken, cut)) = blocking(move || {
+            let kept = spool::read(&dir, OUT, wish.cursor, most)
+                .map_err(|error| WorkspaceError::file(&dir, "read", error))?;
+            let last = kept.from + kept.bytes.len() as u64 >= kept.written;
+            // Only plain text is made of what was written, and may hold a secret that was not there.
+            let redactor = if wish.plain { secrets::redactor(&home)? } else { Redactor::default() };
+            let shown = text(&kept.bytes, last && ended, &wish, size, &redactor);
+            Ok::<_, WorkspaceError>((kept.from, last, shown))
         })
         .await?;
-        let end = kept.from + kept.bytes.len() as u64;
-        let last = end >= kept.written;
-        let over = last && shell.state != JobState::Running;
-        // Only plain text is made of what was written, and may hold a secret that was not there.
-        let redactor = if wish.plain { super::redactor(&home).await? } else { Redactor::default() };
-        let (output, taken, cut) = text(&kept.bytes, over, &wish, (shell.cols, shell.rows), &redactor);
-        let lost_bytes = kept.from.saturating_sub(wish.cursor);
+        let lost_bytes = from.saturating_sub(wish.cursor);
         Ok(ShellRead {
             cursor: wish.cursor,
-            next_cursor: kept.from + taken as u64,
+            next_cursor: from + taken as u64,
             output,
             truncated: cut || !last || lost_bytes > 0,
             lost_bytes,
@@ -202,15 +202,14 @@ fn text(
         let mut whole = if all { n } else { plain::whole(&bytes[..n]) };
         if whole == 0 && cut {
             // A control alone is longer than all that may be shown; of its text there is none.
-            let ends = (n..=bytes.len()).map(|n| plain::whole(&bytes[..n]));
-            whole = ends.into_iter().find(|whole| *whole > 0).unwrap_or(if over { bytes.len() } else { 0 });
+            whole = next_end(bytes, n, |_| true).unwrap_or(if over { bytes.len() } else { 0 });
         }
+        let render = |end: usize| plain::plain(&bytes[..end], cols, rows);
+        let mut text = render(whole);
         if !all {
-            whole = settled(bytes, whole, cut, &|bytes| {
-                redactor.may_go_on(plain::plain(bytes, cols, rows).as_bytes())
-            });
+            (whole, text) = settled(bytes, whole, text, cut, redactor, render);
         }
-        let text = redactor.text(&plain::plain(&bytes[..whole], cols, rows));
+        let text = redactor.text(&text);
         if text.chars().count() <= most || n <= 1 {
             return (text.chars().take(most).collect(), whole, cut);
         }
@@ -219,18 +218,38 @@ fn text(
     }
 }
 
-/// End of what can be shown of the first `end` bytes without the beginning of a secret whose rest may follow. Where nothing
-/// can, and the reader `must` go on, because more than is asked for is there, the secret is taken whole.
-fn settled(bytes: &[u8], end: usize, must: bool, is_open: &dyn Fn(&[u8]) -> bool) -> usize {
-    let mut shown = end;
-    while shown > 0 && is_open(&bytes[..shown]) {
-        shown = plain::whole(&bytes[..shown - 1]);
+/// The first end from `from` on at which `bytes` can be cut, if it `fits`.
+fn next_end(bytes: &[u8], from: usize, fits: impl Fn(usize) -> bool) -> Option<usize> {
+    (from..=bytes.len()).map(|end| plain::whole(&bytes[..end])).find(|end| *end > 0 && fits(*end))
+}
+
+/// End and text of what can be shown of the first `end` bytes, whose `text` that is, without the beginning of a secret whose
+/// rest may follow. Where nothing can, and the reader `must` go on, because more than is asked for is there, the secret is
+/// taken whole.
+fn settled(
+    bytes: &[u8],
+    end: usize,
+    text: String,
+    must: bool,
+    redactor: &Redactor,
+    render: impl Fn(usize) -> String,
+) -> (usize, String) {
+    let (mut shown, mut text) = (end, text);
+    loop {
+        let begun = redactor.begun(text.as_bytes());
+        if begun == 0 {
+            break;
+        }
+        // Each byte of it was written as one at least, and any number of controls between.
+        shown = plain::whole(&bytes[..shown.saturating_sub(begun)]);
+        text = render(shown);
     }
     if shown > 0 || !must {
-        return shown;
+        return (shown, text);
     }
-    let mut longer = (end..=bytes.len()).map(|end| plain::whole(&bytes[..end]));
-    longer.find(|end| *end > 0 && !is_open(&bytes[..*end])).unwrap_or(bytes.len())
+    let closed = next_end(bytes, end, |end| redactor.begun(render(end).as_bytes()) == 0);
+    let shown = closed.unwrap_or(bytes.len());
+    (shown, render(shown))
 }
 
 /// At most `most` characters, and how many bytes they were.

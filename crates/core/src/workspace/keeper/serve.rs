@@ -65,6 +65,8 @@ impl Caller {
 /// The socket in the workspace's directory.
 pub(super) struct Listener {
     listener: UnixListener,
+    /// Most connections at once.
+    most: u64,
 }
 
 impl Listener {
@@ -74,13 +76,15 @@ impl Listener {
         layout::remove_if_there(&path)?;
         let listener =
             UnixListener::bind(&path).map_err(|e| WorkspaceError::file(&path, "listened on", e))?;
-        Ok(Self { listener })
+        // Half of the descriptors are for databases, disks and output.
+        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
+        Ok(Self { listener, most: files.map_or(MOST, |files| MOST.min(files / 2)) })
     }
 
     /// The next connection; `None` when there are too many, or one could not be had.
     pub(super) async fn accept(&self) -> Option<Connection> {
         match self.listener.accept().await {
-            Ok((stream, _)) => Connection::new(stream),
+            Ok((stream, _)) => Connection::new(stream, self.most),
             Err(_) => {
                 tokio::time::sleep(PAUSE).await;
                 None
@@ -98,11 +102,8 @@ impl Listener {
 pub(super) struct Connection(Option<UnixStream>);
 
 impl Connection {
-    fn new(stream: UnixStream) -> Option<Self> {
+    fn new(stream: UnixStream, most: u64) -> Option<Self> {
         let connection = Self(Some(stream));
-        // Half of the descriptors are for databases, disks and output.
-        let files = rustix::process::getrlimit(rustix::process::Resource::Nofile).current;
-        let most = files.map_or(MOST, |files| MOST.min(files / 2));
         (u64::from(CONNECTIONS.fetch_add(1, Ordering::Relaxed)) < most).then_some(connection)
     }
 }

@@ -16,6 +16,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
+use crate::hostfs::clock::boot_id;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::store::layout::Home;
 
@@ -37,8 +38,7 @@ fn describe(pid: Pid) -> Option<String> {
     // The process's name, which it chooses, ends with the last bracket; then come the fields from the third on.
     let began = stat.rsplit_once(')')?.1.split_whitespace().nth(22 - 3)?;
     let space = fs::read_link(format!("/proc/{pid}/ns/pid")).ok()?;
-    let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    Some(format!("{pid} {began} {} {}\n", boot.trim(), space.display()))
+    Some(format!("{pid} {began} {} {}\n", boot_id()?, space.display()))
 }
 
 /// Takes a lock of `home` and writes this process into it. Blocks.

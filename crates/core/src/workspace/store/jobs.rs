@@ -37,21 +37,15 @@ pub enum JobState {
     Failed,
 }
 
-impl JobState {
-    /// Name of the state in payloads.
-    pub fn name(self) -> &'static str {
-        match self {
+/// As payloads name the state.
+impl std::fmt::Display for JobState {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.pad(match self {
             Self::Running => "running",
             Self::Exited => "exited",
             Self::Stopped => "stopped",
             Self::Failed => "failed",
-        }
-    }
-}
-
-impl std::fmt::Display for JobState {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
+        })
     }
 }
 

@@ -57,19 +57,13 @@ impl ReadinessProbe {
                 ("an address", address)
             }
             Self::Http { url } if !url.starts_with("http://") => {
-                return Err(WorkspaceError::ReadinessProbe {
-                    text: url.clone(),
-                    wanted: "an http:// address",
-                });
+                return Err(WorkspaceError::Readiness { text: url.clone(), wanted: "an http:// address" });
             }
             Self::Http { url } => ("an address", url),
             Self::Command { command } => ("a shell line", command),
         };
         if text.trim().is_empty() || text.len() > LONGEST || text.contains('\0') {
-            return Err(WorkspaceError::ReadinessProbe {
-                text: text.chars().take(80).collect(),
-                wanted: what,
-            });
+            return Err(WorkspaceError::Readiness { text: text.chars().take(80).collect(), wanted: what });
         }
         Ok(())
     }
@@ -81,7 +75,7 @@ impl ReadinessProbe {
         let here = matches!(host, "localhost" | "127.0.0.1" | "[::1]" | "0.0.0.0" | "[::]" | "");
         match port.parse() {
             Ok(port @ 1..) if here => Ok(port),
-            _ => Err(WorkspaceError::ReadinessProbe {
+            _ => Err(WorkspaceError::Readiness {
                 text: address.chars().take(80).collect(),
                 wanted: "a port of the guest's loopback, as 8080 or 127.0.0.1:8080",
             }),

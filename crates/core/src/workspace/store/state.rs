@@ -42,7 +42,7 @@ const TABLES: &str = "
         kind TEXT NOT NULL, name TEXT NOT NULL, record TEXT NOT NULL, PRIMARY KEY (kind, name)
     ) STRICT;
 ";
-const SNAPSHOT: &str = "SELECT name, kind, created_at, entry_count, bytes_written, memory FROM snapshot";
+const SNAPSHOT: &str = "SELECT name, created_at, entry_count, bytes_written, memory FROM snapshot";
 
 /// An open database.
 #[derive(Debug)]
@@ -228,14 +228,14 @@ impl State {
     pub fn snapshots(&self) -> Result<Vec<SnapshotInfo>, WorkspaceError> {
         let id = self.record()?.id;
         self.rows(&format!("{SNAPSHOT} ORDER BY created_at, rowid"), |row| {
-            let (name, memory): (String, bool) = (row.get(0)?, row.get(5)?);
+            let (name, memory): (String, bool) = (row.get(0)?, row.get(4)?);
             let kind = SnapshotKind::of(&name);
             Ok(SnapshotInfo {
                 workspace_id: id.clone(),
                 snapshot_name: name,
-                created_at: row.get(2)?,
-                entry_count: row.get(3)?,
-                bytes_written: row.get(4)?,
+                created_at: row.get(1)?,
+                entry_count: row.get(2)?,
+                bytes_written: row.get(3)?,
                 deletable: kind != SnapshotKind::Baseline,
                 memory,
                 contains_secrets: memory,

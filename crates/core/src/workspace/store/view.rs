@@ -34,21 +34,6 @@ pub enum WorkspaceState {
     Unresponsive,
 }
 
-impl WorkspaceState {
-    /// Name of the state in payloads.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Starting => Phase::Starting.name(),
-            Self::Started => Phase::Running.name(),
-            Self::Resetting => Phase::Resetting.name(),
-            Self::Stopping => Phase::Stopping.name(),
-            Self::Stopped => Phase::Stopped.name(),
-            Self::Deleting => Phase::Deleting.name(),
-            Self::Unresponsive => "unresponsive",
-        }
-    }
-}
-
 impl From<Phase> for WorkspaceState {
     fn from(phase: Phase) -> Self {
         match phase {
@@ -62,9 +47,18 @@ impl From<Phase> for WorkspaceState {
     }
 }
 
+/// As payloads name the state.
 impl std::fmt::Display for WorkspaceState {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.pad(self.name())
+        f.pad(match self {
+            Self::Starting => Phase::Starting.name(),
+            Self::Started => Phase::Running.name(),
+            Self::Resetting => Phase::Resetting.name(),
+            Self::Stopping => Phase::Stopping.name(),
+            Self::Stopped => Phase::Stopped.name(),
+            Self::Deleting => Phase::Deleting.name(),
+            Self::Unresponsive => "unresponsive",
+        })
     }
 }
 
