@@ -24,6 +24,9 @@ pub fn for_people(hint: &Hint) -> String {
         Hint::ReinstallEnvironment { name } => return format!("`pyro env pull {name}` installs it anew"),
         Hint::StartWorkspace => "`pyro workspace start` brings it back",
         Hint::StartAgain => "its disk and history stay; `pyro workspace start` brings it back",
+        Hint::RestartWorkspace => {
+            "`pyro workspace stop` and then `pyro workspace start` bring it back; what was written to its disk is there"
+        }
         Hint::WaitForCommands => "wait until its commands have ended; services and shells go on",
         Hint::TryAgain => "wait a moment and try again",
         Hint::ForceStop => "`pyro workspace stop --force` ends it; the workspace's disk and history stay",

@@ -78,6 +78,8 @@ hints! {
     StartWorkspace,
     /// Start the workspace whose guest ended; its disk and history are there.
     StartAgain,
+    /// Stop the workspace whose guest does not answer, and start it again; what it had written to its disk is there.
+    RestartWorkspace,
     /// Wait until the workspace's commands have ended.
     WaitForCommands,
     /// Wait a moment and try again.

@@ -22,6 +22,9 @@ pub struct Booted {
     pub guest: Guest,
     /// The agent's description of itself; informative only.
     pub agent: AgentInfo,
+    /// Second descriptor of the guest's port, for another session on it; none where sessions have connections of their own,
+    /// or there is but one session.
+    pub port: Option<UnixStream>,
     /// From the order to start to the guest's identity, whole.
     pub took: Duration,
 }
@@ -127,22 +130,6 @@ pub async fn boot(
     meet(machine, port, restores, wish, begin, timeline).await
 }
 
-/// As [`boot`], with a second descriptor of the guest's port, if it has one, which keeps that open when the session has
-/// ended.
-pub async fn boot_keeping_port(
-    vmm: &Vmm,
-    spec: MachineSpec,
-    wish: &BootRequest,
-    timeline: &Timeline,
-) -> Result<(Booted, Option<UnixStream>), BootError> {
-    let begin = Instant::now();
-    let (machine, port) = launch(vmm, spec, timeline).await?;
-    let kept = port.as_ref().map(UnixStream::try_clone).transpose();
-    let kept =
-        kept.map_err(|source| BootError::Launch(VmmError::Host { doing: "keep the port open", source }))?;
-    Ok((meet(machine, port, false, wish, begin, timeline).await?, kept))
-}
-
 /// A machine that was started, and its port where it has one.
 async fn launch(
     vmm: &Vmm,
@@ -177,6 +164,10 @@ pub async fn meet(
 ) -> Result<Booted, BootError> {
     let watch = machine.watch();
     let left = wish.deadline.saturating_sub(begin.elapsed());
+    // The end of a guest that is for one session is the end of its port.
+    let kept = port.as_ref().filter(|_| !wish.oneshot).map(UnixStream::try_clone).transpose();
+    let kept =
+        kept.map_err(|source| BootError::Launch(VmmError::Host { doing: "keep the port open", source }))?;
     let talk = async {
         let nonce = identity::random()?;
         let resume = async |machine: &mut Machine| {
@@ -237,7 +228,7 @@ pub async fn meet(
     {
         return Err(BootError::Root(failure));
     }
-    Ok(Booted { machine, guest, agent, took: begin.elapsed() })
+    Ok(Booted { machine, guest, agent, port: kept, took: begin.elapsed() })
 }
 
 /// A clock that was set by a message which, with its answer, took longer than this is looked at: it may be wrong by that

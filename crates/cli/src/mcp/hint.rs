@@ -33,6 +33,9 @@ pub fn for_models(hint: &Hint) -> String {
         }
         Hint::StartWorkspace => "`workspace_start` brings it back",
         Hint::StartAgain => "its disk and history stay; `workspace_start` brings it back",
+        Hint::RestartWorkspace => {
+            "`workspace_stop` and then `workspace_start` bring it back; what was written to its disk is there"
+        }
         Hint::WaitForCommands => "wait until its commands have ended; services and shells go on",
         Hint::TryAgain => "wait a moment and try again",
         Hint::ForceStop => {

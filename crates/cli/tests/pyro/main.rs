@@ -22,6 +22,7 @@ mod microvm_workspace_kill;
 mod microvm_workspace_reflink;
 mod microvm_workspace_secrets;
 mod microvm_workspace_services;
+mod microvm_workspace_session;
 mod microvm_workspace_shells;
 mod microvm_workspace_snapshots;
 mod microvm_workspace_steps;

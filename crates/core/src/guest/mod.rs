@@ -25,6 +25,7 @@ use pyro_proto::frame::{self, Channel, FrameError, FrameReader, MAX_MESSAGE};
 use pyro_proto::link::{Link, LinkError};
 use pyro_proto::message::{AgentInfo, ExecRequest, Failure, GuestIdentity, Reply, Request};
 use pyro_proto::mux;
+use tokio::sync::watch;
 use tokio_util::compat::TokioAsyncReadCompatExt;
 
 pub use call::Download;
@@ -140,6 +141,8 @@ pub struct CommandPlace(CallStream);
 pub struct Guest {
     source: StreamSource,
     signs: Arc<tokio::sync::Mutex<Option<SignOfLife>>>,
+    /// Calls that were not answered in time.
+    unanswered: watch::Sender<u64>,
 }
 
 /// Last answer to a question whether the guest lives, and when it came or did not.
@@ -171,6 +174,26 @@ impl Guest {
         Self::meet(stream, nonce, deadline, Duration::from_millis(20)).await
     }
 
+    fn of(source: StreamSource) -> Self {
+        Self { source, signs: Arc::default(), unanswered: watch::Sender::new(0) }
+    }
+
+    /// End of the session, and why it ended where that is known; a session that another process holds never ends here. The
+    /// future keeps no session open.
+    pub fn ended(&self) -> impl Future<Output = Option<String>> + Send + 'static + use<> {
+        self.source.ended()
+    }
+
+    /// Whether the session has ended.
+    pub fn is_over(&self) -> bool {
+        self.source.is_over()
+    }
+
+    /// Number of calls that were not answered in time; changes with the next one.
+    pub fn unanswered(&self) -> watch::Receiver<u64> {
+        self.unanswered.subscribe()
+    }
+
     async fn meet(
         stream: UnixStream,
         nonce: [u8; 16],
@@ -190,7 +213,7 @@ impl Guest {
                 .await
                 .map_err(|_| GuestError::Silent { what: "the handshake", after: deadline })??;
         let (opener, driver) = mux::host(link);
-        Ok(Self { source: StreamSource::session(opener, driver), signs: Arc::default() })
+        Ok(Self::of(StreamSource::session(opener, driver)))
     }
 
     /// Gives the guest its identity: always the first call of a session.
@@ -294,9 +317,10 @@ impl Guest {
                 Err(error) => Err(self.broken(what, error)),
             }
         };
-        let reply = tokio::time::timeout(deadline, conversation)
-            .await
-            .map_err(|_| GuestError::Silent { what, after: deadline })??;
+        let reply = tokio::time::timeout(deadline, conversation).await.map_err(|_| {
+            self.unanswered.send_modify(|count| *count += 1);
+            GuestError::Silent { what, after: deadline }
+        })??;
         match reply {
             Reply::Failed(failure) => Err(GuestError::Failed(failure)),
             other => Ok(other),
@@ -305,7 +329,7 @@ impl Guest {
 
     /// Guest whose session another process holds, which opens the streams of calls.
     pub fn through(source: Arc<dyn OpenStream>) -> Self {
-        Self { source: StreamSource::Elsewhere(source), signs: Arc::default() }
+        Self::of(StreamSource::Elsewhere(source))
     }
 
     /// Opens a stream for a call of another process, which speaks the wall's protocol on it by itself.

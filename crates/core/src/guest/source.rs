@@ -5,11 +5,12 @@
 //! further source is a variant here, and no call changes.
 
 use std::io;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 
 use futures::future::BoxFuture;
 use futures::io::{AsyncRead, AsyncWrite};
 use pyro_proto::mux::{ConnectionError, Opener};
+use tokio::sync::watch;
 
 use super::GuestError;
 use super::places::{CallKind, PlacedStream, Places};
@@ -51,7 +52,7 @@ pub trait OpenStream: Send + Sync {
 /// Task that drives a session's connection; aborted when dropped, which ends the session.
 pub(super) struct SessionDriver {
     /// Reason for the end of the connection, once it has ended.
-    end: Arc<Mutex<Option<String>>>,
+    end: watch::Receiver<Option<String>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -67,16 +68,13 @@ impl StreamSource {
         opener: Opener,
         driver: impl Future<Output = Result<(), ConnectionError>> + Send + 'static,
     ) -> Self {
-        let end = Arc::new(Mutex::new(None));
-        let report = Arc::clone(&end);
+        let (report, end) = watch::channel(None);
         let task = tokio::spawn(async move {
             let reason = match driver.await {
                 Ok(()) => "the guest closed it".to_owned(),
                 Err(error) => cause::chain(&error),
             };
-            if let Ok(mut report) = report.lock() {
-                *report = Some(reason);
-            }
+            report.send_replace(Some(reason));
         });
         let (places, driver) = (Arc::new(Places::new()), Arc::new(SessionDriver { end, task }));
         Self::Session { opener, places, driver }
@@ -94,12 +92,33 @@ impl StreamSource {
         }
     }
 
+    /// End of the session, and why it ended; never, where another process holds it. Keeps no session open.
+    pub(super) fn ended(&self) -> impl Future<Output = Option<String>> + Send + 'static + use<> {
+        let end = match self {
+            Self::Session { driver, .. } => Some(driver.end.clone()),
+            Self::Elsewhere(_) => None,
+        };
+        async move {
+            match end {
+                // A driver that was dropped reports nothing, and is over too.
+                Some(mut end) => end.wait_for(Option::is_some).await.ok().and_then(|why| why.clone()),
+                None => std::future::pending().await,
+            }
+        }
+    }
+
+    /// Whether the session has ended.
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Self::Session { driver, .. } => driver.end.borrow().is_some(),
+            Self::Elsewhere(_) => false,
+        }
+    }
+
     /// Error of the call `what`, whose stream ended under it.
     pub(super) fn lost(&self, what: &'static str) -> GuestError {
         match self {
-            Self::Session { driver, .. } => {
-                GuestError::Lost { what, why: driver.end.lock().ok().and_then(|end| end.clone()) }
-            }
+            Self::Session { driver, .. } => GuestError::Lost { what, why: driver.end.borrow().clone() },
             Self::Elsewhere(_) => GuestError::Lost { what, why: None },
         }
     }

@@ -1,7 +1,6 @@
 //! Booting a guest that becomes a template, and going on with it.
 
 use std::fs::File;
-use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use pyro_vmm::{GuestMemory, MachineStart};
@@ -73,8 +72,8 @@ impl StartPlan<'_> {
         }
     }
 
-    /// Boots a guest to be saved: its disk, itself, and a second descriptor of its port if it has one.
-    async fn boot_for(&self, maker: &Maker) -> Result<(File, Booted, Option<UnixStream>), StartError> {
+    /// Boots a guest to be saved: its disk, and itself.
+    async fn boot_for(&self, maker: &Maker) -> Result<(File, Booted), StartError> {
         let disk = match self.key.kind {
             TemplateKind::Fresh => self.environments.new_disk(&self.config.scratch_dir)?,
             // Nothing but holes: whatever a guest shows later cannot be from here.
@@ -94,7 +93,7 @@ impl StartPlan<'_> {
         let deadline = self.boot_deadline();
         let root = if self.bare() { RootState::Later } else { RootState::Ready };
         let spec = self.spec(disk, memory, MachineStart::Cold, &[])?;
-        let (booted, port) = match launch::boot_keeping_port(
+        let booted = match launch::boot(
             self.vmm,
             spec,
             &BootRequest { oneshot: false, ..self.wish(deadline, root) },
@@ -106,7 +105,7 @@ impl StartPlan<'_> {
             Err(error) => return Err(self.diagnose(error, deadline).await),
         };
         self.timeline.mark(Step::BuildBooted);
-        Ok((kept, booted, port))
+        Ok((kept, booted))
     }
 
     /// Boots a guest and saves it. What keeps the template from being made is told; without a guest to go on with there is
@@ -116,8 +115,8 @@ impl StartPlan<'_> {
         maker: Maker,
         tell: &mut (dyn FnMut(Remark) + Send),
     ) -> Result<Option<Saved>, StartError> {
-        let (disk, booted, port) = self.boot_for(&maker).await?;
-        let saved = maker.save(booted, port, disk, self.timeline).await;
+        let (disk, booted) = self.boot_for(&maker).await?;
+        let saved = maker.save(booted, disk, self.timeline).await;
         if let Err(error) = saved.as_ref().and_then(|saved| saved.outcome.as_ref()) {
             tell(Remark::NotSaved(cause::chain(error)));
         }

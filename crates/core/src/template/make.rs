@@ -123,11 +123,10 @@ impl Maker {
     pub(crate) async fn save(
         self,
         booted: Booted,
-        port: Option<UnixStream>,
         disk: File,
         timeline: &Timeline,
     ) -> Result<Saved, SaveError> {
-        let Booted { mut machine, guest, .. } = booted;
+        let Booted { mut machine, guest, port, .. } = booted;
         if self.key.kind == TemplateKind::Fresh {
             let shell = CommandLine::Shell("true".into());
             let options = CommandOptions { timeout: Some(WARM_DEADLINE), ..CommandOptions::default() };

@@ -1,5 +1,7 @@
 //! Why a workspace could not do what was asked of it.
 
+mod convert;
+
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -10,18 +12,12 @@ use pyro_formats::redact::Redactor;
 use pyro_formats::untrusted::Untrusted;
 use pyro_proto::message::Failure;
 
-use crate::backend::BackendError;
 use crate::bug::Bug;
 use crate::cause;
 use crate::command::CommandError;
-use crate::environment::EnvironmentError;
 use crate::failure::FailureKind;
 use crate::guest::GuestError;
 use crate::hint::Hint;
-use crate::hostfs::HostFsError;
-use crate::identity::NoRandomness;
-use crate::runtime::RuntimeError;
-use crate::start::StartError;
 use crate::vm::{LimitError, VmError};
 use crate::workspace::fault::Fault;
 use crate::workspace::frames::ProtocolError;
@@ -141,6 +137,9 @@ pub enum WorkspaceError {
     /// The guest or its VMM ended.
     #[error("the guest of the workspace ended: {0}")]
     GuestEnded(String),
+    /// The session with the guest was lost, and cannot be made again.
+    #[error("the guest of the workspace does not answer: {0}")]
+    GuestLost(String),
     /// Guest resumed writes to its disk before the copy was done, twice in a row.
     #[error("the disk of the workspace changed while it was copied")]
     Restless,
@@ -361,6 +360,7 @@ impl WorkspaceError {
             Self::Silent => Hint::ForceStop,
             Self::Generation { .. } => Hint::StopWithItsVersion,
             Self::GuestEnded(_) => Hint::StartAgain,
+            Self::GuestLost(_) => Hint::RestartWorkspace,
             Self::ShellEnded { .. } => Hint::OpenAnotherShell,
             Self::ShellBusy { .. } => Hint::InterruptShell,
             Self::ServiceTaken(_) | Self::ServicesFull(_) => Hint::StopService,
@@ -451,6 +451,7 @@ impl WorkspaceError {
             Self::Path { kind, .. } => *kind,
             Self::Limit(error) => error.kind(),
             Self::Vm(error) => error.kind(),
+            Self::GuestLost(_) => FailureKind::GuestFailed,
             Self::Guest { source, .. } | Self::Job { source, .. } => source.kind(),
             Self::Archive(error) => FailureKind::of_archive(error),
             Self::Patch(error) => FailureKind::of_patch(error),
@@ -507,16 +508,6 @@ impl WorkspaceError {
     }
 }
 
-impl From<HostFsError> for WorkspaceError {
-    fn from(error: HostFsError) -> Self {
-        match error {
-            HostFsError::File { path, doing, source } => Self::File { path, doing, source },
-            // Waits for a lock are cancelled when their time is up.
-            HostFsError::Cancelled => Self::Locked,
-        }
-    }
-}
-
 fn path_hint(kind: FailureKind) -> Option<Hint> {
     match kind {
         FailureKind::NotFound => Some(Hint::ListFiles),
@@ -524,42 +515,6 @@ fn path_hint(kind: FailureKind) -> Option<Hint> {
         FailureKind::OutsideWorkspace => Some(Hint::StayInWorkspace),
         FailureKind::NoSpace => Some(Hint::FreeGuestDisk),
         _ => None,
-    }
-}
-
-impl From<EnvironmentError> for WorkspaceError {
-    fn from(error: EnvironmentError) -> Self {
-        Self::Vm(error.into())
-    }
-}
-
-impl From<StartError> for WorkspaceError {
-    fn from(error: StartError) -> Self {
-        Self::Vm(error.into())
-    }
-}
-
-impl From<RuntimeError> for WorkspaceError {
-    fn from(error: RuntimeError) -> Self {
-        Self::Vm(error.into())
-    }
-}
-
-impl From<BackendError> for WorkspaceError {
-    fn from(error: BackendError) -> Self {
-        Self::Vm(error.into())
-    }
-}
-
-impl From<NoRandomness> for WorkspaceError {
-    fn from(error: NoRandomness) -> Self {
-        Self::Vm(error.into())
-    }
-}
-
-impl From<CommandError> for WorkspaceError {
-    fn from(error: CommandError) -> Self {
-        Self::Vm(error.into())
     }
 }
 

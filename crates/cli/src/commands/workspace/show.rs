@@ -106,7 +106,13 @@ pub fn status(status: &Status) {
     if !status.labels.is_empty() {
         rows.push(("labels", labels(&status.labels)));
     }
-    if status.state == WorkspaceState::Unresponsive {
+    if let (WorkspaceState::Unresponsive, Some(why)) = (status.state, status.metadata.get("guest")) {
+        let why = one_line(why);
+        rows.push((
+            "guest",
+            format!("does not answer ({why}); `pyro workspace stop` and `start` bring it back"),
+        ));
+    } else if status.state == WorkspaceState::Unresponsive {
         let pid = status.keeper_pid.map(|pid| format!(" (process {pid})")).unwrap_or_default();
         rows.push(("keeper", format!("does not answer{pid}; `pyro workspace stop --force` ends it")));
     }

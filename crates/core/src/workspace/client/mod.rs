@@ -202,7 +202,11 @@ impl Workspaces {
         let mut status = match &met {
             Ok(Some(Conversation { greeting, .. })) => {
                 let record = Record { last_activity_at: greeting.last_activity_at, ..record };
-                Status::new(record, greeting.phase, count, last.as_ref())
+                let mut status = Status::new(record, greeting.phase, count, last.as_ref());
+                if let Some(why) = &greeting.guest_trouble {
+                    status.guest_is_unresponsive(why.clone());
+                }
+                status
             }
             Ok(None) => Status::new(record, Phase::Stopped, count, last.as_ref()),
             Err(error) => {

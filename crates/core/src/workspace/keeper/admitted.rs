@@ -59,6 +59,7 @@ impl Keeper {
         let session = Arc::clone(&self.connection).read_owned().await;
         let admitted = self.admit(LifeAction::Use)?;
         let handle = self.handle().ok_or(WorkspaceError::Stopped)?;
+        self.check_session()?;
         Ok(UsingGuest { handle, _admitted: admitted, _session: session })
     }
 }

@@ -17,15 +17,14 @@ use std::time::{Duration, Instant};
 use pyro_formats::hostfs::dig_holes;
 use pyro_vmm::{Machine, MemoryFileUse};
 
-use crate::guest::Guest;
+use crate::cause;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::keeper::Keeper;
 use crate::workspace::keeper::machine::Engine;
 use crate::workspace::keeper::snapshot::{vmm, within};
 use crate::workspace::store::disk::Draft;
-use crate::{cause, identity};
 
-/// How long a guest may take to end its session, and to begin another.
+/// How long a guest may take to end its session.
 const SESSION: Duration = Duration::from_secs(15);
 
 impl Keeper {
@@ -51,7 +50,7 @@ impl Keeper {
                 Ok(()) => self.stand_still(name, engine, &mut saving).await,
                 Err(error) => Err(error),
             };
-            if let Err(error) = self.meet_again(engine).await {
+            if let Err(error) = self.meet_again(engine, SESSION).await {
                 // Nobody can reach it any more.
                 self.lose_guest(&mut slot, &cause::chain(&error));
                 return Err(done.err().unwrap_or(error));
@@ -96,16 +95,6 @@ impl Keeper {
         self.unfollow_jobs();
         let handle = &engine.handle;
         within(handle, "end its session", SESSION, handle.guest.clone().detach()).await
-    }
-
-    /// Begins another session with the guest that goes on here.
-    async fn meet_again(self: &Arc<Self>, engine: &mut Engine) -> Result<(), WorkspaceError> {
-        let stream = engine.machine.connect(SESSION).await.map_err(vmm)?;
-        let greeted = Guest::connect(stream, identity::random()?, SESSION);
-        engine.handle.guest = within(&engine.handle, "begin a session", SESSION, greeted).await?;
-        self.give_guest(engine.handle.clone());
-        self.follow_jobs(&engine.handle.guest);
-        Ok(())
     }
 }
 

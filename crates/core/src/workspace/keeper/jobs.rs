@@ -160,7 +160,9 @@ impl LiveJob {
 
 impl Keeper {
     pub(super) fn guest(&self) -> Result<Guest, WorkspaceError> {
-        self.handle().map(|handle| handle.guest).ok_or(WorkspaceError::Stopped)
+        let handle = self.handle().ok_or(WorkspaceError::Stopped)?;
+        self.check_session()?;
+        Ok(handle.guest)
     }
 
     pub(super) fn all_live(&self) -> BTreeMap<JobKey, LiveJob> {

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Read as _;
+use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
@@ -31,6 +32,8 @@ use crate::workspace::wire::start::{KeeperReport, KeeperRequest, KeeperTask};
 pub(super) struct Engine {
     pub(super) machine: Machine,
     pub(super) handle: GuestHandle,
+    /// The guest's port, for another session on it; none where a session has a connection of its own.
+    pub(super) port: Option<UnixStream>,
     /// Facts that must hold to restore the guest's memory.
     pub(super) origin: start::Origin,
     /// File that the guest's memory is mapped from, privately.
@@ -263,7 +266,7 @@ pub(super) async fn bring_up(
     record.metadata.insert("start".into(), how.name().into());
     give(&booted.guest, secrets).await?;
     let handle = GuestHandle { guest: booted.guest, watch: booted.machine.watch() };
-    Ok(Engine { machine: booted.machine, handle, origin, memory, jobs })
+    Ok(Engine { machine: booted.machine, handle, port: booted.port, origin, memory, jobs })
 }
 
 /// Inputs of a guest's start, beside its disk.
@@ -331,6 +334,7 @@ impl Keeper {
         let (handle, kept) = (engine.handle.clone(), std::mem::take(&mut engine.jobs));
         *self.engine.lock().await = Some(engine);
         self.give_guest(handle.clone());
+        self.tend_session(&handle);
         let keeper = Arc::downgrade(self);
         tokio::spawn(async move {
             let death = handle.watch.ended().await;
@@ -352,6 +356,7 @@ impl Keeper {
     }
 
     pub(super) fn forget_guest(&self) {
+        self.clear_trouble();
         *self.guest.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 

@@ -24,6 +24,7 @@ mod revive;
 mod seed;
 mod serve;
 mod services;
+mod session;
 mod shells;
 mod snapshot;
 mod splice;
@@ -83,6 +84,8 @@ pub struct Keeper {
     guest: Mutex<Option<machine::GuestHandle>>,
     /// Held to write while there is no session with the guest, to read by all that uses it beside jobs.
     connection: Arc<tokio::sync::RwLock<()>>,
+    /// What is wrong with the guest that runs.
+    trouble: Mutex<Option<session::Trouble>>,
     next_command: AtomicU64,
     /// The life may be over, or something may be due at another time.
     changed: Notify,
@@ -214,6 +217,7 @@ async fn begin_prepared(
         engine: tokio::sync::Mutex::new(None),
         guest: Mutex::new(None),
         connection: Arc::default(),
+        trouble: Mutex::default(),
         next_command: AtomicU64::new(next),
         changed: Notify::new(),
         over: CancellationToken::new(),
@@ -274,6 +278,9 @@ impl Keeper {
         let (count, last) = (database.state.command_count()?, database.state.last_command()?);
         let mut status = Status::new(record, phase, count, last.as_ref());
         status.keeper_pid = Some(std::process::id());
+        if let Some(why) = self.trouble() {
+            status.guest_is_unresponsive(why);
+        }
         status.count_services(&database.state)?;
         Ok(status)
     }

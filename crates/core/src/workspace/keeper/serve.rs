@@ -154,6 +154,7 @@ pub(super) async fn converse(keeper: Arc<Keeper>, mut connection: Connection) {
 }
 
 fn greeting(keeper: &Keeper) -> Greeting {
+    let trouble = keeper.trouble().map(|why| keeper.secrets.redactor().text(&why));
     let life = keeper.life();
     Greeting {
         generation: GENERATION,
@@ -164,6 +165,7 @@ fn greeting(keeper: &Keeper) -> Greeting {
         last_activity_at: life.last_activity(unix_now()),
         goes_on: true,
         guest_generation: u32::from(pyro_proto::GENERATION),
+        guest_trouble: trouble,
     }
 }
 

@@ -122,6 +122,9 @@ impl Keeper {
         memory: bool,
         passing: bool,
     ) -> Result<Option<Duration>, WorkspaceError> {
+        if self.handle().is_some() {
+            self.check_session()?;
+        }
         match self.handle() {
             Some(handle) if memory => {
                 within(&handle, "write its disk out", SYNC, handle.guest.sync()).await?;

@@ -30,7 +30,7 @@ pub enum WorkspaceState {
     Stopped,
     /// Workspace is about to be gone.
     Deleting,
-    /// Keeper does not answer: whether a guest runs is not known.
+    /// Guest does not answer, or its keeper does not and whether a guest runs is not known.
     Unresponsive,
 }
 
@@ -193,6 +193,14 @@ impl Status {
             running_service_count: 0,
             metadata: record.metadata,
             keeper_pid: None,
+        }
+    }
+
+    /// Says that a guest runs and does not answer, and why.
+    pub(crate) fn guest_is_unresponsive(&mut self, why: String) {
+        if self.state == WorkspaceState::Started {
+            self.state = WorkspaceState::Unresponsive;
+            self.metadata.insert("guest".into(), why);
         }
     }
 

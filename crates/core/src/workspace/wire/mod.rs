@@ -61,6 +61,9 @@ pub struct Greeting {
     /// from a keeper that does not say.
     #[serde(default)]
     pub guest_generation: u32,
+    /// Why the guest that runs answers nothing, if so.
+    #[serde(default)]
+    pub guest_trouble: Option<String>,
 }
 
 /// A question to a keeper, and the type of its answer.
