@@ -90,7 +90,7 @@ fn git_diff(before: &Files, after: &Files, args: &[&str]) -> Vec<u8> {
 }
 
 /// Ours for all of a tree.
-fn rendered(before: &Files, after: &Files) -> String {
+pub(super) fn rendered(before: &Files, after: &Files) -> String {
     fn side<'f>(files: &'f Files, path: &Path) -> Option<Side<'f>> {
         files.get(path).map(|node| Side { kind: node.kind, mode: node.mode, bytes: Some(&node.bytes) })
     }

@@ -5,6 +5,7 @@ mod malformed;
 mod placing;
 mod reading;
 mod rendering;
+mod roundtrip;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
