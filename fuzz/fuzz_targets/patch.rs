@@ -80,8 +80,8 @@ fn round_trip(path: &Path, before: Option<&Node>, after: Option<&Node>) {
     if rendered.binary || rendered.patch.is_empty() {
         return;
     }
-    let patches =
-        parse(rendered.patch.as_bytes()).unwrap_or_else(|error| panic!("{error}\n{}", rendered.patch));
+    let patches = parse(rendered.patch.as_bytes(), Path::new("/workspace"))
+        .unwrap_or_else(|error| panic!("{error}\n{}", rendered.patch));
     let tree: BTreeMap<PathBuf, Node> = old.into_iter().map(|node| (path.to_path_buf(), node)).collect();
     let changes = match apply(&patches, &tree) {
         Ok(changes) => changes,
@@ -108,7 +108,7 @@ fuzz_target!(|bytes: &[u8]| {
         let new = (mode & 4 == 0).then(|| file(rest));
         return round_trip(Path::new(if mode & 8 == 0 { "d/f" } else { "a b" }), old.as_ref(), new.as_ref());
     }
-    let Ok(patches) = parse(rest) else { return };
+    let Ok(patches) = parse(rest, Path::new("/workspace")) else { return };
     for patch in &patches {
         assert!(stays(patch.action.source()) && stays(patch.action.target()));
     }

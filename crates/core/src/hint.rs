@@ -192,7 +192,7 @@ hints! {
     FreeHostSpace,
     /// Choose another name on the host, or remove the file of that name.
     AnotherHostName,
-    /// Write the patch as a unified diff.
+    /// Write the patch as a unified diff, or as a `*** Begin Patch`.
     WriteUnifiedDiff,
     /// Name files of a patch by their path below the workspace's directory.
     PatchBelowWorkspace,

@@ -136,9 +136,12 @@ pub fn for_models(hint: &Hint) -> String {
         Hint::AnotherHostName => "choose another name, or remove that file first",
         Hint::WriteUnifiedDiff => {
             "write it as git diff does: a line `--- a/FILE`, a line `+++ b/FILE`, then `@@ -1,3 +1,4 @@` and lines \
-             that begin with a space, `-` or `+`"
+             that begin with a space, `-` or `+`; or as `*** Begin Patch`, `*** Update File: FILE`, `@@` and such lines, \
+             `*** End Patch`"
         }
-        Hint::PatchBelowWorkspace => "name files by their path below /workspace, such as a/src/main.rs",
+        Hint::PatchBelowWorkspace => {
+            "name files by their path below /workspace, such as src/main.rs or /workspace/src/main.rs"
+        }
         Hint::CopyBinaryFiles => {
             "copy binary files with `workspace_sync_push` or write them with `workspace_exec`"
         }

@@ -336,7 +336,7 @@ fn patches_are_applied_whole_or_not_at_all() {
     let broken =
         format!("{patch}--- a/run.sh\n+++ b/run.sh\n@@ -1,2 +1,2 @@\n #!/bin/sh\n-echo walked\n+echo sat\n");
     let said = room.pyro(&["patch", "apply", "patch", "--patch", &broken]);
-    refused(&said, "run.sh: hunk 1 (@@ -1,2 +1,2 @@): the file has no such lines");
+    refused(&said, "run.sh: hunk 1 (@@ -1,2 +1,2 @@), line 22 of the patch: the file has no such lines");
     assert_eq!(diff(&room, "patch")["changed"], json!(false));
     let file = place(&room, "p.patch");
     fs::write(&file, patch).unwrap();
@@ -377,5 +377,24 @@ fn patches_are_applied_whole_or_not_at_all() {
         "--- a/run.sh\n+++ b/run.sh\n@@ -1,2 +1,2 @@\n #!/bin/sh\n-echo ran\n+echo sat\n",
     ]);
     assert_eq!(room.sh("patch", "./run.sh; stat -c %a run.sh"), "sat\n750\n");
+    // In the other format, with an absolute path; what may be meant in two places is refused with both.
+    room.sh("patch", "printf 'def f():\\n  x = 1\\ndef g():\\n  x = 1\\n' > two.py");
+    let begin = |anchor: &str| {
+        format!(
+            "*** Begin Patch\n*** Update File: /workspace/two.py\n*** Move to: src/three.py\n@@{anchor}\n-  x = 1\n\
+             +  x = 2\n*** Add File: added\n+one\n*** Delete File: run.sh\n*** End Patch\n"
+        )
+    };
+    let said = room.pyro(&["patch", "apply", "patch", "--patch", &begin("")]);
+    refused(
+        &said,
+        "src/three.py: hunk 1 (@@), line 4 of the patch: it fits in several places, such as at lines 2, 4",
+    );
+    let applied = room.json(&["patch", "apply", "patch", "--patch", &begin(" def g")]);
+    assert_eq!(applied["summary"], json!({"total": 4, "added": 2, "modified": 0, "deleted": 2}));
+    assert_eq!(
+        room.sh("patch", "cat src/three.py added; ls run.sh two.py 2>/dev/null || true"),
+        "def f():\n  x = 1\ndef g():\n  x = 2\none\n"
+    );
     room.ok(&["delete", "patch"]);
 }

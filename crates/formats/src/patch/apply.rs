@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use super::error::{Reason, Rejected, Rejection};
 use super::place::{self, Place};
-use super::{Action, Change, FilePatch, Hunk, LineKind, MAX_FILE, MAX_FILES, Node, NodeKind, Tree, names};
+use super::{Action, Change, FilePatch, Hunk, LineKind, MAX_FILE, MAX_FILES, Node, NodeKind, Tree};
 
 /// Applies `patches` to `tree`, which stays as it is: what is to be done is in the result. Paths that end up as they
 /// were are left out.
@@ -75,7 +75,7 @@ impl<'t> Work<'t> {
                     renamed.insert(from.clone());
                     leaving.insert(from.clone());
                 }
-                Action::Delete(path) => {
+                Action::Delete(path) | Action::Remove(path) => {
                     leaving.insert(path.clone());
                 }
                 Action::Modify(_) | Action::Create(_) | Action::Copy { .. } => {}
@@ -110,14 +110,14 @@ impl<'t> Work<'t> {
                 let begins = patch.hunks.iter().all(|hunk| {
                     hunk.old_start == Some(0) && hunk.lines.iter().all(|line| line.kind == LineKind::Add)
                 });
-                let other = names::without_prefix(path).filter(|_| !there);
+                let other = patch.other(path).filter(|_| !there);
                 match other {
                     Some(other) if self.exists(other).map_err(whole)? => self.modify(other, patch),
                     _ if !there && begins && !patch.hunks.is_empty() => self.create(path, patch),
                     _ => self.modify(path, patch),
                 }
             }
-            Action::Delete(path) => self.delete(path, patch),
+            Action::Delete(path) | Action::Remove(path) => self.delete(path, patch),
             Action::Rename { from, to } | Action::Copy { from, to } => self.transfer(from, to, patch),
         }
     }
@@ -152,14 +152,14 @@ impl<'t> Work<'t> {
         let whole = |reason| vec![(None, reason)];
         let mut path = path;
         let mut found = self.node(path).map_err(whole)?;
-        if let (None, Some(other)) = (&found, names::without_prefix(path)) {
+        if let (None, Some(other)) = (&found, patch.other(path)) {
             (path, found) = (other, self.node(other).map_err(whole)?);
         }
         self.was_above(path).map_err(whole)?;
         let node = changed(found.ok_or_else(|| whole(Reason::Missing))?, patch)?;
-        match place::lines(&node.bytes).count() {
-            0 => {}
-            lines => return Err(whole(Reason::Remains { lines })),
+        let lines = place::lines(&node.bytes).count();
+        if lines > 0 && matches!(patch.action, Action::Delete(_)) {
+            return Err(whole(Reason::Remains { lines }));
         }
         self.overlay.insert(path.to_path_buf(), None);
         self.fresh.remove(path);
@@ -301,7 +301,7 @@ fn changed(node: Node, patch: &FilePatch<'_>) -> Result<Node, Failures> {
     let bytes = if patch.hunks.is_empty() { bytes } else { patched(&bytes, &patch.hunks)? };
     let node = Node { kind, mode, bytes };
     match patch.action {
-        Action::Delete(_) => Ok(node),
+        Action::Delete(_) | Action::Remove(_) => Ok(node),
         _ => finished(node).map_err(whole),
     }
 }

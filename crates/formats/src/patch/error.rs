@@ -18,7 +18,7 @@ pub enum PatchError {
         limit: usize,
     },
     /// Text without a change in it.
-    #[error("there is no unified diff in the patch{}", .looks_like.map(|it| format!(": it looks like {it}")).unwrap_or_default())]
+    #[error("there is no unified diff and no `*** Begin Patch` in the patch{}", .looks_like.map(|it| format!(": it looks like {it}")).unwrap_or_default())]
     Empty {
         /// Guess at the format, where it is known.
         looks_like: Option<&'static str>,
@@ -119,6 +119,20 @@ pub enum Reason {
     },
     /// A hunk that removes nothing and has no context, so that only a line number says where it belongs.
     NoContext,
+    /// A line that a hunk names as standing above it, and that is not there.
+    Anchor {
+        /// The line, at most 120 characters.
+        name: String,
+        /// The line of the file after which it was looked for, where another one came before it.
+        after: Option<usize>,
+    },
+    /// A hunk that fits, but not where it says that it belongs.
+    Elsewhere {
+        /// The first line of the place where it fits.
+        line: usize,
+        /// The line of the file that it says it comes after; `None` for the end of the file.
+        after: Option<usize>,
+    },
     /// A hunk whose outcome is in the file already.
     AlreadyApplied {
         /// Line of the file, from 1.
@@ -186,18 +200,25 @@ impl fmt::Display for Rejected {
 
 impl fmt::Display for Rejection {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: ", self.path.display())?;
-        if let Some((number, header)) = &self.hunk {
-            write!(f, "hunk {number} ({header}): ")?;
+        write!(f, "{}", self.path.display())?;
+        match &self.hunk {
+            Some((number, header)) if header.is_empty() => write!(f, ": hunk {number}")?,
+            Some((number, header)) => write!(f, ": hunk {number} ({header})")?,
+            None => {}
         }
-        self.reason.fmt(f)
+        if self.line > 0 {
+            write!(f, ", line {} of the patch", self.line)?;
+        }
+        write!(f, ": {}", self.reason)
     }
 }
 
 impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::NotFound { nearest: None } => f.write_str("the file has no such lines"),
+            Self::NotFound { nearest: None } => {
+                f.write_str("the file has no such lines; read it again and write the hunk for what it has")
+            }
             Self::NotFound { nearest: Some(nearest) } => {
                 f.write_str("the file has no such lines")?;
                 if let Some((line, wanted)) = &nearest.differs {
@@ -217,15 +238,34 @@ impl fmt::Display for Reason {
                     lines.join(", ")
                 )
             }
+            Self::Anchor { name, after } => {
+                let after = after.map(|line| format!(" after line {line}")).unwrap_or_default();
+                write!(
+                    f,
+                    "the file has no line `{name}`{after}, which its @@ line names; copy that line from the file, or \
+                     leave it out where the hunk's own lines are in one place only"
+                )
+            }
+            Self::Elsewhere { line, after: Some(after) } => write!(
+                f,
+                "the file has its lines at line {line}, and not after line {after}, where its @@ line leads; name a line \
+                 above them, or none"
+            ),
+            Self::Elsewhere { line, after: None } => write!(
+                f,
+                "the file has its lines at line {line}, and not at its end, as `*** End of File` says; leave that out"
+            ),
             Self::NoContext => f.write_str("it has no context that says where it belongs; give it some"),
             Self::AlreadyApplied { line } => {
-                write!(f, "it is applied already: the file has its result at line {line}")
+                write!(f, "it is applied already: the file has its result at line {line}; leave it out")
             }
             Self::Overlaps => {
                 f.write_str("it changes lines that an earlier hunk changes; make them one hunk")
             }
-            Self::Missing => f.write_str("there is no such file"),
-            Self::Exists => f.write_str("the patch creates it, and it is there already"),
+            Self::Missing => f.write_str("there is no such file; name one that is there, or create it"),
+            Self::Exists => f.write_str(
+                "the patch creates it, and it is there already; change it, or remove it earlier in the patch",
+            ),
             Self::Above { path } => write!(f, "{} is not a directory", path.display()),
             Self::Kind { is, wanted } => write!(f, "it is {is}, and the patch is for {wanted}"),
             Self::Link => f.write_str("a symbolic link's target is one line of at most 4095 bytes"),

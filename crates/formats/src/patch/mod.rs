@@ -1,7 +1,8 @@
-//! Unified diffs: read as people, `git` and language models write them, applied to a tree in memory, and written so
-//! that `git apply` takes them.
+//! Patches: read as people, `git` and language models write them, applied to a tree in memory, and written so that `git
+//! apply` takes them.
 //!
-//! Three steps that know nothing of each other's callers: [`parse`] bytes into [`FilePatch`]es, [`apply`] them to a
+//! Two formats are read into the same [`FilePatch`]es: unified diffs, and what stands between `*** Begin Patch` and `***
+//! End Patch`. Three steps that know nothing of each other's callers: [`parse`] bytes into [`FilePatch`]es, [`apply`] them to a
 //! [`Tree`] (all or nothing: the result is a list of [`Change`]s or the reasons why there is none), and [`render`] a
 //! difference back into text. No file is opened here; whoever carries the changes out decides how.
 //!
@@ -10,7 +11,9 @@
 //!
 //! Invariant: no path that leaves here is absolute, has a `..`, or is longer than [`MAX_PATH`].
 
+mod anchor;
 mod apply;
+mod dialect;
 mod error;
 mod names;
 mod parse;
@@ -18,6 +21,7 @@ mod place;
 mod render;
 #[cfg(test)]
 mod tests;
+mod unified;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
@@ -52,6 +56,15 @@ pub struct FilePatch<'a> {
     pub hunks: Vec<Hunk<'a>>,
     /// The line of the patch where this file begins, from 1.
     pub line: usize,
+    /// Whether its paths are meant as they are; an `a/` or `b/` at their beginning may else be a prefix.
+    pub exact: bool,
+}
+
+impl FilePatch<'_> {
+    /// What `path` may mean when nothing is there: the same without a prefix.
+    fn other<'p>(&self, path: &'p Path) -> Option<&'p Path> {
+        names::without_prefix(path).filter(|_| !self.exact)
+    }
 }
 
 /// Effect of a patch on a path.
@@ -61,8 +74,10 @@ pub enum Action {
     Modify(PathBuf),
     /// Makes a new file.
     Create(PathBuf),
-    /// Removes a file.
+    /// Removes a file, all of whose lines the hunks show.
     Delete(PathBuf),
+    /// Removes a file whatever is in it.
+    Remove(PathBuf),
     /// Gives a file another name.
     Rename {
         /// Name before the patch.
@@ -83,7 +98,7 @@ impl Action {
     /// The path that is read.
     pub fn source(&self) -> &Path {
         match self {
-            Self::Modify(path) | Self::Create(path) | Self::Delete(path) => path,
+            Self::Modify(path) | Self::Create(path) | Self::Delete(path) | Self::Remove(path) => path,
             Self::Rename { from, .. } | Self::Copy { from, .. } => from,
         }
     }
@@ -91,7 +106,7 @@ impl Action {
     /// The path that is there afterwards, or is gone.
     pub fn target(&self) -> &Path {
         match self {
-            Self::Modify(path) | Self::Create(path) | Self::Delete(path) => path,
+            Self::Modify(path) | Self::Create(path) | Self::Delete(path) | Self::Remove(path) => path,
             Self::Rename { to, .. } | Self::Copy { to, .. } => to,
         }
     }
@@ -100,12 +115,18 @@ impl Action {
 /// Stretch of lines that changes.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Hunk<'a> {
-    /// The `@@` line as it stood, at most 200 characters.
+    /// The `@@` lines as they stood, at most 200 characters; empty where there is none.
     pub header: String,
-    /// The line of the patch where the `@@` is, from 1.
+    /// The line of the patch where it begins, from 1.
     pub line: usize,
     /// The first line that it covers in the old file, from 1, where the header says so. 0 when it covers none.
     pub old_start: Option<u64>,
+    /// Lines of the file that stand above it, each after the one before: where to look from.
+    pub anchors: Vec<&'a [u8]>,
+    /// Whether it covers the end of the file.
+    pub at_end: bool,
+    /// Whether all of its context has to be there: nothing else says where it belongs.
+    pub whole: bool,
     /// Lines in their order.
     pub lines: Vec<Line<'a>>,
 }
@@ -119,6 +140,8 @@ pub struct Line<'a> {
     pub text: &'a [u8],
     /// Whether a line feed ends it.
     pub newline: bool,
+    /// Whether it has no mark: it is context if the file has it, and else nobody knows what it is.
+    pub unmarked: bool,
 }
 
 /// Effect of a hunk on a line.
@@ -207,7 +230,7 @@ pub fn paths(patches: &[FilePatch<'_>]) -> BTreeSet<PathBuf> {
     for patch in patches {
         for path in [patch.action.source(), patch.action.target()] {
             paths.insert(path.to_path_buf());
-            paths.extend(names::without_prefix(path).map(Path::to_path_buf));
+            paths.extend(patch.other(path).map(Path::to_path_buf));
         }
     }
     paths

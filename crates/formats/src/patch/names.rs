@@ -127,8 +127,16 @@ pub(super) fn without_prefixes<'n>(old: &'n [u8], new: &'n [u8]) -> (&'n [u8], &
         }
         (Some((b'a', rest)), _) if rest == new => (rest, new),
         (_, Some((b'b', rest))) if rest == old => (old, rest),
+        // One of them has the tree's own path before it.
+        (Some((b'a', rest)), None) if is_below(new, rest) => (rest, new),
+        (None, Some((b'b', rest))) if is_below(old, rest) => (old, rest),
         _ => (old, new),
     }
+}
+
+/// Whether an absolute name ends in `/` and `rest`.
+fn is_below(name: &[u8], rest: &[u8]) -> bool {
+    name.first() == Some(&b'/') && name.strip_suffix(rest).is_some_and(|above| above.ends_with(b"/"))
 }
 
 /// Takes the prefix off a name whose partner is [`NOTHING`].
@@ -152,8 +160,8 @@ pub(super) fn without_prefix(path: &Path) -> Option<&Path> {
     path.strip_prefix("a").or_else(|_| path.strip_prefix("b")).ok().filter(|rest| *rest != Path::new(""))
 }
 
-/// Makes a relative path of a name.
-pub(super) fn path(name: &[u8]) -> Result<PathBuf, &'static str> {
+/// Makes a relative path of a name, which may be absolute when it is below `root`.
+pub(super) fn path(name: &[u8], root: &Path) -> Result<PathBuf, &'static str> {
     if name.is_empty() {
         return Err("the name is empty");
     }
@@ -165,7 +173,14 @@ pub(super) fn path(name: &[u8]) -> Result<PathBuf, &'static str> {
     }
     let mut path = PathBuf::new();
     let name = PathBuf::from(OsString::from_vec(name.to_vec()));
-    for component in name.components() {
+    let below = match name.strip_prefix(root) {
+        Err(_) if name.is_absolute() => {
+            return Err("the path is absolute and not below the workspace's directory");
+        }
+        Err(_) => &name,
+        Ok(below) => below,
+    };
+    for component in below.components() {
         match component {
             Component::Normal(part) if part.as_bytes().len() > 255 => {
                 return Err("a part of the path is longer than 255 bytes");

@@ -1,10 +1,12 @@
 //! Finding where a hunk belongs in a file.
 //!
-//! First to the letter, then with white space looked at less closely, then with one and two lines of context left out
-//! at both ends. In each of these the place that the header names goes first; any other must be the only one.
+//! First to the letter, then with white space looked at less closely, then, unless context is all that says where it
+//! belongs, with one and two lines of context left out at both ends. In each of these the place that the header names
+//! goes first; any other must be the only one, or the next one after the lines that the hunk names as standing above it.
 
 use std::collections::{BTreeMap, HashMap};
 
+use super::anchor;
 use super::error::{Nearest, Reason, Rejected};
 use super::{Hunk, Line, LineKind};
 
@@ -20,12 +22,15 @@ enum Closeness {
     LineEnds,
     /// Leaves white space at the end out.
     Trailing,
-    /// Leaves the amount of white space out, in context; lines that go are compared as with `Trailing`.
+    /// Leaves the amount of white space out, in marked context; all else is compared as with `Trailing`.
     Amount,
 }
 
 const CLOSENESS: [Closeness; 4] =
     [Closeness::Exact, Closeness::LineEnds, Closeness::Trailing, Closeness::Amount];
+
+/// Places in the order of the file: only neighbours can meet.
+type Taken = BTreeMap<(usize, usize), Place>;
 
 /// Place of a hunk in a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -48,7 +53,12 @@ impl Place {
             || (self.at == other.at && self.covers == 0 && other.covers == 0)
     }
 
-    fn neighbours<'t>(&self, taken: &'t BTreeMap<(usize, usize), Place>) -> impl Iterator<Item = &'t Place> {
+    /// Whether it meets none of `taken`.
+    fn is_free(&self, taken: &Taken) -> bool {
+        !self.neighbours(taken).any(|other| other.meets(self))
+    }
+
+    fn neighbours<'t>(&self, taken: &'t Taken) -> impl Iterator<Item = &'t Place> {
         let key = (self.at, self.covers);
         taken.range(..key).next_back().into_iter().chain(taken.range(key..).next()).map(|(_, place)| place)
     }
@@ -58,8 +68,7 @@ impl Place {
 /// index.
 pub(super) fn places(file: &[&[u8]], hunks: &[Hunk<'_>]) -> Result<Vec<Place>, Vec<(usize, Reason)>> {
     let (mut places, mut failures): (Vec<Place>, Vec<(usize, Reason)>) = (Vec::new(), Vec::new());
-    // The same places in the order of the file: only neighbours can meet.
-    let mut taken: BTreeMap<(usize, usize), Place> = BTreeMap::new();
+    let mut taken = Taken::new();
     // By how many lines the last hunk was off, and where it ended: the next one is likely to follow it.
     let (mut drift, mut after) = (0_i64, 0_usize);
     for (index, hunk) in hunks.iter().enumerate() {
@@ -72,8 +81,8 @@ pub(super) fn places(file: &[&[u8]], hunks: &[Hunk<'_>]) -> Result<Vec<Place>, V
             let drifted = usize::try_from(stated as i64 + drift).ok();
             drifted.into_iter().chain(usize::try_from(stated).ok()).collect()
         });
-        match place(file, hunk, &expected, after) {
-            Ok(place) if place.neighbours(&taken).any(|other| other.meets(&place)) => {
+        match place(file, hunk, &expected, after, &taken) {
+            Ok(place) if !place.is_free(&taken) => {
                 failures.push((index, Reason::Overlaps));
             }
             Ok(place) => {
@@ -93,21 +102,31 @@ pub(super) fn places(file: &[&[u8]], hunks: &[Hunk<'_>]) -> Result<Vec<Place>, V
     if failures.is_empty() { Ok(places) } else { Err(failures) }
 }
 
-fn place(file: &[&[u8]], hunk: &Hunk<'_>, expected: &[usize], after: usize) -> Result<Place, Reason> {
+fn place(
+    file: &[&[u8]],
+    hunk: &Hunk<'_>,
+    expected: &[usize],
+    after: usize,
+    taken: &Taken,
+) -> Result<Place, Reason> {
+    let starts = anchor::starts(file, &hunk.anchors, after)?;
     let old: Vec<Line<'_>> = hunk.lines.iter().filter(|line| line.kind != LineKind::Add).copied().collect();
     if old.is_empty() {
-        // Nothing to look for: only an empty file, or an exact header, says where it belongs.
+        // Nothing to look for: only an empty file, its end, or an exact header, says where it belongs.
+        if hunk.at_end {
+            return Ok(Place { at: file.len(), skip_front: 0, skip_back: 0, covers: 0 });
+        }
         let sure =
             if file.is_empty() { Some(0) } else { hunk.old_start.and_then(|_| expected.first().copied()) };
         let zero = hunk.header.split(' ').nth(1).is_some_and(|range| range.ends_with(",0"));
         let at = sure.filter(|at| file.is_empty() || (zero && *at <= file.len())).ok_or(Reason::NoContext)?;
         return Ok(Place { at, skip_front: 0, skip_back: 0, covers: 0 });
     }
-    let context = |line: &&Line<'_>| line.kind == LineKind::Context;
+    let context = |line: &&Line<'_>| line.kind == LineKind::Context && !line.unmarked;
     let front = hunk.lines.iter().take_while(context).count();
     let back = hunk.lines.iter().rev().take_while(context).count();
     let mut tried = None;
-    for fuzz in 0..=MAX_FUZZ {
+    for fuzz in 0..=if hunk.whole { 0 } else { MAX_FUZZ } {
         let (skip_front, skip_back) = (front.min(fuzz), back.min(fuzz));
         if skip_front + skip_back >= old.len() || tried == Some((skip_front, skip_back)) {
             break;
@@ -120,7 +139,18 @@ fn place(file: &[&[u8]], hunk: &Hunk<'_>, expected: &[usize], after: usize) -> R
         }
         for closeness in CLOSENESS {
             let expected = expected.iter().map(|at| at + skip_front);
-            match search(file, wanted, closeness, expected, after) {
+            let found = if hunk.at_end {
+                let at = file.len().checked_sub(wanted.len());
+                at.filter(|at| {
+                    starts.first().is_none_or(|start| start <= at) && fits(file, wanted, closeness, *at)
+                })
+                .map_or(Found::None, Found::At)
+            } else if starts.is_empty() {
+                search(file, wanted, closeness, expected, after)
+            } else {
+                led(file, wanted, closeness, &starts, taken)
+            };
+            match found {
                 Found::At(at) => return Ok(Place { at, skip_front, skip_back, covers: wanted.len() }),
                 Found::Several(lines) => return Err(Reason::Ambiguous { lines }),
                 Found::None => {}
@@ -129,6 +159,17 @@ fn place(file: &[&[u8]], hunk: &Hunk<'_>, expected: &[usize], after: usize) -> R
     }
     if let Some(line) = applied_already(file, hunk, expected) {
         return Err(Reason::AlreadyApplied { line });
+    }
+    if hunk.at_end || !starts.is_empty() {
+        let line = match search(file, &old, Closeness::Trailing, std::iter::empty(), 0) {
+            Found::At(at) => Some(at + 1),
+            Found::Several(lines) => lines.first().copied(),
+            Found::None => None,
+        };
+        if let Some(line) = line {
+            let after = starts.first().filter(|_| !hunk.at_end).map(|start| start + 1);
+            return Err(Reason::Elsewhere { line, after });
+        }
     }
     Err(Reason::NotFound { nearest: nearest(file, &old, expected.first().copied()) })
 }
@@ -166,6 +207,44 @@ fn search(
     Found::None
 }
 
+/// Looks for what the anchors lead to. One that is next to the letter has to be next also where white space at line ends
+/// is left out: that does not tell which of two is meant.
+fn led(file: &[&[u8]], wanted: &[Line<'_>], closeness: Closeness, starts: &[usize], taken: &Taken) -> Found {
+    match (next(file, wanted, closeness, starts, taken), closeness) {
+        (Found::At(at), Closeness::Exact | Closeness::LineEnds) => {
+            match next(file, wanted, Closeness::Trailing, starts, taken) {
+                Found::At(other) if other != at => Found::Several(vec![at.min(other) + 1, at.max(other) + 1]),
+                found => found,
+            }
+        }
+        (found, _) => found,
+    }
+}
+
+/// Looks for the next place from each of `starts`. It must be the same from all of them.
+fn next(file: &[&[u8]], wanted: &[Line<'_>], closeness: Closeness, starts: &[usize], taken: &Taken) -> Found {
+    let fits = |at: &usize| fits(file, wanted, closeness, *at);
+    // What another hunk changes already is not meant, unless there is nothing else.
+    let free = |at: &usize| {
+        fits(at) && Place { at: *at, skip_front: 0, skip_back: 0, covers: wanted.len() }.is_free(taken)
+    };
+    let mut places: Vec<usize> = Vec::new();
+    for start in starts {
+        if places.last().is_some_and(|last| last >= start) {
+            continue;
+        }
+        match (*start..file.len()).find(free) {
+            Some(at) if places.len() < 5 => places.push(at),
+            _ => break,
+        }
+    }
+    match &places[..] {
+        [] => (starts[0]..file.len()).find(fits).map_or(Found::None, Found::At),
+        [at] => Found::At(*at),
+        _ => Found::Several(places.iter().map(|at| at + 1).collect()),
+    }
+}
+
 fn fits(file: &[&[u8]], wanted: &[Line<'_>], closeness: Closeness, at: usize) -> bool {
     let there = at.checked_add(wanted.len()).and_then(|end| file.get(at..end));
     there.is_some_and(|there| there.iter().zip(wanted).all(|(line, wanted)| same(line, wanted, closeness)))
@@ -179,7 +258,9 @@ fn same(line: &[u8], wanted: &Line<'_>, closeness: Closeness) -> bool {
             None => !wanted.newline && line == wanted.text,
         },
         Closeness::LineEnds => body(line) == body(wanted.text),
-        Closeness::Amount if wanted.kind == LineKind::Context => words(line).eq(words(wanted.text)),
+        Closeness::Amount if wanted.kind == LineKind::Context && !wanted.unmarked => {
+            words(line).eq(words(wanted.text))
+        }
         Closeness::Trailing | Closeness::Amount => line.trim_ascii_end() == wanted.text.trim_ascii_end(),
     }
 }

@@ -11,11 +11,29 @@ use crate::error::{CliError, print_json};
 /// Longest patch that is read; one that is longer is refused by its length.
 const MOST: u64 = pyro_core::patch::MAX_PATCH as u64 + 1;
 
+/// Words about what a patch may look like.
+const FORMATS: &str = "\
+Files are named by their path below /workspace, relative or absolute.
+
+A unified diff has --- and +++ lines, @@ lines and lines that begin with a space, - or +.
+
+A patch between *** Begin Patch and *** End Patch has any number of these:
+  *** Add File: PATH       lines that begin with + follow
+  *** Update File: PATH    hunks follow; first, if it moves, *** Move to: PATH
+  *** Delete File: PATH
+A hunk is an @@ line and lines that begin with a space, - or +. @@ alone says nothing; @@ and a line of the file says
+that the hunk is the next place after that line. *** End of File after a hunk says that it is the file's end.
+
+A hunk that fits in several places, or in none, is refused with the reason.
+
+Example:
+  git diff | pyro workspace patch apply repro --patch-file -";
+
 /// Change files of a running workspace by a patch
 #[derive(Subcommand)]
 pub enum Patch {
-    /// Apply a unified diff, as `git diff` writes it: all of it, or nothing
-    #[command(after_help = "Example:\n  git diff | pyro workspace patch apply repro --patch-file -")]
+    /// Apply a unified diff, as `git diff` writes it, or a `*** Begin Patch`: all of it, or nothing
+    #[command(after_help = FORMATS)]
     Apply {
         /// The workspace's id or name
         workspace_id: String,

@@ -57,7 +57,7 @@ pub fn tools() -> Vec<Tool> {
         ),
         Tool::new(
             "workspace_patch_apply",
-            "Apply a unified diff to one or more files; all of it, or nothing, with reasons by hunk.",
+            "Apply a unified diff or a `*** Begin Patch` to one or more files; all of it, or nothing, with reasons by hunk.",
             Destroys,
             Some(Edit),
             patch,
@@ -264,7 +264,7 @@ async fn write(host: Arc<Host>, input: WriteFile, _: Call) -> Result<FileWritten
 struct Apply {
     /// Its id or name
     workspace_id: String,
-    /// Unified diff, as `git diff` prints it; paths below /workspace
+    /// Unified diff, as `git diff` prints it, or `*** Begin Patch` ... `*** End Patch`; paths below /workspace
     patch: String,
 }
 

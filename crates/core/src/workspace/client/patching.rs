@@ -16,6 +16,7 @@ use crate::failure::FailureKind;
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::store::files_view::{PatchEntry, PatchSummary, Patched};
 use crate::workspace::store::paths::shown;
+use crate::workspace::store::record::WORKSPACE_PATH;
 use crate::workspace::store::view::EXECUTION_MODE;
 
 /// Files that are asked for at once.
@@ -37,12 +38,12 @@ impl Tree for Fetched {
 }
 
 impl Workspaces {
-    /// Applies a unified diff to the workspace's files: all of it, or nothing.
+    /// Applies a patch, in either format that [`patch::parse`] reads, to the workspace's files: all of it, or nothing.
     ///
     /// # Errors
     /// When it cannot be read, or does not fit: [`WorkspaceError::Rejected`] has the reasons, hunk by hunk.
     pub async fn apply_patch(&self, given: &str, text: &[u8]) -> Result<Patched, WorkspaceError> {
-        let patches = patch::parse(text)?;
+        let patches = patch::parse(text, Path::new(WORKSPACE_PATH))?;
         let running = self.running_guest(given).await?;
         // Two patches at once would each be applied to what the other is about to replace.
         let locking = running.home.clone();

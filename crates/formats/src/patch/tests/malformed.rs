@@ -12,13 +12,13 @@ fn each_kind_of_malformed_patch_says_what_is_wrong() {
     for (patch, part) in [
         ("".into(), "no unified diff"),
         ("please change line 3\n".into(), "no unified diff"),
-        ("*** Begin Patch\n*** Update File: f\n@@\n-a\n+b\n*** End Patch\n".into(), "line 3 of the patch"),
-        ("*** Begin Patch\n*** Add File: f\n+b\n*** End Patch\n".into(), "another tool"),
+        ("*** f\n--- f\n***************\n*** 1 ****\n! a\n--- 1 ----\n! b\n".into(), "a context diff"),
         ("@@ -1 +1 @@\n-a\n+b\n".into(), "before the two lines that name its file"),
         (format!("{names}some text\n"), "line 3 of the patch: a hunk header"),
         (format!("{names}@@ -1,2 +1,2 @@\n a\n b\n"), "neither adds nor removes"),
         (format!("{names}@@ -1,2 +1,2 @@\n"), "neither adds nor removes"),
-        (format!("{names}@@ -1,3 +1,3 @@\n a\nb\n-c\n+d\n"), "line 5 of the patch: a line of a hunk begins"),
+        (format!("{names}@@ -1,4 +1,3 @@\n a\nb\n-c\n+d\n"), "line 5 of the patch: a line of a hunk begins"),
+        (format!("{names}@@\n a\nb\n-c\n+d\n"), "line 5 of the patch: a line of a hunk begins"),
         (
             format!("{names}@@\n a\n-c\n+d\n\nb\n+lost\n"),
             "line 9 of the patch: this looks like a line of a hunk",
@@ -49,9 +49,21 @@ fn each_kind_of_malformed_patch_says_what_is_wrong() {
 #[test]
 fn paths_that_lead_elsewhere_are_refused() {
     let long = format!("a/{}", "x/".repeat(1950));
+    // The dialect has no prefixes, and no quotes.
+    let unquoted = |name: &str| match name.strip_prefix("a/") {
+        Some(rest) => rest.to_owned(),
+        None => name.trim_matches('"').replacen("a/x\\000", "x\0", 1),
+    };
     let wide = format!("a/{}", "x".repeat(256));
     for (name, part) in [
         ("/etc/passwd", "absolute"),
+        ("/", "absolute"),
+        ("/work", "absolute"),
+        ("/workspaces/f", "absolute"),
+        ("/workspace", "itself"),
+        ("/workspace/", "itself"),
+        ("/workspace/../etc/passwd", "goes up"),
+        ("/workspace/x/", "a directory"),
         ("a/../../etc/passwd", "goes up"),
         ("a/..", "goes up"),
         ("a/x/../y", "goes up"),
@@ -68,6 +80,8 @@ fn paths_that_lead_elsewhere_are_refused() {
             format!("--- /dev/null\n+++ {new}\n@@ -0,0 +1 @@\n+b\n"),
             format!("--- {name}\n+++ /dev/null\n@@ -1 +0,0 @@\n-b\n"),
             format!("diff --git a/f b/f\nrename from f\nrename to {}\n", name.replacen("a/", "", 1)),
+            format!("*** Begin Patch\n*** Delete File: {}\n*** End Patch\n", unquoted(name)),
+            format!("*** Begin Patch\n*** Update File: f\n*** Move to: {}\n*** End Patch\n", unquoted(name)),
         ] {
             assert!(why(&patch).contains(part), "{patch:?}: {}", why(&patch));
         }
@@ -86,6 +100,14 @@ fn sizes_are_bounded() {
 }
 
 proptest::proptest! {
+    #[test]
+    fn nothing_of_the_dialect_makes_it_panic(lines in proptest::collection::vec("(\\*\\*\\* (Add File:|Update File:|Delete File:|Move to:|End of File|End Patch|Begin Patch)|@@|[ +-]|\\\\ |)( f| g|f|x|\r|/workspace/f| )?", 0..14)) {
+        let patch = format!("*** Begin Patch\n{}\n*** End Patch\n", lines.join("\n"));
+        if let Ok(patches) = parse(patch.as_bytes()) {
+            let _ = apply(&patches, &tree(&[("f", "x\nx\n \nf\n"), ("g", "")]));
+        }
+    }
+
     #[test]
     fn nothing_makes_it_panic(lines in proptest::collection::vec("(diff --git |--- |\\+\\+\\+ |@@ -1,2 \\+1,2 @@|rename from |[ +-]|\\\\ |)(a/f|b/f|\"a|/dev/null|\r|x| )?", 0..14)) {
         let patch = lines.join("\n");

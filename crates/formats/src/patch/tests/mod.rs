@@ -1,5 +1,6 @@
 //! Patches as git writes them, as language models write them, and as nobody should.
 
+mod dialect;
 mod git;
 mod malformed;
 mod placing;
@@ -11,6 +12,13 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use super::*;
+
+/// Path of the trees here.
+const ROOT: &str = "/workspace";
+
+fn parse(patch: &[u8]) -> Result<Vec<FilePatch<'_>>, PatchError> {
+    super::parse(patch, Path::new(ROOT))
+}
 
 type Files = BTreeMap<PathBuf, Node>;
 

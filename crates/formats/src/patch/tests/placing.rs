@@ -97,12 +97,13 @@ fn every_failing_hunk_is_told_with_what_is_nearest() {
     assert_eq!(
         rejected.to_string(),
         "the patch does not apply, and nothing was changed\n\
-         f: hunk 1 (@@ -2,3 +2,3 @@): the file has no such lines; the nearest place differs at line 3, where the hunk \
+         f: hunk 1 (@@ -2,3 +2,3 @@), line 3 of the patch: the file has no such lines; the nearest place differs at line 3, where the hunk \
          has\n  |     let b = 3;\nthe file has, from line 1:\n  | fn main() {\n  |     let a = 1;\n  |     let b = 2;\n  |     \
          print(a, b);\n  | }\n  | line 1\n\
-         f: hunk 3 (@@ -16,2 +16,2 @@ here): the file has no such lines; the nearest place differs at line 16, where \
+         f: hunk 3 (@@ -16,2 +16,2 @@ here), line 12 of the patch: the file has no such lines; the nearest place differs at line 16, where \
          the hunk has\n  | line_11\nthe file has, from line 14:\n  | line 9\n  | line 10\n  | line 11\n  | line 12\n  | line \
-         13\n  | line 14\nnowhere: there is no such file"
+         13\n  | line 14\nnowhere, line 16 of the patch: there is no such file; name one that is \
+         there, or create it"
     );
 }
 

@@ -19,6 +19,15 @@ fn the_usual_ways_to_name_a_file() {
         "--- f.orig\n+++ f\n",
         "--- a/f\t2024-01-01 00:00:00\n+++ b/f\t2024-01-02 00:00:00\n",
         "--- \"a/\\146\"\n+++ \"b/f\"\n",
+        "--- /workspace/f\n+++ /workspace/f\n",
+        "--- a/f\n+++ /workspace/f\n",
+        "--- /workspace/f\n+++ b/f\n",
+        "--- a//workspace/f\n+++ b//workspace/f\n",
+        "--- /workspace/f.orig\n+++ /workspace/f\n",
+        "--- \"/workspace/f\"\n+++ //workspace/./f\t2024-01-02\n",
+        "diff --git /workspace/f /workspace/f\n--- /workspace/f\n+++ /workspace/f\n",
+        "diff --git a/workspace/f b/workspace/f\n--- /workspace/f\n+++ /workspace/f\n",
+        "diff --git a//workspace/f b//workspace/f\n",
         "diff --git a/f b/f\nindex 123..456 100644\n--- a/f\n+++ b/f\n",
         "diff --git f f\n--- f\n+++ f\n",
         "diff --git a/f b/f\n",
@@ -28,6 +37,36 @@ fn the_usual_ways_to_name_a_file() {
         let patch = format!("{names}@@ -2,3 +2,3 @@ fn x()\n two\n-three\n+3\n four\n");
         assert_eq!(edited(BEFORE, &patch), AFTER, "{names}");
     }
+}
+
+#[test]
+fn a_path_from_the_root_is_meant_as_it_is() {
+    let names = |path: &str| format!("--- {path}\n+++ {path}\n@@ -1 +1 @@\n-x\n+z\n");
+    let before = tree(&[("f", "x\n"), ("workspace/f", "x\n")]);
+    let changed = |path: &str| {
+        let after = patched(before.clone(), names(path));
+        after.into_iter().find(|(path, node)| before[path] != *node).map(|(path, _)| path).unwrap()
+    };
+    assert_eq!(changed("/workspace/f"), Path::new("f"));
+    assert_eq!(changed("/workspace/workspace/f"), Path::new("workspace/f"));
+    // A relative one that begins with the root's name is below it.
+    assert_eq!(changed("workspace/f"), Path::new("workspace/f"));
+    assert_eq!(changed("a/workspace/f"), Path::new("workspace/f"));
+    // No prefix is looked for in it.
+    let rejected = apply(&parse(names("/workspace/a/f").as_bytes()).unwrap(), &before).unwrap_err();
+    assert_eq!(
+        (&rejected.rejections[0].path, &rejected.rejections[0].reason),
+        (&"a/f".into(), &Reason::Missing)
+    );
+    assert_eq!(paths(&parse(names("/workspace/a/f").as_bytes()).unwrap()), [PathBuf::from("a/f")].into());
+    let one = |patch: &str| parse(patch.as_bytes()).unwrap().remove(0).action;
+    for git in ["", "diff --git a/workspace/a/n b/workspace/a/n\nnew file mode 100644\n"] {
+        let patch = format!("{git}--- /dev/null\n+++ /workspace/a/n\n@@ -0,0 +1 @@\n+x\n");
+        assert_eq!(one(&patch), Action::Create("a/n".into()), "{patch}");
+    }
+    assert_eq!(one("--- /workspace/f\n+++ /dev/null\n@@ -1 +0,0 @@\n-x\n"), Action::Delete("f".into()));
+    let patch = "diff --git a/f b/g\nrename from /workspace/f\nrename to /workspace/d/g\n";
+    assert_eq!(one(patch), Action::Rename { from: "f".into(), to: "d/g".into() });
 }
 
 #[test]
@@ -98,6 +137,36 @@ fn context_whose_space_was_trimmed_is_context() {
     assert_eq!(edited("one\n\ntwo\n\n", patch), "one\n\n2\n\n");
     let patch = "--- a/f\n+++ b/f\n@@\n one\n\n-two\n+2\n\n@@\n three\n-four\n+4\n";
     assert_eq!(edited("one\n\ntwo\n\nthree\nfour\n", patch), "one\n\n2\n\nthree\n4\n");
+}
+
+#[test]
+fn context_that_lost_its_space_is_context_where_counts_and_file_have_it_so() {
+    let names = "--- a/f\n+++ b/f\n";
+    for hunk in [
+        "@@ -1,5 +1,5 @@\none\ntwo\n-three\n+3\nfour\nfive\n",
+        "@@ -2,3 +2,3 @@\n two\n-three\n+3\nfour\n",
+        "@@ -2,3 +2,3 @@ fn x()\ntwo\n-three\n+3\n four\n\nThat is all.\n",
+        // Where it belongs is found as for any hunk.
+        "@@ -4,3 +4,3 @@\ntwo\n-three\n+3\nfour\n",
+    ] {
+        assert_eq!(edited(BEFORE, &format!("{names}{hunk}")), AFTER, "{hunk}");
+    }
+    // Also after a blank line, which alone would end the hunk.
+    let patch = format!("{names}@@ -1,4 +1,4 @@\n one\n\ntwo\n-three\n+3\n");
+    assert_eq!(edited("one\n\ntwo\nthree\n", &patch), "one\n\ntwo\n3\n");
+    // Neither white space nor anything else of it may differ, and it is not left out at the ends.
+    for lost in ["2\n-three\n+3\n four\n", "t wo\n-three\n+3\n four\n", " two\n-three\n+3\nFOUR\n"] {
+        let hunk = format!("{names}@@ -2,3 +2,3 @@\n{lost}");
+        assert!(matches!(refused(BEFORE, &hunk)[0].reason, Reason::NotFound { .. }), "{lost}");
+    }
+    // Prose after the last hunk is prose, though the counts would take it.
+    let patch = format!("{names}@@ -2,5 +2,5 @@\n two\n-three\n+3\n four\n\nDone.\n");
+    assert_eq!(edited(BEFORE, &patch), AFTER);
+    // So is the next file.
+    let patch = format!(
+        "{names}@@ -2,5 +2,6 @@\n two\n-three\n+3\n four\ndiff --git a/g b/g\n--- a/g\n+++ b/g\n@@ -1 +1 @@\n-x\n+y\n"
+    );
+    assert_eq!(patched(tree(&[("f", BEFORE), ("g", "x\n")]), patch), tree(&[("f", AFTER), ("g", "y\n")]));
 }
 
 #[test]
