@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use std::path::Path;
 
 use libfuzzer_sys::fuzz_target;
-use pyro_formats::disk::{DiskError, Ext4, InodeKind, Merged};
+use pyro_formats::disk::{Budget, DiskError, Ext4, InodeKind, Merged};
 use pyro_fuzz::Input;
 use pyro_fuzz::image::{ALL, Changed};
 
@@ -14,9 +14,11 @@ use pyro_fuzz::image::{ALL, Changed};
 const FILES: usize = 60;
 /// Bytes that are read of a file, and that a copy of one is let have.
 const CONTENT: usize = 20_000;
+/// Steps that all questions about one image may take: what the images cost before they are changed, some times over.
+const WORK: u64 = 200_000;
 
-fn ask(image: &File) -> Result<(), DiskError> {
-    let open = || Ext4::open(image.try_clone().unwrap());
+fn ask(image: &File, budget: &Budget) -> Result<(), DiskError> {
+    let open = || Ext4::open(image.try_clone().unwrap(), budget);
     let (ext4, merged) = (open()?, Merged::new(open()?, open()?)?);
     let mut found = Vec::new();
     let listed = merged.list(Path::new("/"), true, &mut |file| {
@@ -71,7 +73,7 @@ fuzz_target!(|bytes: &[u8]| {
     let mut input = Input::new(bytes);
     let index = usize::from(input.byte()) % ALL;
     let image = Changed::new(index, false, &mut input);
-    let asked = ask(&image.open());
+    let asked = ask(&image.open(), &Budget::new(WORK));
     if bytes.len() <= 1 {
         asked.unwrap();
     }

@@ -121,6 +121,10 @@ pub fn for_people(hint: &Hint) -> String {
             "start the workspace, whose kernel may repair the disk, or reset it to a snapshot"
         }
         Hint::ListDirectoryAbove => "list the directory above it to see what is there",
+        Hint::ReadLessOfDisk => {
+            "ask for less at once, such as one directory and not all below it; `pyro workspace disk export` writes the \
+             whole image out for other tools"
+        }
         Hint::FreeHostSpace => "free space there, or export to another file system",
         Hint::AnotherHostName => "choose another name, or remove that file first",
         Hint::WriteUnifiedDiff => {

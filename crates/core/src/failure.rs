@@ -163,7 +163,8 @@ impl FailureKind {
             DiskError::NotADirectory { .. } => Self::NotDirectory,
             DiskError::NotAFile { .. } => Self::NotRegular,
             DiskError::Loop { .. } => Self::InvalidArgument,
-            DiskError::TooMany { .. } => Self::TooLarge,
+            DiskError::TooMany { .. } | DiskError::TooMuchWork { .. } => Self::TooLarge,
+            DiskError::Cancelled => Self::Cancelled,
             DiskError::Output { source, .. } => Self::of_host_file(source),
             DiskError::Io { .. }
             | DiskError::NotExt4

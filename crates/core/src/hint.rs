@@ -188,6 +188,8 @@ hints! {
     RepairDisk,
     /// List the directory above the path.
     ListDirectoryAbove,
+    /// Ask for less of a disk in one call, or export it and look at it with other tools.
+    ReadLessOfDisk,
     /// Free space on the host, or export to another file system.
     FreeHostSpace,
     /// Choose another name on the host, or remove the file of that name.
@@ -262,6 +264,7 @@ impl From<DiskHint> for Hint {
         match hint {
             DiskHint::Repair => Self::RepairDisk,
             DiskHint::ListAbove => Self::ListDirectoryAbove,
+            DiskHint::LessAtOnce => Self::ReadLessOfDisk,
             DiskHint::FreeSpace => Self::FreeHostSpace,
             DiskHint::AnotherName => Self::AnotherHostName,
         }

@@ -132,6 +132,10 @@ pub fn for_models(hint: &Hint) -> String {
             "`workspace_start` lets the workspace's kernel repair the disk, `workspace_reset` goes back to a snapshot"
         }
         Hint::ListDirectoryAbove => "`workspace_disk_list` of the directory above it shows what is there",
+        Hint::ReadLessOfDisk => {
+            "ask for less at once, such as `workspace_disk_list` without `recursive`; `workspace_disk_export` writes the \
+             whole image out for other tools"
+        }
         Hint::FreeHostSpace => "free space there, or name an `output_path` on another file system",
         Hint::AnotherHostName => "choose another name, or remove that file first",
         Hint::WriteUnifiedDiff => {

@@ -31,6 +31,7 @@ pub(super) fn find(volume: &Volume, inode: &Inode, logical: u64) -> Result<Run, 
     if logical >= MAX_BLOCKS {
         return Ok(Run { physical: None, blocks: u64::MAX - logical });
     }
+    volume.budget().spend(1)?;
     let run = if inode.flags & FLAG_EXTENTS != 0 {
         find_extent(volume, inode, logical)?
     } else {

@@ -14,6 +14,8 @@ const MAX_BYTES: u64 = 1 << 30;
 const HEADER: usize = 8;
 /// Bytes of the parent's number, which an inline directory has in place of `.` and `..`.
 const INLINE_HEADER: usize = 4;
+/// Bytes of entries that are looked through in one step.
+const SCANNED: usize = 1024;
 
 /// A name in a directory.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -30,6 +32,7 @@ pub(super) fn entries(image: &Ext4, directory: &Inode) -> Result<Vec<Entry>, Dis
         if found.len() == MAX_NAMES {
             return Err(DiskError::TooMany { what: "names in a directory", limit: MAX_NAMES as u64 });
         }
+        image.volume().budget().spend(1)?;
         found.push(Entry { name: name.to_vec(), inode });
         Ok(true)
     })?;
@@ -91,6 +94,7 @@ fn each(image: &Ext4, directory: &Inode, take: Take<'_>) -> Result<(), DiskError
 /// Passes the entries of one block to `take`. Returns whether that wants more.
 fn scan(image: &Ext4, directory: &Inode, bytes: &[u8], take: Take<'_>) -> Result<bool, DiskError> {
     let superblock = image.volume().superblock();
+    image.volume().budget().spend(bytes.len().div_ceil(SCANNED) as u64)?;
     let mut at = 0;
     while at < bytes.len() {
         let entry = bytes.get(at..).unwrap_or_default();

@@ -1,5 +1,6 @@
 //! Failures of reading an image, said so that a person can act on it.
 
+use std::fmt;
 use std::io;
 use std::path::{Path, PathBuf};
 
@@ -38,6 +39,17 @@ pub enum DiskError {
         /// Largest count that is let through.
         limit: u64,
     },
+    /// What was asked for takes more work than a call may cost: of a disk that was made so, or of a very large one.
+    #[error("{reading} takes more than {limit} steps, which is more work than one call may cost")]
+    TooMuchWork {
+        /// What was being read.
+        reading: Reading,
+        /// Steps that the call was allowed, as [`Budget`](super::Budget) counts them.
+        limit: u64,
+    },
+    /// Nobody wants the result any more.
+    #[error("reading the disk image was cancelled")]
+    Cancelled,
     /// The tree has no such path.
     #[error("the disk has no {}", .path.display())]
     NotFound {
@@ -75,6 +87,30 @@ pub enum DiskError {
     },
 }
 
+/// Part of a disk whose reading took too much work.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Reading {
+    /// Something in the image.
+    Image,
+    /// The journal, which is replayed when an image is opened.
+    Journal,
+    /// The list of deleted files, which an export frees.
+    Deleted,
+    /// A file or directory of the tree.
+    Path(PathBuf),
+}
+
+impl fmt::Display for Reading {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Image => f.write_str("reading the disk image"),
+            Self::Journal => f.write_str("replaying the journal of the disk image"),
+            Self::Deleted => f.write_str("freeing the deleted files of the disk image"),
+            Self::Path(path) => write!(f, "reading {} on the disk", path.display()),
+        }
+    }
+}
+
 /// An action that may help after a [`DiskError`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum DiskHint {
@@ -82,6 +118,8 @@ pub enum DiskHint {
     Repair,
     /// List the directory above the path.
     ListAbove,
+    /// Read a smaller part in one call, or export the disk and look at it with other tools.
+    LessAtOnce,
     /// Free space, or export to another file system.
     FreeSpace,
     /// Choose another name, or remove the file that has it.
@@ -94,6 +132,11 @@ impl DiskError {
     pub fn hint(&self) -> Option<DiskHint> {
         match self {
             Self::Damaged { .. } | Self::TooMany { .. } | Self::Unsupported { .. } => Some(DiskHint::Repair),
+            // Neither can be asked for in parts.
+            Self::TooMuchWork { reading: Reading::Journal | Reading::Deleted, .. } => Some(DiskHint::Repair),
+            Self::TooMuchWork { reading: Reading::Image | Reading::Path(_), .. } => {
+                Some(DiskHint::LessAtOnce)
+            }
             Self::NotFound { .. } => Some(DiskHint::ListAbove),
             Self::Output { source, .. } if source.kind() == io::ErrorKind::StorageFull => {
                 Some(DiskHint::FreeSpace)
@@ -104,6 +147,7 @@ impl DiskError {
             Self::Output { .. }
             | Self::Io { .. }
             | Self::NotExt4
+            | Self::Cancelled
             | Self::NotADirectory { .. }
             | Self::NotAFile { .. }
             | Self::Loop { .. } => None,
@@ -112,6 +156,16 @@ impl DiskError {
 
     pub(super) fn damaged(what: impl Into<String>) -> Self {
         Self::Damaged { what: what.into() }
+    }
+
+    /// Says what was being read, where that was not said yet.
+    pub(super) fn reading(self, what: impl FnOnce() -> Reading) -> Self {
+        match self {
+            Self::TooMuchWork { reading: Reading::Image, limit } => {
+                Self::TooMuchWork { reading: what(), limit }
+            }
+            other => other,
+        }
     }
 
     pub(super) fn read(source: io::Error) -> Self {

@@ -11,11 +11,12 @@ use rustix::fs::{AtFlags, CWD, Mode, OFlags};
 use tempfile::TempPath;
 
 use super::bytes::{crc, join, le16, le32, put};
+use super::error::Reading;
 use super::superblock::{self, METADATA_CSUM, RECOVER};
 use super::volume::Volume;
-use super::{DiskError, Ext4, orphan};
+use super::{Budget, DiskError, Ext4, orphan};
 use crate::hostfs::HostPath;
-use crate::hostfs::copy_sparse;
+use crate::hostfs::copy_sparse_asking;
 
 /// Prefix of the name of a copy that is not whole yet.
 const PREFIX: &str = ".pyro-export-";
@@ -35,15 +36,21 @@ pub struct Exported {
 
 /// Writes a copy of `image` to `to`, readable by the owner only. It shares its blocks with `image` where the file
 /// system can do that. Nothing is at `to` before all of it is, on disk; a file that was there stays as it is when
-/// this fails, and is replaced when `replace` is set.
+/// this fails, and is replaced when `replace` is set. What is read of the journal and the deleted files comes out of
+/// `budget`, the copy of the bytes does not; cancelling ends either.
 ///
 /// # Errors
 /// When the image cannot be read or is damaged, `to` is there already and not to be replaced, or cannot be written.
-pub fn export(image: &File, to: impl Into<HostPath>, replace: bool) -> Result<Exported, DiskError> {
+pub fn export(
+    image: &File,
+    to: impl Into<HostPath>,
+    replace: bool,
+    budget: &Budget,
+) -> Result<Exported, DiskError> {
     let held = to.into();
     let (to, shown) = (held.path(), held.shown());
     let output = |doing| DiskError::output(shown, doing);
-    let source = Ext4::open(image.try_clone().map_err(DiskError::read)?)?;
+    let source = Ext4::open(image.try_clone().map_err(DiskError::read)?, budget)?;
     let exists = to.symlink_metadata().is_ok();
     if exists && !replace {
         return Err(output("written")(io::ErrorKind::AlreadyExists.into()));
@@ -53,10 +60,17 @@ pub fn export(image: &File, to: impl Into<HostPath>, replace: bool) -> Result<Ex
         _ => Path::new("."),
     };
     let (copy, named) = unnamed(dir).map_err(output("made"))?;
-    copy_sparse(image, &copy).map_err(output("written"))?;
-    let replayed = replay(source.volume(), &copy, shown)?;
-    let recovered = Ext4::open(copy.try_clone().map_err(output("read"))?)?;
-    let orphans = orphan::free(&recovered, &copy, shown)?;
+    let go_on = || match budget.is_cancelled() {
+        true => Err(io::ErrorKind::Interrupted.into()),
+        false => Ok(()),
+    };
+    copy_sparse_asking(image, &copy, go_on).map_err(|error| match budget.is_cancelled() {
+        true => DiskError::Cancelled,
+        false => output("written")(error),
+    })?;
+    let replayed = replay(source.volume(), &copy, shown).map_err(|e| e.reading(|| Reading::Journal))?;
+    let recovered = Ext4::open(copy.try_clone().map_err(output("read"))?, budget)?;
+    let orphans = orphan::free(&recovered, &copy, shown).map_err(|e| e.reading(|| Reading::Deleted))?;
     copy.sync_all().map_err(output("written"))?;
     name(&copy, named, dir, to, replace).map_err(output("written"))?;
     File::open(dir).and_then(|dir| dir.sync_all()).map_err(output("written"))?;

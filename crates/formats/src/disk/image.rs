@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::blocks::{self, Run};
 use super::inode::{self, FLAG_INLINE, Inode, InodeKind, MAP};
 use super::volume::Volume;
-use super::{DiskError, Entry, dir, xattr};
+use super::{Budget, DiskError, Entry, dir, xattr};
 
 /// Bytes of a symbolic link's target, at the most: `PATH_MAX`.
 const MAX_TARGET: u64 = 4096;
@@ -20,13 +20,14 @@ pub struct Ext4 {
 }
 
 impl Ext4 {
-    /// Opens an image for reading. Takes memory for its journal, where that must be replayed: at the most some 50 MiB.
+    /// Opens an image for reading; this and all that is read of it comes out of `budget`. Takes memory for its journal,
+    /// where that must be replayed: at the most some 50 MiB.
     ///
     /// # Errors
     /// When it cannot be read, is no ext4 file system, uses features that are not known here, is shorter than it
-    /// claims to be, or its journal is damaged.
-    pub fn open(image: File) -> Result<Self, DiskError> {
-        Ok(Self { volume: Volume::open(image)? })
+    /// claims to be, or its journal is damaged. Then and from every other method, when the budget is spent or cancelled.
+    pub fn open(image: File, budget: &Budget) -> Result<Self, DiskError> {
+        Ok(Self { volume: Volume::open(image, budget.clone())? })
     }
 
     pub(super) fn volume(&self) -> &Volume {

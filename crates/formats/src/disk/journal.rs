@@ -254,6 +254,7 @@ impl<'a> Log<'a> {
                     return Err(DiskError::damaged("its journal revokes more than it can"));
                 }
                 let records = block.get(HEADER + 4..used).unwrap_or_default();
+                self.volume.budget().spend(records.len() as u64 / 4)?;
                 for record in records.chunks_exact(if self.wide { 8 } else { 4 }) {
                     let number = if self.wide {
                         join(be32(record, 0), be32(record, 4))
@@ -287,6 +288,7 @@ impl<'a> Log<'a> {
             let mut count = 0;
             for tag in self.tags(block) {
                 count += 1;
+                self.volume.budget().spend(1)?;
                 if revoked.get(&tag.block).is_some_and(|last| not_before(*last, sequence)) {
                     continue;
                 }

@@ -12,7 +12,7 @@
 
 use std::ops::Range;
 
-use super::{DiskError, Ext4, Inode, InodeKind, dir};
+use super::{Budget, DiskError, Ext4, Inode, InodeKind, dir};
 
 const OPAQUE: &[u8] = b"trusted.overlay.opaque";
 const REDIRECT: &[u8] = b"trusted.overlay.redirect";
@@ -229,6 +229,11 @@ impl Merged {
             return Err(DiskError::Unsupported { what: "overlayfs's metacopy".into() });
         }
         Ok(())
+    }
+
+    /// Work that may still be asked for.
+    pub(super) fn budget(&self) -> &Budget {
+        self.disk.volume().budget()
     }
 
     fn image(&self, node: &Node) -> &Ext4 {

@@ -5,6 +5,7 @@
 //!   export      one raw ext4 image, its journal replayed, its orphans freed             export, orphan
 //!   Ext4        one image: inodes, files, directories, attributes       image, inode, blocks, dir, xattr
 //!   Volume      bytes of the image as they are once the journal is replayed             volume, journal
+//!   Budget      what one call may cost, counted in work done                            budget
 //! ```
 //!
 //! The image of a VM that was killed has a journal that the kernel would replay when it mounts it. Here the replay
@@ -12,11 +13,14 @@
 //! never written to.
 //!
 //! Invariant: an image is hostile. Nothing that it says makes this panic, loop for ever, or take memory that has no
-//! bound: every count and length is checked before it is used, and what exceeds a bound is a typed error.
+//! bound: every count and length is checked before it is used, and what exceeds a bound is a typed error. All that a
+//! call does, however many objects it meets, comes out of the one [`Budget`] that its images were opened with; whatever
+//! reads or loops spends from it first.
 //!
 //! The caller sees to it that nobody writes to an image while it is read.
 
 mod blocks;
+mod budget;
 mod bytes;
 mod dir;
 mod error;
@@ -33,8 +37,9 @@ mod tree;
 mod volume;
 mod xattr;
 
+pub use budget::{Budget, CancelOnDrop};
 pub use dir::Entry;
-pub use error::{DiskError, DiskHint};
+pub use error::{DiskError, DiskHint, Reading};
 pub use export::{Exported, export};
 pub use image::Ext4;
 pub use inode::{Inode, InodeKind, Time};

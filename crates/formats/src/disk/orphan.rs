@@ -27,6 +27,8 @@ const DELETED_AT: usize = 0x14;
 const GENERATION: usize = 0x64;
 /// Orphans that are looked at.
 const MAX_ORPHANS: usize = 1 << 16;
+/// Blocks that are freed in one step.
+const FREED: u64 = 64;
 /// Block groups that are changed; with 4 KiB blocks, 512 GiB of disk.
 const MAX_GROUPS: usize = 1 << 12;
 
@@ -266,6 +268,7 @@ impl OrphanChanges<'_> {
         let Some(end) = end.filter(|_| first >= shape.first_data_block) else {
             return Err(outside());
         };
+        self.volume.budget().spend(1 + count / FREED)?;
         for block in first..end {
             let index = block - shape.first_data_block;
             let group = self.group(index / shape.blocks_per_group)?;

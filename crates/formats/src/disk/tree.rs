@@ -8,6 +8,8 @@ use std::os::unix::ffi::{OsStrExt as _, OsStringExt as _};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
 
+use super::error::Reading;
+use super::merged::Name;
 use super::{DiskError, InodeKind, Layer, Merged, Node};
 
 /// Symbolic links on the way to one file, at the most: as many as the kernel follows.
@@ -20,6 +22,8 @@ const MAX_PATH: usize = 64 << 10;
 const MAX_PENDING: usize = 1 << 20;
 /// Bytes copied at once.
 const CHUNK: u64 = 1 << 20;
+/// Bytes of a path that are put together in one step.
+const NAMED: usize = 4096;
 
 /// A file of a listing.
 #[derive(Debug, Clone)]
@@ -66,7 +70,8 @@ impl Merged {
         }
         // A directory is in one place only: one that is met again contains itself, or is in two.
         let mut met = HashSet::from([identity(&node)]);
-        let first = self.names(&node)?;
+        let asked = |path: &Path| Reading::Path(path.to_owned());
+        let first = self.names(&node).map_err(|error| error.reading(|| asked(&path)))?;
         let mut pending = first.len();
         let mut open = vec![(path, node, first.into_iter())];
         while let Some((above, directory, rest)) = open.last_mut() {
@@ -75,13 +80,10 @@ impl Merged {
                 continue;
             };
             pending -= 1;
-            let Some(node) = self.node(directory, &name)? else { continue };
-            let path = above.join(OsString::from_vec(name.name));
-            let target = match node.kind() {
-                InodeKind::Symlink => Some(OsString::from_vec(self.link_target(&node)?).into()),
-                _ => None,
-            };
-            if visit(Found { path: path.clone(), node: node.clone(), target }).is_break() {
+            let looked = self.look(above, directory, name);
+            let Some(found) = looked.map_err(|error| error.reading(|| asked(above)))? else { continue };
+            let (path, node) = (found.path.clone(), found.node.clone());
+            if visit(found).is_break() {
                 return Ok(());
             }
             if recursive && node.kind() == InodeKind::Directory {
@@ -89,7 +91,7 @@ impl Merged {
                     let what = format!("{} is a directory that is in two places", path.display());
                     return Err(DiskError::damaged(what));
                 }
-                let names = self.names(&node)?;
+                let names = self.names(&node).map_err(|error| error.reading(|| asked(&path)))?;
                 pending += names.len();
                 for (count, limit, what) in [
                     (open.len(), MAX_DEPTH, "directories within each other"),
@@ -106,6 +108,18 @@ impl Merged {
         Ok(())
     }
 
+    /// Looks at one name of a directory at `above`; `None` for what is hidden.
+    fn look(&self, above: &Path, directory: &Node, name: Name) -> Result<Option<Found>, DiskError> {
+        let length = above.as_os_str().len() + name.name.len();
+        self.budget().spend(length.div_ceil(NAMED) as u64)?;
+        let Some(node) = self.node(directory, &name)? else { return Ok(None) };
+        let target = match node.kind() {
+            InodeKind::Symlink => Some(OsString::from_vec(self.link_target(&node)?).into()),
+            _ => None,
+        };
+        Ok(Some(Found { path: above.join(OsString::from_vec(name.name)), node, target }))
+    }
+
     /// Reads at most `limit` bytes of a regular file from byte `offset` on. Links are followed.
     ///
     /// # Errors
@@ -117,7 +131,8 @@ impl Merged {
         }
         let left = node.inode().size().saturating_sub(offset);
         let mut content = vec![0; usize::try_from(left).unwrap_or(usize::MAX).min(limit)];
-        let length = self.read_at(&node, offset, &mut content)?;
+        let read = self.read_at(&node, offset, &mut content);
+        let length = read.map_err(|error| error.reading(|| Reading::Path(path.to_owned())))?;
         content.truncate(length);
         Ok(content)
     }
@@ -157,11 +172,16 @@ impl Merged {
     }
 
     fn resolve(&self, path: &Path, follow: bool) -> Result<(PathBuf, Node), DiskError> {
+        self.walk(path, follow).map_err(|error| error.reading(|| Reading::Path(path.to_owned())))
+    }
+
+    fn walk(&self, path: &Path, follow: bool) -> Result<(PathBuf, Node), DiskError> {
         let mut way: Vec<(Vec<u8>, Node)> = Vec::new();
         // Names still to go, the next one last.
         let mut todo = names(path.as_os_str().as_bytes());
         let mut links = 0;
         while let Some(name) = todo.pop() {
+            self.budget().spend(1)?;
             let here = way.last().map_or(self.root(), |(_, node)| node);
             if here.kind() != InodeKind::Directory {
                 return Err(DiskError::NotADirectory { path: joined(&way) });

@@ -4,10 +4,11 @@ use std::collections::BTreeMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt as _;
 
-use super::DiskError;
 use super::bytes::put;
+use super::error::Reading;
 use super::journal::{self, Recovery};
 use super::superblock::{self, Superblock};
+use super::{Budget, DiskError};
 
 /// Place in the journal of a block's newest content.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,10 +26,11 @@ pub(super) struct Volume {
     superblock: Superblock,
     newest: BTreeMap<u64, Source>,
     recovery: Option<Recovery>,
+    budget: Budget,
 }
 
 impl Volume {
-    pub(super) fn open(file: File) -> Result<Self, DiskError> {
+    pub(super) fn open(file: File, budget: Budget) -> Result<Self, DiskError> {
         let bytes = file.metadata().map_err(DiskError::read)?.len();
         let mut raw = [0; superblock::SIZE];
         if bytes < superblock::OFFSET + superblock::SIZE as u64 {
@@ -36,9 +38,10 @@ impl Volume {
         }
         file.read_exact_at(&mut raw, superblock::OFFSET).map_err(DiskError::read)?;
         let superblock = Superblock::parse(&raw, bytes)?;
-        let mut volume = Self { file, superblock, newest: BTreeMap::new(), recovery: None };
+        let mut volume = Self { file, superblock, newest: BTreeMap::new(), recovery: None, budget };
         if volume.superblock.needs_recovery() {
-            let (newest, recovery) = journal::recover(&volume)?;
+            let (newest, recovery) =
+                journal::recover(&volume).map_err(|error| error.reading(|| Reading::Journal))?;
             volume.newest = newest;
             volume.recovery = Some(recovery);
             volume.read_at(&mut raw, superblock::OFFSET)?;
@@ -53,6 +56,11 @@ impl Volume {
 
     pub(super) fn superblock(&self) -> &Superblock {
         &self.superblock
+    }
+
+    /// Work that whoever reads this may still ask for.
+    pub(super) fn budget(&self) -> &Budget {
+        &self.budget
     }
 
     /// Changes to the journal, where one was replayed.
@@ -72,9 +80,11 @@ impl Volume {
         if end.is_none_or(|end| end > self.superblock.blocks * size) {
             return Err(DiskError::damaged("something lies beyond its end"));
         }
+        self.budget.spend_reading(buffer.len())?;
         let (first, last) = (offset / size, (offset + buffer.len() as u64).div_ceil(size));
         self.file.read_exact_at(buffer, offset).map_err(DiskError::read)?;
         for (block, source) in self.newest.range(first..last) {
+            self.budget.spend_reading(size as usize)?;
             let begin = (block * size).max(offset);
             let end = ((block + 1) * size).min(offset + buffer.len() as u64);
             let mut content = vec![0; size as usize];

@@ -96,7 +96,7 @@ fn each(image: &Ext4, inode: &Inode, take: Take<'_>) -> Result<(), DiskError> {
     let body = inode.raw.get(begin..).unwrap_or_default();
     if inode.raw.len() > CLASSIC && le32(body, 0) == MAGIC {
         let region = body.get(4..).unwrap_or_default();
-        if !scan(inode, region, region, take)? {
+        if !scan(image, inode, region, region, take)? {
             return Ok(());
         }
     }
@@ -109,15 +109,22 @@ fn each(image: &Ext4, inode: &Inode, take: Take<'_>) -> Result<(), DiskError> {
         if le32(&block, 0) != MAGIC {
             return Err(broken(inode));
         }
-        scan(inode, &block, block.get(BLOCK_HEADER..).unwrap_or_default(), take)?;
+        scan(image, inode, &block, block.get(BLOCK_HEADER..).unwrap_or_default(), take)?;
     }
     Ok(())
 }
 
 /// `region` is what offsets of values count from, `entries` where the entries begin.
-fn scan(inode: &Inode, region: &[u8], entries: &[u8], take: Take<'_>) -> Result<bool, DiskError> {
+fn scan(
+    image: &Ext4,
+    inode: &Inode,
+    region: &[u8],
+    entries: &[u8],
+    take: Take<'_>,
+) -> Result<bool, DiskError> {
     let mut rest = entries;
     while le32(rest, 0) != 0 {
+        image.volume().budget().spend(1)?;
         let [name_length, index, ..] = *rest else { return Err(broken(inode)) };
         let length = ENTRY + usize::from(name_length);
         let Some(name) = rest.get(ENTRY..length) else { return Err(broken(inode)) };

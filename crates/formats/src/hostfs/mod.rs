@@ -5,4 +5,4 @@ mod host_path;
 mod sparse;
 
 pub use host_path::HostPath;
-pub use sparse::{copy_sparse, copy_sparse_ahead, dig_holes, next_data};
+pub use sparse::{copy_sparse, copy_sparse_ahead, copy_sparse_asking, dig_holes, next_data};

@@ -20,7 +20,20 @@ const STRIDE: u64 = 4 << 20;
 /// # Errors
 /// Whatever reading, writing or a full disk gives; `to` is then unusable.
 pub fn copy_sparse(from: &File, to: &File) -> io::Result<u64> {
-    copy(from, to, |_, _| ())
+    copy(from, to, |_, _| Ok(()))
+}
+
+/// Copies as [`copy_sparse`] does, for a caller that may give up: `go_on` is asked every few MiB, and its error ends the
+/// copy. A reflink is made at once.
+///
+/// # Errors
+/// As [`copy_sparse`], and those of `go_on`.
+pub fn copy_sparse_asking(
+    from: &File,
+    to: &File,
+    mut go_on: impl FnMut() -> io::Result<()>,
+) -> io::Result<u64> {
+    copy(from, to, |_, _| go_on())
 }
 
 /// Copies as [`copy_sparse`] does, for a caller that brings `to` to storage next: storage gets its work while there
@@ -34,6 +47,7 @@ pub fn copy_sparse_ahead(from: &File, to: &File) -> io::Result<u64> {
         // Without a thread for it the sync at the end has more to do.
         let ahead = ahead.get_or_insert_with(|| begin_writing(to).ok());
         let _ = ahead.as_ref().map(|ahead| ahead.send((start, end)));
+        Ok(())
     })
 }
 
@@ -68,8 +82,8 @@ fn begin_writing(file: &File) -> io::Result<Sender<(u64, u64)>> {
     Ok(tell)
 }
 
-/// Copies, and tells of each stretch that was.
-fn copy(from: &File, to: &File, mut done: impl FnMut(u64, u64)) -> io::Result<u64> {
+/// Copies, and tells of each stretch that was; an error of `done` ends it.
+fn copy(from: &File, to: &File, mut done: impl FnMut(u64, u64) -> io::Result<()>) -> io::Result<u64> {
     if rustix::fs::ioctl_ficlone(to, from).is_ok() {
         return Ok(0);
     }
@@ -85,7 +99,7 @@ fn copy(from: &File, to: &File, mut done: impl FnMut(u64, u64)) -> io::Result<u6
             at = stop;
             // Small ones together.
             if at - told >= STRIDE {
-                done(told, at);
+                done(told, at)?;
                 told = at;
             }
         }

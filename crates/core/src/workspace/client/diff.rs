@@ -9,7 +9,7 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 
 use futures::StreamExt as _;
-use pyro_formats::disk::{self, DiskError, Ext4, Merged, Node};
+use pyro_formats::disk::{self, Budget, DiskError, Ext4, Merged, Node};
 use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
 use pyro_formats::redact::Redactor;
 use pyro_formats::untrusted::Untrusted;
@@ -30,6 +30,9 @@ const AT_ONCE: usize = 4;
 const MOST_TEXT: usize = 64 << 20;
 /// Bytes that are compared at once.
 const PIECE: usize = 256 << 10;
+/// Steps of reading the baseline's disk that one diff may take. Each file is looked for by its path: as many of them as a
+/// guest can name, in one directory, take most of this.
+const WORK: u64 = 1 << 28;
 
 /// A path that differs from the baseline, or may: as the guest says, but for the path, which is checked before it is used.
 #[derive(Clone, Debug, PartialEq)]
@@ -124,6 +127,8 @@ impl Workspaces {
     pub async fn diff(&self, given: &str) -> Result<Diff, WorkspaceError> {
         let running = self.running_guest(given).await?;
         let record = super::read(&running.home, State::record).await?;
+        let budget = Budget::new(WORK);
+        let _call = budget.cancel_on_drop();
         let all = record.has_empty_baseline();
         let (changes, baseline) = if all {
             (running.everything().await?, None)
@@ -132,7 +137,7 @@ impl Workspaces {
             // The guest was asked a moment before its disk was kept: what was there then its disk says.
             let older = record.manifest.is_some();
             let baseline = match changes.iter().any(|change| older || change.before.is_some()) {
-                true => Some(Arc::new(self.baseline(&running.home, &record).await?)),
+                true => Some(Arc::new(self.baseline(&running.home, &record, &budget).await?)),
                 false => None,
             };
             if older {
@@ -179,12 +184,17 @@ impl Workspaces {
         })
     }
 
-    async fn baseline(&self, home: &Home, record: &Record) -> Result<Merged, WorkspaceError> {
-        let path = home.snapshot(BASELINE);
+    async fn baseline(
+        &self,
+        home: &Home,
+        record: &Record,
+        budget: &Budget,
+    ) -> Result<Merged, WorkspaceError> {
+        let (path, budget) = (home.snapshot(BASELINE), budget.clone());
         let base = self.environment(record)?.open_base()?;
         blocking(move || {
             let disk = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
-            Ok(Merged::new(Ext4::open(base)?, Ext4::open(disk)?)?)
+            Ok(Merged::new(Ext4::open(base, &budget)?, Ext4::open(disk, &budget)?)?)
         })
         .await
     }
@@ -228,19 +238,15 @@ impl RunningGuest {
             let status = ("added", kind_name(after.kind));
             return Ok(Some(entry(&path, status, (None, Some(after.mode)), rendered, &self.redactor)));
         }
-        let before = match change.before {
-            Some(state) => Some((old_node(baseline, &path)?, state)),
-            None => None,
-        };
         let same_size = matches!((change.before, change.after), (Some(a), Some(b)) if a.size == b.size);
-        let old = match &before {
-            Some((node, state)) => Some(read_old(baseline, node.clone(), *state).await?),
-            None => None,
+        let (node, old) = match change.before {
+            Some(state) => {
+                let (node, content) = read_old(baseline, &path, state).await?;
+                (node, Some(content))
+            }
+            None => (None, None),
         };
-        let compare = match &before {
-            Some((Some(node), _)) if change.touched && same_size => Some(node.clone()),
-            _ => None,
-        };
+        let compare = node.filter(|_| change.touched && same_size);
         let (new, equal) = match change.after {
             Some(state) => self.read_new(&path, state, baseline, compare).await?,
             None => (None, false),
@@ -437,33 +443,47 @@ async fn believe_disk(
 
 /// Where the baseline has `path` itself, and not something else that links on the way lead to.
 fn node_without_links(baseline: &Baseline, path: &Path) -> Result<Option<Node>, DiskError> {
-    let mut above: Vec<_> = path.ancestors().skip(1).filter(|above| *above != Path::new("")).collect();
-    while let Some(dir) = above.pop() {
-        if old_node(baseline, dir)?.is_none_or(|node| node.kind() != disk::InodeKind::Directory) {
-            return Ok(None);
-        }
+    let Some(tree) = baseline else { return Ok(None) };
+    let mut here = old_node(baseline, Path::new("."))?;
+    for name in path {
+        here = match here.filter(|node| node.kind() == disk::InodeKind::Directory) {
+            Some(directory) => tree.child(&directory, name.as_bytes())?,
+            None => return Ok(None),
+        };
     }
-    old_node(baseline, path)
+    Ok(here)
 }
 
+/// What the baseline has at `path`, where it has anything there, and its content.
 async fn read_old(
     baseline: &Baseline,
-    node: Option<Node>,
+    path: &Path,
     state: FileState,
-) -> Result<Content, WorkspaceError> {
-    let content = |bytes| Content { kind: kind(state.kind), mode: state.mode, bytes };
-    let (Some(baseline), Some(node)) = (baseline.clone(), node) else { return Ok(content(None)) };
-    let read = blocking(move || match state.kind {
+) -> Result<(Option<Node>, Content), WorkspaceError> {
+    let (baseline, path) = (baseline.clone(), path.to_owned());
+    blocking(move || {
+        let node = old_node(&baseline, &path)?;
+        let bytes = match (&baseline, &node) {
+            (Some(tree), Some(node)) => old_content(tree, node, state.kind)?,
+            _ => None,
+        };
+        Ok((node, Content { kind: kind(state.kind), mode: state.mode, bytes }))
+    })
+    .await
+}
+
+/// Content of a file or link; `None` where it is too long to be text, or there can be none.
+fn old_content(tree: &Merged, node: &Node, kind: FileKind) -> Result<Option<Vec<u8>>, DiskError> {
+    match kind {
         FileKind::File if node.inode().size() <= MAX_FILE as u64 => {
             let mut bytes = vec![0; usize::try_from(node.inode().size()).unwrap_or(MAX_FILE)];
-            let length = baseline.read_at(&node, 0, &mut bytes)?;
+            let length = tree.read_at(node, 0, &mut bytes)?;
             bytes.truncate(length);
             Ok(Some(bytes))
         }
-        FileKind::Link => Ok(baseline.link_target(&node).map(Some)?),
-        _ => Ok::<_, WorkspaceError>(None),
-    });
-    Ok(content(read.await?))
+        FileKind::Link => tree.link_target(node).map(Some),
+        _ => Ok(None),
+    }
 }
 
 /// Whether the baseline's file has `piece` at `at`.

@@ -5,7 +5,7 @@ use std::ops::ControlFlow;
 use std::os::unix::ffi::OsStrExt as _;
 use std::path::{Path, PathBuf};
 
-use pyro_formats::disk::{DiskError, Ext4, Found, InodeKind, Merged, export};
+use pyro_formats::disk::{Budget, DiskError, Ext4, Found, InodeKind, Merged, export};
 use pyro_formats::hostfs::HostPath;
 use pyro_formats::redact::Redactor;
 use pyro_formats::untrusted::Untrusted;
@@ -25,6 +25,10 @@ use crate::workspace::tree_pipe::{Worker, absolute};
 
 /// Most entries of a listing.
 const MOST: usize = 100_000;
+/// Bytes that the names and link targets of a listing may have together.
+const MOST_NAMED: usize = 64 << 20;
+/// Steps of reading that one call may take: [`MOST`] files of a real disk take a tenth, all of them some ten seconds.
+const WORK: u64 = 1 << 23;
 
 /// A disk that nobody writes to as long as this lives.
 struct QuietDisk {
@@ -42,6 +46,15 @@ enum DiskHold {
 /// A path from the root of the guest; one that does not begin with `/` is below the workspace.
 fn from_root(path: &Path) -> PathBuf {
     Path::new(WORKSPACE_PATH).join(path)
+}
+
+/// Reads images on a thread of its own, within the work that one call may cost; stops when nobody waits for it any more.
+async fn reading<T: Send + 'static>(
+    work: impl FnOnce(&Budget) -> Result<T, WorkspaceError> + Send + 'static,
+) -> Result<T, WorkspaceError> {
+    let budget = Budget::new(WORK);
+    let _call = budget.cancel_on_drop();
+    blocking(move || work(&budget)).await
 }
 
 impl Workspaces {
@@ -71,12 +84,12 @@ impl Workspaces {
     fn images(
         &self,
         quiet: &QuietDisk,
-    ) -> Result<impl FnOnce() -> Result<Merged, WorkspaceError> + use<>, WorkspaceError> {
+    ) -> Result<impl FnOnce(&Budget) -> Result<Merged, WorkspaceError> + use<>, WorkspaceError> {
         let base = self.environment(&quiet.record)?.open_base()?;
         let path = quiet.home.disk();
-        Ok(move || {
+        Ok(move |budget: &Budget| {
             let disk = File::open(&path).map_err(|e| WorkspaceError::file(&path, "opened", e))?;
-            Ok(Merged::new(Ext4::open(base)?, Ext4::open(disk)?)?)
+            Ok(Merged::new(Ext4::open(base, budget)?, Ext4::open(disk, budget)?)?)
         })
     }
 
@@ -84,7 +97,7 @@ impl Workspaces {
     /// only of `/workspace`.
     ///
     /// # Errors
-    /// When the workspace runs, there is no such path, or its disk is damaged.
+    /// When the workspace runs, there is no such path, or its disk is damaged or takes too much work to read.
     pub async fn list_disk(
         &self,
         given: &str,
@@ -96,11 +109,13 @@ impl Workspaces {
         let open = self.images(&quiet)?;
         let path = from_root(path);
         let shown = path.display().to_string();
-        let (entries, truncated) = blocking(move || {
-            let merged = open()?;
-            let (mut entries, mut truncated) = (Vec::new(), false);
+        let (entries, truncated) = reading(move |budget| {
+            let merged = open(budget)?;
+            let (mut entries, mut truncated, mut named) = (Vec::new(), false, 0);
             merged.list(&path, recursive, &mut |found| {
-                truncated = entries.len() >= MOST;
+                named += found.path.as_os_str().len();
+                named += found.target.as_ref().map_or(0, |target| target.as_os_str().len());
+                truncated = entries.len() >= MOST || named > MOST_NAMED;
                 if truncated {
                     return ControlFlow::Break(());
                 }
@@ -116,7 +131,7 @@ impl Workspaces {
     /// The first `max_bytes` of a file of a stopped workspace: as a payload, and byte for byte, but for its secrets.
     ///
     /// # Errors
-    /// When the workspace runs, the path is no regular file, or its disk is damaged.
+    /// When the workspace runs, the path is no regular file, or its disk is damaged or takes too much work to read.
     pub async fn read_disk(
         &self,
         given: &str,
@@ -131,8 +146,8 @@ impl Workspaces {
         let redactor = super::redactor(&quiet.home).await?;
         let end = usize::try_from(max_bytes).unwrap_or(usize::MAX);
         let reach = end.saturating_add(redactor.reach());
-        let (size_bytes, content) = blocking(move || {
-            let merged = open()?;
+        let (size_bytes, content) = reading(move |budget| {
+            let merged = open(budget)?;
             let node = merged.find(&path)?;
             if node.kind() != InodeKind::File {
                 return Err(DiskError::NotAFile { path }.into());
@@ -168,10 +183,14 @@ impl Workspaces {
         let quiet = self.quiet(given).await?;
         let (path, to) = (quiet.home.disk(), output.clone());
         // On a thread that is waited for, so that it tidies up also when nobody wants its result any more.
+        let budget = Budget::new(WORK);
+        let within = budget.clone();
         let mut worker = Worker::start(move || {
             let image = disk::open(&path)?;
-            Ok::<_, WorkspaceError>(export(&image, &to, false)?)
+            Ok::<_, WorkspaceError>(export(&image, &to, false, &within)?)
         })?;
+        // Dropped before the worker is, which is then soon done.
+        let _call = budget.cancel_on_drop();
         let exported = worker.outcome().await??;
         Ok(DiskExported {
             workspace_id: quiet.home.id(),
@@ -201,5 +220,40 @@ fn entry(found: &Found, redactor: &Redactor) -> FileEntry {
         link_target: found.target.as_deref().map(text),
         mode: format!("{:04o}", inode.mode() & 0o7777),
         modified_at: inode.modified().seconds as f64 + f64::from(inode.modified().nanoseconds) / 1e9,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn reading_ends_with_the_call_that_asked_for_it() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let path = std::env::var("PATH").unwrap_or_default();
+        let mut mke2fs = std::process::Command::new("mke2fs");
+        mke2fs.env("PATH", format!("{path}:/usr/sbin:/sbin")).args(["-q", "-F", "-t", "ext4"]);
+        assert!(mke2fs.arg(image.path()).arg("1M").status().unwrap().success());
+        let (tell, told) = std::sync::mpsc::channel();
+        let (begin, begun) = tokio::sync::oneshot::channel();
+        let file = image.reopen().unwrap();
+        let read = reading(move |budget| {
+            let mut begin = Some(begin);
+            let once = || Ext4::open(file.try_clone().unwrap(), budget)?.root();
+            let error = loop {
+                match once() {
+                    Ok(_) => drop(begin.take().map(|begin| begin.send(()))),
+                    Err(error) => break error,
+                }
+            };
+            tell.send(error).unwrap();
+            Ok(())
+        });
+        tokio::select! {
+            biased;
+            ended = read => panic!("it ended before anybody stopped it: {ended:?}"),
+            begun = begun => begun.unwrap(),
+        }
+        assert!(matches!(told.recv().unwrap(), DiskError::Cancelled));
     }
 }

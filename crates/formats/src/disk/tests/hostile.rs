@@ -74,14 +74,16 @@ fn images() -> &'static [Vec<u8>] {
 
 /// Asks everything that can be asked.
 fn walk(image: &File) -> Result<usize, DiskError> {
-    let merged =
-        Merged::new(Ext4::open(image.try_clone().unwrap())?, Ext4::open(image.try_clone().unwrap())?)?;
+    let merged = Merged::new(
+        Ext4::open(image.try_clone().unwrap(), &plenty())?,
+        Ext4::open(image.try_clone().unwrap(), &plenty())?,
+    )?;
     let mut found = Vec::new();
     let listed = merged.list(Path::new("/"), true, &mut |file| {
         found.push(file);
         if found.len() < FILES { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
     });
-    let ext4 = Ext4::open(image.try_clone().unwrap())?;
+    let ext4 = Ext4::open(image.try_clone().unwrap(), &plenty())?;
     let mut buffer = vec![0; 20_000];
     for file in &found {
         let inode = file.node.inode();
@@ -148,7 +150,7 @@ proptest! {
         file.write_all_at(&image, 0).unwrap();
         let _ = walk(&file);
         let to = dir.path().join("to");
-        if export(&file, &to, false).is_err() {
+        if export(&file, &to, false, &plenty()).is_err() {
             prop_assert!(!to.exists());
         }
         let mut same = vec![0; image.len()];
@@ -210,7 +212,7 @@ fn a_journal_with_a_block_in_two_places_is_refused() {
     debugfs(&image, &format!("jo\njw -b 1000 {}\njc\n", dir.path().join("new").display()));
     assert!(open(&image).volume().recovery().is_some());
     debugfs(&image, &format!("set_inode_field <8> block[7] {second}\n"));
-    let error = Ext4::open(File::open(&image).unwrap()).unwrap_err();
+    let error = Ext4::open(File::open(&image).unwrap(), &plenty()).unwrap_err();
     assert!(error.to_string().contains("in two places"), "{error}");
 }
 
@@ -233,5 +235,5 @@ fn counters_that_overflow_are_no_reason_to_panic() {
     file.write_all_at(&33_u32.to_le_bytes(), 1024 + 0x1c).unwrap();
     file.write_all_at(&(superblock::METADATA_CSUM | superblock::BIGALLOC).to_le_bytes(), 1024 + 0x64)
         .unwrap();
-    assert_eq!(export(&file, dir.path().join("to"), false).unwrap().replayed, 1);
+    assert_eq!(export(&file, dir.path().join("to"), false, &plenty()).unwrap().replayed, 1);
 }

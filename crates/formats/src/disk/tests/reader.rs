@@ -215,15 +215,15 @@ fn what_is_no_file_system_is_said_to_be_none() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("image");
     fs::write(&path, "short").unwrap();
-    assert!(matches!(Ext4::open(File::open(&path).unwrap()), Err(DiskError::NotExt4)));
+    assert!(matches!(Ext4::open(File::open(&path).unwrap(), &plenty()), Err(DiskError::NotExt4)));
     fs::write(&path, vec![7; 8192]).unwrap();
-    assert!(matches!(Ext4::open(File::open(&path).unwrap()), Err(DiskError::NotExt4)));
+    assert!(matches!(Ext4::open(File::open(&path).unwrap(), &plenty()), Err(DiskError::NotExt4)));
     let image = make(dir.path(), "cut", MODERN, None, "24M");
     File::options().write(true).open(&image).unwrap().set_len(23 << 20).unwrap();
-    let error = Ext4::open(File::open(&image).unwrap()).unwrap_err();
+    let error = Ext4::open(File::open(&image).unwrap(), &plenty()).unwrap_err();
     assert!(error.to_string().contains("more blocks than the image"), "{error}");
     assert!(error.hint().is_some());
     let image = make(dir.path(), "encrypted", &["-O", "none,extent,filetype,encrypt"], None, "24M");
-    let error = Ext4::open(File::open(&image).unwrap()).unwrap_err();
+    let error = Ext4::open(File::open(&image).unwrap(), &plenty()).unwrap_err();
     assert!(matches!(&error, DiskError::Unsupported { what } if what == "encryption"), "{error}");
 }

@@ -85,7 +85,7 @@ fn a_journal_reads_as_if_it_had_been_replayed() {
         assert!(fs::read(&image).unwrap() == raw, "the image was written to");
 
         let copy = dir.path().join("exported");
-        let exported = export(&File::open(&image).unwrap(), &copy, false).unwrap();
+        let exported = export(&File::open(&image).unwrap(), &copy, false, &plenty()).unwrap();
         assert!(fs::read(&image).unwrap() == raw, "the image was written to");
         assert_eq!(exported.size, 16 << 20);
         assert_eq!((exported.replayed, exported.orphans), (7, 0));
@@ -203,7 +203,7 @@ fn orphans_are_freed_in_an_export() {
         debugfs(&image, &script);
         assert!(!tool("e2fsck").arg("-fn").arg(&image).output().unwrap().status.success());
         let copy = dir.path().join("exported");
-        let exported = export(&File::open(&image).unwrap(), &copy, false).unwrap();
+        let exported = export(&File::open(&image).unwrap(), &copy, false, &plenty()).unwrap();
         assert_eq!(exported.orphans, 3, "{options:?}");
         check(&copy);
         assert_eq!(debugfs_bytes(&copy, "cat /stays"), b"stays");
@@ -219,7 +219,7 @@ fn an_export_is_sparse_private_and_all_or_nothing() {
     let image = make(dir.path(), "image", MODERN, None, "4G");
     let file = File::open(&image).unwrap();
     let copy = dir.path().join("copy");
-    let exported = export(&file, &copy, false).unwrap();
+    let exported = export(&file, &copy, false, &plenty()).unwrap();
     assert_eq!(exported.size, 4 << 30);
     let metadata = copy.metadata().unwrap();
     assert!(metadata.blocks() * 512 < 64 << 20 && exported.allocated < 64 << 20);
@@ -227,14 +227,14 @@ fn an_export_is_sparse_private_and_all_or_nothing() {
     check(&copy);
 
     fs::write(&copy, "mine").unwrap();
-    let error = export(&file, &copy, false).unwrap_err();
+    let error = export(&file, &copy, false, &plenty()).unwrap_err();
     assert!(matches!(error, DiskError::Output { .. }) && error.hint().is_some(), "{error}");
     assert_eq!(fs::read(&copy).unwrap(), b"mine");
     let broken = dir.path().join("broken");
     fs::write(&broken, vec![0; 4096]).unwrap();
-    export(&File::open(&broken).unwrap(), &copy, true).unwrap_err();
+    export(&File::open(&broken).unwrap(), &copy, true, &plenty()).unwrap_err();
     assert_eq!(fs::read(&copy).unwrap(), b"mine");
-    export(&file, &copy, true).unwrap();
+    export(&file, &copy, true, &plenty()).unwrap();
     assert_eq!(copy.metadata().unwrap().len(), 4 << 30);
     let left: Vec<_> = fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
     assert_eq!(left.len(), 3, "{left:?}");
@@ -251,7 +251,7 @@ fn a_committed_transaction_that_is_broken_is_refused() {
     let found = raw.windows(4096).position(|window| window.iter().all(|byte| *byte == b'n')).unwrap();
     raw[found + 9] = b'x';
     fs::write(&image, raw).unwrap();
-    let error = Ext4::open(File::open(&image).unwrap()).unwrap_err();
+    let error = Ext4::open(File::open(&image).unwrap(), &plenty()).unwrap_err();
     assert!(error.to_string().contains("journal is broken"), "{error}");
 }
 
@@ -281,7 +281,7 @@ fn shared_attributes_lose_the_users_that_go() {
     let file = File::options().read(true).write(true).open(&image).unwrap();
     std::os::unix::fs::FileExt::write_all_at(&file, &4_u32.to_le_bytes(), block * 1024 + 4).unwrap();
     let copy = dir.path().join("exported");
-    assert_eq!(export(&file, &copy, false).unwrap().orphans, 3);
+    assert_eq!(export(&file, &copy, false, &plenty()).unwrap().orphans, 3);
     check(&copy);
     let ext4 = open(&copy);
     assert_eq!(ext4.attribute(&at(&ext4, "stays"), b"user.x").unwrap().unwrap().len(), 500);
