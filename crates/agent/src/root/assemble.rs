@@ -134,7 +134,9 @@ fn assemble(disk: &str) -> Result<OwnedFd, Failure> {
         make(path)?;
     }
     let own = open_disk(Path::new("/disk")).map_err(fail("disk"))?;
-    let layers = c"lowerdir=/base,upperdir=/disk/.pyro/upper,workdir=/disk/.pyro/work";
+    // A directory of the base is renamed by a mark that says where its lower part is; without, rename(2) says EXDEV,
+    // which package managers take for another file system or for the end.
+    let layers = c"lowerdir=/base,upperdir=/disk/.pyro/upper,workdir=/disk/.pyro/work,redirect_dir=on";
     mount("overlay", "/new", "overlay", MountFlags::NOATIME, layers).map_err(fail("overlay"))?;
     for path in ["/new/workspace", "/new/dev", "/new/proc", "/new/sys", "/new/run"] {
         make(path)?;

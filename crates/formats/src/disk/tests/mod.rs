@@ -13,6 +13,7 @@ mod hostile;
 mod merged;
 mod reader;
 mod recovery;
+mod redirect;
 
 /// Features of file systems that the kernel makes and of our own blank disk.
 const MODERN: &[&str] = &[
