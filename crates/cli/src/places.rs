@@ -1,5 +1,7 @@
 //! Where things are on this host, from environment variables and the home directory. The only reader of either.
 
+mod homes;
+
 use std::env;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::PathBuf;
@@ -88,11 +90,20 @@ pub fn factory(backend: Option<&str>) -> Result<Factory, CliError> {
     Ok(Factory::new(config()?, preference(backend)?))
 }
 
-/// The working directory and, where there is one, the home directory.
-pub fn here() -> Result<(PathBuf, Option<PathBuf>), CliError> {
+/// The working directory, and every home directory of the people that this process may stand for: none when the user's own
+/// cannot be told.
+pub fn here() -> Result<(PathBuf, Vec<PathBuf>), CliError> {
     let working_dir = env::current_dir()
         .map_err(|error| CliError::new(format!("the working directory cannot be read: {error}"), None))?;
-    Ok((working_dir, directory("HOME")))
+    let sources = homes::Sources {
+        variable: &|name| env::var_os(name),
+        user: &homes::in_database,
+        runs_as: vec![rustix::process::getuid().as_raw(), rustix::process::geteuid().as_raw()],
+        login: std::fs::read_to_string("/proc/self/loginuid").ok(),
+        owner: std::fs::metadata(&working_dir).ok().map(|stat| stat.uid()),
+    };
+    let homes = homes::of(&sources);
+    Ok((working_dir.clone(), homes.into_iter().map(|home| working_dir.join(home)).collect()))
 }
 
 /// The token that clients of the MCP server must send: `PYRO_MCP_TOKEN`.

@@ -88,8 +88,8 @@ impl Mcp {
 impl Serve {
     async fn execute(self) -> Result<u8, CliError> {
         let factory = places::factory(self.backend.as_deref())?;
-        let (working_dir, home) = places::here()?;
-        let roots = Roots::new(self.host_roots.clone(), &working_dir, home.as_deref())
+        let (working_dir, homes) = places::here()?;
+        let roots = Roots::new(self.host_roots.clone(), &working_dir, &homes)
             .map_err(|refusal| CliError::new(cause::chain(&refusal), refusal.hint().map(Into::into)))?;
         let host = Arc::new(Host::new(factory, roots, self.allow_host_compat));
         match self.transport {

@@ -111,12 +111,13 @@ fn shown(roots: &[PathBuf]) -> String {
 }
 
 impl Roots {
-    /// The directories that were `given` with `--host-root`, or else `working_dir`, unless that is `/` or `home`, or has
-    /// `home` in it: who starts a server there has not thought of handing all of it to a model.
+    /// The directories that were `given` with `--host-root`, or else `working_dir`, unless that is `/` or one of `homes`, or
+    /// has one in it: who starts a server there has not thought of handing all of it to a model. Nor is `working_dir` used
+    /// where no home is known, since it may be one.
     ///
     /// # Errors
     /// [`Refusal::Root`] when one that was given is no directory.
-    pub fn new(given: Vec<PathBuf>, working_dir: &Path, home: Option<&Path>) -> Result<Self, Refusal> {
+    pub fn new(given: Vec<PathBuf>, working_dir: &Path, homes: &[PathBuf]) -> Result<Self, Refusal> {
         let mut dirs = Vec::new();
         for path in given {
             let real = working_dir.join(&path).canonicalize().and_then(|real| match real.is_dir() {
@@ -133,8 +134,12 @@ impl Roots {
         if dirs.is_empty() {
             match working_dir.canonicalize() {
                 Ok(real) if real == Path::new("/") => none = "it was started in /",
-                Ok(real) if home.is_some_and(|home| resolved(home).starts_with(&real)) => {
-                    none = "it was started in the home directory, or above it";
+                Ok(_) if homes.is_empty() => {
+                    none = "it was started where it cannot tell which directory is the home, as HOME is not set and the \
+                            user is unknown";
+                }
+                Ok(real) if homes.iter().any(|home| resolved(home).starts_with(&real)) => {
+                    none = "it was started in a home directory, or above one";
                 }
                 Ok(real) => dirs.push(real),
                 Err(_) => none = "it was started in a directory that cannot be read",

@@ -27,7 +27,7 @@ fn place() -> Place {
     fs::write(root.join("tree/mine"), "mine").unwrap();
     fs::write(away.join("mine"), "theirs").unwrap();
     fs::write(away.join("theirs"), "theirs").unwrap();
-    let roots = Roots::new(vec![root.clone()], Path::new("/"), None).unwrap();
+    let roots = Roots::new(vec![root.clone()], Path::new("/"), &[]).unwrap();
     Place { dir, root, away, roots }
 }
 
@@ -156,7 +156,7 @@ fn only_files_and_directories_are_opened() {
     for given in ["fifo", "socket"] {
         assert!(matches!(place.roots.source(given), Err(Refusal::Kind { .. })), "{given}");
     }
-    let devices = Roots::new(vec!["/dev".into()], Path::new("/"), None).unwrap();
+    let devices = Roots::new(vec!["/dev".into()], Path::new("/"), &[]).unwrap();
     for given in ["null", "zero", "tty"] {
         assert!(matches!(devices.source(given), Err(Refusal::Kind { .. })), "{given}");
     }
@@ -247,7 +247,7 @@ fn a_root_may_be_given_through_a_link() {
     let place = place();
     let link = place.dir.path().join("way");
     symlink(&place.root, &link).unwrap();
-    let relative = Roots::new(vec!["way".into()], place.dir.path(), None).unwrap();
+    let relative = Roots::new(vec!["way".into()], place.dir.path(), &[]).unwrap();
     assert_eq!(relative.dirs.as_slice(), std::slice::from_ref(&place.root));
     // Either name of it may be said.
     for way in [&link, &place.root] {
@@ -255,7 +255,7 @@ fn a_root_may_be_given_through_a_link() {
         assert_eq!(held.shown(), place.root.join("tree"));
     }
     assert!(matches!(relative.source(place.away.to_str().unwrap()), Err(Refusal::Outside { .. })));
-    let both = Roots::new(vec![link, place.root.clone(), place.away.clone()], Path::new("/"), None).unwrap();
+    let both = Roots::new(vec![link, place.root.clone(), place.away.clone()], Path::new("/"), &[]).unwrap();
     assert_eq!(both.dirs.as_slice(), [place.root.clone(), place.away.clone()]);
     assert!(both.source(place.away.join("mine").to_str().unwrap()).is_ok());
 }
@@ -265,26 +265,36 @@ fn nobody_hands_out_a_home_without_saying_so() {
     let place = place();
     let home = place.dir.path().join("home");
     symlink(&place.root, &home).unwrap();
-    for (working_dir, home) in [
-        (place.root.as_path(), Some(home.as_path())),
-        (place.root.parent().unwrap(), Some(home.as_path())),
-        (Path::new("/"), None),
-        (Path::new("/none"), None),
+    let other = place.dir.path().join("other");
+    for (working_dir, homes) in [
+        (place.root.as_path(), vec![home.clone()]),
+        (&place.root, vec![other.clone(), home.clone()]),
+        (place.root.parent().unwrap(), vec![home.clone(), other.clone()]),
+        // A home that is not there, but would be in it.
+        (&place.root, vec![place.root.join("people/ann")]),
+        (Path::new("/"), vec![home.clone()]),
+        (Path::new("/none"), vec![home.clone()]),
+        // Whose home is not known may stand in it.
+        (&place.root, vec![]),
+        (&place.root.join("tree"), vec![]),
     ] {
-        let roots = Roots::new(Vec::new(), working_dir, home).unwrap();
-        assert!(roots.dirs.is_empty(), "{}", working_dir.display());
+        let roots = Roots::new(Vec::new(), working_dir, &homes).unwrap();
+        assert!(roots.dirs.is_empty(), "{} {homes:?}", working_dir.display());
         for got in [roots.source("tree"), roots.target("new"), roots.source("/etc/passwd")] {
             let refusal = got.unwrap_err();
             assert!(matches!(refusal, Refusal::None { .. }), "{refusal}");
             assert!(refusal.hint().unwrap().contains("--host-root DIR"));
         }
     }
-    let project = Roots::new(Vec::new(), &place.root.join("tree"), Some(&home)).unwrap();
+    let homes = [home.clone(), other];
+    let project = Roots::new(Vec::new(), &place.root.join("tree"), &homes).unwrap();
     assert_eq!(project.dirs.as_slice(), [place.root.join("tree")]);
     // Who says it means it.
-    let said = Roots::new(vec![home.clone()], Path::new("/"), Some(&home)).unwrap();
-    assert_eq!(said.dirs.as_slice(), std::slice::from_ref(&place.root));
+    for homes in [&homes[..], &[]] {
+        let said = Roots::new(vec![home.clone()], Path::new("/"), homes).unwrap();
+        assert_eq!(said.dirs.as_slice(), std::slice::from_ref(&place.root));
+    }
     for bad in [place.root.join("none"), place.root.join("tree/mine")] {
-        assert!(matches!(Roots::new(vec![bad], Path::new("/"), None), Err(Refusal::Root { .. })));
+        assert!(matches!(Roots::new(vec![bad], Path::new("/"), &[]), Err(Refusal::Root { .. })));
     }
 }

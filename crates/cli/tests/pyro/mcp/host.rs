@@ -86,18 +86,48 @@ fn what_is_exported_lies_in_a_root() {
     refused("workspace_disk_export", fits, |path| json!({"workspace_id": "none", "output_path": path}));
 }
 
+/// A server that was started without a root in a directory, and in an environment, refuses every path of the host.
+fn nothing_by_default(world: &World, dir: &Path, change: impl Fn(&mut std::process::Command)) {
+    let mut command = world.command(&["mcp", "serve"]);
+    command.current_dir(dir);
+    change(&mut command);
+    let client = Client::of(command);
+    client.initialize("2025-06-18");
+    for way in [".", "/etc/passwd"] {
+        let push =
+            json!({"name": "workspace_sync_push", "arguments": {"workspace_id": "x", "source_path": way}});
+        let answer = client.ask("tools/call", push);
+        let text = answer["content"][0]["text"].as_str().unwrap();
+        assert!(text.contains("not_allowed") && text.contains("--host-root"), "{}: {text}", dir.display());
+    }
+    client.leave();
+}
+
 #[test]
 fn without_a_root_no_path_is_used() {
     let world = World::bare();
-    let mut command = world.command(&["mcp", "serve"]);
-    command.current_dir(world.home.path());
-    let client = Client::of(command);
-    client.initialize("2025-06-18");
-    let push = json!({"name": "workspace_sync_push", "arguments": {"workspace_id": "x", "source_path": "."}});
-    let answer = client.ask("tools/call", push);
-    let text = answer["content"][0]["text"].as_str().unwrap();
-    assert!(text.contains("not_allowed") && text.contains("--host-root"), "{text}");
-    client.leave();
+    nothing_by_default(&world, world.home.path(), |_| ());
+}
+
+#[test]
+fn a_home_is_no_root_whatever_home_says() {
+    let mut world = World::bare();
+    world.set("PYRO_CACHE_DIR", world.home.path().join("cache"));
+    let user = rustix::process::geteuid().as_raw().to_string();
+    let users = std::fs::read_to_string("/etc/passwd").unwrap();
+    let fields = |line: &str| line.split(':').map(str::to_owned).collect::<Vec<_>>();
+    let home = users.lines().map(fields).find(|fields| fields[2] == user).map(|fields| fields[5].clone());
+    if let Some(home) = home.filter(|home| Path::new(home).is_dir()) {
+        nothing_by_default(&world, Path::new(&home), |command| {
+            command.env_remove("HOME");
+        });
+        nothing_by_default(&world, Path::new(&home), |_| ());
+    }
+    // As under sudo, in the home of who called it.
+    let dir = tempfile::tempdir().unwrap();
+    nothing_by_default(&world, dir.path(), |command| {
+        command.env("SUDO_HOME", dir.path());
+    });
 }
 
 #[test]
