@@ -43,6 +43,7 @@ pub fn for_people(hint: &Hint) -> String {
         Hint::InterruptShell => "`pyro workspace shell signal` interrupts what runs in it",
         Hint::ListServices => "`pyro workspace service list` shows those that there are",
         Hint::StopService => "`pyro workspace service stop` ends one",
+        Hint::EndJob => "`pyro workspace shell close` or `pyro workspace service stop` ends one",
         Hint::ReadServiceLog { name } => {
             return format!("`pyro workspace service logs` shows all that {name} wrote");
         }

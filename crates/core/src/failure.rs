@@ -133,6 +133,13 @@ impl FailureKind {
         match error.kind() {
             io::ErrorKind::NotFound => Self::NotFound,
             io::ErrorKind::AlreadyExists => Self::Exists,
+            io::ErrorKind::IsADirectory => Self::IsDirectory,
+            io::ErrorKind::NotADirectory => Self::NotDirectory,
+            io::ErrorKind::DirectoryNotEmpty => Self::NotEmpty,
+            io::ErrorKind::FileTooLarge => Self::TooLarge,
+            // A name that is too long, or has a byte that no name has.
+            io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => Self::InvalidArgument,
+            _ if is_loop(error) => Self::InvalidArgument,
             kind if is_full(kind) => Self::NoSpace,
             _ => Self::Failed,
         }
@@ -184,6 +191,11 @@ impl FailureKind {
     }
 }
 
+/// Whether a path goes round in a circle of links.
+fn is_loop(error: &io::Error) -> bool {
+    rustix::io::Errno::from_io_error(error) == Some(rustix::io::Errno::LOOP)
+}
+
 fn is_full(kind: io::ErrorKind) -> bool {
     matches!(kind, io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }
@@ -191,6 +203,33 @@ fn is_full(kind: io::ErrorKind) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the file system says of a path that somebody gave is his to mend.
+    #[test]
+    fn a_path_that_cannot_be_is_an_argument() {
+        use std::fs::File;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        std::os::unix::fs::symlink("b", at("a")).unwrap();
+        std::os::unix::fs::symlink("a", at("b")).unwrap();
+        std::fs::write(at("file"), "").unwrap();
+        for (path, kind) in [
+            (at(&"n".repeat(256)), FailureKind::InvalidArgument),
+            (at(&"n/".repeat(3000)), FailureKind::InvalidArgument),
+            (at("a"), FailureKind::InvalidArgument),
+            (at("a/below"), FailureKind::InvalidArgument),
+            (at("nul\0"), FailureKind::InvalidArgument),
+            (at("file/below"), FailureKind::NotDirectory),
+            (at("none"), FailureKind::NotFound),
+        ] {
+            let error = File::open(&path).unwrap_err();
+            assert_eq!(FailureKind::of_host_file(&error), kind, "{error}");
+        }
+        let error = File::create(dir.path()).unwrap_err();
+        assert_eq!(FailureKind::of_host_file(&error), FailureKind::IsDirectory);
+        let error = File::create_new(at("file")).unwrap_err();
+        assert_eq!(FailureKind::of_host_file(&error), FailureKind::Exists);
+    }
 
     #[test]
     fn names_on_the_wire_stay_and_new_ones_are_read() {

@@ -100,6 +100,8 @@ hints! {
     ListServices,
     /// Stop a service.
     StopService,
+    /// Close a shell or stop a service.
+    EndJob,
     /// Read all that a service wrote.
     ReadServiceLog {
         /// Name of the service.

@@ -74,10 +74,16 @@ fn file_failure(stage: &'static str, path: &[u8]) -> impl Fn(Errno) -> Failure {
             Errno::FBIG => FailureKind::TooLarge,
             Errno::NAMETOOLONG => FailureKind::TooLong,
             Errno::NXIO => FailureKind::NotRegular,
-            // Errors of openat2 for a link that leads out, or round in a circle.
+            // Errors of openat2 for a link that leads out, and for links that go round in a circle.
             Errno::XDEV | Errno::LOOP => {
-                let why = format!("{shown}: leads out of the workspace, or through a link that does");
-                let mut failure = refusal(FailureKind::OutsideWorkspace, stage, why);
+                let (kind, why) = match errno {
+                    Errno::XDEV => (
+                        FailureKind::OutsideWorkspace,
+                        "leads out of the workspace, or through a link that does",
+                    ),
+                    _ => (FailureKind::BadRequest, "is or goes through a loop of links"),
+                };
+                let mut failure = refusal(kind, stage, format!("{shown}: {why}"));
                 failure.errno = Some(errno.raw_os_error());
                 return failure;
             }

@@ -134,6 +134,9 @@ pub(super) fn read(
     limit: u64,
 ) -> Result<Reply, HelperStop> {
     let path = relative(path)?;
+    if i64::try_from(offset).is_err() {
+        return Err(refusal(FailureKind::BadRequest, "read", format!("no file has a byte {offset}")).into());
+    }
     let fail = || file_failure("read", &path);
     // Neither a pipe without a writer nor a terminal may hold this up.
     let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY;
@@ -142,7 +145,7 @@ pub(super) fn read(
     regular(&path, walk::kind(&stat))?;
     channel.send_reply(&Reply::Stat(walk::entry(file.as_fd(), c"", &path, &stat)))?;
     let file = File::from(file);
-    let end = offset.saturating_add(limit);
+    let end = offset.saturating_add(limit).min(i64::MAX as u64);
     let mut buffer = vec![0; HEADER + PIECE];
     while offset < end {
         let want = PIECE.min(usize::try_from(end - offset).unwrap_or(PIECE));

@@ -1,5 +1,7 @@
 //! What went wrong, in words that a model can act on. It is a tool's result, not an error of the protocol.
 
+use std::io;
+
 use pyro_core::cause;
 use pyro_core::environment::EnvironmentError;
 use pyro_core::failure::FailureKind;
@@ -7,6 +9,7 @@ use pyro_core::hint::Hint;
 use pyro_core::vm::VmError;
 use pyro_core::workspace::{SecretError, WorkspaceError};
 use rmcp::model::{CallToolResult, ContentBlock};
+use rustix::io::Errno;
 use serde::Serialize;
 
 use super::roots::Refusal;
@@ -148,11 +151,23 @@ impl From<Refusal> for Failure {
             Refusal::None { .. } | Refusal::Outside { .. } | Refusal::Root { .. } => {
                 ToolFailureKind::NotAllowed
             }
-            Refusal::Unusable { .. } => ToolFailureKind::NotFound,
+            Refusal::Unusable { ref source, .. } => unusable(source),
             Refusal::Kind { .. } | Refusal::Nameless { .. } => ToolFailureKind::InvalidArgument,
             Refusal::Changed { .. } => ToolFailureKind::Conflict,
         };
         Self { kind, error: cause::chain(&refusal), next: refusal.hint().map(Into::into) }
+    }
+}
+
+/// Kind of a failure to find or open a path of the host that lies where it may.
+fn unusable(source: &io::Error) -> ToolFailureKind {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => ToolFailureKind::NotAllowed,
+        io::ErrorKind::NotADirectory | io::ErrorKind::InvalidFilename | io::ErrorKind::InvalidInput => {
+            ToolFailureKind::InvalidArgument
+        }
+        _ if Errno::from_io_error(source) == Some(Errno::LOOP) => ToolFailureKind::InvalidArgument,
+        _ => ToolFailureKind::NotFound,
     }
 }
 
@@ -206,6 +221,24 @@ mod tests {
             let failure = Failure::from(WorkspaceError::Job { what: "the shell takes no input", source });
             assert_eq!(failure.kind, expected, "{kind:?}");
             assert_eq!(ToolFailureKind::from(FailureKind::from(kind)), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_of_the_host_that_cannot_be_is_an_argument() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().canonicalize().unwrap();
+        std::os::unix::fs::symlink("loop", root.join("loop")).unwrap();
+        std::fs::write(root.join("file"), "").unwrap();
+        let roots = crate::mcp::roots::Roots::new(vec![root], std::path::Path::new("/"), &[]).unwrap();
+        for (given, kind) in [
+            ("none", ToolFailureKind::NotFound),
+            ("loop", ToolFailureKind::InvalidArgument),
+            ("file/below", ToolFailureKind::InvalidArgument),
+            (&"n".repeat(256), ToolFailureKind::InvalidArgument),
+            ("nul\0", ToolFailureKind::InvalidArgument),
+        ] {
+            assert_eq!(Failure::from(roots.source(given).unwrap_err()).kind, kind, "{given}");
         }
     }
 

@@ -55,6 +55,7 @@ pub fn for_models(hint: &Hint) -> String {
         Hint::InterruptShell => "`shell_signal` interrupts what runs in it",
         Hint::ListServices => "`service_list` shows those that there are",
         Hint::StopService => "`service_stop` ends one",
+        Hint::EndJob => "`shell_close` or `service_stop` ends one",
         Hint::ReadServiceLog { name } => return format!("`service_logs` shows all that {name} wrote"),
         Hint::ListFiles => "`workspace_file_list` with `recursive` shows what there is",
         Hint::NameFileWithin => "name a file in it; `workspace_file_list` shows what there is",

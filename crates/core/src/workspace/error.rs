@@ -275,6 +275,9 @@ pub enum WorkspaceError {
     /// Workspace runs the largest number of services allowed.
     #[error("{0} services run, which is the most there may be")]
     ServicesFull(usize),
+    /// Guest has the largest number of shells and services allowed.
+    #[error("{0} shells and services run, which is the most there may be")]
+    JobsFull(usize),
     /// Readiness probe that cannot be made.
     #[error("{text:?} is not {wanted}")]
     Readiness {
@@ -364,6 +367,7 @@ impl WorkspaceError {
             Self::ShellEnded { .. } => Hint::OpenAnotherShell,
             Self::ShellBusy { .. } => Hint::InterruptShell,
             Self::ServiceTaken(_) | Self::ServicesFull(_) => Hint::StopService,
+            Self::JobsFull(_) => Hint::EndJob,
             Self::ServiceNotReady { name, .. } => Hint::ReadServiceLog { name: name.clone() },
             Self::Runs => Hint::StopWorkspace,
             Self::Rejected(_) => Hint::ReadFile,
@@ -432,7 +436,8 @@ impl WorkspaceError {
             | Self::SnapshotTaken(_)
             | Self::SnapshotsFull(_)
             | Self::ServiceTaken(_)
-            | Self::ServicesFull(_) => FailureKind::Conflict,
+            | Self::ServicesFull(_)
+            | Self::JobsFull(_) => FailureKind::Conflict,
             Self::Baseline => FailureKind::Baseline,
             Self::Refused(_)
             | Self::Stopped

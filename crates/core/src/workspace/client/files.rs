@@ -8,13 +8,15 @@ use tokio::io::AsyncRead;
 
 use super::Workspaces;
 use super::guest::RunningGuest;
-use crate::workspace::error::WorkspaceError;
+use crate::workspace::error::{WorkspaceError, check_bound};
 use crate::workspace::store::files_view::{FileEntry, FileList, FileRead, FileWritten};
 use crate::workspace::store::paths::{place, shown};
 use crate::workspace::store::view::EXECUTION_MODE;
 
 /// Most bytes of a file that are read at once.
 const MOST: u64 = 64 << 20;
+/// Bytes that a file of any file system can have.
+const OFFSETS: std::ops::RangeInclusive<u64> = 0..=i64::MAX as u64;
 
 impl RunningGuest {
     /// File at a plain path; a link is not followed.
@@ -97,6 +99,7 @@ impl Workspaces {
         max_bytes: u64,
     ) -> Result<(FileRead, Vec<u8>), WorkspaceError> {
         check_size(max_bytes)?;
+        check_bound("offset", offset, &OFFSETS)?;
         let plain = place(path)?;
         let running = self.running_guest(given).await?;
         let redactor = &running.redactor;

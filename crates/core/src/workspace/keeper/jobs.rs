@@ -16,7 +16,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use pyro_formats::redact::{RedactedStream, Redactor};
-use pyro_proto::message::{Bytes, CommandExit, ExecRequest, ExitStatus, JobId};
+use pyro_proto::message::{
+    Bytes, CommandExit, ExecRequest, ExitStatus, FailureKind as GuestKind, JobId, MAX_JOBS,
+};
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
 
@@ -158,6 +160,16 @@ impl LiveJob {
     }
 }
 
+/// Why a job did not start. The guest refuses one more than it has room for without asking its kernel.
+pub(super) fn not_started(source: GuestError) -> WorkspaceError {
+    match &source {
+        GuestError::Failed(failure) if failure.kind == GuestKind::Exhausted && failure.errno.is_none() => {
+            WorkspaceError::JobsFull(MAX_JOBS)
+        }
+        _ => WorkspaceError::Job { what: "the job cannot be started", source },
+    }
+}
+
 impl Keeper {
     pub(super) fn guest(&self) -> Result<Guest, WorkspaceError> {
         let handle = self.handle().ok_or(WorkspaceError::Stopped)?;
@@ -188,10 +200,9 @@ impl Keeper {
         output: Output,
         record: impl FnOnce(u32) -> J,
     ) -> Result<(LiveJob, J), WorkspaceError> {
-        let what = "the job cannot be started";
         let guest = self.guest()?;
         let id = JobId(random()?);
-        let pid = guest.job_start(id, exec).await.map_err(|source| WorkspaceError::Job { what, source })?;
+        let pid = guest.job_start(id, exec).await.map_err(not_started)?;
         let record = record(pid);
         let saved = self.database().state.save_job(&record);
         if let Err(error) = saved {

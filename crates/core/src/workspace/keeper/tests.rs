@@ -138,3 +138,21 @@ async fn a_call_that_it_does_not_know_is_refused_by_name() {
     let outcome = frames::receive::<Outcome<()>>(&mut connection).await.unwrap();
     assert!(matches!(outcome, Outcome::Failed(fault) if fault.message.contains("dance")));
 }
+
+#[test]
+fn one_job_too_many_is_told_apart_from_a_guest_without_room() {
+    use pyro_proto::message::{Failure, FailureKind as GuestKind};
+    let failed = |kind, errno| {
+        let failure = Failure { kind, stage: "job".into(), errno, message: "no".into() };
+        jobs::not_started(crate::guest::GuestError::Failed(failure))
+    };
+    let full = failed(GuestKind::Exhausted, None);
+    assert!(matches!(full, WorkspaceError::JobsFull(_)), "{full:?}");
+    assert_eq!(full.kind(), crate::failure::FailureKind::Conflict);
+    assert_eq!(full.hint(), Some(crate::hint::Hint::EndJob));
+    // The guest's kernel had no process for it, and its program was not there.
+    for (kind, errno) in [(GuestKind::Exhausted, Some(11)), (GuestKind::NotFound, None)] {
+        let failure = failed(kind, errno);
+        assert!(matches!(failure, WorkspaceError::Job { .. }), "{failure:?}");
+    }
+}

@@ -113,8 +113,10 @@ impl State {
         self.row(&format!("{COMMAND} ORDER BY sequence DESC LIMIT 1"), [], command)
     }
 
-    /// Reads the first command after number `after`.
+    /// Reads the first command after number `after`, which may be any.
     pub fn next_command(&self, after: u64) -> Result<Option<Command>, WorkspaceError> {
+        // Larger numbers than the database can hold are given to no command.
+        let Ok(after) = i64::try_from(after) else { return Ok(None) };
         self.row(&format!("{COMMAND} WHERE sequence > ? ORDER BY sequence LIMIT 1"), [after], command)
     }
 
@@ -307,6 +309,18 @@ mod tests {
         assert_eq!(state.extent().unwrap(), Extent { commands: 1, dropped: 8 });
         assert_eq!(state.last_command().unwrap(), Some(entry(10)));
         assert_eq!((state.command_count().unwrap(), sequences(&home, None).1), (9, vec![10]));
+    }
+
+    #[test]
+    fn a_number_that_no_command_has_finds_none() {
+        let (_dir, home, state) = new();
+        state.add_command(&entry(1), 0, SMALL).unwrap();
+        for number in [2, 1 << 62, i64::MAX as u64, i64::MAX as u64 + 1, i64::MAX as u64 + 2, u64::MAX] {
+            let mut reader = LogReader::new(home.clone(), None).unwrap();
+            reader.skip_to(number);
+            assert!(reader.next_entry().unwrap().is_none(), "{number}");
+            assert_eq!(sequences(&home, Some(number)).1, [1], "{number}");
+        }
     }
 
     #[test]
