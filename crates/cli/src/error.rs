@@ -1,12 +1,17 @@
 //! A failure at the edge: printed once, with what to do next.
 
+use std::io;
+
 use pyro_core::cause;
+use pyro_core::command::CommandError;
 use pyro_core::environment::EnvironmentError;
+use pyro_core::host_compat::HostCompatError;
 use pyro_core::vm::VmError;
 use pyro_core::workspace::WorkspaceError;
 use serde_json::json;
 
 use crate::hint;
+use crate::output::{self, errln, outln};
 
 /// Everything that ends a command without its result.
 #[derive(Debug)]
@@ -32,20 +37,30 @@ impl CliError {
         Self::Failed { message: message.into(), hint }
     }
 
+    /// A result that could not be written.
+    pub fn output(error: &io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::BrokenPipe => Self::OutputClosed,
+            _ => Self::new(format!("the output cannot be written: {error}"), None),
+        }
+    }
+
     /// Prints it and gives the exit code. With `json` the object goes to stdout, as every result does.
     pub fn report(self, json: bool) -> u8 {
         match self {
             Self::Failed { message, hint } => {
                 if json {
                     let mut object = json!({"ok": false, "error": message});
-                    if let Some(hint) = hint {
-                        object["hint"] = hint.into();
+                    if let Some(hint) = &hint {
+                        object["hint"] = hint.as_str().into();
                     }
                     print_json(&object);
-                } else {
-                    eprintln!("[error] {message}");
+                }
+                // What standard output does not take is said, not lost.
+                if !json || output::failure().is_some() {
+                    errln!("[error] {message}");
                     if let Some(hint) = hint {
-                        eprintln!("        {hint}");
+                        errln!("        {hint}");
                     }
                 }
                 1
@@ -53,7 +68,7 @@ impl CliError {
             Self::Signal(number) => 128 + number,
             Self::OutputClosed => 128 + 13,
             Self::Usage(message) => {
-                eprintln!("error: {message}\n\nFor more information, try '--help'.");
+                errln!("error: {message}\n\nFor more information, try '--help'.");
                 2
             }
         }
@@ -62,8 +77,9 @@ impl CliError {
 
 impl From<VmError> for CliError {
     fn from(error: VmError) -> Self {
-        if let VmError::Command(pyro_core::command::CommandError::Output(source)) = &error
-            && source.kind() == std::io::ErrorKind::BrokenPipe
+        if let VmError::Command(CommandError::Output(source))
+        | VmError::HostCompat(HostCompatError::Output(source)) = &error
+            && source.kind() == io::ErrorKind::BrokenPipe
         {
             return Self::OutputClosed;
         }
@@ -86,11 +102,17 @@ impl From<EnvironmentError> for CliError {
     }
 }
 
+/// Whether all that was printed has left this process.
+///
+/// # Errors
+/// [`CliError::OutputClosed`] when its reader went away, else a failure with its cause.
+pub fn printed() -> Result<(), CliError> {
+    output::failure().map_or(Ok(()), |error| Err(CliError::output(error)))
+}
+
 /// Prints one JSON object as every `--json` does: two-space indent, keys sorted.
 pub fn print_json(value: &serde_json::Value) {
-    use std::io::Write;
     // serde_json's maps are sorted by key unless a feature says otherwise.
     let text = serde_json::to_string_pretty(value).unwrap_or_default();
-    // A reader that went away gets nothing, and nothing is to be said about it.
-    let _ = writeln!(std::io::stdout(), "{text}");
+    outln!("{text}");
 }

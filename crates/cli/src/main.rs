@@ -3,13 +3,13 @@
 //! Invariant: this is the only place that reads the environment, prints, and chooses exit codes. A failure is
 //! printed once, in [`error`], as `[error] what: why` or as a JSON object.
 #![forbid(unsafe_code)]
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "printing is what this crate is for")]
 
 mod commands;
 mod completion;
 mod error;
 mod hint;
 mod mcp;
+mod output;
 mod places;
 mod progress;
 mod signals;
@@ -18,6 +18,9 @@ mod terminal;
 use std::process::ExitCode;
 
 use clap::{ArgMatches, CommandFactory, FromArgMatches, Parser};
+
+use crate::error::{CliError, printed};
+use crate::output::errln;
 
 /// Isolated Linux machines for coding agents.
 #[derive(Parser)]
@@ -32,28 +35,44 @@ struct Cli {
 
 fn main() -> ExitCode {
     completion::answer(Cli::command);
-    let matches = Cli::command().get_matches();
-    let json = wants_json(&matches);
-    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("[error] pyro cannot start: {error}");
+            errln!("[error] pyro cannot start: {error}");
             return ExitCode::FAILURE;
         }
+    };
+    let (cli, json) = match parsed() {
+        Ok(parsed) => parsed,
+        Err(answer) => return ExitCode::from(tell(&answer)),
     };
     let result = if cli.command.handles_signals() {
         runtime.block_on(cli.command.execute())
     } else {
         runtime.block_on(signals::interruptible(cli.command.execute()))
     };
-    let code = match result {
+    let code = match result.and_then(|code| printed().map(|()| code)) {
         Ok(code) => code,
         Err(error) => error.report(json),
     };
     // A thread that is stuck writing to a reader who does not read must not keep the process.
     runtime.shutdown_background();
     ExitCode::from(code)
+}
+
+/// The command line, and whether its failure is to be printed as JSON.
+fn parsed() -> Result<(Cli, bool), clap::Error> {
+    let matches = Cli::command().try_get_matches()?;
+    Ok((Cli::from_arg_matches(&matches)?, wants_json(&matches)))
+}
+
+/// Prints what clap has to say, help or a mistake of the command line, and gives the exit code.
+fn tell(answer: &clap::Error) -> u8 {
+    let told = answer.print().and_then(|()| std::io::Write::flush(&mut std::io::stdout()));
+    match told {
+        Err(error) if !answer.use_stderr() => CliError::output(&error).report(false),
+        _ => u8::try_from(answer.exit_code()).unwrap_or(2),
+    }
 }
 
 /// Whether the command line has `--json`, so that its failure is printed as JSON too.

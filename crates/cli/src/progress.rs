@@ -41,7 +41,8 @@ impl Pull {
             };
             // `\r` because a program of the build, or `-t`, may have the terminal in raw mode.
             let end = if terminal::stderr_is_terminal() { "\r\n" } else { "\n" };
-            eprint!("[pull] phase={} environment={}{detail}{end}", event.phase, self.environment);
+            let line = format!("[pull] phase={} environment={}{detail}{end}", event.phase, self.environment);
+            crate::output::say(&line);
         }
         let Some(progress) = event.progress else { return };
         if !terminal::stderr_is_terminal() {

@@ -227,13 +227,14 @@ const AGENT: Edges = &[
 ];
 
 const CLI: Edges = &[
-    ("commands", &["error", "hint", "mcp", "places", "progress", "terminal"]),
+    ("commands", &["error", "hint", "mcp", "output", "places", "progress", "terminal"]),
     ("completion", &["places"]),
-    ("error", &["hint"]),
+    ("error", &["hint", "output"]),
     ("hint", &[]),
     ("mcp", &["progress"]),
+    ("output", &[]),
     ("places", &["error"]),
-    ("progress", &["terminal"]),
+    ("progress", &["output", "terminal"]),
     ("signals", &["error"]),
     ("terminal", &["error"]),
 ];

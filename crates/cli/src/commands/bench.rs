@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::error::{CliError, print_json};
 use crate::hint;
+use crate::output::{self, errln};
 use crate::places;
 use crate::progress::Pull;
 
@@ -73,9 +74,9 @@ impl Args {
         if self.json {
             print_json(&value);
         } else {
-            print!("{}", table(&report));
+            output::print(table(&report).as_bytes());
         }
-        eprintln!("[bench] took {}", clock(report.seconds));
+        errln!("[bench] took {}", clock(report.seconds));
         Ok(u8::from(report.failed() > 0))
     }
 
@@ -115,13 +116,13 @@ impl From<BenchError> for CliError {
 
 fn tell(event: &Event) {
     match event {
-        Event::Preparing(what) => eprintln!("[bench] preparing {what}"),
-        Event::NoFloor(why) => eprintln!("[bench] there is no floor, so there are no ratios: {why}"),
+        Event::Preparing(what) => errln!("[bench] preparing {what}"),
+        Event::NoFloor(why) => errln!("[bench] there is no floor, so there are no ratios: {why}"),
         Event::Estimate(duration) => {
-            eprintln!("[bench] this will take about {}", clock(duration.as_secs_f64()));
+            errln!("[bench] this will take about {}", clock(duration.as_secs_f64()));
         }
-        Event::Measuring(measure) => eprintln!("[bench] measuring {measure}"),
-        Event::Failed(measure, why) => eprintln!("[bench] {measure}: a sample failed: {why}"),
+        Event::Measuring(measure) => errln!("[bench] measuring {measure}"),
+        Event::Failed(measure, why) => errln!("[bench] {measure}: a sample failed: {why}"),
     }
 }
 

@@ -7,6 +7,7 @@ use pyro_core::vm::{VmRequest, timeout};
 use serde_json::json;
 
 use crate::error::{CliError, print_json};
+use crate::output::errln;
 use crate::places;
 use crate::progress::Pull;
 
@@ -50,11 +51,11 @@ impl Args {
         let request = VmRequest { network: self.network, ..VmRequest::new(ENVIRONMENT) };
         let registry = Registry::new(places::factory(None)?);
         let pull = Pull::new(ENVIRONMENT);
-        eprintln!("[demo] phase=create environment={ENVIRONMENT}");
+        errln!("[demo] phase=create environment={ENVIRONMENT}");
         let vm = registry.create(request, move |event| pull.show(&event)).await?;
-        eprintln!("[demo] phase=start vm_id={}", vm.vm_id);
+        errln!("[demo] phase=start vm_id={}", vm.vm_id);
         registry.start(&vm.vm_id).await?;
-        eprintln!("[demo] phase=execute vm_id={}", vm.vm_id);
+        errln!("[demo] phase=execute vm_id={}", vm.vm_id);
         let limit = timeout(TIMEOUT_SECONDS).map_err(|error| CliError::new(error.to_string(), None))?;
         let options = CommandOptions { timeout: Some(limit), ..CommandOptions::default() };
         let report = registry.exec(&vm.vm_id, &command, &options, &mut Streams::captured()).await?;

@@ -4,6 +4,7 @@ use pyro_core::doctor::{self, CheckStatus, PLATFORM};
 
 use crate::error::{CliError, print_json};
 use crate::hint;
+use crate::output::{errln, outln};
 use crate::places;
 
 /// Show what this host can run, why, and what would make it better
@@ -30,7 +31,7 @@ impl Args {
             ));
         }
         if !self.json {
-            eprintln!("[doctor] booting the guest under every candidate backend ...");
+            errln!("[doctor] booting the guest under every candidate backend ...");
         }
         let config = places::config()?;
         let preference = places::preference(self.backend.as_deref())?;
@@ -45,13 +46,13 @@ impl Args {
                     CheckStatus::Warn => "note",
                     CheckStatus::Fail => "FAIL",
                 };
-                println!("{status}  {:width$}  {}", check.name, check.detail.replace('\n', "\n      "));
+                outln!("{status}  {:width$}  {}", check.name, check.detail.replace('\n', "\n      "));
                 if let Some(remedy) = &check.remedy {
-                    println!("      {:width$}  -> {}", "", hint::for_people(remedy));
+                    outln!("      {:width$}  -> {}", "", hint::for_people(remedy));
                 }
             }
-            println!();
-            println!(
+            outln!("");
+            outln!(
                 "{}",
                 if report.runtime_ok() { "Guests can run here." } else { "No guest can run here yet." }
             );

@@ -9,6 +9,7 @@ use pyro_core::workspace;
 use serde_json::{Value, json};
 
 use crate::error::{CliError, print_json};
+use crate::output::{errln, outln};
 use crate::places;
 use crate::progress::Pull;
 
@@ -72,7 +73,7 @@ fn list(json: bool) -> Result<u8, CliError> {
     let width = environments.iter().map(|e| e.name.len()).max().unwrap_or_default();
     for environment in environments {
         let state = if environment.installed { "installed" } else { "not installed" };
-        println!("{:width$}  {state:13}  {}", environment.name, environment.description);
+        outln!("{:width$}  {state:13}  {}", environment.name, environment.description);
     }
     Ok(0)
 }
@@ -98,10 +99,10 @@ async fn pull(name: &str, warm: bool, json: bool) -> Result<u8, CliError> {
     let (pulled, ()) = tokio::join!(factory.pull(name, move |event| progress.show(&event)), probing);
     let installed = pulled?;
     if warm {
-        eprintln!("[pull] phase=warm environment={name}");
-        let warmed = factory.warm(&installed, &mut |remark| eprintln!("[pull] {remark}")).await;
+        errln!("[pull] phase=warm environment={name}");
+        let warmed = factory.warm(&installed, &mut |remark| errln!("[pull] {remark}")).await;
         if let Err(error) = warmed {
-            eprintln!("[pull] template=none: {}", cause::chain(&error));
+            errln!("[pull] template=none: {}", cause::chain(&error));
         }
     }
     show(&factory.inspect(name)?, json)
@@ -124,7 +125,7 @@ fn show(info: &EnvironmentInfo, json: bool) -> Result<u8, CliError> {
                 other => other.to_string(),
             };
             if !text.is_empty() {
-                println!("{name:width$}  {text}");
+                outln!("{name:width$}  {text}");
             }
         }
     }
@@ -146,9 +147,9 @@ fn prune(json: bool) -> Result<u8, CliError> {
         print_json(&serde_json::to_value(&pruned).unwrap_or_default());
     } else {
         for dir in pruned.environments.deleted_environment_dirs.iter().chain(&pruned.deleted_template_dirs) {
-            println!("{dir}");
+            outln!("{dir}");
         }
-        eprintln!(
+        errln!(
             "[prune] removed={} templates={} template_bytes={}",
             pruned.environments.count,
             pruned.deleted_template_dirs.len(),

@@ -15,6 +15,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::CliError;
+use crate::output::errln;
 use crate::places;
 
 /// Longest order, bytes: secrets have 256 KiB at most, which JSON may say in six times as many.
@@ -81,7 +82,7 @@ impl Args {
         };
         let log: Log = Arc::new(|line: &str| {
             let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-            eprintln!("{:.3} {line}", now.as_secs_f64());
+            errln!("{:.3} {line}", now.as_secs_f64());
         });
         if self.ordered {
             // A session of its own, away from the terminal of whoever started it.
@@ -117,7 +118,7 @@ impl Args {
         Workspaces::new(factory).release(&dir).await?;
         let mut report = |report| {
             if let KeeperReport::Remark { text } = report {
-                eprintln!("[workspace] {text}");
+                errln!("[workspace] {text}");
             }
         };
         run_keeper(dir, order, &mut report, log, std::future::pending(), quit).await?;

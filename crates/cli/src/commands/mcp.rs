@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use super::mcp_config;
 use crate::error::CliError;
 use crate::mcp::{Host, Profile, Roots, http, serve_stdio};
+use crate::output::errln;
 use crate::places;
 
 /// Fewest characters of a token.
@@ -112,7 +113,7 @@ impl Serve {
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let token = self.token()?;
-        eprintln!("[mcp] listening on http://{address}{}", http::PATH);
+        errln!("[mcp] listening on http://{address}{}", http::PATH);
         let mut hosts = self.hosts;
         if http::is_open(address) {
             hosts.push(address.to_string());
@@ -135,7 +136,7 @@ impl Serve {
         let Some(given) = given else {
             let new = || identity::new_id().map_err(|error| CliError::new(error.to_string(), None));
             let token = format!("{}{}{}", new()?, new()?, new()?);
-            eprintln!("[mcp] token {token}");
+            errln!("[mcp] token {token}");
             return Ok(token);
         };
         let token = given.trim().to_owned();

@@ -8,6 +8,7 @@ use pyro_core::start::{StartMethod, TemplateUse};
 use pyro_core::vm::{ExecutionMode, RunReport, VmRequest, timeout};
 
 use crate::error::{CliError, print_json};
+use crate::output::errln;
 use crate::progress::Pull;
 use crate::{places, terminal};
 
@@ -112,7 +113,7 @@ impl Args {
         let tty = self.tty;
         let announce = |event| {
             for line in lines(&event) {
-                eprintln!("{line}");
+                errln!("{line}");
             }
             // Raw only now that the command is about to have the terminal: until here Ctrl-C must end pyro.
             if tty && matches!(event, RunEvent::Execute { .. }) {
@@ -128,11 +129,13 @@ impl Args {
         let report = report?;
         if report.timed_out {
             let seconds = seconds.unwrap_or_default();
-            eprintln!("[run] timed out after {seconds} s: the command and all it started were killed");
+            errln!("[run] timed out after {seconds} s: the command and all it started were killed");
         }
-        eprintln!(
+        errln!(
             "[run] environment={environment} execution_mode={} exit_code={} duration_ms={}",
-            report.execution_mode, report.exit_code, report.duration_ms
+            report.execution_mode,
+            report.exit_code,
+            report.duration_ms
         );
         if self.timings {
             show_timings(&report);
@@ -146,10 +149,10 @@ impl Args {
 
 fn show_timings(report: &RunReport) {
     let how = report.start.map_or("none", StartMethod::name);
-    eprintln!("[run] timings start={how}");
+    errln!("[run] timings start={how}");
     for phase in &report.timings {
         let name = phase.step.to_string();
-        eprintln!("      {name:22} {:8.1} ms   at {:8.1} ms", phase.took_ms, phase.at_ms);
+        errln!("      {name:22} {:8.1} ms   at {:8.1} ms", phase.took_ms, phase.at_ms);
     }
 }
 

@@ -27,5 +27,6 @@ mod microvm_workspace_shells;
 mod microvm_workspace_snapshots;
 mod microvm_workspace_steps;
 mod microvm_workspace_trees;
+mod output;
 mod room;
 mod support;

@@ -18,6 +18,7 @@ use std::path::{Path, PathBuf};
 use pyro_core::patch::{NodeKind, Side, render};
 
 use crate::error::CliError;
+use crate::output::{self, errln};
 use crate::places::{self, ClientDirs};
 use client::{Client, Form, Scope, Server};
 
@@ -58,10 +59,9 @@ impl Args {
         let dirs = places::client_dirs()?;
         let path = self.client.file(self.scope, &dirs);
         if !self.write && !self.dry_run {
-            print!(
-                "{}",
-                merged(self.client, "", &server).map_err(|why| CliError::new(why.to_string(), None))?
-            );
+            let entry =
+                merged(self.client, "", &server).map_err(|why| CliError::new(why.to_string(), None))?;
+            output::print(entry.as_bytes());
             self.explain(&dirs);
             return Ok(0);
         }
@@ -72,14 +72,14 @@ impl Args {
         let change = |old: &str| merged(self.client, old, &server);
         if self.dry_run {
             let edit = file::Edit::prepare(&path, change)?;
-            print!("{}", diff(&path, &edit));
+            output::print(diff(&path, &edit).as_bytes());
             if edit.is_nothing() {
-                eprintln!("[mcp] {} has it already", path.display());
+                errln!("[mcp] {} has it already", path.display());
             }
         } else if file::write(&path, change)? {
-            eprintln!("[mcp] {} is in {}; restart {}", server.name, path.display(), self.client);
+            errln!("[mcp] {} is in {}; restart {}", server.name, path.display(), self.client);
         } else {
-            eprintln!("[mcp] {} has it already", path.display());
+            errln!("[mcp] {} has it already", path.display());
         }
         self.warn();
         Ok(0)
@@ -89,16 +89,16 @@ impl Args {
     fn explain(&self, dirs: &ClientDirs) {
         for scope in [Scope::User, Scope::Project] {
             if let Some(path) = self.client.file(scope, dirs) {
-                eprintln!("[mcp] {scope}: {}", path.display());
+                errln!("[mcp] {scope}: {}", path.display());
             }
         }
-        eprintln!("[mcp] --write merges it into the file of --scope {}", self.scope);
+        errln!("[mcp] --write merges it into the file of --scope {}", self.scope);
         self.warn();
     }
 
     fn warn(&self) {
         if self.host_roots.is_empty() && self.client == Client::ClaudeDesktop {
-            eprintln!(
+            errln!(
                 "[mcp] {} starts servers in no directory of yours: without --host-root DIR the tools can use no file of this \
                  host",
                 self.client

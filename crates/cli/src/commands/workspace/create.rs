@@ -8,6 +8,7 @@ use tokio::io::AsyncReadExt as _;
 use super::show;
 use crate::error::{CliError, print_json};
 use crate::progress::{Pull, Transfer};
+use crate::output::outln;
 
 /// Make a workspace and start it
 #[derive(clap::Args)]
@@ -111,7 +112,7 @@ impl Args {
         if self.json {
             print_json(&serde_json::to_value(&status).unwrap_or_default());
         } else if self.id_only {
-            println!("{}", status.workspace_id);
+            outln!("{}", status.workspace_id);
         } else {
             show::status(&status);
         }

@@ -1,6 +1,7 @@
 //! `pyro workspace delete`.
 
 use crate::error::{CliError, print_json};
+use crate::output::outln;
 
 /// End everything of a workspace and remove it
 #[derive(clap::Args)]
@@ -20,7 +21,7 @@ impl Args {
         if self.json {
             print_json(&serde_json::to_value(&deleted).unwrap_or_default());
         } else {
-            println!("{} is deleted", deleted.workspace_id);
+            outln!("{} is deleted", deleted.workspace_id);
         }
         Ok(0)
     }

@@ -1,11 +1,12 @@
 //! `pyro workspace diff`.
 
-use std::io::{self, IsTerminal as _, Write as _};
+use std::io::{self, IsTerminal as _};
 
 use pyro_core::workspace::{Diff, DiffEntry};
 
 use super::show;
-use crate::error::{CliError, print_json};
+use crate::error::{CliError, print_json, printed};
+use crate::output::{self, errln};
 
 /// Most entries without text that are named.
 const SHOWN: usize = 40;
@@ -33,10 +34,8 @@ impl Args {
             return Ok(0);
         }
         let text = if io::stdout().is_terminal() { coloured(&diff.patch) } else { diff.patch.clone() };
-        match io::stdout().write_all(text.as_bytes()) {
-            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => return Err(CliError::OutputClosed),
-            _ => {}
-        }
+        output::print(text.as_bytes());
+        printed()?;
         talk(&diff);
         Ok(0)
     }
@@ -73,21 +72,21 @@ fn talk(diff: &Diff) {
     for entry in diff.entries.iter().filter(untold).take(SHOWN) {
         let why = if entry.binary { " (binary)" } else { "" };
         let path = show::printable(&entry.path);
-        eprintln!("[diff] {} {} {path}{why}", entry.status, entry.artifact_type);
+        errln!("[diff] {} {} {path}{why}", entry.status, entry.artifact_type);
     }
     let more = diff.entries.iter().filter(untold).skip(SHOWN).count();
     if more > 0 {
-        eprintln!("[diff] and {more} more that no text can tell; --json names all");
+        errln!("[diff] and {more} more that no text can tell; --json names all");
     }
     if diff.redacted {
-        eprintln!(
+        errln!(
             "[diff] a secret is in what differs, shown as [REDACTED]: the patch is not what the files have"
         );
     }
     if diff.patch_truncated {
-        eprintln!("[diff] the patch is not complete: there is more text than it may have");
+        errln!("[diff] the patch is not complete: there is more text than it may have");
     }
-    eprintln!(
+    errln!(
         "[diff] total={} added={} modified={} deleted={} type_changed={} text_patched={} non_text={}",
         sum.total, sum.added, sum.modified, sum.deleted, sum.type_changed, sum.text_patched, sum.non_text
     );

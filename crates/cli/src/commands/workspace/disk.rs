@@ -7,6 +7,7 @@ use clap::Subcommand;
 use super::file::{Listing, Reading};
 use super::show;
 use crate::error::{CliError, print_json};
+use crate::output::outln;
 
 /// Look into the disk of a stopped workspace, without running it
 #[derive(Subcommand)]
@@ -59,7 +60,7 @@ impl Disk {
                     print_json(&serde_json::to_value(&exported).unwrap_or_default());
                 } else {
                     let mib = exported.allocated_bytes.div_ceil(1 << 20);
-                    println!("the disk is in {} ({}, {mib} MiB)", exported.output_path, exported.disk_format);
+                    outln!("the disk is in {} ({}, {mib} MiB)", exported.output_path, exported.disk_format);
                 }
             }
         }

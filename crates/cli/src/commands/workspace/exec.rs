@@ -8,6 +8,7 @@ use pyro_core::workspace::{SecretEnv, WorkspaceError};
 use tokio::io::AsyncWrite;
 
 use crate::error::{CliError, print_json};
+use crate::output::errln;
 
 /// Run one command in /workspace and exit with its exit code
 #[derive(clap::Args)]
@@ -58,12 +59,12 @@ impl Args {
             Err(error) => return Err(error.into()),
         };
         if report.timed_out {
-            eprintln!(
+            errln!(
                 "[workspace-exec] timed out after {} s: the command and all it started were killed",
                 self.timeout_seconds
             );
         }
-        eprintln!(
+        errln!(
             "[workspace-exec] workspace_id={} sequence={} cwd={} execution_mode={} exit_code={} duration_ms={}",
             report.workspace_id,
             report.sequence,

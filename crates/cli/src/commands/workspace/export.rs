@@ -6,6 +6,7 @@ use indicatif::HumanBytes;
 
 use crate::error::{CliError, print_json};
 use crate::progress::{Transfer, entries};
+use crate::output::{errln, outln};
 
 /// Copy a file or directory of a running workspace to this host
 #[derive(clap::Args)]
@@ -39,7 +40,7 @@ impl Args {
         if self.json {
             print_json(&serde_json::to_value(&exported).unwrap_or_default());
         } else {
-            println!(
+            outln!(
                 "{} is in {} ({} with {})",
                 exported.workspace_path,
                 exported.output_path,
@@ -47,7 +48,7 @@ impl Args {
                 HumanBytes(exported.bytes_written)
             );
             if exported.skipped_count > 0 {
-                eprintln!("[export] {} sockets, fifos and devices were left out", exported.skipped_count);
+                errln!("[export] {} sockets, fifos and devices were left out", exported.skipped_count);
             }
         }
         Ok(0)

@@ -7,6 +7,7 @@ use tokio::io::AsyncRead;
 
 use super::show;
 use crate::error::{CliError, print_json};
+use crate::output::outln;
 
 /// List, read and write files of a running workspace
 #[derive(Subcommand)]
@@ -103,7 +104,7 @@ impl File {
                 if json {
                     print_json(&serde_json::to_value(&written).unwrap_or_default());
                 } else {
-                    println!("{} has {} bytes", show::printable(&written.path), written.size_bytes);
+                    outln!("{} has {} bytes", show::printable(&written.path), written.size_bytes);
                 }
             }
         }

@@ -3,6 +3,7 @@
 use serde_json::json;
 
 use crate::error::{CliError, print_json};
+use crate::output::outln;
 
 /// Make new workspaces from one as it is now, or from one of its snapshots
 #[derive(clap::Args)]
@@ -40,7 +41,7 @@ impl Args {
         } else {
             for fork in forks {
                 let what = if self.id_only { "" } else { " is started" };
-                println!("{}{what}", fork.workspace_id);
+                outln!("{}{what}", fork.workspace_id);
             }
         }
         Ok(0)

@@ -1,11 +1,10 @@
 //! `pyro workspace logs`.
 
-use std::io::{self, Write};
-
 use pyro_core::workspace::{Bounds, LogEntry, LogReader, LogsHead};
 use serde_json::Value;
 
-use crate::error::CliError;
+use crate::error::{CliError, printed};
+use crate::output::{self, errln};
 
 /// Show every command that was run, with its output; a reset does not touch it
 #[derive(clap::Args)]
@@ -28,23 +27,23 @@ impl Args {
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
         let mut logs = super::workspaces(None)?.read_logs(&self.workspace_id, self.tail).await?;
-        let mut out = io::BufWriter::new(io::stdout().lock());
         if self.json {
-            print_json(&mut logs, &mut out)?;
+            print_json(&mut logs)?;
         } else {
             let head = logs.head().clone();
             while let Some(entry) = logs.next_entry()? {
-                write(&mut out, &text(entry))?;
+                write(&text(entry))?;
             }
             talk(&head);
         }
-        out.flush().map_err(|_| CliError::OutputClosed)?;
         Ok(0)
     }
 }
 
-fn write(out: &mut dyn Write, text: &str) -> Result<(), CliError> {
-    out.write_all(text.as_bytes()).map_err(|_| CliError::OutputClosed)
+/// Prints a part of what may be long: nobody reads on for a reader that went away.
+fn write(text: &str) -> Result<(), CliError> {
+    output::print(text.as_bytes());
+    printed()
 }
 
 /// Words an entry of the log for people.
@@ -64,10 +63,10 @@ fn text(entry: LogEntry) -> String {
 fn talk(head: &LogsHead) {
     if head.omitted_count > 0 {
         let s = if head.omitted_count == 1 { " is" } else { "s are" };
-        eprintln!("[logs] {} earlier command{s} not shown", head.omitted_count);
+        errln!("[logs] {} earlier command{s} not shown", head.omitted_count);
     }
     if head.dropped_count > 0 {
-        eprintln!(
+        errln!(
             "[logs] of the first {} commands nothing is kept any more: a workspace keeps its last {}, and {} MiB of what \
              they were and wrote",
             head.dropped_count,
@@ -78,7 +77,7 @@ fn talk(head: &LogsHead) {
 }
 
 /// The JSON object as it is printed everywhere, entry by entry: all of them need not fit into memory.
-fn print_json(logs: &mut LogReader, out: &mut dyn Write) -> Result<(), CliError> {
+fn print_json(logs: &mut LogReader) -> Result<(), CliError> {
     const ENTRIES: &str = "entries";
     let Value::Object(mut head) = serde_json::to_value(logs.head()).unwrap_or_default() else {
         return Ok(());
@@ -86,20 +85,20 @@ fn print_json(logs: &mut LogReader, out: &mut dyn Write) -> Result<(), CliError>
     head.insert(ENTRIES.into(), Value::Null);
     let mut separator = "{\n";
     for (key, value) in head {
-        write(out, &format!("{separator}  {}: ", Value::String(key.clone())))?;
+        write(&format!("{separator}  {}: ", Value::String(key.clone())))?;
         separator = ",\n";
         if key != ENTRIES {
-            write(out, &value.to_string())?;
+            write(&value.to_string())?;
             continue;
         }
         let mut begin = "[\n";
         while let Some(entry) = logs.next_entry()? {
             let entry = serde_json::to_value(entry).unwrap_or_default();
             // A line feed within a text is escaped: each line that there is can be indented.
-            write(out, &format!("{begin}    {}", format!("{entry:#}").replace('\n', "\n    ")))?;
+            write(&format!("{begin}    {}", format!("{entry:#}").replace('\n', "\n    ")))?;
             begin = ",\n";
         }
-        write(out, if begin == "[\n" { "[]" } else { "\n  ]" })?;
+        write(if begin == "[\n" { "[]" } else { "\n  ]" })?;
     }
-    write(out, "\n}\n")
+    write("\n}\n")
 }

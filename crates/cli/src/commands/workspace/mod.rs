@@ -10,6 +10,7 @@ use pyro_core::workspace::Workspaces;
 
 use crate::commands::verbs;
 use crate::error::CliError;
+use crate::output::errln;
 use crate::places;
 
 verbs! {
@@ -72,7 +73,7 @@ fn workspaces(backend: Option<&str>) -> Result<Workspaces, CliError> {
 
 /// Says why a start is no plain restore.
 fn remark(text: &str) {
-    eprintln!("[workspace] {text}");
+    errln!("[workspace] {text}");
 }
 
 /// What becomes of symbolic links that lead out of a tree.
@@ -93,11 +94,11 @@ impl LinksArg {
 /// Says which links were left out.
 fn say_skipped(what: &str, links: &[SkippedLink], count: u64) {
     for SkippedLink { path, target } in links {
-        eprintln!("[{what}] left out {path:?}: it leads out of the tree, to {target:?}");
+        errln!("[{what}] left out {path:?}: it leads out of the tree, to {target:?}");
     }
     let more = count.saturating_sub(links.len() as u64);
     if more > 0 {
-        eprintln!("[{what}] left out {more} more such links");
+        errln!("[{what}] left out {more} more such links");
     }
 }
 

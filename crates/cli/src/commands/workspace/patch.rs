@@ -7,6 +7,7 @@ use tokio::io::AsyncReadExt as _;
 
 use super::show;
 use crate::error::{CliError, print_json};
+use crate::output::{errln, outln};
 
 /// Longest patch that is read; one that is longer is refused by its length.
 const MOST: u64 = pyro_core::patch::MAX_PATCH as u64 + 1;
@@ -69,10 +70,10 @@ impl Patch {
             return Ok(0);
         }
         for entry in &patched.entries {
-            println!("{:8}  {}", entry.status, show::printable(&entry.path));
+            outln!("{:8}  {}", entry.status, show::printable(&entry.path));
         }
         if !patched.changed {
-            eprintln!("[patch] nothing to change: everything is as the patch has it");
+            errln!("[patch] nothing to change: everything is as the patch has it");
         }
         Ok(0)
     }

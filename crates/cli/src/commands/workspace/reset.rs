@@ -4,6 +4,7 @@ use pyro_core::workspace::BASELINE;
 
 use super::show;
 use crate::error::{CliError, print_json};
+use crate::output::outln;
 
 /// Go back to the baseline or a snapshot: the whole sandbox, not only /workspace
 #[derive(clap::Args)]
@@ -29,7 +30,7 @@ impl Args {
         if self.json {
             print_json(&serde_json::to_value(&reset).unwrap_or_default());
         } else {
-            println!("{} is as it was at {}", reset.status.workspace_id, reset.workspace_reset.snapshot_name);
+            outln!("{} is as it was at {}", reset.status.workspace_id, reset.workspace_reset.snapshot_name);
             show::status(&reset.status);
         }
         Ok(0)

@@ -10,7 +10,8 @@ use pyro_core::workspace::{
 };
 
 use super::show_jobs;
-use crate::error::{CliError, print_json};
+use crate::error::{CliError, print_json, printed};
+use crate::output::{self, errln};
 
 /// Start, watch and stop processes that go on
 #[derive(Subcommand)]
@@ -193,14 +194,11 @@ impl Logs {
             print_json(&serde_json::to_value(&logs).unwrap_or_default());
             return Ok(());
         }
-        let mut out = std::io::stdout().lock();
-        let written = out.write_all(logs.stdout.as_bytes()).and_then(|()| out.flush());
-        let written = written.and_then(|()| std::io::stderr().write_all(logs.stderr.as_bytes()));
-        if written.is_err() {
-            return Err(CliError::OutputClosed);
-        }
+        output::print(logs.stdout.as_bytes());
+        printed()?;
+        std::io::stderr().write_all(logs.stderr.as_bytes()).map_err(|error| CliError::output(&error))?;
         if logs.truncated {
-            eprintln!("[workspace-service-logs] there is more before this");
+            errln!("[workspace-service-logs] there is more before this");
         }
         Ok(())
     }

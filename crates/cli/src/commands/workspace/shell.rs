@@ -1,13 +1,13 @@
 //! `pyro workspace shell`.
 
-use std::io::Write as _;
 
 use clap::Subcommand;
 use pyro_core::workspace::{SecretEnv, Shell as Session, ShellReadRequest, ShellSize};
 use serde::Serialize;
 
 use super::{shell_attach, show_jobs};
-use crate::error::{CliError, print_json};
+use crate::error::{CliError, print_json, printed};
+use crate::output::{self, errln, outln};
 
 /// Open, use and close terminal sessions that stay
 #[derive(Subcommand)]
@@ -171,7 +171,7 @@ fn report(json: bool, value: &impl Serialize, line: impl FnOnce() -> String) {
     if json {
         print_json(&serde_json::to_value(value).unwrap_or_default());
     } else {
-        println!("{}", line());
+        outln!("{}", line());
     }
 }
 
@@ -205,15 +205,13 @@ impl Read {
             print_json(&serde_json::to_value(&read).unwrap_or_default());
             return Ok(());
         }
-        let mut out = std::io::stdout().lock();
-        if out.write_all(read.output.as_bytes()).and_then(|()| out.flush()).is_err() {
-            return Err(CliError::OutputClosed);
-        }
+        output::print(read.output.as_bytes());
+        printed()?;
         let end =
             if read.plain && !read.output.is_empty() && !read.output.ends_with('\n') { "\n" } else { "" };
         let lost =
             if read.lost_bytes > 0 { format!(" lost_bytes={}", read.lost_bytes) } else { String::new() };
-        eprintln!(
+        errln!(
             "{end}[workspace-shell-read] shell_id={} state={} cursor={} next_cursor={} truncated={}{lost}",
             read.shell.shell_id, read.shell.state, read.cursor, read.next_cursor, read.truncated
         );

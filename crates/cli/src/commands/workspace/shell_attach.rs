@@ -9,6 +9,7 @@ use tokio::io::AsyncWrite;
 use tokio::sync::mpsc;
 
 use crate::error::CliError;
+use crate::output::errln;
 use crate::terminal;
 
 /// Join your own terminal to a shell; Ctrl-] lets go of it
@@ -96,7 +97,7 @@ impl Args {
                 |attached| {
                     shell_id.clone_from(&attached.shell_id);
                     let what = if attached.opened { "a new shell" } else { "shell" };
-                    eprintln!(
+                    errln!(
                         "[workspace-shell-attach] joined {what} {}; Ctrl-] lets go of it",
                         attached.shell_id
                     );
@@ -108,12 +109,12 @@ impl Args {
         drop(joined);
         match end? {
             AttachEnd::Detached => {
-                eprintln!("\n[workspace-shell-attach] let go of shell {shell_id}, which goes on");
+                errln!("\n[workspace-shell-attach] let go of shell {shell_id}, which goes on");
                 Ok(0)
             }
             AttachEnd::Ended(shell) => {
                 let code = shell.exit_code.unwrap_or(1);
-                eprintln!("\n[workspace-shell-attach] shell {shell_id} ended exit_code={code}");
+                errln!("\n[workspace-shell-attach] shell {shell_id} ended exit_code={code}");
                 Ok(u8::try_from(code).unwrap_or(1))
             }
         }

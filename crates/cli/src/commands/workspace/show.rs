@@ -1,13 +1,14 @@
 //! Workspaces for people: tables that align, times as how long ago.
 
 use std::collections::BTreeMap;
-use std::io::{IsTerminal as _, Write as _};
+use std::io::IsTerminal as _;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use pyro_core::workspace::{FileEntry, List, Listed, SnapshotList, Status, Unreadable, WorkspaceState};
 
 use super::table::{Cell, CellStyle, table};
-use crate::error::CliError;
+use crate::error::{CliError, printed};
+use crate::output::{self, errln};
 
 pub(super) fn now() -> f64 {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64()
@@ -75,8 +76,7 @@ fn fitted(mut rows: Vec<Vec<Cell>>, width: usize) -> Vec<Vec<Cell>> {
 }
 
 pub(super) fn print(text: &str) {
-    // A reader that went away gets nothing, and nothing is to be said about it.
-    let _ = std::io::stdout().write_all(text.as_bytes());
+    output::print(text.as_bytes());
 }
 
 /// Prints everything about a workspace.
@@ -137,10 +137,10 @@ fn services(running: u64, all: u64) -> String {
 /// Prints a table of workspaces.
 pub fn list(list: &List) {
     for Unreadable { workspace_id, error } in &list.unreadable {
-        eprintln!("[list] {workspace_id} cannot be read: {}", printable(error));
+        errln!("[list] {workspace_id} cannot be read: {}", printable(error));
     }
     if list.workspaces.is_empty() && list.unreadable.is_empty() {
-        eprintln!("there are no workspaces; make one with `pyro workspace create debian:12`");
+        errln!("there are no workspaces; make one with `pyro workspace create debian:12`");
         return;
     }
     let terminal = std::io::stdout().is_terminal();
@@ -219,39 +219,31 @@ pub fn files(entries: &[FileEntry], truncated: bool) {
     }
     print(&text);
     if truncated {
-        eprintln!("[files] there are more than {} entries: the rest is not listed", entries.len());
+        errln!("[files] there are more than {} entries: the rest is not listed", entries.len());
     }
 }
 
 /// Prints the content of a file; with `path` under a line that names it and with a line feed at its end.
 pub fn content(bytes: &[u8], path: Option<&String>) -> Result<(), CliError> {
-    let mut out = std::io::stdout();
-    let mut write = || {
-        if let Some(path) = path {
-            eprintln!("[file] {}", printable(path));
-        }
-        out.write_all(bytes)?;
-        if path.is_some() && !bytes.is_empty() && !bytes.ends_with(b"\n") {
-            out.write_all(b"\n")?;
-        }
-        out.flush()
-    };
-    match write() {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Err(CliError::OutputClosed),
-        Err(error) => Err(CliError::new(format!("the content cannot be printed: {error}"), None)),
-        Ok(()) => Ok(()),
+    if let Some(path) = path {
+        errln!("[file] {}", printable(path));
     }
+    output::print(bytes);
+    if path.is_some() && !bytes.is_empty() && !bytes.ends_with(b"\n") {
+        output::print(b"\n");
+    }
+    printed()
 }
 
 /// Says what is not shown of a file: secrets, and that there is more than was read.
 pub fn cut(redacted: bool, truncated: bool, max_bytes: u64, size_bytes: u64) {
     if redacted {
-        eprintln!(
+        errln!(
             "[file] a secret is in it, shown as [REDACTED]; `pyro workspace export` gives the file as it is"
         );
     }
     if truncated {
-        eprintln!("[file] only the first {max_bytes} of {size_bytes} bytes; --max-bytes reads more");
+        errln!("[file] only the first {max_bytes} of {size_bytes} bytes; --max-bytes reads more");
     }
 }
 

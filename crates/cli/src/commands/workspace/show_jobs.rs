@@ -5,6 +5,8 @@ use pyro_core::workspace::{ReadinessProbe, Service, ServiceList, ShellList};
 use super::show::{ago, now, one_line, print};
 use super::table::table;
 
+use crate::output::errln;
+
 fn code(exit_code: Option<i32>) -> String {
     exit_code.map_or_else(|| "-".into(), |code| code.to_string())
 }
@@ -12,7 +14,7 @@ fn code(exit_code: Option<i32>) -> String {
 /// Prints a table of shells.
 pub fn shells(list: &ShellList) {
     if list.shells.is_empty() {
-        eprintln!("there are no shells; open one with `pyro workspace shell open`");
+        errln!("there are no shells; open one with `pyro workspace shell open`");
         return;
     }
     let now = now();
@@ -34,7 +36,7 @@ pub fn shells(list: &ShellList) {
 /// Prints a table of services.
 pub fn services(list: &ServiceList) {
     if list.services.is_empty() {
-        eprintln!("there are no services; start one with `pyro workspace service start`");
+        errln!("there are no services; start one with `pyro workspace service start`");
         return;
     }
     let now = now();

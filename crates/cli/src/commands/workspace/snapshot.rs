@@ -4,6 +4,7 @@ use clap::Subcommand;
 
 use super::show;
 use crate::error::{CliError, print_json};
+use crate::output::outln;
 
 /// Keep, list and remove copies of a workspace's disk
 #[derive(Subcommand)]
@@ -57,7 +58,7 @@ impl Snapshot {
                 } else {
                     let mib = created.snapshot.bytes_written.div_ceil(1 << 20);
                     let paused = created.paused_ms.map(|ms| format!(", its guest paused for {ms:.0} ms"));
-                    println!("{snapshot_name} is kept ({mib} MiB{})", paused.unwrap_or_default());
+                    outln!("{snapshot_name} is kept ({mib} MiB{})", paused.unwrap_or_default());
                 }
             }
             Self::List { workspace_id, json } => {
@@ -73,7 +74,7 @@ impl Snapshot {
                 if json {
                     print_json(&serde_json::to_value(&deleted).unwrap_or_default());
                 } else {
-                    println!("{snapshot_name} is deleted");
+                    outln!("{snapshot_name} is deleted");
                 }
             }
         }

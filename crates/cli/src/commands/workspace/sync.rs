@@ -7,6 +7,7 @@ use indicatif::HumanBytes;
 
 use crate::error::{CliError, print_json};
 use crate::progress::{Transfer, entries};
+use crate::output::{errln, outln};
 
 /// Copy from the host into a running workspace
 #[derive(Subcommand)]
@@ -44,14 +45,14 @@ impl Sync {
         if json {
             print_json(&serde_json::to_value(&pushed).unwrap_or_default());
         } else {
-            println!(
+            outln!(
                 "{} with {} went to {}",
                 entries(sync.entry_count),
                 HumanBytes(sync.bytes_written),
                 sync.destination
             );
             if sync.skipped_count > 0 {
-                eprintln!("[sync] {} sockets and fifos were left out", sync.skipped_count);
+                errln!("[sync] {} sockets and fifos were left out", sync.skipped_count);
             }
         }
         Ok(0)
