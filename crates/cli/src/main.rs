@@ -42,6 +42,10 @@ fn main() -> ExitCode {
             return ExitCode::FAILURE;
         }
     };
+    if let Err(error) = runtime.block_on(async { signals::survive_file_limit() }) {
+        errln!("[error] pyro cannot start: it cannot watch for signals: {error}");
+        return ExitCode::FAILURE;
+    }
     let (cli, json) = match parsed() {
         Ok(parsed) => parsed,
         Err(answer) => return ExitCode::from(tell(&answer)),

@@ -1,8 +1,20 @@
-//! SIGINT, SIGTERM and SIGHUP end a command the orderly way: what it owns is dropped, and with it every VM.
+//! SIGINT, SIGTERM and SIGHUP end a command the orderly way: what it owns is dropped, and with it every VM. SIGXFSZ ends
+//! nothing: a file that would grow beyond its limit is an error of the one who writes it.
 
+use rustix::process::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::error::CliError;
+
+/// Makes writes beyond the limit of file sizes (`ulimit -f`) fail with EFBIG, for the life of the process. Must be called in
+/// a runtime.
+///
+/// The signal is handled and not ignored, so that programs which are started get it as the system has it: what a process
+/// ignores its children ignore too.
+pub fn survive_file_limit() -> std::io::Result<()> {
+    // The handler stays when its stream goes.
+    signal(SignalKind::from_raw(Signal::XFSZ.as_raw())).map(drop)
+}
 
 /// Runs `command` until it ends or one of the signals comes; dropping it takes its VM down.
 pub async fn interruptible(command: impl Future<Output = Result<u8, CliError>>) -> Result<u8, CliError> {

@@ -1,6 +1,7 @@
-//! What becomes of results that cannot be written: standard output on a full disk, or with nobody to read it.
+//! What becomes of results that cannot be written: standard output on a full disk, beyond a limit, or with nobody to read it.
 
 use std::fs::File;
+use std::process::{Command, Stdio};
 
 use crate::support::{Said, World, finish};
 
@@ -17,6 +18,16 @@ const RESULTS: [&[&str]; 7] = [
 
 fn full() -> File {
     File::options().write(true).open("/dev/full").unwrap()
+}
+
+/// Words between a shell and pyro, which sets a limit first.
+fn limited(world: &World, args: &[&str]) -> Command {
+    let pyro = world.command(args);
+    let mut command = Command::new("sh");
+    command.args(["-c", "ulimit -f 0 && exec \"$0\" \"$@\""]).arg(pyro.get_program()).args(pyro.get_args());
+    command.env_clear().envs(pyro.get_envs().filter_map(|(name, value)| Some((name, value?))));
+    command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    command
 }
 
 fn told(said: &Said, args: &[&str], why: &str) {
@@ -66,5 +77,18 @@ fn what_is_said_beside_a_result_may_be_lost() {
     ] {
         let said = finish(world.command(args).stderr(full()).spawn().unwrap());
         assert_eq!((said.code, said.signal), (Some(code), None), "{args:?} {said:?}");
+    }
+}
+
+#[test]
+fn a_limit_of_file_sizes_is_an_error_and_kills_nobody() {
+    let world = World::bare();
+    let args = ["mcp", "config", "codex", "--write"];
+    let said = finish(limited(&world, &args).spawn().unwrap());
+    told(&said, &args, "File too large");
+    let file = world.home.path().join("out");
+    for args in RESULTS {
+        let said = finish(limited(&world, args).stdout(File::create(&file).unwrap()).spawn().unwrap());
+        told(&said, args, "File too large");
     }
 }
