@@ -18,6 +18,7 @@ mod microvm_workspace_disk;
 mod microvm_workspace_ends;
 mod microvm_workspace_files;
 mod microvm_workspace_forks;
+mod microvm_workspace_full;
 mod microvm_workspace_kill;
 mod microvm_workspace_reflink;
 mod microvm_workspace_secrets;

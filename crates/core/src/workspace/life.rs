@@ -185,6 +185,15 @@ impl Life {
         Ok(())
     }
 
+    /// Goes on from a copy of the disk to a reset, with nothing in between.
+    ///
+    /// # Errors
+    /// Why not; the copy goes on then.
+    pub fn reset_after_copy(&mut self, now: f64) -> Result<(), Refusal> {
+        self.copying = false;
+        self.admit(LifeAction::Reset, now).inspect_err(|_| self.copying = true)
+    }
+
     /// Ends the action `ask`; for a reset, `runs` says whether a guest runs.
     pub fn done(&mut self, ask: LifeAction, runs: bool, now: f64) {
         match ask {
@@ -294,6 +303,7 @@ mod tests {
     enum Step {
         Admit(LifeAction),
         Done(usize, bool),
+        ResetAfterCopy,
         Started,
         Ended,
         Later(u32),
@@ -308,6 +318,7 @@ mod tests {
         prop_oneof![
             4 => asks().prop_map(Step::Admit),
             4 => (any::<usize>(), any::<bool>()).prop_map(|(which, runs)| Step::Done(which, runs)),
+            1 => Just(Step::ResetAfterCopy),
             1 => Just(Step::Started),
             1 => Just(Step::Ended),
             2 => (0_u32..2000).prop_map(Step::Later),
@@ -339,6 +350,13 @@ mod tests {
                         life.done(ask, runs, now);
                     }
                     Step::Done(..) => {}
+                    Step::ResetAfterCopy => {
+                        let copy = going.iter().position(|ask| *ask == LifeAction::Snapshot);
+                        match copy.map(|at| (at, life.reset_after_copy(now))) {
+                            Some((at, Ok(()))) => going[at] = LifeAction::Reset,
+                            Some((_, Err(_))) | None => prop_assert_eq!(&before, &life),
+                        }
+                    }
                     Step::Started => life.started(now),
                     Step::Ended => life.guest_ended(),
                     Step::Later(seconds) => now += f64::from(seconds),

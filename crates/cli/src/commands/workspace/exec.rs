@@ -73,6 +73,9 @@ impl Args {
             report.exit_code,
             report.duration_ms
         );
+        if let Some(why) = &report.unrecorded {
+            errln!("[workspace-exec] the history lacks this command or its output: {why}");
+        }
         if self.json {
             print_json(&serde_json::to_value(&report).unwrap_or_default());
         }

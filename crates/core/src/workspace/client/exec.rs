@@ -123,6 +123,7 @@ impl Workspaces {
             execution_mode: EXECUTION_MODE.into(),
             backend: exited.place.backend,
             accelerator: exited.place.accelerator,
+            unrecorded: exited.unrecorded,
         })
     }
 }

@@ -107,3 +107,26 @@ async fn a_keeper_of_the_generation_before_is_listed_stopped_and_deleted_and_not
     let refused = workspaces.create_snapshot(ID, "s", false).await.unwrap_err();
     assert!(matches!(refused, WorkspaceError::Generation { .. }), "{refused}");
 }
+
+/// Numbers come from a model or a person: none of any size is pyro's own failure.
+#[tokio::test]
+async fn a_number_of_any_size_is_an_argument() {
+    let dir = tempfile::tempdir().unwrap();
+    let workspaces = workspaces(dir.path(), "pyro".into());
+    let (_home, _held) = held_workspace(workspaces.root());
+    for number in [i64::MAX as u64, 1 << 63, u64::MAX] {
+        let logs = workspaces.logs(ID, Some(number)).await.unwrap();
+        assert_eq!(logs.entries, []);
+        let mut reader = workspaces.read_logs(ID, None).await.unwrap();
+        reader.skip_to(number);
+        assert_eq!(reader.next_entry().unwrap(), None);
+        for (offset, max_bytes) in [(number, 1), (0, number), (number, number)] {
+            let error = workspaces.read_file(ID, Path::new("f"), offset, max_bytes).await.unwrap_err();
+            let kind = error.kind();
+            let told = matches!(kind, FailureKind::InvalidArgument | FailureKind::TooLarge);
+            // The largest offset may be; the workspace is stopped.
+            let stopped = (offset, max_bytes) == (i64::MAX as u64, 1) && kind == FailureKind::WrongState;
+            assert!(told || stopped, "{offset} {max_bytes}: {error:?}");
+        }
+    }
+}

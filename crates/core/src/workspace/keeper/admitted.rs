@@ -20,6 +20,13 @@ pub(crate) struct Admitted {
 }
 
 impl Admitted {
+    /// Goes on from a copy to a reset: nothing else is admitted in between.
+    pub(super) fn reset(mut self) -> Result<Self, WorkspaceError> {
+        self.keeper.life().reset_after_copy(unix_now())?;
+        self.ask = LifeAction::Reset;
+        Ok(self)
+    }
+
     /// Says that a guest runs at the end of this.
     pub(super) fn with_guest(&mut self) {
         self.runs = true;

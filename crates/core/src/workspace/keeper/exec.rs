@@ -97,12 +97,8 @@ struct Running<'a> {
 }
 
 impl Running<'_> {
-    fn end(
-        &mut self,
-        exit_code: i32,
-        duration: Duration,
-        interrupted: Option<String>,
-    ) -> Result<(), WorkspaceError> {
+    /// Writes the end of the command down; gives why that failed, which is no failure of the command.
+    fn end(&mut self, exit_code: i32, duration: Duration, interrupted: Option<String>) -> Option<String> {
         self.over = true;
         let take =
             |kept: &Kept| std::mem::take(&mut *kept.lock().unwrap_or_else(PoisonError::into_inner)).finish();
@@ -114,21 +110,14 @@ impl Running<'_> {
         (entry.stdout_bytes, entry.stdout_truncated) = (stdout.total, stdout.truncated);
         (entry.stderr_bytes, entry.stderr_truncated) = (stderr.total, stderr.truncated);
         entry.interrupted = interrupted.map(|why| self.keeper.secrets.redactor().text(&why));
-        // Files first: a row always has its files, and files without a row are swept.
-        self.keeper.keep(self.entry.sequence, "stdout", &stdout)?;
-        self.keeper.keep(self.entry.sequence, "stderr", &stderr)?;
-        let bytes = (stdout.bytes.len() + stderr.bytes.len()) as u64;
-        let added = self.keeper.database().state.add_command(&self.entry, bytes, Bounds::ALL)?;
-        self.keeper.home.forget_output(&added)
+        self.keeper.record(&self.entry, &stdout, &stderr)
     }
 }
 
 impl Drop for Running<'_> {
     fn drop(&mut self) {
-        if !self.over
-            && let Err(error) = self.end(KILLED, self.begin.elapsed(), Some("cancelled".into()))
-        {
-            (self.keeper.log)(&format!("a cancelled command was not written down: {}", cause::chain(&error)));
+        if !self.over {
+            self.end(KILLED, self.begin.elapsed(), Some("cancelled".into()));
         }
     }
 }
@@ -140,6 +129,21 @@ async fn end(streams: &mut Streams) -> io::Result<()> {
 }
 
 impl Keeper {
+    /// Adds a command to the history. Gives why it, or its output, is not there: the command ended as it did all the same.
+    pub(super) fn record(&self, entry: &Command, stdout: &Captured, stderr: &Captured) -> Option<String> {
+        // Files first: a row has its files, or was told of with the one that is missing; files without a row are swept.
+        let kept = self
+            .keep(entry.sequence, "stdout", stdout)
+            .and_then(|()| self.keep(entry.sequence, "stderr", stderr));
+        let bytes = (stdout.bytes.len() + stderr.bytes.len()) as u64;
+        let added = self.database().state.add_command(entry, bytes, Bounds::ALL);
+        let written = added.and_then(|dropped| self.home.forget_output(&dropped));
+        let error = kept.and(written).err()?;
+        let why = self.secrets.redactor().text(&cause::chain(&error));
+        (self.log)(&format!("command {} is not kept: {why}", entry.sequence));
+        Some(why)
+    }
+
     fn keep(&self, sequence: u64, stream: &str, captured: &Captured) -> Result<(), WorkspaceError> {
         if captured.bytes.is_empty() {
             return Ok(());
@@ -150,7 +154,9 @@ impl Keeper {
                 fs::File::options().write(true).create(true).truncate(true).mode(0o600).open(&path)?;
             file.write_all(&captured.bytes)
         };
-        write().map_err(|e| WorkspaceError::file(&path, "written", e))
+        // Half of it would look like all of it.
+        let written = write().inspect_err(|_| drop(fs::remove_file(&path)));
+        written.map_err(|e| WorkspaceError::file(&path, "written", e))
     }
 
     /// Runs a command, with secrets as variables. Dropping the future kills it, and writes that down.
@@ -205,24 +211,33 @@ impl Keeper {
         };
         match ended {
             Ok(Outcome { exit_code, timed_out, duration, .. }) => {
-                running.end(exit_code, duration, timed_out.then(|| "timeout".into()))?;
+                let unrecorded = running.end(exit_code, duration, timed_out.then(|| "timeout".into()));
                 let duration_ms = running.entry.duration_ms;
                 let command = running.entry.command.clone();
                 let place = Place::of(&self.database().record);
                 let duration_us = u64::try_from(duration.as_micros()).ok();
-                Ok(Exited { sequence, exit_code, duration_ms, duration_us, timed_out, command, place })
+                Ok(Exited {
+                    sequence,
+                    exit_code,
+                    duration_ms,
+                    duration_us,
+                    timed_out,
+                    command,
+                    place,
+                    unrecorded,
+                })
             }
             Err(CommandError::Output(error)) => {
-                running.end(KILLED, begin.elapsed(), Some("cancelled".into()))?;
+                running.end(KILLED, begin.elapsed(), Some("cancelled".into()));
                 Err(CommandError::Output(error).into())
             }
             Err(CommandError::VmDied(death)) => {
                 let why = death.to_string();
-                running.end(KILLED, begin.elapsed(), Some(why.clone()))?;
+                running.end(KILLED, begin.elapsed(), Some(why.clone()));
                 Err(WorkspaceError::GuestEnded(why))
             }
             Err(error) => {
-                running.end(KILLED, begin.elapsed(), Some(cause::chain(&error)))?;
+                running.end(KILLED, begin.elapsed(), Some(cause::chain(&error)));
                 Err(error.into())
             }
         }

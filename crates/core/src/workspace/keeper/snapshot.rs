@@ -201,11 +201,14 @@ impl Keeper {
     }
 
     /// Puts a snapshot in place of what is there: its disk, and the processes too if its memory was kept. The guest is
-    /// not asked.
+    /// not asked. It runs on while the disk is copied: where there is no room for that, nothing has changed.
     pub(crate) async fn reset(self: &Arc<Self>, snapshot: String) -> Result<Status, WorkspaceError> {
         disk::find(&self.database().state, &snapshot)?;
-        let mut admitted = self.admit(LifeAction::Reset)?;
-        match self.reset_admitted(snapshot).await {
+        let admitted = self.admit(LifeAction::Snapshot)?;
+        let (home, name) = (self.home.clone(), snapshot.clone());
+        let copy = blocking(move || disk::draft_of(&home, &name)).await?;
+        let mut admitted = admitted.reset()?;
+        match self.reset_admitted(snapshot, copy).await {
             Ok(()) => admitted.with_guest(),
             Err(error) => {
                 (self.log)(&format!("the reset failed: {}", cause::chain(&error)));
@@ -216,7 +219,7 @@ impl Keeper {
         self.status()
     }
 
-    async fn reset_admitted(self: &Arc<Self>, snapshot: String) -> Result<(), WorkspaceError> {
+    async fn reset_admitted(self: &Arc<Self>, snapshot: String, copy: Draft) -> Result<(), WorkspaceError> {
         let mut engine = self.engine.lock().await;
         self.forget_guest();
         self.lose_jobs("workspace_reset");
@@ -224,8 +227,7 @@ impl Keeper {
             engine.machine.stop().await.map_err(vmm)?;
         }
         drop(engine);
-        let (home, name) = (self.home.clone(), snapshot.clone());
-        blocking(move || disk::restore(&home, &name)).await?;
+        blocking(move || copy.finish()).await?;
         let mut record = self.database().record.clone();
         crate::workspace::keeper::machine::note_reset(&mut record);
         let mut log = |report| (self.log)(&format!("{report:?}"));

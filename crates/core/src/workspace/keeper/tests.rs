@@ -139,6 +139,64 @@ async fn a_call_that_it_does_not_know_is_refused_by_name() {
     assert!(matches!(outcome, Outcome::Failed(fault) if fault.message.contains("dance")));
 }
 
+/// What is kept of a stream that said this.
+fn captured(text: &str) -> crate::capture::Captured {
+    crate::capture::Captured { bytes: text.into(), total: text.len() as u64, truncated: false }
+}
+
+#[test]
+fn a_command_that_cannot_be_written_down_is_told_so_and_its_row_is_kept_where_it_can_be() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = keeper(dir.path(), nothing);
+    let entry = |sequence| crate::workspace::store::record::Command {
+        sequence,
+        command: "true".into(),
+        cwd: "/workspace".into(),
+        exit_code: 7,
+        duration_ms: 3,
+        recorded_at: 1.5,
+        stdout_bytes: 0,
+        stderr_bytes: 9,
+        stdout_truncated: false,
+        stderr_truncated: false,
+        interrupted: None,
+    };
+    assert_eq!(keeper.record(&entry(1), &captured("out"), &captured("")), None);
+    // Its output finds no place: who reads the history sees that it is missing.
+    std::fs::remove_dir_all(keeper.home.path().join("logs")).unwrap();
+    let why = keeper.record(&entry(2), &captured(""), &captured("nine byte")).unwrap();
+    assert!(why.contains("2.stderr cannot be written"), "{why}");
+    assert_eq!(keeper.database().state.last_command().unwrap(), Some(entry(2)));
+    // Nor does its row.
+    let state = State::open_to_read(&keeper.home.state_path()).unwrap();
+    keeper.database().state = state;
+    let why = keeper.record(&entry(3), &captured(""), &captured("")).unwrap();
+    assert!(why.contains("state of the workspace"), "{why}");
+    assert_eq!(keeper.database().state.last_command().unwrap(), Some(entry(2)));
+}
+
+#[tokio::test]
+async fn a_reset_that_finds_no_room_changes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let keeper = keeper(dir.path(), nothing);
+    std::fs::write(keeper.home.disk(), "now").unwrap();
+    std::fs::write(keeper.home.snapshot("before"), "before").unwrap();
+    let snapshot = disk::describe(&keeper.home, ID, "before").unwrap();
+    keeper.database().state.add_snapshot(&snapshot).unwrap();
+    // A directory in its place is as good as no room for the copy.
+    let draft = keeper.home.path().join(".new-disk.ext4");
+    std::fs::create_dir(&draft).unwrap();
+    assert!(keeper.reset("before".into()).await.is_err());
+    assert_eq!(keeper.life().phase(), Phase::Running);
+    assert_eq!(std::fs::read(keeper.home.disk()).unwrap(), b"now");
+    std::fs::remove_dir(&draft).unwrap();
+    // The next one gets past the copy, to a guest that cannot be started here.
+    assert!(keeper.reset("before".into()).await.is_err());
+    assert_eq!(keeper.life().phase(), Phase::Stopped);
+    assert_eq!(std::fs::read(keeper.home.disk()).unwrap(), b"before");
+    assert!(!draft.exists());
+}
+
 #[test]
 fn one_job_too_many_is_told_apart_from_a_guest_without_room() {
     use pyro_proto::message::{Failure, FailureKind as GuestKind};

@@ -194,6 +194,16 @@ pub fn remove_files(home: &Home, name: &str) -> Result<(), WorkspaceError> {
     Ok(())
 }
 
+/// Copies the disk of a snapshot for [`Draft::finish`] to put it in place of the guest's. There was room for all of it on
+/// storage when this returns. Blocks.
+pub fn draft_of(home: &Home, name: &str) -> Result<Draft, WorkspaceError> {
+    let from = open(&home.snapshot(name))?;
+    let draft = Draft::new(&home.disk())?;
+    draft.fill(&from)?;
+    draft.file().sync_all().map_err(WorkspaceError::Copy)?;
+    Ok(draft)
+}
+
 /// Puts the disk of a snapshot in place of the guest's, which nobody has open any more. Blocks.
 pub fn restore(home: &Home, name: &str) -> Result<(), WorkspaceError> {
     copy(&open(&home.snapshot(name))?, &home.disk())

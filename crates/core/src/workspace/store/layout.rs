@@ -510,6 +510,27 @@ mod tests {
     }
 
     #[test]
+    fn a_name_that_cannot_be_written_down_is_not_given() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path();
+        let (home, _held) = workspace(root, ID, "a");
+        // As where the host's disk is full.
+        let state = State::open_to_read(&home.state_path()).unwrap();
+        let rename = |changes: WorkspaceChanges| {
+            let mut record = state.record().unwrap();
+            crate::workspace::store::naming::describe(root, &state, &mut record, &changes)
+        };
+        let to = |name: &str| WorkspaceChanges { name: Some(name.into()), ..WorkspaceChanges::default() };
+        for changes in
+            [to("b"), to("a"), WorkspaceChanges { clear_name: true, ..WorkspaceChanges::default() }]
+        {
+            assert!(matches!(rename(changes), Err(WorkspaceError::State { .. })));
+            assert_eq!(names(root), ["a"]);
+            assert_eq!(named(root, "a").as_deref(), Some(ID));
+        }
+    }
+
+    #[test]
     fn another_layout_is_refused() {
         let dir = tempfile::tempdir().unwrap();
         let (home, _held) = workspace(dir.path(), ID, "a");

@@ -7,7 +7,7 @@ use super::record::{Record, WorkspaceChanges};
 use super::state::State;
 use crate::workspace::error::WorkspaceError;
 
-/// Changes name and labels of a record and writes it down. The caller holds the workspace's lock. Blocks.
+/// Changes name and labels of a record and writes it down: both, or neither. The caller holds the workspace's lock. Blocks.
 pub(crate) fn describe(
     root: &Path,
     state: &State,
@@ -21,7 +21,13 @@ pub(crate) fn describe(
         layout::take_name(root, name, &record.id)?;
     }
     record.name.clone_from(&after);
-    state.save(record)?;
+    if let Err(error) = state.save(record) {
+        // A name that is not written down must not lead here.
+        if let Some(name) = after.filter(|name| before.as_ref() != Some(name)) {
+            layout::free_name(root, &name, &record.id);
+        }
+        return Err(error);
+    }
     if let Some(name) = before.filter(|name| after.as_ref() != Some(name)) {
         layout::free_name(root, &name, &record.id);
     }

@@ -443,6 +443,9 @@ pub struct ExecReport {
     pub backend: String,
     /// `kvm` or `tcg`.
     pub accelerator: String,
+    /// Why the history lacks the command or its output, as when this host's disk is full.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub unrecorded: Option<String>,
 }
 
 /// History of a workspace's commands.

@@ -137,6 +137,9 @@ pub struct Exited {
     pub command: String,
     /// Where it ran.
     pub place: Place,
+    /// Why the history lacks the command or its output.
+    #[serde(default)]
+    pub unrecorded: Option<String>,
 }
 
 /// Where a command ran, for front ends that would otherwise have to read the database.
