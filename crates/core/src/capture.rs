@@ -1,7 +1,9 @@
-//! Kept part of a stream: its first and its last MiB, whatever its length.
+//! Kept part of a stream: its first and its last MiB, whatever its length, cut at the ends of lines where there are some.
 
 /// Bytes kept from the beginning, and as many from the end.
 pub const KEPT: usize = 1024 * 1024;
+/// Bytes that are given up at a cut, at most, for a whole line.
+const NEAR: usize = 4 << 10;
 
 /// Collects a stream in bounded memory.
 #[derive(Default)]
@@ -45,15 +47,47 @@ impl Capture {
 
     /// Ends the stream; gives its two ends.
     pub fn finish(mut self) -> Captured {
-        let kept = (self.head.len() + self.tail.len()) as u64;
-        let truncated = kept < self.total;
-        let mut bytes = self.head;
-        if truncated {
-            bytes.extend(format!("\n[... {} bytes left out ...]\n", self.total - kept).into_bytes());
-        }
+        let truncated = ((self.head.len() + self.tail.len()) as u64) < self.total;
         self.tail.rotate_left(self.oldest);
-        bytes.extend(self.tail);
+        let (mut bytes, mut tail) = (self.head, self.tail.as_slice());
+        if truncated {
+            bytes.truncate(head_end(&bytes));
+            tail = &tail[tail_start(tail)..];
+            let left_out = self.total - (bytes.len() + tail.len()) as u64;
+            let end = if bytes.ends_with(b"\n") { "" } else { "\n" };
+            bytes.extend(format!("{end}[... {left_out} bytes left out ...]\n").into_bytes());
+        }
+        bytes.extend(tail);
         Captured { bytes, total: self.total, truncated }
+    }
+}
+
+/// Where a beginning is cut: after its last line, or if that does not end near, after its last character.
+fn head_end(head: &[u8]) -> usize {
+    let near = head.len().saturating_sub(NEAR);
+    match head[near..].iter().rposition(|byte| *byte == b'\n') {
+        Some(at) => near + at + 1,
+        // A character has four bytes at most; what is no text is cut anywhere.
+        None => (head.len().saturating_sub(3)..head.len())
+            .find(|at| std::str::from_utf8(&head[*at..]).is_err_and(|error| is_part(&error)))
+            .unwrap_or(head.len()),
+    }
+}
+
+/// Whether only the end of one character is missing.
+fn is_part(error: &std::str::Utf8Error) -> bool {
+    error.valid_up_to() == 0 && error.error_len().is_none()
+}
+
+/// Where an end is cut: before its first whole line, or if that does not begin near, before its first character.
+fn tail_start(tail: &[u8]) -> usize {
+    let near = &tail[..tail.len().min(NEAR)];
+    match near.iter().position(|byte| *byte == b'\n') {
+        Some(at) => at + 1,
+        None => {
+            let rest = tail.iter().take(4).take_while(|byte| **byte & 0xc0 == 0x80).count();
+            if rest < 4 { rest } else { 0 }
+        }
     }
 }
 
@@ -87,8 +121,41 @@ mod tests {
                 prop_assert_eq!(captured.bytes, whole);
             } else {
                 prop_assert!(captured.truncated);
-                prop_assert_eq!(&captured.bytes[..KEPT], &whole[..KEPT]);
-                prop_assert_eq!(&captured.bytes[captured.bytes.len() - KEPT..], &whole[whole.len() - KEPT..]);
+                let least = KEPT - NEAR;
+                prop_assert_eq!(&captured.bytes[..least], &whole[..least]);
+                prop_assert_eq!(&captured.bytes[captured.bytes.len() - least..], &whole[whole.len() - least..]);
+            }
+        }
+    }
+
+    /// The beginning and the end of what is kept of a text, and what stands between.
+    fn ends(text: &str) -> (String, usize, String) {
+        let kept = String::from_utf8(kept(&[text.as_bytes().to_vec()]).bytes).unwrap();
+        let (head, rest) = kept.split_once("[... ").unwrap();
+        let (count, tail) = rest.split_once(" bytes left out ...]\n").unwrap();
+        (head.to_owned(), count.parse().unwrap(), tail.to_owned())
+    }
+
+    #[test]
+    fn lines_are_not_cut() {
+        let text: String = (0..400_000).map(|at| format!("{at}\n")).collect();
+        let (head, count, tail) = ends(&text);
+        assert!(head.ends_with('\n') && text.starts_with(&head));
+        assert!(text.ends_with(&format!("\n{tail}")));
+        assert_eq!(head.len() + count + tail.len(), text.len());
+        assert!(head.len() > KEPT - NEAR && tail.len() > KEPT - NEAR);
+    }
+
+    #[test]
+    fn characters_are_not_cut_where_no_line_ends() {
+        for first in ["", "a", "ab", "abc"] {
+            for character in ["é", "€", "😀"] {
+                let text = format!("{first}{}", character.repeat(4 * KEPT / character.len()));
+                let (head, count, tail) = ends(&text);
+                let head = head.strip_suffix('\n').unwrap();
+                assert!(text.starts_with(head) && text.ends_with(&tail));
+                assert_eq!(head.len() + count + tail.len(), text.len());
+                assert!(head.len() + 4 > KEPT && tail.len() + 4 > KEPT);
             }
         }
     }

@@ -6,14 +6,24 @@ pub const STREAM: usize = 16 << 10;
 /// Most bytes of a stream of one command in a list of many.
 pub const LISTED: usize = 2 << 10;
 
-/// Cuts `text` in its middle to `most` bytes, and says whether it was longer; `rest` says how to get what is missing.
-pub fn middle(text: &mut String, most: usize, rest: &str) -> bool {
+/// Most bytes that are given up at a cut for a whole line; an eighth of what is kept where that is less.
+const NEAR: usize = 4 << 10;
+
+/// Cuts `text` in its middle to `most` bytes, at the ends of lines where there are some, and says whether it was longer;
+/// `rest` says, of the first byte that is missing, how to get that and what follows.
+pub fn middle(text: &mut String, most: usize, rest: impl FnOnce(usize) -> String) -> bool {
     if text.len() <= most {
         return false;
     }
+    let near = NEAR.min(most / 8);
     let head = floor(text, most / 2);
+    let line = text[floor(text, head - near)..head].rfind('\n');
+    let head = line.map_or(head, |at| floor(text, head - near) + at + 1);
     let tail = ceil(text, text.len() - most / 2);
-    let note = format!("\n[... {} bytes left out: {rest} ...]\n", tail - head);
+    let line = text[tail..floor(text, (tail + near).min(text.len()))].find('\n');
+    let tail = line.map_or(tail, |at| tail + at + 1);
+    let end = if text[..head].ends_with('\n') { "" } else { "\n" };
+    let note = format!("{end}[... {} bytes left out: {} ...]\n", tail - head, rest(head));
     text.replace_range(head..tail, &note);
     true
 }
@@ -67,14 +77,34 @@ mod tests {
     #[test]
     fn both_ends_stay_and_the_note_counts() {
         let mut text = "a".repeat(100) + &"ä".repeat(100) + &"z".repeat(100);
-        middle(&mut text, 110, "ask for it");
+        middle(&mut text, 110, |from| format!("ask for it from {from}"));
         let (head, rest) = text.split_once("\n[... ").unwrap();
         let (note, tail) = rest.split_once(" ...]\n").unwrap();
         assert_eq!((head.len(), tail.len()), (55, 55));
-        assert_eq!(note, "290 bytes left out: ask for it");
+        assert_eq!(note, "290 bytes left out: ask for it from 55");
         let mut short = "ä".repeat(55);
-        middle(&mut short, 110, "");
+        middle(&mut short, 110, |_| String::new());
         assert_eq!(short, "ä".repeat(55));
+    }
+
+    #[test]
+    fn a_line_is_not_cut_where_one_ends_near() {
+        let whole: String = (0..20_000).map(|at| format!("{at}ä\n")).collect();
+        for most in [LISTED, STREAM, STREAM + 1, STREAM + 3] {
+            let (mut text, mut from) = (whole.clone(), 0);
+            assert!(middle(&mut text, most, |at| {
+                from = at;
+                "ask".into()
+            }));
+            let (head, rest) = text.split_once("[... ").unwrap();
+            let (count, tail) = rest.split_once(" bytes left out: ask ...]\n").unwrap();
+            assert!(head.ends_with('\n') && whole.starts_with(head) && whole.ends_with(&format!("\n{tail}")));
+            assert_eq!(
+                (head.len(), head.len() + count.parse::<usize>().unwrap() + tail.len()),
+                (from, whole.len())
+            );
+            assert!(head.len() + tail.len() > most - most / 4 - 4, "{most}");
+        }
     }
 
     #[test]
@@ -104,7 +134,7 @@ mod tests {
         assert_eq!(window(&text, u64::MAX, 7), ("", text.len() as u64));
         // Whoever was shown a beginning goes on without losing a character.
         let mut shown = text.clone();
-        middle(&mut shown, 9, "");
+        middle(&mut shown, 9, |_| String::new());
         let head = shown.split_once("\n[... ").unwrap().0;
         assert!(head.len() < 4, "the cut is in a character: {head:?}");
         assert!(window(&text, 4, 7).0.starts_with(&text[head.len()..][..2]));

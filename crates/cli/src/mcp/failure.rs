@@ -108,7 +108,7 @@ impl Failure {
     pub fn result(&self) -> CallToolResult {
         let mut told = self.clone();
         // It may repeat what was given, which may be long.
-        cut::middle(&mut told.error, LONGEST, "what failed is at both ends");
+        cut::middle(&mut told.error, LONGEST, |_| "what failed is at both ends".into());
         let text = serde_json::to_string(&told).unwrap_or_else(|_| told.error.clone());
         CallToolResult::error(vec![ContentBlock::text(text)])
     }

@@ -238,8 +238,8 @@ fn entries(mut logs: LogReader, sequence: Option<u64>, uri: &str) -> Result<Vec<
     while let Some(mut entry) = logs.next_entry()? {
         // However much there is, little is in memory.
         let rest = format!("{uri}/{} has all of it", entry.sequence);
-        cut::middle(&mut entry.stdout, cut::STREAM, &rest);
-        cut::middle(&mut entry.stderr, cut::STREAM, &rest);
+        cut::middle(&mut entry.stdout, cut::STREAM, |_| rest.clone());
+        cut::middle(&mut entry.stderr, cut::STREAM, |_| rest);
         found.push(entry);
     }
     Ok(found)
@@ -265,7 +265,7 @@ async fn file(host: &Host, uri: &str, workspace: &str, path: &str) -> Result<Res
 
 /// The end is what readers of a log want.
 fn short(mut text: String) -> String {
-    cut::middle(&mut text, MOST as usize, "a command's own resource has all of it");
+    cut::middle(&mut text, MOST as usize, |_| "a command's own resource has all of it".into());
     text
 }
 

@@ -271,7 +271,7 @@ struct Apply {
 async fn patch(host: Arc<Host>, input: Apply, _: Call) -> Result<Patched, Failure> {
     let mut patched = host.workspaces.apply_patch(&input.workspace_id, input.patch.as_bytes()).await?;
     // Whoever sent it has it.
-    cut::middle(&mut patched.patch, cut::LISTED, "it is what was sent");
+    cut::middle(&mut patched.patch, cut::LISTED, |_| "it is what was sent".into());
     Ok(patched)
 }
 

@@ -163,7 +163,7 @@ async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<ServiceLogs, Fail
     let lines = (!input.all).then_some(input.tail_lines);
     let mut logs = host.workspaces.service_logs(&input.workspace_id, &input.service_name, lines).await?;
     for text in [&mut logs.stdout, &mut logs.stderr] {
-        logs.truncated |= cut::middle(text, cut::STREAM, "fewer tail_lines show the end in full");
+        logs.truncated |= cut::middle(text, cut::STREAM, |_| "fewer tail_lines show the end in full".into());
     }
     Ok(logs)
 }

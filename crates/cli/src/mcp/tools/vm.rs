@@ -102,10 +102,11 @@ impl Ran {
             host.runs.keep(&report.vm_id, &report.stdout, &report.stderr);
         }
         let short = |text: &mut String, truncated: &mut bool, stream| {
-            let next = resources::of_run(&report.vm_id, stream, Some(cut::STREAM as u64 / 2));
-            let rest =
-                format!("resource {next}, as long as this server runs; or `| grep`, `| tail`, a workspace");
-            *truncated |= cut::middle(text, cut::STREAM, &rest);
+            let rest = |from| {
+                let next = resources::of_run(&report.vm_id, stream, Some(from as u64));
+                format!("resource {next}, as long as this server runs; or `| grep`, `| tail`, a workspace")
+            };
+            *truncated |= cut::middle(text, cut::STREAM, rest);
         };
         short(&mut report.stdout, &mut report.stdout_truncated, Stream::Out);
         short(&mut report.stderr, &mut report.stderr_truncated, Stream::Err);

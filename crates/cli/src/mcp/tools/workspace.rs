@@ -284,12 +284,12 @@ async fn exec(host: Arc<Host>, input: Exec, _: Call) -> Result<ExecReport, Failu
         .workspaces
         .exec(&input.workspace_id, &command, Some(limit), &secret_env, &mut out, &mut err)
         .await?;
-    let rest = format!("workspace_logs with sequence={} and offset={}", report.sequence, cut::STREAM / 2);
+    let sequence = report.sequence;
     for (text, truncated) in [
         (&mut report.stdout, &mut report.stdout_truncated),
         (&mut report.stderr, &mut report.stderr_truncated),
     ] {
-        *truncated |= cut::middle(text, cut::STREAM, &rest);
+        *truncated |= cut::middle(text, cut::STREAM, |from| rest(sequence, from));
     }
     Ok(report)
 }
@@ -353,9 +353,13 @@ async fn logs(host: Arc<Host>, input: Show, _: Call) -> Result<Logs, Failure> {
 }
 
 fn short(entry: &mut LogEntry) {
-    let rest = format!("workspace_logs with sequence={} and offset={}", entry.sequence, cut::LISTED / 2);
-    cut::middle(&mut entry.stdout, cut::LISTED, &rest);
-    cut::middle(&mut entry.stderr, cut::LISTED, &rest);
+    cut::middle(&mut entry.stdout, cut::LISTED, |from| rest(entry.sequence, from));
+    cut::middle(&mut entry.stderr, cut::LISTED, |from| rest(entry.sequence, from));
+}
+
+/// Way to a command's output from a byte on.
+fn rest(sequence: u64, from: usize) -> String {
+    format!("workspace_logs with sequence={sequence} and offset={from}")
 }
 
 async fn delete(host: Arc<Host>, input: Named, _: Call) -> Result<Deleted, Failure> {

@@ -363,12 +363,16 @@ fn long_output_is_cut_and_all_of_it_can_be_had() {
     for stream in ["stdout", "stderr"] {
         let text = done[stream].as_str().unwrap();
         assert!(text.len() < 20_000, "{stream}: {}", text.len());
-        let (head, rest) = text.split_once("\n[... ").unwrap();
+        let (head, rest) = text.split_once("[... ").unwrap();
         let (note, tail) = rest.split_once(" ...]\n").unwrap();
         assert!(whole.starts_with(head) && whole.ends_with(tail), "{stream}");
+        assert!(head.ends_with('\n') && whole.ends_with(&format!("\n{tail}")), "a line is cut: {text}");
         let left_out = whole.len() - head.len() - tail.len();
         assert!(note.starts_with(&format!("{left_out} bytes left out")), "{note}");
-        assert!(note.contains(&format!("sequence={} and offset=", done["sequence"])), "{note}");
+        assert!(
+            note.ends_with(&format!("sequence={} and offset={}", done["sequence"], head.len())),
+            "{note}"
+        );
         assert_eq!(done[format!("{stream}_truncated")], true);
         assert_eq!(done[format!("{stream}_bytes")], whole.len());
     }
@@ -432,7 +436,7 @@ fn long_output_is_cut_and_all_of_it_can_be_had() {
     };
     assert!(resource(&format!("pyro://runs/{}/stdout", ran["vm_id"].as_str().unwrap())) == whole);
     // As a model that follows what is said: first what was shown, then part by part.
-    let (mut all, mut rest) = text.split_once("\n[... ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
+    let (mut all, mut rest) = text.split_once("[... ").map(|(a, b)| (a.to_owned(), b.to_owned())).unwrap();
     loop {
         let from = rest.find("pyro://runs/").unwrap();
         let uri = rest[from..].split([' ', ',']).next().unwrap().to_owned();
