@@ -207,6 +207,9 @@ pub enum WorkspaceError {
     /// A keeper of the generation before could not do what it was told.
     #[error("{0}")]
     Legacy(String),
+    /// Operation that was given up by whoever wanted it; nothing of it is left.
+    #[error("it was given up, since nobody waits for it any more")]
+    GivenUp,
     /// A call that this keeper does not know.
     #[error("the workspace's keeper knows no {0:?}")]
     UnknownCall(String),
@@ -381,6 +384,7 @@ impl WorkspaceError {
             Self::Told(fault) => return fault.hint.clone(),
             Self::Bug(_)
             | Self::Legacy(_)
+            | Self::GivenUp
             | Self::UnknownCall(_)
             | Self::Count { .. }
             | Self::Labels(_)
@@ -473,6 +477,7 @@ impl WorkspaceError {
             | Self::Kill(_)
             | Self::Protocol(_)
             | Self::Legacy(_)
+            | Self::GivenUp
             | Self::UnknownCall(_)
             | Self::Generation { .. } => FailureKind::Failed,
         }

@@ -56,6 +56,14 @@ impl Caller {
         let _ = (&mut self.gone).await;
     }
 
+    /// Refuses to go on for a front end that is gone.
+    pub(super) fn check_waits(&mut self) -> Result<(), WorkspaceError> {
+        match self.gone.try_recv() {
+            Err(oneshot::error::TryRecvError::Empty) => Ok(()),
+            _ => Err(WorkspaceError::GivenUp),
+        }
+    }
+
     /// Keeps `what` for as long as the front end's connection lasts.
     pub(crate) fn lease(&mut self, what: impl Send + 'static) {
         self.lease = Some(Box::new(what));
@@ -170,7 +178,7 @@ fn greeting(keeper: &Keeper) -> Greeting {
 }
 
 /// Answers one call, and says whether its answer was taken. A front end that is gone takes its command with it; an operation
-/// on the workspace as a whole is finished all the same.
+/// on the workspace as a whole that was begun is finished all the same, unless it can still be undone.
 async fn answer_call(
     keeper: &Arc<Keeper>,
     request: Request<Value>,
@@ -234,6 +242,10 @@ async fn operate(
     request: Request<Value>,
     reader: &mut OwnedReadHalf,
 ) -> Option<Answered> {
+    // Given up before it was begun: so it does not begin.
+    if !waits(reader) {
+        return None;
+    }
     let (stays, gone) = oneshot::channel();
     let caller = Caller { gone, lease: None };
     let Some(operation) = (keeper.dispatch)(Arc::clone(keeper), &request.call, request.ask, caller) else {

@@ -17,8 +17,8 @@ use super::admitted::Admitted;
 use crate::cause;
 use crate::guest::GuestError;
 use crate::workspace::error::{WorkspaceError, blocking};
-use crate::workspace::keeper::Keeper;
 use crate::workspace::keeper::machine::{Engine, GuestHandle};
+use crate::workspace::keeper::{Caller, Keeper};
 use crate::workspace::life::{LifeAction, Phase};
 use crate::workspace::store::disk::{self, Draft};
 use crate::workspace::store::layout::Home;
@@ -53,15 +53,17 @@ pub(super) async fn within<T>(
 }
 
 impl Keeper {
-    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory.
+    /// Keeps a copy of the disk, whether a guest runs on it or not, and with `memory` of a running guest's memory. Nothing is
+    /// kept for a `caller` that is gone before the copy is whole.
     pub(crate) async fn snapshot(
         self: &Arc<Self>,
         name: String,
         memory: bool,
+        caller: &mut Caller,
     ) -> Result<SnapshotMade, WorkspaceError> {
         disk::check_new(&self.database().state, &name)?;
         let _admitted = self.admit(LifeAction::Snapshot)?;
-        self.kept(&name, memory).await
+        self.kept(&name, memory, caller).await
     }
 
     /// Copies the workspace as [`Self::snapshot`] does, in no database, for forks: the files go with what this gives.
@@ -99,8 +101,14 @@ impl Keeper {
         within(&handle, "note what its forks begin with", SYNC, taken).await.map(drop)
     }
 
-    async fn kept(self: &Arc<Self>, name: &str, memory: bool) -> Result<SnapshotMade, WorkspaceError> {
+    async fn kept(
+        self: &Arc<Self>,
+        name: &str,
+        memory: bool,
+        caller: &mut Caller,
+    ) -> Result<SnapshotMade, WorkspaceError> {
         let copied = self.copy(name, memory, false).await;
+        let copied = copied.and_then(|paused| caller.check_waits().map(|()| paused));
         // Files that stay are swept at the next start.
         let paused = copied.inspect_err(|_| drop(disk::remove_files(&self.home, name)))?;
         let snapshot = disk::describe(&self.home, &self.database().record.id, name)?;

@@ -28,8 +28,12 @@ impl Call for CreateSnapshot {
 impl Operation for CreateSnapshot {
     const PATIENCE: Duration = LONG;
 
-    async fn in_keeper(self, keeper: &Arc<Keeper>, _: &mut Caller) -> Result<SnapshotMade, WorkspaceError> {
-        keeper.snapshot(self.name, self.memory).await
+    async fn in_keeper(
+        self,
+        keeper: &Arc<Keeper>,
+        caller: &mut Caller,
+    ) -> Result<SnapshotMade, WorkspaceError> {
+        keeper.snapshot(self.name, self.memory, caller).await
     }
 
     fn at_rest(self, rest: &AtRest) -> Result<SnapshotMade, WorkspaceError> {

@@ -30,7 +30,8 @@ pub trait Operation: Call {
     /// How long a keeper may take over it.
     const PATIENCE: Duration;
 
-    /// Performs the operation in the workspace's keeper and goes on when the front end is gone; `caller` tells of that.
+    /// Performs the operation in the workspace's keeper and goes on when the front end is gone, unless it can still be undone;
+    /// `caller` tells of that.
     fn in_keeper(
         self,
         keeper: &Arc<Keeper>,
