@@ -113,12 +113,13 @@ impl Serve {
         let listener = TcpListener::bind(self.listen).await.map_err(failed)?;
         let address = listener.local_addr().map_err(failed)?;
         let token = self.token()?;
-        errln!("[mcp] listening on http://{address}{}", http::PATH);
         let mut hosts = self.hosts;
         if http::is_open(address) {
             hosts.push(address.to_string());
         }
-        let door = http::Door { token, hosts, origins: self.origins };
+        let door = http::Door::new(&token, &hosts, &self.origins)
+            .map_err(|error| CliError::new(error.to_string(), None))?;
+        errln!("[mcp] listening on http://{address}{}", http::PATH);
         match http::serve(listener, host, self.profile, door).await {
             Ok(never) => match never {},
             Err(error) => Err(CliError::new(format!("cannot take connections: {error}"), None)),

@@ -1,54 +1,46 @@
 //! The protocol on standard input and output, one message a line. The SDK's own transport passes over what it cannot
-//! read, and a client that asked waits for ever; here whoever gave an id is answered.
+//! read, and a client that asked waits for ever; here whoever gave an id is answered, and so are batches.
 
-use std::fmt;
+use std::collections::VecDeque;
 use std::io;
-use std::marker::PhantomData;
 use std::sync::Arc;
 
 use rmcp::RoleServer;
 use rmcp::model::{
-    CallToolRequest, CallToolRequestMethod, CallToolRequestParams, ErrorCode, ErrorData, JsonObject,
-    JsonRpcMessage, JsonRpcVersion2_0, RequestId, RequestMetaObject,
+    ClientNotification, ClientRequest, ErrorData, JsonRpcMessage, ProtocolVersion, RequestId, ServerResult,
 };
-use rmcp::service::{RxJsonRpcMessage, TxJsonRpcMessage};
+use rmcp::service::TxJsonRpcMessage;
 use rmcp::transport::Transport;
-use serde::de::value::MapAccessDeserializer;
-use serde::de::{MapAccess, Visitor};
-use serde::{Deserialize, Deserializer};
 use tokio::io::{AsyncBufReadExt as _, AsyncRead, AsyncWrite, AsyncWriteExt as _, BufReader};
 use tokio::sync::Mutex;
 use tokio::task::JoinSet;
 
-use super::server::LONGEST;
+use super::asked::{Asked, Batch};
+use super::message::{self, Incoming};
+use super::outline::Outline;
 
 /// Room that a buffer keeps after a long message, bytes.
 const ROOM: usize = 64 << 10;
-/// Longest id and name of a member that are understood, bytes.
-const WORD: usize = 256;
 /// Answers under way to what could not be read.
 const ANSWERS: usize = 16;
 
-type Incoming = RxJsonRpcMessage<RoleServer>;
 type Outgoing = TxJsonRpcMessage<RoleServer>;
 
 /// Lines from a client and lines to it.
 pub struct Lines<R, W> {
     input: BufReader<R>,
+    /// What was read of a line, unless it is too much to be kept.
     line: Vec<u8>,
-    /// Outline of a line that is too long to be kept.
-    too_long: Option<Outline>,
+    outline: Outline,
+    /// Messages of lines that were read.
+    heard: VecDeque<Incoming>,
     /// Whether anything was asked yet.
     begun: bool,
+    /// The protocol's revision, once it is agreed on.
+    revision: Option<ProtocolVersion>,
+    asked: Asked,
     output: Arc<Mutex<Option<W>>>,
     answers: JoinSet<()>,
-}
-
-/// Outcome of reading a line.
-enum Read {
-    Line,
-    TooLong(Outline),
-    End,
 }
 
 impl<R, W> Lines<R, W>
@@ -61,29 +53,28 @@ where
         Self {
             input: BufReader::new(input),
             line: Vec::new(),
-            too_long: None,
+            outline: Outline::default(),
+            heard: VecDeque::new(),
             begun: false,
+            revision: None,
+            asked: Asked::default(),
             output: Arc::new(Mutex::new(Some(output))),
             answers: JoinSet::new(),
         }
     }
 
-    /// Reads to the end of a line. Nothing is lost when it is dropped: nothing is awaited between taking bytes and
-    /// keeping them.
-    async fn read(&mut self) -> Read {
+    /// Reads to the end of a line, and says whether there was one. Nothing is lost when it is dropped: nothing is awaited
+    /// between taking bytes and keeping them.
+    async fn read(&mut self) -> bool {
         loop {
             let (taken, ends) = match self.input.fill_buf().await {
-                Err(_) | Ok([]) => return Read::End,
+                Err(_) | Ok([]) => return false,
                 Ok(bytes) => {
                     let end = bytes.iter().position(|byte| *byte == b'\n');
                     let part = bytes.get(..end.unwrap_or(bytes.len())).unwrap_or_default();
-                    match &mut self.too_long {
-                        Some(outline) => outline.feed(part),
-                        None if self.line.len() + part.len() > LONGEST => {
-                            let outline = self.too_long.insert(Outline::default());
-                            outline.feed(&std::mem::take(&mut self.line));
-                            outline.feed(part);
-                        }
+                    self.outline.feed(part);
+                    match self.outline.excess() {
+                        Some(_) => self.line = Vec::new(),
                         None => self.line.extend_from_slice(part),
                     }
                     (part.len() + usize::from(end.is_some()), end.is_some())
@@ -91,36 +82,128 @@ where
             };
             self.input.consume(taken);
             if ends {
-                return self.too_long.take().map_or(Read::Line, Read::TooLong);
+                return true;
             }
         }
     }
 
-    /// The message of the line that was read, or the answer to it.
-    fn message(&mut self) -> Result<Option<Incoming>, ErrorData> {
-        let line = self.line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.line).trim_ascii();
-        let message = match line {
-            [] => Ok(None),
-            line => match serde_json::from_slice(line) {
-                Ok(Object(ToolCall { id, params: Object(params), .. })) => Ok(Some(params.request(id))),
-                // It may be something else; if it is nothing at all, this says why.
-                Err(_) => serde_json::from_slice(line).map(Some),
+    /// Hears the line that was read.
+    fn hear(&mut self) {
+        let outline = std::mem::take(&mut self.outline);
+        let mut line = std::mem::take(&mut self.line);
+        let text = line.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&line).trim_ascii();
+        match (outline.excess(), text) {
+            (Some(error), _) => self.refuse(&outline, error),
+            (None, []) => {}
+            (None, [b'[', ..]) => self.hear_batch(text, &outline),
+            (None, text) => match message::read(text) {
+                Ok(message) => {
+                    if let Err((id, error)) = self.take(message, None) {
+                        self.tell(JsonRpcMessage::error(error, id));
+                    }
+                }
+                Err(error) => self.refuse(&outline, error),
             },
-        };
-        message.map_err(|error| {
-            let why = format!("the message cannot be read: {error}");
-            let code = if error.is_data() { ErrorCode::INVALID_REQUEST } else { ErrorCode::PARSE_ERROR };
-            ErrorData::new(code, why, None)
-        })
+        }
+        line.clear();
+        line.shrink_to(ROOM);
+        self.line = line;
     }
 
-    /// Answers what cannot be served, if it was a request. Garbage is not answered, so that two programs that do not
-    /// understand each other do not go on for ever.
-    fn refuse(&mut self, outline: Outline, error: ErrorData) {
-        if let (Some(id), true) = (outline.id, outline.asks) {
-            let answer = write(Arc::clone(&self.output), JsonRpcMessage::error(error, Some(id)));
-            self.answers.spawn(async move { drop(answer.await) });
+    /// Hears several messages, whose answers are one line.
+    fn hear_batch(&mut self, text: &[u8], outline: &Outline) {
+        let each = match message::batch(text, self.revision.as_ref()) {
+            Ok(each) => each,
+            Err(error) if message::is_unreadable(&error) => return self.refuse(outline, error),
+            Err(error) => return self.tell(JsonRpcMessage::error(error, None)),
+        };
+        let batch = self.asked.begin_batch();
+        for one in each {
+            let refused = match message::read(one) {
+                Ok(JsonRpcMessage::Request(request))
+                    if matches!(request.request, ClientRequest::InitializeRequest(_)) =>
+                {
+                    let why = "initialize is no part of a batch: send it by itself";
+                    Some((Some(request.id), ErrorData::invalid_request(why, None)))
+                }
+                Ok(message) => self.take(message, Some(batch)).err(),
+                Err(error) => message::asker_in_batch(one).map(|id| (id, error)),
+            };
+            if let Some((id, error)) = refused {
+                let answer: Outgoing = JsonRpcMessage::error(error, id);
+                self.asked.add(batch, serde_json::to_vec(&answer).unwrap_or_default());
+            }
         }
+        if let Some(line) = self.asked.end_batch(batch) {
+            self.answer(line);
+        }
+    }
+
+    /// Takes a message, to be heard in its turn.
+    fn take(
+        &mut self,
+        message: Incoming,
+        batch: Option<Batch>,
+    ) -> Result<(), (Option<RequestId>, ErrorData)> {
+        match &message {
+            JsonRpcMessage::Request(request) => {
+                if !self.asked.ask(&request.id, batch) {
+                    let why = format!("the id {} is that of a request under way", request.id);
+                    return Err((None, ErrorData::invalid_request(why, None)));
+                }
+                self.begun = true;
+            }
+            JsonRpcMessage::Notification(told) => {
+                // What is given up is not answered.
+                if let ClientNotification::CancelledNotification(cancelled) = &told.notification
+                    && let Some(id) = &cancelled.params.request_id
+                    && let Some(line) = self.asked.give_up(id)
+                {
+                    self.answer(line);
+                }
+            }
+            JsonRpcMessage::Response(_) | JsonRpcMessage::Error(_) => {}
+        }
+        // What is told before anything was asked is told to nobody.
+        if self.begun {
+            self.heard.push_back(message);
+        }
+        Ok(())
+    }
+
+    /// Answers what cannot be served, if somebody asked.
+    fn refuse(&mut self, outline: &Outline, error: ErrorData) {
+        if let Some(id) = outline.asker() {
+            self.tell(JsonRpcMessage::error(error, id));
+        }
+    }
+
+    fn tell(&mut self, answer: Outgoing) {
+        self.answer(serde_json::to_vec(&answer).unwrap_or_default());
+    }
+
+    fn answer(&mut self, line: Vec<u8>) {
+        let answer = write(Arc::clone(&self.output), line);
+        self.answers.spawn(async move { drop(answer.await) });
+    }
+
+    /// The line that a message makes now: none, for one that waits for others of its batch.
+    fn line_of(&mut self, item: &Outgoing) -> io::Result<Option<Vec<u8>>> {
+        let written = serde_json::to_vec(item)?;
+        let id = match item {
+            JsonRpcMessage::Response(response) => {
+                if let ServerResult::InitializeResult(agreed) = &response.result {
+                    self.revision = Some(agreed.protocol_version.clone());
+                }
+                Some(&response.id)
+            }
+            JsonRpcMessage::Error(error) => error.id.as_ref(),
+            JsonRpcMessage::Request(_) | JsonRpcMessage::Notification(_) => None,
+        };
+        Ok(match id {
+            Some(id) => self.asked.answer(id, written),
+            None => Some(written),
+        })
     }
 }
 
@@ -132,37 +215,29 @@ where
     type Error = io::Error;
 
     fn send(&mut self, item: Outgoing) -> impl Future<Output = io::Result<()>> + Send + 'static {
-        write(Arc::clone(&self.output), item)
+        let line = self.line_of(&item);
+        let output = Arc::clone(&self.output);
+        async move {
+            match line? {
+                Some(line) => write(output, line).await,
+                None => Ok(()),
+            }
+        }
     }
 
     async fn receive(&mut self) -> Option<Incoming> {
         loop {
+            if let Some(message) = self.heard.pop_front() {
+                return Some(message);
+            }
             // A client that does not listen is not read either.
             while self.answers.len() >= ANSWERS {
                 self.answers.join_next().await;
             }
-            match self.read().await {
-                Read::End => return None,
-                Read::TooLong(outline) => {
-                    let why = format!("the message is longer than {LONGEST} bytes");
-                    self.refuse(outline, ErrorData::invalid_request(why, None));
-                }
-                Read::Line => {
-                    let message = self.message();
-                    let refused = message.as_ref().err().map(|_| Outline::of(&self.line));
-                    self.line.clear();
-                    self.line.shrink_to(ROOM);
-                    match (message, refused) {
-                        // What is told before anything was asked is told to nobody.
-                        (Ok(Some(message)), _) if self.begun || asks(&message) => {
-                            self.begun = true;
-                            return Some(message);
-                        }
-                        (Err(error), Some(outline)) => self.refuse(outline, error),
-                        _ => {}
-                    }
-                }
+            if !self.read().await {
+                return None;
             }
+            self.hear();
         }
     }
 
@@ -173,69 +248,7 @@ where
     }
 }
 
-/// Most of what is asked, where nothing about it is unusual. The SDK's own reading takes a message for each of many kinds
-/// in turn, which costs four times as much, and as much memory again as the message is long.
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToolCall {
-    #[serde(rename = "jsonrpc")]
-    _version: JsonRpcVersion2_0,
-    id: RequestId,
-    #[serde(rename = "method")]
-    _method: CallToolRequestMethod,
-    params: Object<ToolCallParams>,
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct ToolCallParams {
-    name: String,
-    arguments: Option<JsonObject>,
-    #[serde(rename = "_meta")]
-    meta: Option<JsonObject>,
-}
-
-impl ToolCallParams {
-    fn request(self, id: RequestId) -> Incoming {
-        let mut params = CallToolRequestParams::new(self.name);
-        params.arguments = self.arguments;
-        let mut request = CallToolRequest::new(params);
-        if let Some(meta) = self.meta {
-            request.extensions.insert(RequestMetaObject::from(meta));
-        }
-        JsonRpcMessage::request(request.into(), id)
-    }
-}
-
-/// A struct that was written as an object: serde would take an array of its fields for it too.
-struct Object<T>(T);
-
-impl<'de, T: Deserialize<'de>> Deserialize<'de> for Object<T> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Fields<T>(PhantomData<T>);
-
-        impl<'de, T: Deserialize<'de>> Visitor<'de> for Fields<T> {
-            type Value = T;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("an object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-                T::deserialize(MapAccessDeserializer::new(map))
-            }
-        }
-
-        deserializer.deserialize_map(Fields(PhantomData)).map(Self)
-    }
-}
-
-fn asks(message: &Incoming) -> bool {
-    matches!(message, JsonRpcMessage::Request(_))
-}
-
-async fn write<W: AsyncWrite + Unpin>(output: Arc<Mutex<Option<W>>>, message: Outgoing) -> io::Result<()> {
-    let mut line = serde_json::to_vec(&message)?;
+async fn write<W: AsyncWrite + Unpin>(output: Arc<Mutex<Option<W>>>, mut line: Vec<u8>) -> io::Result<()> {
     line.push(b'\n');
     let mut output = output.lock().await;
     let output = output.as_mut().ok_or(io::ErrorKind::NotConnected)?;
@@ -243,162 +256,9 @@ async fn write<W: AsyncWrite + Unpin>(output: Arc<Mutex<Option<W>>>, message: Ou
     output.flush().await
 }
 
-/// Request that a message is, as far as it is seen without a parser. It is fed byte by byte and keeps next to nothing,
-/// because the message may be too long, too deep, or not text.
-#[derive(Default)]
-struct Outline {
-    id: Option<RequestId>,
-    /// Whether it has a method: an answer has none.
-    asks: bool,
-    depth: u64,
-    quoted: bool,
-    escaped: bool,
-    /// The member's name, and its value so far.
-    name: Vec<u8>,
-    word: Vec<u8>,
-}
-
-impl Outline {
-    fn of(line: &[u8]) -> Self {
-        let mut outline = Self::default();
-        outline.feed(line);
-        outline
-    }
-
-    fn feed(&mut self, bytes: &[u8]) {
-        for &byte in bytes {
-            if self.quoted {
-                self.keep(byte);
-                match byte {
-                    _ if self.escaped => self.escaped = false,
-                    b'\\' => self.escaped = true,
-                    b'"' => self.quoted = false,
-                    _ => {}
-                }
-                continue;
-            }
-            match byte {
-                b'"' => {
-                    self.quoted = true;
-                    self.keep(byte);
-                }
-                b':' if self.depth == 1 => self.name = std::mem::take(&mut self.word),
-                b',' if self.depth == 1 => self.member(),
-                b'{' | b'[' => self.depth += 1,
-                b'}' | b']' => {
-                    if self.depth == 1 {
-                        self.member();
-                    }
-                    self.depth = self.depth.saturating_sub(1);
-                }
-                _ if byte.is_ascii_whitespace() => {}
-                _ => self.keep(byte),
-            }
-        }
-    }
-
-    /// Keeps a byte of the message's own members, and not of what is in them.
-    fn keep(&mut self, byte: u8) {
-        // One more than is understood, so that what is cut is not.
-        if self.depth == 1 && self.word.len() <= WORD {
-            self.word.push(byte);
-        }
-    }
-
-    fn member(&mut self) {
-        let (name, value) = (std::mem::take(&mut self.name), std::mem::take(&mut self.word));
-        match name.as_slice() {
-            b"\"id\"" if value.len() <= WORD => self.id = serde_json::from_slice(&value).ok(),
-            b"\"method\"" => self.asks = true,
-            _ => {}
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn outline(line: &str) -> (Option<RequestId>, bool) {
-        let whole = Outline::of(line.as_bytes());
-        let mut parts = Outline::default();
-        line.bytes().for_each(|byte| parts.feed(&[byte]));
-        assert_eq!((&whole.id, whole.asks), (&parts.id, parts.asks), "{line}");
-        (whole.id, whole.asks)
-    }
-
-    #[test]
-    fn a_request_is_known_by_its_outline() {
-        let number = |id| Some(RequestId::Number(id));
-        let word = |id: &str| Some(RequestId::String(id.into()));
-        for (line, id, asks) in [
-            (r#"{"jsonrpc":"2.0","id":7,"method":"x"}"#, number(7), true),
-            (r#" { "method" : "x" , "params" : { "id" : 8 } , "id" : "a\"}" } "#, word("a\"}"), true),
-            (r#"{"params":{"a":["{",{"id":1}],"method":"y"},"id":-9,"method":5}"#, number(-9), true),
-            (r#"{"method":"\ud800","id":1}"#, number(1), true),
-            (r#"{"id":1,"result":{"method":"x"}}"#, number(1), false),
-            (r#"{"method":"x","params":"\"id\":5,"}"#, None, true),
-            (r#"{"method":"x","id":{"id":4}}"#, None, true),
-            (r#"{"method":"x","id":true}"#, None, true),
-            (r#"[{"method":"x","id":1}]"#, None, false),
-            (r#"id:1,method}}}}]],{"id":2"#, None, false),
-            ("", None, false),
-        ] {
-            assert_eq!(outline(line), (id, asks), "{line}");
-        }
-        let deep =
-            format!(r#"{{"method":"x","params":{}{},"id":3}}"#, "[".repeat(10_000), "]".repeat(10_000));
-        assert_eq!(outline(&deep), (number(3), true));
-        let long = format!(r#"{{"method":"x","id":"{}"}}"#, "a".repeat(WORD));
-        assert_eq!(outline(&long), (None, true));
-    }
-
-    /// Calls of tools that are read at once are as the SDK reads them; of all others the SDK's word counts.
-    #[test]
-    fn a_call_is_read_as_the_sdk_reads_it() {
-        let call = |id: &str, method: &str, params: &str, more: &str| {
-            format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"{method}","params":{params}{more}}}"#)
-        };
-        let exec = r#"{"name":"workspace_exec","arguments":{"workspace_id":"a","command":"é\n\u0000"}}"#;
-        let mut direct = 0;
-        for line in [
-            call("1", "tools/call", exec, ""),
-            call("\"a\"", "tools/call", exec, ""),
-            call("1", "tools/call", r#"{"name":"x"}"#, ""),
-            call("1", "tools/call", r#"{"name":"x","arguments":null}"#, ""),
-            call("1", "tools/call", r#"{"arguments":{},"name":"x"}"#, ""),
-            call("1", "tools/call", r#"{"name":"x","arguments":[]}"#, ""),
-            call("1", "tools/call", r#"{"name":"x","name":"y"}"#, ""),
-            call("1", "tools/call", r#"{"name":7}"#, ""),
-            call("1", "tools/call", r#"{"name":"x","_meta":{"progressToken":5}}"#, ""),
-            call("1", "tools/call", r#"{"name":"x","_meta":{"progressToken":"5","more":{}}}"#, ""),
-            call("1", "tools/call", r#"{"name":"x","_meta":null}"#, ""),
-            call("1", "tools/call", r#"{"name":"x","_meta":5}"#, ""),
-            call("1", "tools/call", r#"["x",{}]"#, ""),
-            r#"["2.0",1,"tools/call",{"name":"x"}]"#.to_owned(),
-            call("1", "tools/call", r#"{"name":"x","more":1}"#, ""),
-            call("1", "tools/call", exec, r#","result":{}"#),
-            call("1", "tools/call", exec, r#","more":{}"#),
-            call("null", "tools/call", exec, ""),
-            call("1.5", "tools/call", exec, ""),
-            call("1", "tools/list", "{}", ""),
-            call("1", "tools/call", exec, "").replace("2.0", "1.0"),
-            call("1", "tools/call", exec, "").replace(r#""id":1,"#, ""),
-        ] {
-            direct += usize::from(serde_json::from_str::<Object<ToolCall>>(&line).is_ok());
-            // What a request carries beside its parameters is only seen when it is written again.
-            let shown = |message: Result<Incoming, String>| {
-                message.map(|m| (format!("{m:?}"), serde_json::to_string(&m).unwrap()))
-            };
-            let sdks = serde_json::from_str::<Incoming>(&line).map_err(|error| error.to_string());
-            let mut lines = Lines::new(&b""[..], tokio::io::sink());
-            lines.line = line.clone().into_bytes();
-            let ours = lines.message().map(Option::unwrap);
-            let ours = ours.map_err(|error| error.message.replace("the message cannot be read: ", ""));
-            assert_eq!(shown(ours), shown(sdks), "{line}");
-        }
-        assert_eq!(direct, 8);
-    }
 
     async fn conversation(input: &[u8]) -> (Vec<String>, String) {
         let (ours, mut theirs) = tokio::io::duplex(1 << 20);
@@ -424,5 +284,109 @@ mod tests {
         assert!(got[0].contains("ping") && got[1].contains("initialized"), "{got:?}");
         let answer: serde_json::Value = serde_json::from_str(said.trim_end()).unwrap();
         assert_eq!((&answer["id"], &answer["error"]["code"]), (&2.into(), &(-32700).into()), "{said}");
+    }
+
+    /// A conversation in a revision: what was heard, and what was said without anybody's doing.
+    async fn hears(revision: &ProtocolVersion, input: &str) -> (usize, Vec<serde_json::Value>) {
+        let (ours, mut theirs) = tokio::io::duplex(1 << 20);
+        let mut lines = Lines::new(input.as_bytes(), ours);
+        (lines.revision, lines.begun) = (Some(revision.clone()), true);
+        let mut got = 0;
+        while let Some(message) = lines.receive().await {
+            got += 1;
+            if let JsonRpcMessage::Request(request) = message {
+                let answer = ServerResult::EmptyResult(rmcp::model::EmptyResult {});
+                lines.send(JsonRpcMessage::response(answer, request.id)).await.unwrap();
+            }
+        }
+        lines.close().await.unwrap();
+        let mut said = String::new();
+        tokio::io::AsyncReadExt::read_to_string(&mut theirs, &mut said).await.unwrap();
+        (got, said.lines().map(|line| serde_json::from_str(line).unwrap()).collect())
+    }
+
+    fn ping(id: &str) -> String {
+        format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#)
+    }
+
+    const TOLD: &str = r#"{"jsonrpc":"2.0","method":"notifications/initialized"}"#;
+
+    #[tokio::test]
+    async fn a_batch_is_answered_in_one_line() {
+        let hello = r#"{"jsonrpc":"2.0","id":9,"method":"initialize","params":{"protocolVersion":"2025-03-26","capabilities":{},"clientInfo":{"name":"t","version":"1"}}}"#;
+        for (batch, heard, codes) in [
+            (format!("[{},{TOLD},{}]", ping("1"), ping("\"a\"")), 3, vec![0, 0]),
+            (format!(" [ {} ] ", ping("1")), 1, vec![0]),
+            (format!("[{TOLD},{TOLD}]"), 2, vec![]),
+            (
+                format!("[{},5,[],{},{}]", ping("1"), ping("1.5"), ping("null")),
+                1,
+                vec![-32600, -32600, -32600, -32600, 0],
+            ),
+            (format!("[{},{}]", ping("1"), ping("1")), 1, vec![-32600, 0]),
+            (format!("[{hello},{}]", ping("1")), 1, vec![-32600, 0]),
+            (r#"[{"jsonrpc":"2.0","id":1,"result":{}},{"id":1,"error":5}]"#.to_owned(), 1, vec![]),
+        ] {
+            let (got, said) = hears(&message::BATCHES, &format!("{batch}\n")).await;
+            assert_eq!(got, heard, "{batch}: {said:?}");
+            let answers: Vec<_> = said.iter().flat_map(|line| line.as_array().unwrap().clone()).collect();
+            assert_eq!(said.len(), usize::from(!codes.is_empty()), "{said:?}");
+            let told: Vec<i64> =
+                answers.iter().map(|one| one["error"]["code"].as_i64().unwrap_or(0)).collect();
+            assert_eq!(told, codes, "{batch}: {said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_cannot_be_is_refused_whole() {
+        let one = ping("1");
+        let many = format!("[{}]", vec![one.as_str(); 257].join(","));
+        let batch = format!("[{one}]");
+        let later = ProtocolVersion::V_2025_06_18;
+        for (revision, line, code) in [
+            (&later, batch.as_str(), -32600),
+            (&message::BATCHES, "[]", -32600),
+            (&message::BATCHES, many.as_str(), -32600),
+            (&message::BATCHES, "[{\"id\":1,}]", -32700),
+            (&later, "[{", -32700),
+        ] {
+            let (got, said) = hears(revision, &format!("{line}\n")).await;
+            assert_eq!((got, said.len()), (0, 1), "{line:.40}");
+            assert_eq!(
+                (&said[0]["id"], &said[0]["error"]["code"]),
+                (&serde_json::Value::Null, &code.into()),
+                "{said:?}"
+            );
+        }
+        assert_eq!(hears(&later, "[INFO] something\n").await, (0, vec![]), "a log's line is no batch");
+    }
+
+    #[tokio::test]
+    async fn an_id_that_is_none_is_told_so() {
+        for id in ["null", "1.5", "true", "[1]", "{\"a\":1}", "1e400", "99999999999999999999", "-0.5"] {
+            let (got, said) = hears(&message::BATCHES, &format!("{}\n", ping(id))).await;
+            assert_eq!((got, said.len()), (0, 1), "{id}");
+            let code = if id == "1e400" { -32700 } else { -32600 };
+            assert_eq!(
+                (&said[0]["id"], &said[0]["error"]["code"]),
+                (&serde_json::Value::Null, &code.into()),
+                "{id}: {said:?}"
+            );
+        }
+        for id in ["0", "-1", "\"\"", "\"1.5\"", "1.0", "9007199254740993"] {
+            let (got, said) = hears(&message::BATCHES, &format!("{}\n", ping(id))).await;
+            assert_eq!((got, said.len()), (1, 1), "{id}");
+            assert!(said[0].get("error").is_none(), "{said:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_message_of_too_many_values_is_refused_while_it_is_read() {
+        let params = "[],".repeat(crate::mcp::outline::VALUES as usize);
+        let line = format!(r#"{{"jsonrpc":"2.0","id":7,"method":"ping","params":[{params}0]}}"#);
+        let (got, said) = hears(&message::BATCHES, &format!("{line}\n{}\n", ping("8"))).await;
+        assert_eq!(got, 1);
+        assert!(said.iter().any(|one| one["id"] == 7 && one["error"]["code"] == -32600), "{said:?}");
+        assert!(said.iter().any(|one| one["id"] == 8 && one.get("error").is_none()), "{said:?}");
     }
 }

@@ -2,7 +2,9 @@
 //!
 //! ```text
 //!   server     the protocol: what a client asks, by rmcp          http: over HTTP
+//!   http/      who comes in and for how long, bodies, batches     outline, message: what a client sent
 //!   lines      the protocol on standard streams                   stdio: those, without a thread between
+//!   asked      requests under way, and batches of them
 //!   tool       a tool: name, words, schemas, and the function that does it
 //!   tools/     the functions, one file each for what they act on
 //!   host       what they act on: workspaces, VMs, and what the person allowed
@@ -15,6 +17,7 @@
 //! Invariant: arguments come from a model that may have been talked into something. What they name on the host goes
 //! through [`roots`], and nothing that a guest wrote is ever read as an instruction.
 
+mod asked;
 mod call;
 mod cut;
 mod failure;
@@ -22,7 +25,9 @@ mod hint;
 mod host;
 pub mod http;
 mod lines;
+mod message;
 mod order;
+mod outline;
 mod profile;
 mod prompts;
 mod resources;

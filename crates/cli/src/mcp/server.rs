@@ -20,9 +20,6 @@ use super::tool::Tool;
 use super::tools;
 use super::{prompts, resources, stdio};
 
-/// Longest message from a client, bytes: a file of 64 MiB, every byte of it escaped, is longer; a sync is for those.
-pub const LONGEST: usize = 128 << 20;
-
 /// Words about this server for a client's model.
 const INSTRUCTIONS: &str = "\
 pyro gives you isolated Linux machines; nothing that runs in them touches the person's host.

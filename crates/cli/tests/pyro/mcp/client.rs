@@ -252,8 +252,10 @@ impl ClientLog {
                 self.more.notify_all();
                 return;
             }
-            let message = serde_json::from_str(&line).unwrap_or_else(|_| json!({"stray": line}));
-            said.messages.push(message);
+            match serde_json::from_str(&line).unwrap_or_else(|_| json!({"stray": line})) {
+                Value::Array(batch) => said.messages.extend(batch),
+                message => said.messages.push(message),
+            }
             self.more.notify_all();
         }
     }

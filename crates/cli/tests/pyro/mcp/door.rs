@@ -1,6 +1,7 @@
 //! Who may come over HTTP, and how conversations begin and end there.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 
 use serde_json::json;
 
@@ -8,6 +9,7 @@ use crate::room::signal;
 use crate::support::World;
 
 use super::http::{Reply, Server, TOKEN};
+use super::lines::memory;
 
 fn ping() -> serde_json::Value {
     json!({"jsonrpc": "2.0", "id": 1, "method": "ping"})
@@ -48,10 +50,19 @@ fn a_page_of_the_web_cannot_call() {
     for host in ["evil.test", "127.0.0.1.evil.test", "localhost.evil.test:80", "127.0.0.2"] {
         assert_eq!(status(("host", host)), 403, "{host}");
     }
+    for host in ["localhost:80.evil.test", "evil.test@localhost", "localhost:"] {
+        assert_eq!(status(("host", host)), 400, "{host}");
+    }
     for origin in ["http://localhost:3000", "http://127.0.0.1", "https://ok.test"] {
         assert_eq!(status(("origin", origin)), 200, "{origin}");
     }
-    for origin in ["https://evil.test", "http://ok.test", "http://localhost.evil.test", "null"] {
+    for origin in [
+        "https://evil.test",
+        "http://ok.test",
+        "http://localhost.evil.test",
+        "null",
+        "http://localhost:80.evil.com",
+    ] {
         assert_eq!(status(("origin", origin)), 403, "{origin}");
     }
 }
@@ -141,4 +152,111 @@ fn a_signal_ends_it() {
         assert!(std::net::TcpStream::connect(&server.address).is_err());
         drop(open);
     }
+}
+
+/// Whether the server has ended a connection, by waiting for that.
+fn ended(stream: &mut TcpStream) -> bool {
+    matches!(stream.read(&mut [0; 64]), Ok(0) | Err(_))
+}
+
+#[test]
+fn strangers_keep_nobody_out_and_do_not_stay() {
+    let world = World::bare();
+    let server = Server::start(&world, &["--profile", "workspace-core"]);
+    let session = server.session();
+    // One that has the token and is in the middle of a request.
+    let body = ping().to_string();
+    let mut slow = server.begin("POST", "/mcp", &session.headers(), body.len());
+    let mut strangers: Vec<TcpStream> = Vec::new();
+    for at in 0..600 {
+        let mut stream = server.connect();
+        // Some say nothing, some not all, some what is wrong.
+        let said: &[u8] = match at % 4 {
+            0 => b"",
+            1 => b"POST /mcp HTTP/1.1\r\nhost:",
+            2 => b"GET / HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            _ => b"POST /mcp HTTP/1.1\r\nhost: localhost\r\ncontent-length: 1000\r\n\r\n",
+        };
+        let _ = stream.write_all(said);
+        strangers.push(stream);
+        if at % 300 == 299 {
+            assert_eq!(session.post(&ping()).status, 200);
+            assert_eq!(server.session().post(&ping()).status, 200);
+        }
+    }
+    slow.write_all(body.as_bytes()).unwrap();
+    assert_eq!(Reply::read(slow).status, 200);
+    // A while later all are gone, whether others came or not.
+    for mut stream in strangers {
+        while !ended(&mut stream) {}
+    }
+    assert_eq!(session.post(&ping()).status, 200);
+}
+
+#[test]
+fn sessions_are_so_many() {
+    let world = World::bare();
+    let server = Server::start(&world, &["--profile", "vm-run"]);
+    let first = server.session();
+    let second = server.session();
+    for _ in 0..253 {
+        server.session();
+    }
+    let last = server.session();
+    // The first is used once more, so the second goes.
+    assert_eq!(first.post(&ping()).status, 200);
+    let next = server.session();
+    for (session, status) in [(&first, 200), (&second, 404), (&last, 200), (&next, 200)] {
+        assert_eq!(session.post(&ping()).status, status);
+    }
+}
+
+#[test]
+fn what_has_no_id_or_is_too_much_is_told_so() {
+    let world = World::bare();
+    let server = Server::start(&world, &["--profile", "workspace-core"]);
+    let session = server.session();
+    for id in ["null", "1.5", "true", "[]"] {
+        let body = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#);
+        let reply = server.request("POST", "/mcp", &session.headers(), body.as_bytes());
+        assert_eq!(
+            (reply.status, &reply.messages()[0]["error"]["code"]),
+            (400, &json!(-32600)),
+            "{id} {reply:?}"
+        );
+        assert!(reply.messages()[0]["id"].is_null(), "{reply:?}");
+    }
+    for (part, bytes) in [("[],", 120 << 20), ("{},", 1 << 20), ("[[", 1 << 20)] {
+        let body = format!(r#"{{"id":5,"params":[{}"#, part.repeat(bytes / part.len()));
+        let reply = server.request("POST", "/mcp", &session.headers(), body.as_bytes());
+        assert_eq!((reply.status, &reply.messages()[0]["id"]), (413, &json!(5)), "{part} {reply:?}");
+    }
+    let most = memory(server.child.id(), "VmHWM:");
+    assert!(most < 150 << 10, "{most} KiB at most");
+    assert_eq!(session.post(&ping()).status, 200);
+}
+
+#[test]
+fn batches_are_answered_in_the_revision_that_has_them() {
+    let world = World::bare();
+    let server = Server::start(&world, &["--profile", "workspace-core"]);
+    let session = server.session_in("2025-03-26");
+    let ping = |id: i64| json!({"jsonrpc": "2.0", "id": id, "method": "ping"});
+    let told = json!({"jsonrpc": "2.0", "method": "notifications/none"});
+    let list = json!({"jsonrpc": "2.0", "id": 3, "method": "tools/list"});
+    let bad = json!({"jsonrpc": "2.0", "id": null, "method": "ping"});
+    let reply = session.post(&json!([ping(1), told, bad, list, ping(2), ping(1), 5]));
+    assert_eq!(reply.status, 200, "{reply:?}");
+    assert!(reply.message(1)["result"].is_object() && reply.message(2)["result"].is_object());
+    assert_eq!(reply.message(3)["result"]["tools"].as_array().unwrap().len(), 16);
+    let nulls =
+        reply.messages().iter().filter(|one| one["id"].is_null() && one["error"]["code"] == -32600).count();
+    assert_eq!((nulls, reply.messages().len()), (3, 6), "{reply:?}");
+    assert_eq!(session.post(&json!([told, told])).status, 202);
+    for (session, batch) in [(&session, json!([])), (&server.session(), json!([ping(1)]))] {
+        let reply = session.post(&batch);
+        assert_eq!((reply.status, &reply.messages()[0]["error"]["code"]), (400, &json!(-32600)), "{reply:?}");
+    }
+    // Without a session there is no revision.
+    assert_eq!(server.post(&[], &json!([ping(1)])).status, 400);
 }

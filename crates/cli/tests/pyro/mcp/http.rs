@@ -94,14 +94,19 @@ impl Server {
 
     /// A client with a session of its own.
     pub fn session(&self) -> Session<'_> {
+        self.session_in(REVISION)
+    }
+
+    /// A client with a session of this revision.
+    pub fn session_in(&self, revision: &'static str) -> Session<'_> {
         let info = json!({"name": "tests", "version": "1"});
-        let params = json!({"protocolVersion": REVISION, "capabilities": {}, "clientInfo": info});
+        let params = json!({"protocolVersion": revision, "capabilities": {}, "clientInfo": info});
         let hello = json!({"jsonrpc": "2.0", "id": 0, "method": "initialize", "params": params});
         let reply = self.post(&[], &hello);
         assert_eq!(reply.status, 200, "{reply:?}");
-        assert_eq!(reply.message(0)["result"]["protocolVersion"], REVISION);
+        assert_eq!(reply.message(0)["result"]["protocolVersion"], revision);
         let id = reply.headers["mcp-session-id"].clone();
-        let session = Session { server: self, id, next: AtomicU64::new(1) };
+        let session = Session { server: self, id, revision, next: AtomicU64::new(1) };
         let told = session.post(&json!({"jsonrpc": "2.0", "method": "notifications/initialized"}));
         assert_eq!(told.status, 202, "{told:?}");
         session
@@ -119,12 +124,13 @@ impl Drop for Server {
 pub struct Session<'a> {
     pub server: &'a Server,
     pub id: String,
+    revision: &'static str,
     next: AtomicU64,
 }
 
 impl Session<'_> {
     pub fn headers(&self) -> [(&str, &str); 2] {
-        [("mcp-session-id", &self.id), ("mcp-protocol-version", REVISION)]
+        [("mcp-session-id", &self.id), ("mcp-protocol-version", self.revision)]
     }
 
     pub fn post(&self, message: &Value) -> Reply {

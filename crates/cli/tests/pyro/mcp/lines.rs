@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
-use crate::support::{LONG, World};
+use crate::support::{LONG, World, eventually};
 
 use super::client::Client;
 
@@ -51,7 +51,7 @@ fn bad_lines_end_nothing() {
 fn whoever_asks_is_answered() {
     let world = World::bare();
     let client = Client::ready(&world, "workspace-core");
-    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
     for (params, code) in [
         (r#"{"name":"workspace_list","arguments":{"x":"\ud800"}}"#.to_owned(), -32700),
         (r#"{"name":"workspace_list","arguments":{"x":"\udc00\ud800"}}"#.to_owned(), -32700),
@@ -175,18 +175,73 @@ fn what_is_too_long_is_refused_and_forgotten() {
     assert!(text.contains("not_found"), "{text}");
     goes_on(&client);
     let begin = Instant::now();
-    while resident(client.pid()) > 100 << 10 {
-        assert!(begin.elapsed() < LONG, "{} KiB stay in memory", resident(client.pid()));
+    while memory(client.pid(), "VmRSS:") > 100 << 10 {
+        assert!(begin.elapsed() < LONG, "{} KiB stay in memory", memory(client.pid(), "VmRSS:"));
         goes_on(&client);
     }
     client.leave();
 }
 
-/// What a process has in memory, KiB.
-fn resident(pid: u32) -> u64 {
+/// What a process has in memory (`VmRSS:`) or had at most (`VmHWM:`), KiB.
+pub fn memory(pid: u32, which: &str) -> u64 {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix(which)).unwrap();
     line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Few bytes that a parser makes much of: what they cost is not a multiple of what was sent.
+#[test]
+fn many_small_values_cost_nothing() {
+    let world = World::bare();
+    let client = Client::ready(&world, "workspace-core");
+    for (at, part) in ["[],", "{},", "0,", "[[", "\"\",", "{\"a\":"].into_iter().enumerate() {
+        let id = client.new_id();
+        let bytes = if at == 0 { 120 << 20 } else { 1 << 20 };
+        let many = part.repeat(bytes / part.len());
+        let line = format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"tools/call","params":[{many}0]}}"#);
+        client.line(line.as_bytes());
+        let refused = client.answer(id);
+        assert_eq!(refused["error"]["code"], -32600, "{part} {refused}");
+        goes_on(&client);
+    }
+    let most = memory(client.pid(), "VmHWM:");
+    assert!(most < 150 << 10, "{most} KiB at most");
+    client.leave();
+}
+
+/// Whatever an id is, there is an answer, and so is there to each request of a batch.
+#[test]
+fn no_request_is_left_without_an_answer() {
+    let world = World::bare();
+    let client = Client::start(&world, &["--profile", "workspace-core"]);
+    client.initialize("2025-03-26");
+    let nulls =
+        || client.messages().iter().filter(|one| one["id"].is_null() && one["error"].is_object()).count();
+    for (at, id) in ["null", "1.5", "true", "[]", "{}", "123456789012345678901"].iter().enumerate() {
+        client.line(format!(r#"{{"jsonrpc":"2.0","id":{id},"method":"ping"}}"#).as_bytes());
+        eventually("an error without an id", || nulls() == at + 1);
+    }
+    let [one, two, three] = [client.new_id(), client.new_id(), client.new_id()];
+    let call = json!({"name": "workspace_list", "arguments": {}});
+    let batch = json!([
+        {"jsonrpc": "2.0", "id": one, "method": "tools/call", "params": call},
+        {"jsonrpc": "2.0", "method": "notifications/none"},
+        {"jsonrpc": "2.0", "id": two, "method": "none/such"},
+        {"jsonrpc": "2.0", "id": three, "method": "tools/call", "params": {"name": 5}},
+    ]);
+    client.line(batch.to_string().as_bytes());
+    assert_eq!(client.answer(one)["result"]["structuredContent"]["count"], 0);
+    assert_eq!(client.answer(two)["error"]["code"], -32601);
+    assert!(client.answer(three)["error"].is_object());
+    client.leave();
+    // Later revisions have none.
+    let client = Client::ready(&world, "workspace-core");
+    client.line(batch.to_string().as_bytes());
+    client.wait("a refusal", |messages| {
+        messages.iter().find(|one| one["id"].is_null() && one["error"]["code"] == -32600).map(drop)
+    });
+    goes_on(&client);
+    client.leave();
 }
 
 #[test]
