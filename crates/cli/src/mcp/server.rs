@@ -68,10 +68,10 @@ impl Server {
         };
         let arguments = request.arguments.unwrap_or_default();
         // Nothing may be awaited before this: it is what keeps calls in the order in which they came.
-        let workspace = ["workspace_id", "fork_of"].iter().find_map(|name| arguments.get(*name)?.as_str());
-        let turn = workspace
-            .zip(tool.place)
-            .map(|(workspace, place)| self.host.order.enter(self.host.workspaces.resolve(workspace), place));
+        let turn = tool.place.map(|place| {
+            let resolve = |word: &str| self.host.workspaces.resolve(word);
+            self.host.order.enter(tool.uses(&arguments), place, resolve)
+        });
         let (call, teller) = Call::new(context.peer.clone(), context.meta.get_progress_token());
         let done = async {
             if let Some(turn) = &turn {
@@ -80,9 +80,10 @@ impl Server {
             tool.call(Arc::clone(&self.host), arguments, call).await
         };
         let done = tokio::select! {
-            done = done => Some(done),
-            // Dropping the call ends what it began.
+            biased;
+            // One that is given up before it began does not begin; dropping one that did ends what it began.
             () = context.ct.cancelled() => None,
+            done = done => Some(done),
         };
         teller.end().await;
         let Some(done) = done else { return Err(cancelled()) };
@@ -171,8 +172,9 @@ impl ServerHandler for Server {
     ) -> Result<ReadResourceResponse, ErrorData> {
         let workspaces = self.profile.has_workspaces();
         tokio::select! {
-            read = resources::read(&self.host, &request.uri, workspaces) => Ok(ReadResourceResult::new(read?).into()),
+            biased;
             () = context.ct.cancelled() => Err(cancelled()),
+            read = resources::read(&self.host, &request.uri, workspaces) => Ok(ReadResourceResult::new(read?).into()),
         }
     }
 

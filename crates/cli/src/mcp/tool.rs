@@ -14,7 +14,7 @@ use serde_json::Value;
 use super::call::Call;
 use super::failure::Failure;
 use super::host::Host;
-use super::order::Place;
+use super::order::{Place, Uses};
 
 /// Effect of a tool, for clients that ask a person first.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +78,13 @@ impl Tool {
     /// As clients see it.
     pub fn shown(&self) -> &Shown {
         &self.shown
+    }
+
+    /// What a call of the tool has to do with workspaces.
+    pub fn uses<'a>(&self, arguments: &'a JsonObject) -> Uses<'a> {
+        let word = |name: &str| arguments.get(name).and_then(Value::as_str);
+        let acts_on = word("workspace_id");
+        Uses { workspace: acts_on.or_else(|| word("fork_of")), gives: word("name"), makes: acts_on.is_none() }
     }
 
     /// Calls the tool.

@@ -205,3 +205,57 @@ fn a_call_that_is_given_up_leaves_nothing_behind() {
     client.ok("workspace_delete", json!({"workspace_id": id}));
     client.leave();
 }
+
+#[test]
+fn a_name_can_be_used_as_soon_as_it_is_asked_for() {
+    let room = Room::new();
+    let client = Client::ready(&room.world, "workspace-core");
+    let id = client.create("old");
+    for round in 0..5 {
+        let name = format!("new-{round}");
+        let rename = client.begin("workspace_update", json!({"workspace_id": id, "name": name}));
+        let text = json!({"workspace_id": name, "path": "f", "text": name});
+        let write = client.begin("workspace_file_write", text);
+        let look = client.begin("workspace_exec", exec(&id, "cat f"));
+        client.done("workspace_update", rename).unwrap();
+        client.done("workspace_file_write", write).unwrap();
+        assert_eq!(client.done("workspace_exec", look).unwrap()["stdout"], name.as_str());
+    }
+    // Also that of one that is only being made, or whose former owner is only being removed.
+    let wish = json!({"environment": "debian:12-base", "mem_mib": 256, "name": "new-4"});
+    let delete = client.begin("workspace_delete", json!({"workspace_id": "new-4"}));
+    let create = client.begin("workspace_create", wish);
+    let write =
+        client.begin("workspace_file_write", json!({"workspace_id": "new-4", "path": "f", "text": "x"}));
+    let look = client.begin("workspace_exec", exec("new-4", "cat f"));
+    client.done("workspace_delete", delete).unwrap();
+    let made = client.done("workspace_create", create).unwrap();
+    assert_ne!(made["workspace_id"], id.as_str());
+    client.done("workspace_file_write", write).unwrap();
+    assert_eq!(client.done("workspace_exec", look).unwrap()["stdout"], "x");
+    client.ok("workspace_delete", json!({"workspace_id": "new-4"}));
+    client.leave();
+}
+
+#[test]
+fn a_snapshot_that_is_given_up_is_not_made() {
+    let room = Room::new();
+    let client = Client::ready(&room.world, "workspace-full");
+    let id = client.create("snapped");
+    // Enough to copy for the word to come before the copy is whole.
+    client.sh(&id, "dd if=/dev/urandom of=big bs=1M count=64 2>/dev/null");
+    let snapshot = |name: &str| json!({"workspace_id": id, "snapshot_name": name});
+    for (round, pause) in [0, 0, 1, 2, 2, 4].into_iter().enumerate() {
+        client.sh(&id, &format!("dd if=/dev/urandom of=more-{round} bs=1M count=8 2>/dev/null"));
+        let call = client.begin("snapshot_create", snapshot(&format!("given-up-{round}")));
+        std::thread::sleep(std::time::Duration::from_millis(pause));
+        cancel(&client, call);
+        // What is asked for afterwards is done after it, so that it is over.
+        client.ok("snapshot_create", snapshot(&format!("kept-{round}")));
+        let list = client.ok("snapshot_list", json!({"workspace_id": id})).to_string();
+        assert!(list.contains(&format!("kept-{round}")), "{list}");
+        assert!(client.answered(call) || !list.contains("given-up"), "{pause} ms: {list}");
+    }
+    client.ok("workspace_delete", json!({"workspace_id": id}));
+    client.leave();
+}
