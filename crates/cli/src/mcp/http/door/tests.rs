@@ -1,3 +1,5 @@
+//! The door against each trick with a header that is known of, and against any tail of a good name.
+
 use super::*;
 
 fn door() -> Door {
