@@ -130,8 +130,8 @@ pub fn for_people(hint: &Hint) -> String {
         Hint::AnotherHostName => "choose another name, or remove that file first",
         Hint::WriteUnifiedDiff => {
             "write it as `git diff` does: a line `--- a/FILE`, a line `+++ b/FILE`, then `@@ -1,3 +1,4 @@` and lines \
-             that begin with a space, `-` or `+`; or between `*** Begin Patch` and `*** End Patch`, as `pyro workspace \
-             patch apply --help` has it"
+             that begin with a space, `-` or `+`; or as `*** Begin Patch`, `*** Update File: FILE`, `@@` and such lines, \
+             `*** End Patch`"
         }
         Hint::PatchBelowWorkspace => {
             "name files by their path below /workspace, such as src/main.rs or /workspace/src/main.rs"

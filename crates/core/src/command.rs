@@ -168,6 +168,8 @@ pub struct Outcome {
     pub stderr: Option<Captured>,
     /// Processes that it started still run.
     pub left_running: bool,
+    /// The guest said nothing of it when its time and some more were up: whether it ran, or runs on, is not known.
+    pub unanswered: bool,
 }
 
 /// Why there is no outcome.
@@ -267,6 +269,7 @@ pub async fn execute(
         stdout: None,
         stderr: None,
         left_running: true,
+        unanswered: ended.is_none(),
     };
     match ended {
         // The guest had its time and its grace and killed nothing: the caller takes the whole VM down.

@@ -90,6 +90,7 @@ pub async fn execute(
                 stdout: streams.capture().map(Capture::finish),
                 stderr: stderr.map(Capture::finish),
                 left_running: false,
+                unanswered: false,
             });
         }
     };
@@ -142,6 +143,7 @@ pub async fn execute(
         stdout: stdout.map(Capture::finish),
         stderr: stderr.map(Capture::finish),
         left_running: false,
+        unanswered: false,
     })
 }
 

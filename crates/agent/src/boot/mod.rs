@@ -33,7 +33,15 @@ pub enum ListenOn {
 
 /// Open files: the agent's own need with all calls in use, and the commands' limits (soft, hard).
 const OWN_OPEN_FILES: u64 = 65_536;
-const COMMANDS_OPEN_FILES: (u64, u64) = (1024, 1_048_576);
+/// Soft as development tools want it, and not the million of some: programs that close every descriptor they could have then
+/// take long to start.
+const COMMANDS_OPEN_FILES: (u64, u64) = (65_536, 1_048_576);
+/// Limits of a development machine, where the kernel's own are a small server's: watchers of trees, debuggers, databases.
+const KERNEL_LIMITS: [(&str, u64); 3] = [
+    ("/proc/sys/fs/inotify/max_user_watches", 1_048_576),
+    ("/proc/sys/fs/inotify/max_user_instances", 8192),
+    ("/proc/sys/vm/max_map_count", 1_048_576),
+];
 
 fn runtime() -> io::Result<tokio::runtime::Runtime> {
     tokio::runtime::Builder::new_current_thread().enable_all().build()
@@ -61,6 +69,13 @@ fn keep_freed_memory() {
 fn keep_inherited_files() {
     // SAFETY: only sets the close-on-exec flag of whatever is open above the standard streams.
     unsafe { libc::close_range(3, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC as libc::c_int) };
+}
+
+/// Sets [`KERNEL_LIMITS`]; a kernel without one of them has no need of it.
+fn raise_kernel_limits() {
+    for (path, limit) in KERNEL_LIMITS {
+        let _ = std::fs::write(path, limit.to_string());
+    }
 }
 
 /// Resets the signals that the parent ignored, for the commands' sake; all of them, including the C library's own two.
@@ -135,6 +150,7 @@ pub fn run() -> ! {
     let _ = mounts::fill_standard_streams();
     let words = power::CommandLine::read();
     let memory = mounts::late();
+    raise_kernel_limits();
     // Before the root, which shows one of its files.
     let identity = IdentityFiles::prepare();
     let root = match begun {

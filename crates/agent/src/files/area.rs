@@ -119,6 +119,9 @@ pub fn beneath(
     }
 }
 
+/// Bytes of each end of a path that is too long to be shown whole.
+const SHOWN: usize = 64;
+
 /// Directory and last name; `None` for the workspace itself.
 pub fn split(path: &[u8]) -> Option<(&[u8], &[u8])> {
     match path.iter().rposition(|byte| *byte == b'/') {
@@ -138,7 +141,14 @@ pub fn relative(path: &[u8]) -> Result<Vec<u8>, Failure> {
     let shown = || String::from_utf8_lossy(path).into_owned();
     let bad = |kind, why: &str| Err(refusal(kind, "path", format!("{}: {why}", shown())));
     if path.len() > MAX_PATH {
-        return Err(refusal(FailureKind::TooLong, "path", "the path is too long"));
+        let ends = [&path[..SHOWN], &path[path.len() - SHOWN..]].map(String::from_utf8_lossy);
+        let why = format!(
+            "{} ... {}: the path is too long ({} bytes, of {MAX_PATH} at the most)",
+            ends[0],
+            ends[1],
+            path.len()
+        );
+        return Err(refusal(FailureKind::TooLong, "path", why));
     }
     if path.contains(&0) {
         return bad(FailureKind::BadRequest, "a path cannot contain a zero byte");

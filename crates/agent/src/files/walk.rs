@@ -14,6 +14,8 @@ use crate::helper::HelperStop;
 
 /// Directories inside each other that are walked: each keeps a descriptor and some of the stack.
 pub const MAX_DEPTH: usize = 512;
+/// Bytes of a long path that are shown.
+const SHOWN: usize = 64;
 
 /// Entry of a directory.
 pub struct DirectoryNode {
@@ -115,7 +117,8 @@ pub fn walk(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>) -> Result
 
 fn deeper(dir: BorrowedFd<'_>, path: &mut Vec<u8>, visit: Visit<'_>, depth: usize) -> Result<(), HelperStop> {
     if depth > MAX_DEPTH {
-        let why = format!("more than {MAX_DEPTH} directories inside each other");
+        let beginning = String::from_utf8_lossy(&path[..path.len().min(SHOWN)]);
+        let why = format!("{beginning}...: more than {MAX_DEPTH} directories inside each other");
         return Err(refusal(FailureKind::TooLarge, "walk", why).into());
     }
     let nodes = children(dir).map_err(file_failure("list", path))?;

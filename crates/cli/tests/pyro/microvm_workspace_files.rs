@@ -74,6 +74,59 @@ fn refused(said: &Said, part: &str) {
     assert!(said.err.contains(part), "{part}: {said:?}");
 }
 
+/// What the host reads by itself differs in the same way.
+fn same_verified(room: &Room, workspace: &str, by_guest: &Value) {
+    let mut verified = room.json(&["diff", "--verified", workspace]);
+    assert_eq!(verified["verified"], json!(true));
+    verified["verified"] = json!(false);
+    assert_eq!(&verified, by_guest);
+}
+
+/// Root in the guest writes to the disk below its file system: nothing but the content shows that.
+#[test]
+fn a_verified_diff_shows_what_the_guest_hides() {
+    let room = Room::new();
+    let root = place(&room, "tree");
+    fs::create_dir(&root).unwrap();
+    fs::write(root.join("f"), "honest-b1a5ed\n".repeat(400)).unwrap();
+    fs::write(root.join("same"), "same\n").unwrap();
+    seeded(&room, "hidden", &root);
+    // FIBMAP, ioctl 1, tells the block that a file begins with.
+    let overwrite = r#"sync; disk=$(awk '$2 == "/workspace" {print $1}' /proc/mounts)
+        block=$(perl -e 'open F, "<f"; $b = pack("i", 0); ioctl(F, 1, $b) or die $!; print unpack("i", $b)')
+        printf EVIL-- | dd of="$disk" bs=1 seek=$((block * 4096)) conv=notrunc,fsync 2>/dev/null
+        echo 3 > /proc/sys/vm/drop_caches; head -c 13 f"#;
+    assert_eq!(room.sh("hidden", overwrite), "EVIL---b1a5ed");
+    assert_eq!(diff(&room, "hidden")["changed"], json!(false), "the guest's times and sizes are the same");
+    let verified = room.ok(&["diff", "--verified", "hidden"]);
+    assert!(
+        verified.stdout().contains("+EVIL---b1a5ed") && verified.err.contains("verified"),
+        "{verified:?}"
+    );
+    let verified = room.json(&["diff", "--verified", "hidden"]);
+    assert_eq!(paths(&verified), [("f".into(), "modified".into())]);
+    room.ok(&["stop", "hidden"]);
+    assert_eq!(room.json(&["diff", "--verified", "hidden"])["patch"], verified["patch"]);
+}
+
+#[test]
+fn a_path_that_is_too_long_is_named_and_the_rest_is_shown() {
+    let room = Room::new();
+    room.create("long");
+    let name = "d".repeat(250);
+    let deep = format!(
+        "echo a > a; echo z > z; perl -e 'for (1..17) {{ mkdir \"{name}\"; chdir \"{name}\" or die }} open F, \">f\"; print F 1'"
+    );
+    room.sh("long", &deep);
+    let said = room.ok(&["diff", "long"]);
+    let patch = said.stdout();
+    assert!(patch.contains("+++ b/a\n") && patch.contains("+++ b/z\n"), "{patch}");
+    assert!(said.err.contains("left out: ddd") && said.err.contains("too long"), "{said:?}");
+    let verified = room.json(&["diff", "--verified", "long"]);
+    assert_eq!(verified["patch"].as_str().unwrap(), patch);
+    assert_eq!(paths(&verified).len(), 17 + 3);
+}
+
 #[test]
 fn a_seeded_workspace_differs_from_its_beginning_and_from_nothing_else() {
     let room = Room::new();
@@ -118,6 +171,7 @@ fn a_seeded_workspace_differs_from_its_beginning_and_from_nothing_else() {
         (&json!(5), &json!(2), &json!(12))
     );
     assert_eq!(changed["patch"].as_str().unwrap().as_bytes(), said.out);
+    same_verified(&room, "seeded", &changed);
 
     // Whatever it is reset to, and after a stop, it is compared with its beginning.
     room.ok(&["snapshot", "create", "seeded", "later"]);
@@ -127,12 +181,15 @@ fn a_seeded_workspace_differs_from_its_beginning_and_from_nothing_else() {
     assert_eq!(diff(&room, "seeded")["patch"], changed["patch"]);
     room.ok(&["stop", "seeded"]);
     refused(&room.pyro(&["diff", "seeded"]), "pyro workspace start");
+    same_verified(&room, "seeded", &changed);
     room.ok(&["start", "seeded"]);
     assert_eq!(diff(&room, "seeded")["patch"], changed["patch"]);
     let fork = room.ok(&["fork", "seeded", "--id-only"]).stdout().trim().to_owned();
     assert_eq!(diff(&room, &fork)["changed"], json!(false));
     room.sh(&fork, "echo fork > f");
-    assert_eq!(paths(&diff(&room, &fork)), [("f".into(), "added".into())]);
+    let forked = diff(&room, &fork);
+    assert_eq!(paths(&forked), [("f".into(), "added".into())]);
+    same_verified(&room, &fork, &forked);
     room.ok(&["reset", &fork]);
     assert_eq!(diff(&room, &fork)["changed"], json!(false));
     room.ok(&["reset", "seeded"]);

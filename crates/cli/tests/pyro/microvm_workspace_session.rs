@@ -1,7 +1,7 @@
 //! The session with a guest whose root breaks it: made again, or said to be lost.
 
 use crate::room::Room;
-use crate::support::eventually;
+use crate::support::{eventually, finish};
 
 /// Program for the guest that takes PID 1's descriptor of the port to the host and writes to it what is no record:
 /// 64 KiB of it, or again and again.
@@ -70,4 +70,47 @@ fn a_session_that_cannot_be_made_is_said_to_be_lost() {
     assert_eq!((room.state("lost").as_str(), room.sh("lost", "cat f").as_str()), ("started", "kept\n"));
     room.ok(&["delete", "lost"]);
     room.check_empty(&[]);
+}
+
+/// Root in the guest freezes the agent: a command that gets no answer was killed by nobody.
+#[test]
+fn what_a_guest_does_not_say_is_said_to_be_unknown() {
+    let room = Room::new();
+    room.create("frozen");
+    let freeze = "mkdir /sys/fs/cgroup/ice && echo 1 > /sys/fs/cgroup/ice/cgroup.procs && \
+                  echo 1 > /sys/fs/cgroup/ice/cgroup.freeze";
+    let frozen = room.world.start(&["workspace", "exec", "frozen", "--", freeze]);
+    let said = room.pyro(&["exec", "frozen", "--timeout-seconds", "1", "--", "sleep 1000"]);
+    assert_eq!(said.code, Some(1), "{said:?}");
+    assert!(said.err.contains("is not known") && !said.err.contains("were killed"), "{said:?}");
+    assert!(said.err.contains("pyro workspace stop"), "{said:?}");
+    eventually("it is shown", || room.state("frozen") == "unresponsive");
+    room.ok(&["stop", "frozen"]);
+    finish(frozen);
+    room.ok(&["start", "frozen"]);
+    assert_eq!(room.sh("frozen", "echo thawed"), "thawed\n");
+    room.ok(&["delete", "frozen"]);
+    room.check_empty(&[]);
+}
+
+#[test]
+fn a_command_that_moves_to_another_cgroup_ends_with_its_time() {
+    let room = Room::new();
+    room.create("moves");
+    let flee = "mkdir /sys/fs/cgroup/away; (sleep 4321 &); echo $$ > /sys/fs/cgroup/away/cgroup.procs; \
+                sleep 4321 & (sleep 4321 &); sleep 4321";
+    let said = room.pyro(&["exec", "moves", "--timeout-seconds", "3", "--", flee]);
+    assert_eq!(said.code, Some(124), "{said:?}");
+    assert_eq!(room.sh("moves", "grep -lx sleep /proc/[0-9]*/comm; true"), "");
+    room.ok(&["delete", "moves"]);
+}
+
+#[test]
+fn a_guest_has_the_limits_of_a_development_machine() {
+    let room = Room::new();
+    room.create("limits");
+    let limits = "ulimit -Sn; ulimit -Hn; cd /proc/sys; cat fs/inotify/max_user_watches fs/inotify/max_user_instances \
+                  vm/max_map_count";
+    assert_eq!(room.sh("limits", limits), "65536\n1048576\n1048576\n8192\n1048576\n");
+    room.ok(&["delete", "limits"]);
 }

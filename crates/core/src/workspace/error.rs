@@ -140,6 +140,11 @@ pub enum WorkspaceError {
     /// The session with the guest was lost, and cannot be made again.
     #[error("the guest of the workspace does not answer: {0}")]
     GuestLost(String),
+    /// Guest said nothing of a command whose time was up.
+    #[error(
+        "the guest said nothing of the command when its time was up, nor since: whether it ran, runs on or was killed is not known"
+    )]
+    CommandUnknown,
     /// Guest resumed writes to its disk before the copy was done, twice in a row.
     #[error("the disk of the workspace changed while it was copied")]
     Restless,
@@ -366,7 +371,7 @@ impl WorkspaceError {
             Self::Silent => Hint::ForceStop,
             Self::Generation { .. } => Hint::StopWithItsVersion,
             Self::GuestEnded(_) => Hint::StartAgain,
-            Self::GuestLost(_) => Hint::RestartWorkspace,
+            Self::GuestLost(_) | Self::CommandUnknown => Hint::RestartWorkspace,
             Self::ShellEnded { .. } => Hint::OpenAnotherShell,
             Self::ShellBusy { .. } => Hint::InterruptShell,
             Self::ServiceTaken(_) | Self::ServicesFull(_) => Hint::StopService,
@@ -460,7 +465,7 @@ impl WorkspaceError {
             Self::Path { kind, .. } => *kind,
             Self::Limit(error) => error.kind(),
             Self::Vm(error) => error.kind(),
-            Self::GuestLost(_) => FailureKind::GuestFailed,
+            Self::GuestLost(_) | Self::CommandUnknown => FailureKind::GuestFailed,
             Self::Guest { source, .. } | Self::Job { source, .. } => source.kind(),
             Self::Archive(error) => FailureKind::of_archive(error),
             Self::Patch(error) => FailureKind::of_patch(error),

@@ -1,6 +1,6 @@
 //! Everything a command started, so that all of it can be killed.
 //!
-//! In a guest that is a cgroup. A plain process (tests) may have no cgroups to use and walks `/proc` instead.
+//! In a guest that is a cgroup, and whatever has left it: root in the guest may move itself. A plain process (tests) may have no cgroups to use and walks `/proc` instead.
 
 pub mod cgroup;
 mod walk;
@@ -33,7 +33,7 @@ impl ProcessTrees {
         Ok(ProcessTree::new(
             self,
             match &**self {
-                Self::Cgroups(cgroups) => TreeMembers::Cgroup(cgroups.lease()?),
+                Self::Cgroups(cgroups) => TreeMembers::Cgroup(cgroups.lease()?, None),
                 Self::Walk(_) => TreeMembers::Walk(None, Vec::new()),
             },
         ))
@@ -42,7 +42,7 @@ impl ProcessTrees {
     /// Makes an empty tree that no command ever was in.
     pub fn begin_fresh(self: &Rc<Self>) -> Result<ProcessTree, Failure> {
         match &**self {
-            Self::Cgroups(cgroups) => Ok(ProcessTree::new(self, TreeMembers::Cgroup(cgroups.fresh()?))),
+            Self::Cgroups(cgroups) => Ok(ProcessTree::new(self, TreeMembers::Cgroup(cgroups.fresh()?, None))),
             Self::Walk(_) => self.begin(),
         }
     }
@@ -58,7 +58,8 @@ impl ProcessTrees {
 }
 
 enum TreeMembers {
-    Cgroup(cgroup::Lease),
+    /// Cgroup of the command, and its first process.
+    Cgroup(cgroup::Lease, Option<(i32, Rc<Reaper>)>),
     /// First process of the command, and the processes that it left behind.
     Walk(Option<(i32, Rc<Reaper>)>, Vec<i32>),
 }
@@ -77,19 +78,19 @@ impl ProcessTree {
     /// The cgroup to start the command in.
     pub fn cgroup(&self) -> Option<BorrowedFd<'_>> {
         match &self.kind {
-            Some(TreeMembers::Cgroup(lease)) => Some(lease.directory()),
+            Some(TreeMembers::Cgroup(lease, _)) => Some(lease.directory()),
             _ => None,
         }
     }
 
     /// Whether another command was in it before.
     pub fn is_reused(&self) -> bool {
-        matches!(&self.kind, Some(TreeMembers::Cgroup(lease)) if lease.is_reused())
+        matches!(&self.kind, Some(TreeMembers::Cgroup(lease, _)) if lease.is_reused())
     }
 
     /// Notes the command's first process.
     pub fn started(&mut self, pid: Pid, reaper: &Rc<Reaper>) {
-        if let Some(TreeMembers::Walk(main, _)) = &mut self.kind {
+        if let Some(TreeMembers::Walk(main, _) | TreeMembers::Cgroup(_, main)) = &mut self.kind {
             *main = Some((pid.as_raw_nonzero().get(), Rc::clone(reaper)));
         }
     }
@@ -97,7 +98,15 @@ impl ProcessTree {
     /// Kills all processes of the tree.
     pub fn kill(&self) {
         match (&self.kind, &*self.trees) {
-            (Some(TreeMembers::Cgroup(lease)), _) => lease.kill(),
+            (Some(TreeMembers::Cgroup(lease, main)), _) => {
+                // Before the command's own processes are gone, which lead to those that left its cgroup.
+                let strays =
+                    main.as_ref().map(|(main, reaper)| walk::family(*main, reaper)).unwrap_or_default();
+                lease.kill();
+                if let Some((main, reaper)) = main {
+                    walk::kill_family(*main, reaper, strays);
+                }
+            }
             (Some(TreeMembers::Walk(Some((main, reaper)), left)), ProcessTrees::Walk(orphans)) => {
                 orphans.kill(*main, reaper);
                 orphans.kill_left(left);
@@ -109,7 +118,7 @@ impl ProcessTree {
     /// Sends `signal` to all present processes of the tree.
     pub fn signal(&self, signal: Signal) {
         match (&self.kind, &*self.trees) {
-            (Some(TreeMembers::Cgroup(lease)), _) => lease.signal(signal),
+            (Some(TreeMembers::Cgroup(lease, _)), _) => lease.signal(signal),
             (Some(TreeMembers::Walk(Some((main, reaper)), left)), ProcessTrees::Walk(orphans)) => {
                 orphans.signal(*main, reaper, left, signal);
             }
@@ -131,7 +140,7 @@ impl ProcessTree {
     /// Whether no process is left, of a command whose main process has ended.
     pub fn is_empty(&self) -> bool {
         match (&self.kind, &*self.trees) {
-            (Some(TreeMembers::Cgroup(lease)), _) => lease.is_empty(),
+            (Some(TreeMembers::Cgroup(lease, _)), _) => lease.is_empty(),
             (Some(TreeMembers::Walk(_, left)), ProcessTrees::Walk(orphans)) => !orphans.any(left),
             _ => true,
         }
@@ -141,7 +150,7 @@ impl ProcessTree {
     /// there are any. There are none if the process was `alone`.
     pub fn release(mut self, alone: bool) -> bool {
         match (self.kind.take(), &*self.trees) {
-            (Some(TreeMembers::Cgroup(lease)), ProcessTrees::Cgroups(cgroups)) => {
+            (Some(TreeMembers::Cgroup(lease, _)), ProcessTrees::Cgroups(cgroups)) => {
                 cgroups.give_back(lease, alone)
             }
             (Some(TreeMembers::Walk(Some((_, reaper)), left)), ProcessTrees::Walk(orphans)) => {
@@ -155,7 +164,7 @@ impl ProcessTree {
 impl Drop for ProcessTree {
     fn drop(&mut self) {
         self.kill();
-        if let (Some(TreeMembers::Cgroup(lease)), ProcessTrees::Cgroups(cgroups)) =
+        if let (Some(TreeMembers::Cgroup(lease, _)), ProcessTrees::Cgroups(cgroups)) =
             (self.kind.take(), &*self.trees)
         {
             cgroups.give_back(lease, false);

@@ -122,9 +122,64 @@ fn send(pid: i32, signal: Signal) {
     }
 }
 
+/// Most rounds in which a family that goes on making processes is looked for.
+const FAMILY_ROUNDS: usize = 64;
+
+/// Living processes that a command started, by descent from its first process `main` or by its session, in whatever cgroup
+/// they are. One that has left both cannot be told from other commands'.
+pub fn family(main: i32, reaper: &Reaper) -> Vec<i32> {
+    let all = processes();
+    let alive = reaper.is_watched(main);
+    // The number of a process that was reaped may be another's by now, and so a new session's.
+    let is_its_session = alive || !all.iter().any(|process| process.pid == main);
+    let mut found: Vec<i32> = if alive { vec![main] } else { Vec::new() };
+    let of_session = all.iter().filter(|process| is_its_session && process.session == main);
+    found.extend(of_session.map(|process| process.pid).filter(|pid| *pid != main));
+    let mut at = 0;
+    while at < found.len() {
+        let below = all.iter().filter(|process| process.parent == found[at]).map(|process| process.pid);
+        let below: Vec<_> = below.filter(|pid| !found.contains(pid)).collect();
+        found.extend(below);
+        at += 1;
+    }
+    found
+}
+
+/// Kills `found`, and what the command `main` makes meanwhile.
+pub fn kill_family(main: i32, reaper: &Reaper, mut found: Vec<i32>) {
+    for _ in 0..FAMILY_ROUNDS {
+        if found.is_empty() {
+            return;
+        }
+        found.iter().for_each(|pid| send(*pid, Signal::KILL));
+        rustix::thread::sched_yield();
+        // What was killed is alive for a moment, and alone in that.
+        let next = family(main, reaper);
+        if next.iter().all(|pid| found.contains(pid)) {
+            return;
+        }
+        found = next;
+    }
+}
+
+/// A living process.
+struct Living {
+    pid: i32,
+    parent: i32,
+    session: i32,
+}
+
 /// Living processes by their parent.
 fn living() -> HashMap<i32, Vec<i32>> {
     let mut tree: HashMap<i32, Vec<i32>> = HashMap::new();
+    for Living { pid, parent, .. } in processes() {
+        tree.entry(parent).or_default().push(pid);
+    }
+    tree
+}
+
+fn processes() -> Vec<Living> {
+    let mut all = Vec::new();
     let entries = std::fs::read_dir("/proc").into_iter().flatten().flatten();
     for pid in entries.filter_map(|entry| entry.file_name().to_str()?.parse::<i32>().ok()) {
         let Ok(stat) = std::fs::read(format!("/proc/{pid}/stat")) else { continue };
@@ -132,12 +187,15 @@ fn living() -> HashMap<i32, Vec<i32>> {
         let Some(end) = stat.iter().rposition(|byte| *byte == b')') else { continue };
         let rest = String::from_utf8_lossy(&stat[end + 1..]);
         let mut fields = rest.split_ascii_whitespace();
-        let (Some(state), Some(Ok(parent))) = (fields.next(), fields.next().map(str::parse)) else {
+        let state = fields.next();
+        let mut number = || fields.next().and_then(|field| field.parse::<i32>().ok());
+        let (Some(state), Some(parent), Some(_group), Some(session)) = (state, number(), number(), number())
+        else {
             continue;
         };
         if !matches!(state, "Z" | "X") {
-            tree.entry(parent).or_default().push(pid);
+            all.push(Living { pid, parent, session });
         }
     }
-    tree
+    all
 }

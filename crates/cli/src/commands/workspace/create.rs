@@ -7,8 +7,8 @@ use tokio::io::AsyncReadExt as _;
 
 use super::show;
 use crate::error::{CliError, print_json};
-use crate::progress::{Pull, Transfer};
 use crate::output::outln;
+use crate::progress::{Pull, Transfer};
 
 /// Make a workspace and start it
 #[derive(clap::Args)]

@@ -15,11 +15,15 @@ const SHOWN: usize = 40;
 #[derive(clap::Args)]
 #[command(
     after_help = "The patch goes to standard output; what no text can tell, such as binary files, is named on standard \
-                  error.\n\nExample:\n  pyro workspace diff repro > repro.patch && git apply repro.patch"
+                  error. The guest says which files to look at, and root in it can hide some: --verified compares the \
+                  disk itself with the beginning, for what is to be landed unseen.\n\nExample:\n  pyro workspace diff repro > repro.patch && git apply repro.patch"
 )]
 pub struct Args {
     /// The workspace's id or name
     workspace_id: String,
+    /// Read every byte of the workspace's disk on the host and believe nothing that its guest says, running or stopped
+    #[arg(long)]
+    verified: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -28,7 +32,11 @@ pub struct Args {
 impl Args {
     /// Runs the command and gives its exit code.
     pub async fn execute(self) -> Result<u8, CliError> {
-        let diff = super::workspaces(None)?.diff(&self.workspace_id).await?;
+        let workspaces = super::workspaces(None)?;
+        let diff = match self.verified {
+            true => workspaces.diff_verified(&self.workspace_id).await?,
+            false => workspaces.diff(&self.workspace_id).await?,
+        };
         if self.json {
             print_json(&serde_json::to_value(&diff).unwrap_or_default());
             return Ok(0);
@@ -67,10 +75,15 @@ fn talk(diff: &Diff) {
     let sum = &diff.summary;
     let gits = |path: &str| path.split('/').any(|name| name == ".git");
     let untold = |entry: &&DiffEntry| {
-        entry.text_patch.is_empty() && entry.artifact_type != "directory" && !gits(&entry.path)
+        entry.text_patch.is_empty()
+            && (entry.left_out.is_some() || entry.artifact_type != "directory" && !gits(&entry.path))
     };
     for entry in diff.entries.iter().filter(untold).take(SHOWN) {
-        let why = if entry.binary { " (binary)" } else { "" };
+        let why = match &entry.left_out {
+            Some(why) => format!(" (left out: {})", show::printable(why)),
+            None if entry.binary => " (binary)".to_owned(),
+            None => String::new(),
+        };
         let path = show::printable(&entry.path);
         errln!("[diff] {} {} {path}{why}", entry.status, entry.artifact_type);
     }
@@ -83,12 +96,24 @@ fn talk(diff: &Diff) {
             "[diff] a secret is in what differs, shown as [REDACTED]: the patch is not what the files have"
         );
     }
+    if diff.entries_truncated {
+        errln!("[diff] not complete: more paths differ than are listed");
+    }
     if diff.patch_truncated {
         errln!("[diff] the patch is not complete: there is more text than it may have");
     }
+    if diff.verified {
+        errln!("[diff] verified: the host read every byte of the disk");
+    }
     errln!(
         "[diff] total={} added={} modified={} deleted={} type_changed={} text_patched={} non_text={}",
-        sum.total, sum.added, sum.modified, sum.deleted, sum.type_changed, sum.text_patched, sum.non_text
+        sum.total,
+        sum.added,
+        sum.modified,
+        sum.deleted,
+        sum.type_changed,
+        sum.text_patched,
+        sum.non_text
     );
 }
 

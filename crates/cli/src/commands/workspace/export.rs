@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use indicatif::HumanBytes;
 
 use crate::error::{CliError, print_json};
-use crate::progress::{Transfer, entries};
 use crate::output::{errln, outln};
+use crate::progress::{Transfer, entries};
 
 /// Copy a file or directory of a running workspace to this host
 #[derive(clap::Args)]

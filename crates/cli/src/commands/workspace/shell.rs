@@ -1,6 +1,5 @@
 //! `pyro workspace shell`.
 
-
 use clap::Subcommand;
 use pyro_core::workspace::{SecretEnv, Shell as Session, ShellReadRequest, ShellSize};
 use serde::Serialize;
@@ -213,7 +212,11 @@ impl Read {
             if read.lost_bytes > 0 { format!(" lost_bytes={}", read.lost_bytes) } else { String::new() };
         errln!(
             "{end}[workspace-shell-read] shell_id={} state={} cursor={} next_cursor={} truncated={}{lost}",
-            read.shell.shell_id, read.shell.state, read.cursor, read.next_cursor, read.truncated
+            read.shell.shell_id,
+            read.shell.state,
+            read.cursor,
+            read.next_cursor,
+            read.truncated
         );
         Ok(())
     }

@@ -6,8 +6,8 @@ use clap::Subcommand;
 use indicatif::HumanBytes;
 
 use crate::error::{CliError, print_json};
-use crate::progress::{Transfer, entries};
 use crate::output::{errln, outln};
+use crate::progress::{Transfer, entries};
 
 /// Copy from the host into a running workspace
 #[derive(Subcommand)]

@@ -17,7 +17,7 @@ const MORE: [(&str, &[&str]); 6] = [
     ("workspace_sync_push", &["skip_outside_links"]),
     ("workspace_export", &["skip_outside_links"]),
     ("workspace_logs", &["offset", "sequence", "tail"]),
-    ("workspace_diff", &["offset"]),
+    ("workspace_diff", &["offset", "verified"]),
     ("workspace_file_read", &["offset"]),
 ];
 

@@ -10,7 +10,7 @@ use std::sync::Arc;
 
 use futures::StreamExt as _;
 use pyro_formats::disk::{self, Budget, DiskError, Ext4, Merged, Node};
-use pyro_formats::patch::{self, MAX_FILE, Rendered, Side};
+use pyro_formats::patch::{self, MAX_FILE, MAX_PATH, Rendered, Side};
 use pyro_formats::redact::Redactor;
 use pyro_formats::untrusted::Untrusted;
 use pyro_proto::message::{FileChange, FileChangeKind, FileEntry, FileKind, FileState};
@@ -32,7 +32,7 @@ const MOST_TEXT: usize = 64 << 20;
 const PIECE: usize = 256 << 10;
 /// Steps of reading the baseline's disk that one diff may take. Each file is looked for by its path: as many of them as a
 /// guest can name, in one directory, take most of this.
-const WORK: u64 = 1 << 28;
+pub(super) const WORK: u64 = 1 << 28;
 
 /// A path that differs from the baseline, or may: as the guest says, but for the path, which is checked before it is used.
 #[derive(Clone, Debug, PartialEq)]
@@ -76,11 +76,67 @@ impl From<FileEntry> for Difference {
 type Baseline = Option<Arc<Merged>>;
 
 /// Content on the old or the new side of a difference.
-struct Content {
-    kind: patch::NodeKind,
-    mode: u32,
+pub(super) struct Content {
+    pub(super) kind: patch::NodeKind,
+    /// Permission bits.
+    pub(super) mode: u32,
     /// `None` where it is too long to be text.
-    bytes: Option<Vec<u8>>,
+    pub(super) bytes: Option<Vec<u8>>,
+}
+
+/// Difference that is being put together.
+#[derive(Default)]
+pub(super) struct DiffDraft {
+    entries: Vec<DiffEntry>,
+    text: String,
+    truncated: bool,
+    summary: DiffSummary,
+    /// Whether more paths differ than are listed.
+    pub(super) entries_truncated: bool,
+}
+
+impl DiffDraft {
+    /// Paths so far.
+    pub(super) fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Adds a path, with its text where there is room for it.
+    pub(super) fn add(&mut self, mut entry: DiffEntry) {
+        if self.text.len() + entry.text_patch.len() > MOST_TEXT {
+            self.truncated = true;
+            entry.text_patch = String::new();
+        }
+        self.text.push_str(&entry.text_patch);
+        let summary = &mut self.summary;
+        summary.total += 1;
+        *match entry.status {
+            "added" => &mut summary.added,
+            "deleted" => &mut summary.deleted,
+            "type_changed" => &mut summary.type_changed,
+            _ => &mut summary.modified,
+        } += 1;
+        *match entry.text_patch.is_empty() {
+            true => &mut summary.non_text,
+            false => &mut summary.text_patched,
+        } += 1;
+        self.entries.push(entry);
+    }
+
+    /// Payload for the workspace of this id.
+    pub(super) fn finish(self, workspace_id: String, verified: bool) -> Diff {
+        Diff {
+            workspace_id,
+            changed: !self.entries.is_empty(),
+            summary: self.summary,
+            redacted: self.entries.iter().any(|entry| entry.redacted),
+            entries: self.entries,
+            entries_truncated: self.entries_truncated,
+            patch: self.text,
+            patch_truncated: self.truncated,
+            verified,
+        }
+    }
 }
 
 impl Content {
@@ -98,7 +154,7 @@ impl Content {
     }
 }
 
-fn kind(kind: FileKind) -> patch::NodeKind {
+pub(super) fn kind(kind: FileKind) -> patch::NodeKind {
     match kind {
         FileKind::File => patch::NodeKind::File,
         FileKind::Directory => patch::NodeKind::Directory,
@@ -122,18 +178,21 @@ impl Workspaces {
     /// Compares the workspace with its baseline; text patches are as `git apply` takes them. A reset workspace is
     /// compared with its beginning all the same.
     ///
+    /// What differs and cannot be read is named with the reason. The guest says where to look: what a difference is worth
+    /// where the guest may lie, [`Self::diff_verified`] tells.
+    ///
     /// # Errors
-    /// When the workspace does not run, or too much differs.
+    /// When the workspace does not run.
     pub async fn diff(&self, given: &str) -> Result<Diff, WorkspaceError> {
         let running = self.running_guest(given).await?;
         let record = super::read(&running.home, State::record).await?;
         let budget = Budget::new(WORK);
         let _call = budget.cancel_on_drop();
         let all = record.has_empty_baseline();
-        let (changes, baseline) = if all {
+        let ((changes, entries_truncated), baseline) = if all {
             (running.everything().await?, None)
         } else {
-            let mut changes = running.scan(&record).await?;
+            let (mut changes, truncated) = running.scan(&record).await?;
             // The guest was asked a moment before its disk was kept: what was there then its disk says.
             let older = record.manifest.is_some();
             let baseline = match changes.iter().any(|change| older || change.before.is_some()) {
@@ -143,7 +202,7 @@ impl Workspaces {
             if older {
                 changes = believe_disk(&baseline, changes).await?;
             }
-            (changes, baseline)
+            ((changes, truncated), baseline)
         };
         let mut fresh = running.fresh(&changes, all, MOST_TEXT).await;
         let looks = changes.into_iter().map(|change| {
@@ -151,40 +210,14 @@ impl Workspaces {
             running.look_closer(&baseline, change, known)
         });
         let mut looks = futures::stream::iter(looks).buffered(AT_ONCE);
-        let (mut entries, mut text, mut truncated) = (Vec::new(), String::new(), false);
-        let mut summary = DiffSummary::default();
+        let mut draft = DiffDraft { entries_truncated, ..DiffDraft::default() };
         while let Some(looked) = looks.next().await {
-            let Some(mut entry) = looked? else { continue };
-            if text.len() + entry.text_patch.len() > MOST_TEXT {
-                truncated = true;
-                entry.text_patch = String::new();
-            }
-            text.push_str(&entry.text_patch);
-            summary.total += 1;
-            *match entry.status {
-                "added" => &mut summary.added,
-                "deleted" => &mut summary.deleted,
-                "type_changed" => &mut summary.type_changed,
-                _ => &mut summary.modified,
-            } += 1;
-            *match entry.text_patch.is_empty() {
-                true => &mut summary.non_text,
-                false => &mut summary.text_patched,
-            } += 1;
-            entries.push(entry);
+            looked?.into_iter().for_each(|entry| draft.add(entry));
         }
-        Ok(Diff {
-            workspace_id: running.home.id(),
-            changed: !entries.is_empty(),
-            summary,
-            redacted: entries.iter().any(|entry| entry.redacted),
-            entries,
-            patch: text,
-            patch_truncated: truncated,
-        })
+        Ok(draft.finish(running.home.id(), false))
     }
 
-    async fn baseline(
+    pub(super) async fn baseline(
         &self,
         home: &Home,
         record: &Record,
@@ -201,26 +234,49 @@ impl Workspaces {
 }
 
 impl RunningGuest {
-    /// Everything that is there, as new.
-    async fn everything(&self) -> Result<Vec<Difference>, WorkspaceError> {
+    /// Everything that is there, as new; and whether there is more.
+    async fn everything(&self) -> Result<(Vec<Difference>, bool), WorkspaceError> {
         let (entries, truncated) = self.entries(b"", true).await?;
-        if truncated {
-            let limit = pyro_proto::message::MAX_ENTRIES;
-            return Err(WorkspaceError::TooMuch { what: "new files", limit });
-        }
-        Ok(entries.into_iter().map(|file| Difference::from(file.into_unredacted())).collect())
+        Ok((entries.into_iter().map(|file| Difference::from(file.into_unredacted())).collect(), truncated))
     }
 
-    /// Differences that the guest finds, some of which may turn out to be none.
-    async fn scan(&self, record: &Record) -> Result<Vec<Difference>, WorkspaceError> {
+    /// Differences that the guest finds, some of which may turn out to be none; and whether there are more.
+    async fn scan(&self, record: &Record) -> Result<(Vec<Difference>, bool), WorkspaceError> {
         match self.guest.diff_scan(record.manifest.as_deref()).await {
-            Ok((changes, _)) => Ok(changes.into_iter().map(Difference::from).collect()),
+            Ok((changes, all)) => Ok((changes.into_iter().map(Difference::from).collect(), all.is_none())),
             Err(error) => Err(self.failed(error).await),
         }
     }
 
-    /// Renders a difference as it is shown; `None` where there is none.
+    /// Renders a difference as it is shown; `None` where there is none. One that cannot be read is shown with the reason.
     async fn look_closer(
+        &self,
+        baseline: &Baseline,
+        change: Difference,
+        known: Option<(Rendered, bool)>,
+    ) -> Result<Option<DiffEntry>, WorkspaceError> {
+        let (path, before, after) = (change.path.clone(), change.before, change.after);
+        match self.render(baseline, change, known).await {
+            Err(WorkspaceError::Path { kind, message }) if kind != FailureKind::OutsideWorkspace => {
+                let status = match (before, after) {
+                    (None, _) => "added",
+                    (_, None) => "deleted",
+                    (Some(was), Some(is)) if was.kind != is.kind => "type_changed",
+                    _ => "modified",
+                };
+                let shown = kind_name(after.or(before).map_or(FileKind::Other, |state| state.kind));
+                let modes = [before, after].map(|state| state.map(|state| state.mode));
+                let unread = Rendered::default();
+                let left_out = Some(message);
+                let entry = entry(&path, (status, shown), modes.into(), (unread, false), &self.redactor);
+                Ok(Some(DiffEntry { left_out, ..entry }))
+            }
+            done => done,
+        }
+    }
+
+    /// Renders a difference; `None` where there is none.
+    async fn render(
         &self,
         baseline: &Baseline,
         change: Difference,
@@ -251,17 +307,8 @@ impl RunningGuest {
             Some(state) => self.read_new(&path, state, baseline, compare).await?,
             None => (None, false),
         };
-        let mode = |content: &Option<Content>| content.as_ref().map(|content| content.mode);
-        let (old_mode, new_mode) = (mode(&old), mode(&new));
-        let status = match (&old, &new) {
-            (None, None) => return Ok(None),
-            (None, Some(_)) => "added",
-            (Some(_), None) => "deleted",
-            (Some(old), Some(new)) if old.kind != new.kind => "type_changed",
-            (Some(_), Some(_)) if equal && old_mode == new_mode => return Ok(None),
-            (Some(old), Some(new)) if is_same_link(old, new) => return Ok(None),
-            (Some(_), Some(_)) => "modified",
-        };
+        let modes = [&old, &new].map(|side| side.as_ref().map(|content| content.mode));
+        let Some(status) = status(old.as_ref(), new.as_ref(), equal) else { return Ok(None) };
         let shown = match (&new, change.after, change.before) {
             (Some(_), Some(state), _) | (None, _, Some(state)) | (_, Some(state), None) => {
                 kind_name(state.kind)
@@ -269,23 +316,8 @@ impl RunningGuest {
             _ => kind_name(FileKind::Other),
         };
         let (named, redactor) = (path.clone(), self.redactor.clone());
-        let rendered = blocking(move || {
-            if is_gits(&named) {
-                return Ok(Default::default());
-            }
-            let [old, new] = [old, new].map(|side| side.map(|content| content.redacted(&redactor)));
-            let any = [&old, &new].into_iter().flatten().any(|(_, any)| *any);
-            Ok::<_, WorkspaceError>((
-                patch::render(
-                    &named,
-                    old.as_ref().map(|old| old.0.side()),
-                    new.as_ref().map(|new| new.0.side()),
-                ),
-                any,
-            ))
-        });
-        let rendered = rendered.await?;
-        Ok(Some(entry(&path, (status, shown), (old_mode, new_mode), rendered, &self.redactor)))
+        let rendered = blocking(move || Ok(rendered(&named, old, new, &redactor))).await?;
+        Ok(Some(entry(&path, (status, shown), modes.into(), rendered, &self.redactor)))
     }
 
     /// Whether the beginning of a long file shows that it is no text, so that the rest need not be read.
@@ -357,8 +389,37 @@ impl RunningGuest {
     }
 }
 
+/// Status of a path that differs; `None` where it does not. `equal` says whether the content is known to be the same.
+pub(super) fn status(old: Option<&Content>, new: Option<&Content>, equal: bool) -> Option<&'static str> {
+    match (old, new) {
+        (None, None) => None,
+        (None, Some(_)) => Some("added"),
+        (Some(_), None) => Some("deleted"),
+        (Some(old), Some(new)) if old.kind != new.kind => Some("type_changed"),
+        (Some(old), Some(new)) if equal && old.mode == new.mode => None,
+        (Some(old), Some(new)) if is_same_link(old, new) => None,
+        (Some(_), Some(_)) => Some("modified"),
+    }
+}
+
+/// Part of the patch for one path, without secrets, and whether there were any. Blocks.
+pub(super) fn rendered(
+    path: &Path,
+    old: Option<Content>,
+    new: Option<Content>,
+    redactor: &Redactor,
+) -> (Rendered, bool) {
+    if is_gits(path) {
+        return Default::default();
+    }
+    let [old, new] = [old, new].map(|side| side.map(|content| content.redacted(redactor)));
+    let any = [&old, &new].into_iter().flatten().any(|(_, any)| *any);
+    let [old, new] = [&old, &new].map(|side| side.as_ref().map(|(content, _)| content.side()));
+    (patch::render(path, old, new), any)
+}
+
 /// Path that differs, as it may be shown: `patch` is redacted already, the path is not.
-fn entry(
+pub(super) fn entry(
     path: &Path,
     (status, artifact_type): (&'static str, &'static str),
     (old_mode, new_mode): (Option<u32>, Option<u32>),
@@ -371,16 +432,21 @@ fn entry(
     // A patch names its path, too.
     let in_name = shown != *name.unredacted();
     let patch = if in_name { redactor.text(&patch) } else { patch };
+    let length = path.as_os_str().len();
+    let too_long = length > MAX_PATH && !patch.is_empty();
+    let left_out = too_long
+        .then(|| format!("its path is too long for a patch ({length} bytes, of {MAX_PATH} at the most)"));
     DiffEntry {
         path: shown,
         status,
         artifact_type,
         // A binary file in the patch would make git refuse all of it.
-        text_patch: if binary { String::new() } else { patch },
+        text_patch: if binary || too_long { String::new() } else { patch },
         binary,
         old_mode: octal(old_mode),
         new_mode: octal(new_mode),
         redacted: redacted || in_name,
+        left_out,
     }
 }
 
@@ -401,7 +467,7 @@ fn is_same_link(old: &Content, new: &Content) -> bool {
         && old.bytes == new.bytes
 }
 
-fn kind_on_disk(kind: disk::InodeKind) -> FileKind {
+pub(super) fn kind_on_disk(kind: disk::InodeKind) -> FileKind {
     match kind {
         disk::InodeKind::File => FileKind::File,
         disk::InodeKind::Directory => FileKind::Directory,
@@ -464,7 +530,7 @@ async fn read_old(
     blocking(move || {
         let node = old_node(&baseline, &path)?;
         let bytes = match (&baseline, &node) {
-            (Some(tree), Some(node)) => old_content(tree, node, state.kind)?,
+            (Some(tree), Some(node)) => bytes_of(tree, node, state.kind)?,
             _ => None,
         };
         Ok((node, Content { kind: kind(state.kind), mode: state.mode, bytes }))
@@ -472,8 +538,9 @@ async fn read_old(
     .await
 }
 
-/// Content of a file or link; `None` where it is too long to be text, or there can be none.
-fn old_content(tree: &Merged, node: &Node, kind: FileKind) -> Result<Option<Vec<u8>>, DiskError> {
+/// Content of a file, or target of a link, to be rendered as one of this kind; `None` where it is too long to be text, or has
+/// no content. Blocks.
+pub(super) fn bytes_of(tree: &Merged, node: &Node, kind: FileKind) -> Result<Option<Vec<u8>>, DiskError> {
     match kind {
         FileKind::File if node.inode().size() <= MAX_FILE as u64 => {
             let mut bytes = vec![0; usize::try_from(node.inode().size()).unwrap_or(MAX_FILE)];

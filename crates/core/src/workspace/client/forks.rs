@@ -58,11 +58,11 @@ impl Workspaces {
             }
             None => {
                 let name = format!("fork-{}", identity::new_id()?);
-                let source = self.pass(&home, &name).await?;
+                let source = self.pass(&home, &name, true).await?;
                 (read(&home, State::record).await?, name, Some(source))
             }
         };
-        let manifest = source.as_ref().is_some_and(ForkSource::has_memory).then(|| name.clone());
+        let manifest = source.as_ref().is_some_and(PassingCopy::has_memory).then(|| name.clone());
         let secrets = {
             let (home, origin) = (home.clone(), origin.clone());
             blocking(move || secrets::read(&home, &origin)).await?
@@ -125,36 +125,41 @@ impl Workspaces {
         Err(error)
     }
 
-    /// Copies the workspace as it is now, its memory too while it runs, for as long as what this gives is kept.
-    async fn pass(&self, home: &Home, name: &str) -> Result<ForkSource, WorkspaceError> {
+    /// Copies the workspace as it is now, with `memory` its memory too while it runs, for as long as what this gives is kept.
+    pub(super) async fn pass(
+        &self,
+        home: &Home,
+        name: &str,
+        memory: bool,
+    ) -> Result<PassingCopy, WorkspaceError> {
         if let Some(mut conversation) = reach::meet(home).await? {
-            let memory = conversation.greeting.phase == Phase::Running;
+            let memory = memory && conversation.greeting.phase == Phase::Running;
             conversation.ask(&ForkPoint { name: name.to_owned(), memory }, LONG).await?;
-            return Ok(ForkSource::Asked { until: conversation.stream, memory });
+            return Ok(PassingCopy::Asked { until: conversation.stream, memory });
         }
-        let source = ForkSource::Own { rest: self.own(home).await?, name: name.to_owned() };
+        let source = PassingCopy::Own { rest: self.own(home).await?, name: name.to_owned() };
         let (home, name) = (home.clone(), name.to_owned());
         blocking(move || disk::copy_stopped(&home, &name)).await?;
         Ok(source)
     }
 }
 
-/// A snapshot that only forks are made from. However this ends, it goes.
-enum ForkSource {
+/// A snapshot that nobody else hears of. However this ends, it goes.
+pub(super) enum PassingCopy {
     /// The keeper has made it, and removes it.
     Asked { until: UnixStream, memory: bool },
     /// We have, under the workspace's lock.
     Own { rest: AtRest, name: String },
 }
 
-impl ForkSource {
+impl PassingCopy {
     /// Whether memory belongs to it; the baseline of its forks is noted on its disk then.
     fn has_memory(&self) -> bool {
         matches!(self, Self::Asked { memory: true, .. })
     }
 
-    /// Waits until it is removed: who made forks finds nothing else of them.
-    async fn release(mut self) {
+    /// Waits until it is removed: who made it finds nothing else of it.
+    pub(super) async fn release(mut self) {
         if let Self::Asked { until, .. } = &mut self {
             // A keeper that does not answer has it swept at its next start.
             let removed = async {
@@ -166,7 +171,7 @@ impl ForkSource {
     }
 }
 
-impl Drop for ForkSource {
+impl Drop for PassingCopy {
     fn drop(&mut self) {
         if let Self::Own { rest, name } = self {
             // Files that stay are swept by the next holder of the lock.

@@ -36,6 +36,7 @@ mod start;
 #[cfg(test)]
 mod tests;
 mod transfer;
+mod verified;
 
 use std::path::Path;
 

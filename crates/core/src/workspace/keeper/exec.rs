@@ -210,6 +210,11 @@ impl Keeper {
             _ => ended,
         };
         match ended {
+            Ok(Outcome { unanswered: true, duration, .. }) => {
+                let error = WorkspaceError::CommandUnknown;
+                running.end(command::TIMED_OUT, duration, Some(error.to_string()));
+                Err(error)
+            }
             Ok(Outcome { exit_code, timed_out, duration, .. }) => {
                 let unrecorded = running.end(exit_code, duration, timed_out.then(|| "timeout".into()));
                 let duration_ms = running.entry.duration_ms;

@@ -44,6 +44,7 @@ fn keeper(dir: &Path, dispatch: Dispatch) -> Arc<Keeper> {
         engine: tokio::sync::Mutex::new(None),
         guest: Mutex::new(None),
         connection: Arc::default(),
+        trouble: Mutex::default(),
         next_command: AtomicU64::new(1),
         changed: Notify::new(),
         over: CancellationToken::new(),

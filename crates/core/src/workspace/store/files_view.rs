@@ -215,12 +215,16 @@ pub struct Diff {
     pub summary: DiffSummary,
     /// Paths that differ, each once, in order.
     pub entries: Vec<DiffEntry>,
+    /// Whether more paths differ than are listed.
+    pub entries_truncated: bool,
     /// All text patches, as `git apply` takes them.
     pub patch: String,
     /// Whether text was left out because there was too much of it.
     pub patch_truncated: bool,
     /// Whether secrets of the workspace were in what differs: `[REDACTED]` stands where one was.
     pub redacted: bool,
+    /// Whether the host read every byte of both sides by itself; otherwise the guest said where to look.
+    pub verified: bool,
 }
 
 /// How many paths differ.
@@ -262,6 +266,8 @@ pub struct DiffEntry {
     pub new_mode: Option<String>,
     /// Whether secrets of the workspace were in it, before or now.
     pub redacted: bool,
+    /// Why its content is not shown, where it could not be read.
+    pub left_out: Option<String>,
 }
 
 /// Payload of `workspace disk list`.
