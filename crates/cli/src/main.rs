@@ -6,6 +6,7 @@
 
 mod commands;
 mod completion;
+mod content;
 mod error;
 mod hint;
 mod mcp;

@@ -227,11 +227,12 @@ const AGENT: Edges = &[
 ];
 
 const CLI: Edges = &[
-    ("commands", &["error", "hint", "mcp", "output", "places", "progress", "terminal"]),
+    ("commands", &["content", "error", "hint", "mcp", "output", "places", "progress", "terminal"]),
     ("completion", &["places"]),
+    ("content", &[]),
     ("error", &["hint", "output"]),
     ("hint", &[]),
-    ("mcp", &["progress"]),
+    ("mcp", &["content", "progress"]),
     ("output", &[]),
     ("places", &["error"]),
     ("progress", &["output", "terminal"]),

@@ -355,6 +355,9 @@ fn files_are_listed_read_and_written() {
     let read = room.json(&["file", "read", "files", "link"]);
     as_agreed(&read, "read_workspace_file");
     assert_eq!((&read["content"], &read["truncated"]), (&json!("\u{fffd}new"), &json!(false)));
+    assert_eq!(read["encoding"], json!("utf-8-replaced"));
+    let read = room.json(&["file", "read", "files", "link", "--base64"]);
+    assert_eq!((&read["content"], &read["encoding"]), (&json!("/25ldw=="), &json!("base64")));
     assert_eq!(room.ok(&["file", "read", "files", "link", "--content-only"]).out, b"\xffnew");
     let read = room.json(&["file", "read", "files", "long", "--max-bytes", "3"]);
     assert_eq!(
@@ -377,6 +380,10 @@ fn files_are_listed_read_and_written() {
     assert_eq!(room.pyro(&["file", "write", "files", "x"]).code, Some(2));
     assert_eq!(room.sh("files", "head -c 4 /etc/passwd; stat -c %a long"), "root640\n");
     room.ok(&["stop", "files"]);
+    let read = room.json(&["disk", "read", "files", "/workspace/link", "--base64"]);
+    assert_eq!((&read["content"], &read["encoding"]), (&json!("/25ldw=="), &json!("base64")));
+    let read = room.json(&["disk", "read", "files", "/workspace/long", "--max-bytes", "3"]);
+    assert_eq!((&read["content"], &read["encoding"]), (&json!("xxx"), &json!("utf-8")));
     refused(&room.pyro(&["file", "list", "files"]), "pyro workspace start");
     room.ok(&["delete", "files"]);
 }

@@ -30,8 +30,8 @@ pub use keeper::Log;
 pub use life::{KEPT_SECONDS, Phase, Refusal};
 pub use secret_error::SecretError;
 pub use store::files_view::{
-    Diff, DiffEntry, DiffSummary, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead,
-    FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
+    ContentEncoding, Diff, DiffEntry, DiffSummary, DiskExported, DiskList, DiskRead, Exported, FileEntry,
+    FileList, FileRead, FileWritten, PatchEntry, PatchSummary, Patched, Pushed, Synced,
 };
 pub use store::history::{Bounds, LogReader};
 pub use store::jobs::{JobState, ShellSize};

@@ -6,6 +6,7 @@ use clap::Subcommand;
 
 use super::file::{Listing, Reading};
 use super::show;
+use crate::content::in_base64;
 use crate::error::{CliError, print_json};
 use crate::output::outln;
 
@@ -45,8 +46,11 @@ impl Disk {
                     show::files(&list.entries, list.truncated);
                 }
             }
-            Self::Read(Reading { workspace_id, path, max_bytes, content_only, json }) => {
-                let (read, content) = workspaces.read_disk(&workspace_id, &path, max_bytes).await?;
+            Self::Read(Reading { workspace_id, path, max_bytes, content_only, base64, json }) => {
+                let (mut read, content) = workspaces.read_disk(&workspace_id, &path, max_bytes).await?;
+                if base64 {
+                    (read.content, read.encoding) = in_base64(&content);
+                }
                 if json {
                     print_json(&serde_json::to_value(&read).unwrap_or_default());
                 } else {

@@ -6,6 +6,7 @@ use clap::Subcommand;
 use tokio::io::AsyncRead;
 
 use super::show;
+use crate::content::in_base64;
 use crate::error::{CliError, print_json};
 use crate::output::outln;
 
@@ -71,6 +72,9 @@ pub struct Reading {
     /// Print only what is in it, byte for byte but for secrets
     #[arg(long, conflicts_with = "json")]
     pub content_only: bool,
+    /// Give the content in base64, for bytes that are no text
+    #[arg(long, requires = "json")]
+    pub base64: bool,
     /// Print one JSON object
     #[arg(long)]
     pub json: bool,
@@ -89,8 +93,11 @@ impl File {
                     show::files(&list.entries, list.truncated);
                 }
             }
-            Self::Read(Reading { workspace_id, path, max_bytes, content_only, json }) => {
-                let (read, content) = workspaces.read_file(&workspace_id, &path, 0, max_bytes).await?;
+            Self::Read(Reading { workspace_id, path, max_bytes, content_only, base64, json }) => {
+                let (mut read, content) = workspaces.read_file(&workspace_id, &path, 0, max_bytes).await?;
+                if base64 {
+                    (read.content, read.encoding) = in_base64(&content);
+                }
                 if json {
                     print_json(&serde_json::to_value(&read).unwrap_or_default());
                 } else {

@@ -4,13 +4,14 @@ use std::path::Path;
 use std::sync::Arc;
 
 use pyro_core::workspace::{
-    Diff, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead, FileWritten, Patched,
-    Pushed,
+    ContentEncoding, Diff, DiskExported, DiskList, DiskRead, Exported, FileEntry, FileList, FileRead,
+    FileWritten, Patched, Pushed,
 };
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{outside_links, workspace_path};
+use crate::content::in_base64;
 use crate::mcp::call::Call;
 use crate::mcp::cut;
 use crate::mcp::failure::Failure;
@@ -233,6 +234,18 @@ struct ReadFile {
     /// From this byte on
     #[serde(default)]
     offset: u64,
+    /// Form of the content; base64 for bytes that are no text
+    #[serde(default)]
+    encoding: WantedEncoding,
+}
+
+/// Form of content that is asked for.
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+enum WantedEncoding {
+    #[default]
+    Text,
+    Base64,
 }
 
 async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<ReadPart, Failure> {
@@ -240,12 +253,14 @@ async fn read(host: Arc<Host>, input: ReadFile, _: Call) -> Result<ReadPart, Fai
     let path = Path::new(&input.path);
     let (mut read, bytes) =
         host.workspaces.read_file(&input.workspace_id, path, input.offset, input.max_bytes).await?;
-    let mut next_offset = None;
-    if read.truncated {
-        let whole = cut::whole_characters(&bytes);
-        read.content = String::from_utf8_lossy(whole).into_owned();
-        next_offset = Some(input.offset + whole.len() as u64);
+    let mut given = bytes.as_slice();
+    if input.encoding == WantedEncoding::Base64 {
+        (read.content, read.encoding) = in_base64(given);
+    } else if read.truncated {
+        given = cut::whole_characters(given);
+        (read.content, read.encoding) = ContentEncoding::text_of(given, true);
     }
+    let next_offset = read.truncated.then_some(input.offset + given.len() as u64);
     Ok(ReadPart { read, next_offset })
 }
 
@@ -313,10 +328,17 @@ struct ReadDisk {
     #[serde(default = "read_most")]
     #[schemars(range(min = 1, max = 1048576))]
     max_bytes: u64,
+    /// Form of the content; base64 for bytes that are no text
+    #[serde(default)]
+    encoding: WantedEncoding,
 }
 
 async fn disk_read(host: Arc<Host>, input: ReadDisk, _: Call) -> Result<DiskRead, Failure> {
     check_max_bytes(input.max_bytes)?;
     let path = Path::new(&input.path);
-    Ok(host.workspaces.read_disk(&input.workspace_id, path, input.max_bytes).await?.0)
+    let (mut read, bytes) = host.workspaces.read_disk(&input.workspace_id, path, input.max_bytes).await?;
+    if input.encoding == WantedEncoding::Base64 {
+        (read.content, read.encoding) = in_base64(&bytes);
+    }
+    Ok(read)
 }

@@ -12,13 +12,14 @@ use super::client::{Client, REVISION};
 const PROFILES: [&str; 3] = ["vm-run", "workspace-core", "workspace-full"];
 
 /// What this version has beyond the contract, by tool.
-const MORE: [(&str, &[&str]); 6] = [
+const MORE: [(&str, &[&str]); 7] = [
     ("workspace_create", &["fork_of", "skip_outside_links"]),
     ("workspace_sync_push", &["skip_outside_links"]),
     ("workspace_export", &["skip_outside_links"]),
     ("workspace_logs", &["offset", "sequence", "tail"]),
     ("workspace_diff", &["offset", "verified"]),
-    ("workspace_file_read", &["offset"]),
+    ("workspace_file_read", &["encoding", "offset"]),
+    ("workspace_disk_read", &["encoding"]),
 ];
 
 fn agreed() -> Value {

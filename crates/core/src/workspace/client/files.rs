@@ -9,7 +9,7 @@ use tokio::io::AsyncRead;
 use super::Workspaces;
 use super::guest::RunningGuest;
 use crate::workspace::error::{WorkspaceError, check_bound};
-use crate::workspace::store::files_view::{FileEntry, FileList, FileRead, FileWritten};
+use crate::workspace::store::files_view::{ContentEncoding, FileEntry, FileList, FileRead, FileWritten};
 use crate::workspace::store::paths::{place, shown};
 use crate::workspace::store::view::EXECUTION_MODE;
 
@@ -119,14 +119,17 @@ impl Workspaces {
         let raw = content.unredacted().get(before as usize..).unwrap_or_default();
         let raw = &raw[..raw.len().min(usize::try_from(max_bytes).unwrap_or(usize::MAX))];
         let redacted = clean != raw;
+        let truncated = entry.size > offset.saturating_add(raw.len() as u64);
+        let (text, encoding) = ContentEncoding::text_of(&clean, truncated);
         let read = FileRead {
             workspace_id: running.home.id(),
             path: shown(&plain),
             size_bytes: entry.size,
             max_bytes,
             offset,
-            content: String::from_utf8_lossy(&clean).into_owned(),
-            truncated: entry.size > offset.saturating_add(raw.len() as u64),
+            content: text,
+            encoding,
+            truncated,
             redacted,
             execution_mode: EXECUTION_MODE,
         };

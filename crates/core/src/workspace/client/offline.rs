@@ -17,7 +17,7 @@ use crate::environment::{Installed, Store};
 use crate::workspace::error::{WorkspaceError, blocking};
 use crate::workspace::ops::{AtRest, HoldDisk, PROMPT};
 use crate::workspace::store::disk;
-use crate::workspace::store::files_view::{DiskExported, DiskList, DiskRead, FileEntry};
+use crate::workspace::store::files_view::{ContentEncoding, DiskExported, DiskList, DiskRead, FileEntry};
 use crate::workspace::store::layout::Home;
 use crate::workspace::store::record::{Record, WORKSPACE_PATH};
 use crate::workspace::store::state::State;
@@ -157,13 +157,16 @@ impl Workspaces {
         .await?;
         let content = Untrusted::new(content);
         let (clean, redacted) = content.head(&redactor, end);
+        let truncated = size_bytes > content.unredacted().len().min(end) as u64;
+        let (text, encoding) = ContentEncoding::text_of(&clean, truncated);
         let read = DiskRead {
             workspace_id: quiet.home.id(),
             path: shown,
             size_bytes,
             max_bytes,
-            content: String::from_utf8_lossy(&clean).into_owned(),
-            truncated: size_bytes > content.unredacted().len().min(end) as u64,
+            content: text,
+            encoding,
+            truncated,
             redacted,
         };
         Ok((read, clean.into_owned()))

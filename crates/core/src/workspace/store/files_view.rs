@@ -70,6 +70,34 @@ impl FileEntry {
     }
 }
 
+/// Form in which bytes of a file are in a payload.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub enum ContentEncoding {
+    /// Text, as the file has it.
+    #[serde(rename = "utf-8")]
+    Utf8,
+    /// Text with U+FFFD in place of bytes that are no UTF-8: not what the file has.
+    #[serde(rename = "utf-8-replaced")]
+    Utf8Replaced,
+    /// Bytes in base64, with padding.
+    #[serde(rename = "base64")]
+    Base64,
+}
+
+impl ContentEncoding {
+    /// Text of `bytes`, and its form. Where they are a `part`, a last character that is not whole is left out.
+    pub fn text_of(bytes: &[u8], part: bool) -> (String, Self) {
+        match std::str::from_utf8(bytes) {
+            Ok(text) => (text.to_owned(), Self::Utf8),
+            Err(error) if part && error.error_len().is_none() && error.valid_up_to() > 0 => {
+                let whole = bytes.get(..error.valid_up_to()).unwrap_or_default();
+                (String::from_utf8_lossy(whole).into_owned(), Self::Utf8)
+            }
+            Err(_) => (String::from_utf8_lossy(bytes).into_owned(), Self::Utf8Replaced),
+        }
+    }
+}
+
 /// Payload of `workspace file read`.
 #[derive(Clone, Debug, PartialEq, Serialize, JsonSchema)]
 pub struct FileRead {
@@ -83,8 +111,10 @@ pub struct FileRead {
     pub max_bytes: u64,
     /// First byte that was read, 0 for the file's first.
     pub offset: u64,
-    /// Content as text; bytes that are not UTF-8 are replaced.
+    /// Content in the form that `encoding` names.
     pub content: String,
+    /// Form of `content`: `utf-8`, `utf-8-replaced` or `base64`.
+    pub encoding: ContentEncoding,
     /// Whether the file goes on after `content`.
     pub truncated: bool,
     /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
@@ -296,8 +326,10 @@ pub struct DiskRead {
     pub size_bytes: u64,
     /// Bytes asked for, at most.
     pub max_bytes: u64,
-    /// Content as text; bytes that are not UTF-8 are replaced.
+    /// Content in the form that `encoding` names.
     pub content: String,
+    /// Form of `content`: `utf-8`, `utf-8-replaced` or `base64`.
+    pub encoding: ContentEncoding,
     /// Whether the file goes on after `content`.
     pub truncated: bool,
     /// Whether secrets of the workspace were in it: `[REDACTED]` stands where one was.
@@ -317,4 +349,25 @@ pub struct DiskExported {
     pub bytes_written: u64,
     /// Bytes that it takes on the host's disk.
     pub allocated_bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_no_text_is_said_to_be_none() {
+        let of = ContentEncoding::text_of;
+        for (bytes, part, text, encoding) in [
+            (&b""[..], false, "", ContentEncoding::Utf8),
+            ("grün".as_bytes(), false, "grün", ContentEncoding::Utf8),
+            (b"a\xffb", false, "a\u{fffd}b", ContentEncoding::Utf8Replaced),
+            // The beginning of a character, at the end of a part and of a file.
+            (b"gr\xc3", true, "gr", ContentEncoding::Utf8),
+            (b"gr\xc3", false, "gr\u{fffd}", ContentEncoding::Utf8Replaced),
+            (b"\xff\xc3", true, "\u{fffd}\u{fffd}", ContentEncoding::Utf8Replaced),
+        ] {
+            assert_eq!(of(bytes, part), (text.to_owned(), encoding), "{bytes:?}");
+        }
+    }
 }
