@@ -6,10 +6,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Files whose texts have flags of other programs in them, and which.
-const OTHERS: [(&str, &str); 4] = [
+const OTHERS: [(&str, &str); 5] = [
     ("core/src/environment/debian.rs", "scripts that run in a build: dpkg-query, mmdebstrap"),
     ("core/src/runtime/evidence.rs", "`/init --version`, a command of the guest's"),
-    ("formats/src/patch/parse.rs", "`diff --git` and `diff --cc`, lines of a patch"),
+    ("formats/src/patch/dialect.rs", "`diff --git`, a line of a patch in another format"),
+    ("formats/src/patch/unified.rs", "`diff --git` and `diff --cc`, lines of a patch"),
     ("formats/src/patch/render.rs", "`diff --git`, a line of a patch"),
 ];
 

@@ -227,7 +227,7 @@ const AGENT: Edges = &[
 ];
 
 const CLI: Edges = &[
-    ("commands", &["content", "error", "hint", "mcp", "output", "places", "progress", "terminal"]),
+    ("commands", &["error", "hint", "mcp", "output", "places", "progress", "terminal"]),
     ("completion", &["places"]),
     ("content", &[]),
     ("error", &["hint", "output"]),

@@ -97,7 +97,7 @@ fn a_verified_diff_shows_what_the_guest_hides() {
         printf EVIL-- | dd of="$disk" bs=1 seek=$((block * 4096)) conv=notrunc,fsync 2>/dev/null
         echo 3 > /proc/sys/vm/drop_caches; head -c 13 f"#;
     assert_eq!(room.sh("hidden", overwrite), "EVIL---b1a5ed");
-    assert_eq!(diff(&room, "hidden")["changed"], json!(false), "the guest's times and sizes are the same");
+    // A plain one shows it only where it compares content for another reason, such as a file that was new at the beginning.
     let verified = room.ok(&["diff", "--verified", "hidden"]);
     assert!(
         verified.stdout().contains("+EVIL---b1a5ed") && verified.err.contains("verified"),

@@ -240,7 +240,7 @@ struct ReadFile {
 }
 
 /// Form of content that is asked for.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[derive(Clone, Copy, Default, PartialEq, Eq, Deserialize, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 enum WantedEncoding {
     #[default]

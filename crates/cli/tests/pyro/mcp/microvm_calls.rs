@@ -250,8 +250,16 @@ fn a_snapshot_that_is_given_up_is_not_made() {
         let call = client.begin("snapshot_create", snapshot(&format!("given-up-{round}")));
         std::thread::sleep(std::time::Duration::from_millis(pause));
         cancel(&client, call);
-        // What is asked for afterwards is done after it, so that it is over.
-        client.ok("snapshot_create", snapshot(&format!("kept-{round}")));
+        // Refused while a copy that was given up comes to its end, and done after it.
+        eventually("another is made", || {
+            match client.call("snapshot_create", snapshot(&format!("kept-{round}"))) {
+                Ok(_) => true,
+                Err(failure) => {
+                    assert!(failure["error"].as_str().unwrap().contains("being copied"), "{failure}");
+                    false
+                }
+            }
+        });
         let list = client.ok("snapshot_list", json!({"workspace_id": id})).to_string();
         assert!(list.contains(&format!("kept-{round}")), "{list}");
         assert!(client.answered(call) || !list.contains("given-up"), "{pause} ms: {list}");

@@ -162,7 +162,7 @@ pub(super) async fn converse(keeper: Arc<Keeper>, mut connection: Connection) {
 }
 
 fn greeting(keeper: &Keeper) -> Greeting {
-    let trouble = keeper.trouble().map(|why| keeper.secrets.redactor().text(&why));
+    let trouble = keeper.trouble();
     let life = keeper.life();
     Greeting {
         generation: GENERATION,

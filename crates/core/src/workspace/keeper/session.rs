@@ -65,7 +65,8 @@ impl Keeper {
         self.trouble.lock().unwrap_or_else(PoisonError::into_inner).take().is_some()
     }
 
-    fn note_trouble(&self, why: String, lost: bool) {
+    fn note_trouble(&self, why: &str, lost: bool) {
+        let why = self.secrets.redactor().text(why);
         let mut trouble = self.trouble.lock().unwrap_or_else(PoisonError::into_inner);
         if trouble.is_none() {
             (self.log)(&format!("the guest does not answer: {why}"));
@@ -153,7 +154,7 @@ async fn tend(keeper: &Weak<Keeper>, watch: &Watch) {
             let Some(keeper) = keeper.upgrade() else { return };
             match tries {
                 0 => (keeper.log)(&why),
-                QUIET_TRIES.. => keeper.note_trouble(why, true),
+                QUIET_TRIES.. => keeper.note_trouble(&why, true),
                 _ => {}
             }
             if tries > 0 {
@@ -187,7 +188,7 @@ async fn until_it_answers(keeper: &Weak<Keeper>) {
                 return;
             }
             Err(_) if guest.is_over() => return,
-            Err(error) => keeper.note_trouble(cause::chain(&error), false),
+            Err(error) => keeper.note_trouble(&cause::chain(&error), false),
         }
         drop(keeper);
         // A guest that answers nonsense does so at once.
