@@ -179,6 +179,24 @@ fn an_edge_that_is_not_listed_is_found() {
     assert_eq!(found(&files, &[("a", &["b"]), ("b", &[])]), Vec::<String>::new());
 }
 
+/// A macro declares modules without a word that says so.
+#[test]
+fn an_edge_of_a_module_that_a_macro_declares_is_found() {
+    let files = [
+        ("lib.rs", "mod a; mod b;"),
+        ("a/mod.rs", "mod plain; verbs! { one: One, two: Two }"),
+        ("a/plain.rs", ""),
+        ("a/one.rs", "//! x\nuse crate::b::F;"),
+        ("a/two/mod.rs", ""),
+        ("b.rs", ""),
+    ];
+    one(
+        &files,
+        &[("a", &[]), ("b", &[])],
+        "crates/core/src/a/one.rs:2: a must not refer to b, as crate::b::F does",
+    );
+}
+
 #[test]
 fn a_circle_is_found_in_the_table_and_in_the_tree() {
     let files = [

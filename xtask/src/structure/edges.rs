@@ -166,6 +166,7 @@ const CORE: Edges = &[
         "workspace::ops",
         &[
             "hostfs",
+            "identity",
             "workspace::error",
             "workspace::frames",
             "workspace::keeper",
@@ -227,7 +228,7 @@ const AGENT: Edges = &[
 ];
 
 const CLI: Edges = &[
-    ("commands", &["error", "hint", "mcp", "output", "places", "progress", "terminal"]),
+    ("commands", &["content", "error", "hint", "mcp", "output", "places", "progress", "terminal"]),
     ("completion", &["places"]),
     ("content", &[]),
     ("error", &["hint", "output"]),

@@ -13,7 +13,7 @@
 //! does, put the target's name into the module's row in `edges.rs`, in a commit that says why; when that makes a
 //! circle, move what both need into a module below both. `cargo xtask edges` prints the rows as the tree has them.
 //!
-//! References in strings (`#[serde(with = "crate::x")]`), from macros' expansions and below `#[cfg(test)]` are not
+//! A module that a macro declares is found by its file. References in strings (`#[serde(with = "crate::x")]`), from macros' expansions and below `#[cfg(test)]` are not
 //! edges; a `#[path]` is not followed.
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -236,6 +236,21 @@ impl Sighting {
     }
 }
 
+/// Modules with a file in `dir` that `source` does not declare in its text: a macro does.
+fn undeclared(dir: &Path, source: &str) -> Result<Vec<String>, TaskError> {
+    let Ok(entries) = fs::read_dir(dir) else { return Ok(Vec::new()) };
+    let mut found = BTreeSet::new();
+    for entry in entries {
+        let path = entry.map_err(at(dir, "read"))?.path();
+        let name = path.file_stem().and_then(|name| name.to_str()).unwrap_or_default();
+        let is_module = path.extension().is_some_and(|end| end == "rs") || path.join("mod.rs").is_file();
+        if is_module && name != "mod" && !source.contains(&format!("mod {name};")) {
+            found.insert(name.to_owned());
+        }
+    }
+    Ok(found.into_iter().collect())
+}
+
 /// Every module of a crate, by its path; the root has no names.
 struct Tree<'a> {
     modules: BTreeMap<Names, Module>,
@@ -272,6 +287,15 @@ impl Tree<'_> {
                 std::collections::btree_map::Entry::Vacant(free) => {
                     free.insert(Module { file: file.to_owned(), text });
                 }
+            }
+        }
+        // The roots of a crate share a directory, and declare what is in it.
+        if !names.is_empty() {
+            for child in undeclared(&root.join(dir), &source)? {
+                let child_names = [&names[..], std::slice::from_ref(&child)].concat();
+                let (beside, child_dir) = (dir.join(format!("{child}.rs")), dir.join(&child));
+                let file = if root.join(&beside).is_file() { beside } else { child_dir.join("mod.rs") };
+                self.read(root, &file, &child_names, &child_dir)?;
             }
         }
         Ok(())
