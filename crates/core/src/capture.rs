@@ -67,16 +67,19 @@ fn head_end(head: &[u8]) -> usize {
     let near = head.len().saturating_sub(NEAR);
     match head[near..].iter().rposition(|byte| *byte == b'\n') {
         Some(at) => near + at + 1,
-        // A character has four bytes at most; what is no text is cut anywhere.
-        None => (head.len().saturating_sub(3)..head.len())
-            .find(|at| std::str::from_utf8(&head[*at..]).is_err_and(|error| is_part(&error)))
-            .unwrap_or(head.len()),
+        None => whole_characters(head).len(),
     }
 }
 
-/// Whether only the end of one character is missing.
-fn is_part(error: &std::str::Utf8Error) -> bool {
-    error.valid_up_to() == 0 && error.error_len().is_none()
+/// The bytes without a last character of which some are missing; as they are if there is nothing else.
+pub fn whole_characters(bytes: &[u8]) -> &[u8] {
+    let begins = |at: &usize| {
+        let tail = std::str::from_utf8(bytes.get(*at..).unwrap_or_default());
+        tail.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
+    };
+    // A character has four bytes at most, and the last of them is missing.
+    let cut = (bytes.len().saturating_sub(3).max(1)..bytes.len()).find(begins);
+    bytes.get(..cut.unwrap_or(bytes.len())).unwrap_or(bytes)
 }
 
 /// Where an end is cut: before its first whole line, or if that does not begin near, before its first character.

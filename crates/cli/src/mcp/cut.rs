@@ -1,6 +1,8 @@
 //! Long output made short: its beginning and its end stay, and what stands between says how much is missing and how to
 //! get it. A model's context is dear, and what is left out silently is worse than what is left out.
 
+pub use pyro_core::capture::whole_characters;
+
 /// Most bytes of one stream in a result.
 pub const STREAM: usize = 16 << 10;
 /// Most bytes of a stream of one command in a list of many.
@@ -43,17 +45,6 @@ pub fn part(text: &str, offset: u64, more: impl FnOnce(u64) -> String) -> String
         0 => part.to_owned(),
         left => format!("{part}\n[... {left} bytes more: {} ...]", more(next)),
     }
-}
-
-/// The bytes without a last character of which some are missing; as they are if there is nothing else.
-pub fn whole_characters(bytes: &[u8]) -> &[u8] {
-    let begins = |at: &usize| {
-        let tail = std::str::from_utf8(bytes.get(*at..).unwrap_or_default());
-        tail.is_err_and(|error| error.valid_up_to() == 0 && error.error_len().is_none())
-    };
-    // A character has four bytes at most, and the last of them is missing.
-    let cut = (bytes.len().saturating_sub(3).max(1)..bytes.len()).find(begins);
-    bytes.get(..cut.unwrap_or(bytes.len())).unwrap_or(bytes)
 }
 
 fn floor(text: &str, mut at: usize) -> usize {

@@ -48,9 +48,9 @@ impl Guest {
         }
     }
 
-    /// Lists the differences from that baseline, in order of the paths (name by name), and counts the entries compared; `None` where there
-    /// are more differences than are taken.
-    /// For a file that was only touched the content must tell. Paths come from the guest: not for use on the host.
+    /// Lists the differences from that baseline, in order of the paths (name by name), and counts the entries compared;
+    /// `None` where there are more differences than are taken. For a file that was only touched the content must tell. Paths
+    /// come from the guest: not for use on the host.
     pub async fn diff_scan(
         &self,
         baseline: Option<&str>,

@@ -63,13 +63,7 @@ impl Orphans {
         if reaper.is_watched(main) {
             found.push(main);
         }
-        let tree = living();
-        let mut at = 0;
-        while at < found.len() {
-            found.extend(tree.get(&found[at]).into_iter().flatten());
-            at += 1;
-        }
-        found.into_iter().for_each(|pid| send(pid, signal));
+        with_descendants(found, &living()).into_iter().for_each(|pid| send(pid, signal));
     }
 
     /// Kills the tree of the command `main`, whether it still runs or not.
@@ -99,13 +93,7 @@ impl Orphans {
 /// Kills everything below `root`, again and again until nothing is left.
 pub fn kill_descendants(root: i32) {
     for _ in 0..ROUNDS {
-        let tree = living();
-        let mut found = vec![root];
-        let mut at = 0;
-        while at < found.len() {
-            found.extend(tree.get(&found[at]).into_iter().flatten());
-            at += 1;
-        }
+        let found = with_descendants(vec![root], &living());
         if found.len() == 1 {
             return;
         }
@@ -135,14 +123,7 @@ pub fn family(main: i32, reaper: &Reaper) -> Vec<i32> {
     let mut found: Vec<i32> = if alive { vec![main] } else { Vec::new() };
     let of_session = all.iter().filter(|process| is_its_session && process.session == main);
     found.extend(of_session.map(|process| process.pid).filter(|pid| *pid != main));
-    let mut at = 0;
-    while at < found.len() {
-        let below = all.iter().filter(|process| process.parent == found[at]).map(|process| process.pid);
-        let below: Vec<_> = below.filter(|pid| !found.contains(pid)).collect();
-        found.extend(below);
-        at += 1;
-    }
-    found
+    with_descendants(found, &by_parent(&all))
 }
 
 /// Kills `found`, and what the command `main` makes meanwhile.
@@ -155,7 +136,8 @@ pub fn kill_family(main: i32, reaper: &Reaper, mut found: Vec<i32>) {
         rustix::thread::sched_yield();
         // What was killed is alive for a moment, and alone in that.
         let next = family(main, reaper);
-        if next.iter().all(|pid| found.contains(pid)) {
+        let killed: HashSet<i32> = found.into_iter().collect();
+        if next.iter().all(|pid| killed.contains(pid)) {
             return;
         }
         found = next;
@@ -169,11 +151,26 @@ struct Living {
     session: i32,
 }
 
+/// `found`, and all that descends from them, each once.
+fn with_descendants(mut found: Vec<i32>, tree: &HashMap<i32, Vec<i32>>) -> Vec<i32> {
+    let mut seen: HashSet<i32> = found.iter().copied().collect();
+    let mut at = 0;
+    while at < found.len() {
+        found.extend(tree.get(&found[at]).into_iter().flatten().filter(|pid| seen.insert(**pid)));
+        at += 1;
+    }
+    found
+}
+
 /// Living processes by their parent.
 fn living() -> HashMap<i32, Vec<i32>> {
+    by_parent(&processes())
+}
+
+fn by_parent(all: &[Living]) -> HashMap<i32, Vec<i32>> {
     let mut tree: HashMap<i32, Vec<i32>> = HashMap::new();
-    for Living { pid, parent, .. } in processes() {
-        tree.entry(parent).or_default().push(pid);
+    for Living { pid, parent, .. } in all {
+        tree.entry(*parent).or_default().push(*pid);
     }
     tree
 }
